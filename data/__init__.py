@@ -1,0 +1,1 @@
+"""Files and pictures: lists, download, annotations, records, and the one input pipeline."""

@@ -1,0 +1,1 @@
+"""The network in memory: layers, losses, schedules, metrics, training step, checkpoints."""
