@@ -1,0 +1,163 @@
+"""Every command-line flag of the root scripts, each defined once, typed and bounded.
+
+The names and defaults are the released system's (spelling included); flags that it lacked follow
+in groups of their own. Only root scripts read flags: `fill` copies the values into the option
+dataclasses of `data` and `models`, whose fields bear the flags' names.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+Options = TypeVar("Options")
+
+# The released code defines these and never reads them.
+WITHOUT_EFFECT = {
+    "with_bbox": "bounding boxes",
+    "test_interval": "see --eval_interval",
+    "test_iter": "an evaluation reads every record once",
+    "tmp_model_dir": "checkpoints are renamed into place",
+    "epoch_iter": "the number of records is read from the data",
+    "drop_rate": "the network has no dropout",
+    "piclist": "see --images",
+    "interval": "see --log_interval",
+    "start": "see data/tfrecord.py --start_index",
+}
+
+# Mode and files.
+flags.DEFINE_enum(
+    "mode", "train", ["train", "val"], "train, or val: evaluate the latest checkpoint once and stop"
+)
+flags.DEFINE_string("data_dir", "./data/train/", "folder (or glob) of the training TFRecords")
+flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
+flags.DEFINE_string(
+    "model_dir",
+    "./out/checkpoint/",
+    "folder of the checkpoints; in the inference scripts a checkpoint or its folder",
+)
+flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
+flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
+flags.DEFINE_boolean("restore", False, "refuse to start unless --model_dir holds a checkpoint")
+flags.DEFINE_string("pretrain_ckpt", None, "checkpoint to start the weights from")
+flags.DEFINE_integer("log_interval", 10, "steps between log lines", lower_bound=1)
+flags.DEFINE_integer("prof_interval", 10, "steps that images/s is averaged over", lower_bound=1)
+flags.DEFINE_integer("eval_interval", 0, "steps between evaluations; 0: never", lower_bound=0)
+FLAGS.set_default("log_dir", "./out/log/")  # absl defines log_dir itself.
+
+# Input.
+flags.DEFINE_integer("batch_size", 512, "images of one process and micro-batch", lower_bound=1)
+flags.DEFINE_integer("num_preprocess_threads", 4, "threads that decode images", lower_bound=1)
+flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", lower_bound=1)
+flags.DEFINE_integer("shuffle_buffer", 2048, "least records shuffled together", lower_bound=1)
+flags.DEFINE_integer("random_seed", 1234, "seed of weights, order, augmentation and draws")
+flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
+flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
+
+# Augmentation (training only).
+flags.DEFINE_float("area_min", 0.7, "least share of the image that a crop keeps", 0.0, 1.0)
+flags.DEFINE_float("area_max", 1.0, "largest share of the image that a crop keeps", 0.0, 1.0)
+flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
+flags.DEFINE_float("aspect_max", 1.33, "largest width over height of a crop", 0.0)
+flags.DEFINE_float("flip_probability", 0.5, "share of images mirrored", 0.0, 1.0)
+flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with colour order A", 0.0, 1.0)
+flags.DEFINE_float("colour_probability", 1 / 3, "share with colour order B, unrotated", 0.0, 1.0)
+flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
+
+# Network.
+flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
+flags.DEFINE_enum("resnet_size", "101", ["14", "50", "101", "152"], "depth; 14 is for small tests")
+flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
+flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
+flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
+flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)
+flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16", "float16"],
+    "type that layers compute in; variables, statistics and loss stay float32",
+)
+flags.DEFINE_boolean("recompute", False, "recompute activations in the backward pass: less memory")
+
+# Multi-label loss (pretraining). The numbers of the class weights are the released code's.
+flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
+flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
+
+# Optimisation.
+flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
+flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
+flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
+flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
+flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
+flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
+
+# Learning rate.
+flags.DEFINE_float("lr", 0.1, "learning rate after the warm-up", lower_bound=0.0)
+flags.DEFINE_integer("lr_decay_step", 0, "steps between decays; 0: none", lower_bound=0)
+flags.DEFINE_float("lr_decay_factor", 0.1, "factor of each decay", lower_bound=0.0)
+flags.DEFINE_integer("warmup", 0, "steps of warm-up", lower_bound=0)
+flags.DEFINE_float("lr_warmup", 0.1, "learning rate at step 0 of the warm-up", lower_bound=0.0)
+flags.DEFINE_integer("lr_warmup_decay_step", 4400, "steps between warm-up raises", lower_bound=1)
+flags.DEFINE_float("lr_warmup_decay_factor", 1.414, "factor of each warm-up raise", lower_bound=0.0)
+
+# Finetuning.
+flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
+
+# Devices.
+flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each", 1, 1)
+flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
+flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
+
+# Inference.
+flags.DEFINE_string("images", None, "list file of images")
+flags.DEFINE_string("result", None, "file to write the results to")
+flags.DEFINE_integer("top_k_pred", 5, "best classes written for an image", lower_bound=1)
+flags.DEFINE_string("dictionary", None, "file of class names")
+
+for _name, _instead in WITHOUT_EFFECT.items():
+    flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")
+
+
+def fill(cls: type[Options], **values: Any) -> Options:
+    """Builds the dataclass `cls` from `values` and, for its other fields, same-named flags."""
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.name in FLAGS:
+            values[field.name] = FLAGS[field.name].value
+    return cls(**values)
+
+
+def as_dict() -> dict[str, Any]:
+    """Every flag defined here with its value, for the record that is kept beside a checkpoint."""
+    return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
+
+    The project's own error classes, and files that are missing or refuse access, are a user's
+    mistakes; whatever else is raised keeps its traceback.
+    """
+    flags.adopt_module_key_flags(sys.modules[__name__])
+    app.run(lambda argv: _run_checked(main, argv))
+
+
+def _run_checked(main: Callable[[], int | None], argv: Sequence[str]) -> int | None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        for name, instead in WITHOUT_EFFECT.items():
+            if FLAGS[name].present:
+                logging.warning("--%s has no effect (%s)", name, instead)
+        return main()
+    except (ValueError, OSError) as error:
+        ours = type(error).__module__.split(".")[0] in ("data", "models", __name__)
+        if not (ours or isinstance(error, OSError)):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
