@@ -69,7 +69,10 @@ flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degree
 
 # Network.
 flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
-flags.DEFINE_enum("resnet_size", "101", ["14", "50", "101", "152"], "depth; 14 is for small tests")
+flags.DEFINE_integer("resnet_size", 101, "depth: 50, 101 or 152; 14 is for small data and tests")
+flags.register_validator(
+    "resnet_size", lambda size: size in (14, 50, 101, 152), "must be 14, 50, 101 or 152"
+)
 flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
 flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
 flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
