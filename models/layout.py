@@ -1,0 +1,103 @@
+"""What the network consists of: its blocks, and the names and shapes of its variables.
+
+Source: spec section 2. Pure Python, so that checkpoints and exports are checked without TensorFlow.
+Variables are addressed by the names they have in the released checkpoints, never by `v.name`.
+"""
+
+from typing import NamedTuple
+
+BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+STEM = "init/init_conv"
+FINAL_NORM = "global_pool/bn"
+DENSE_KERNEL = "logits/dense/kernel"
+DENSE_BIAS = "logits/dense/bias"
+
+_STEM_SIZE = 7
+_NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+class NetworkError(ValueError):
+    """A network that cannot be built as asked."""
+
+
+class Unit(NamedTuple):
+    """Batch norm `{name}_bn`, ReLU, then the convolution `{name}` (kernel `size` x `size`)."""
+
+    name: str
+    size: int
+    inputs: int
+    outputs: int
+    stride: int
+
+
+class Block(NamedTuple):
+    """A residual block: `branch` units in sequence plus the shortcut (None: the raw input)."""
+
+    stage: int
+    branch: tuple[Unit, ...]
+    shortcut: Unit | None
+
+
+def kernel_name(conv: str) -> str:
+    """Checkpoint name of a convolution's kernel [height, width, inputs, outputs]."""
+    return f"{conv}/conv2d/kernel"
+
+
+def norm_names(norm: str) -> tuple[str, ...]:
+    """Checkpoint names of a batch norm's gamma, beta, moving mean and moving variance."""
+    return tuple(f"{norm}/batch_normalization/{part}" for part in _NORM_PARTS)
+
+
+def is_batch_norm(name: str) -> bool:
+    """Whether a checkpoint name belongs to a batch norm (spec section 3: not decayed)."""
+    return "/batch_normalization/" in name
+
+
+def is_trainable(name: str) -> bool:
+    """Whether a network variable's checkpoint name is not that of a moving statistic."""
+    return not name.endswith(_NORM_PARTS[2:])
+
+
+def blocks(resnet_size: int, width: int = 64) -> tuple[Block, ...]:
+    """The residual blocks from input to output (spec section 2), `width` being the stem's filters.
+
+    Raises NetworkError for a depth that is not in `BLOCKS`.
+    """
+    if resnet_size not in BLOCKS:
+        raise NetworkError(f"resnet_size is {resnet_size}: use one of {sorted(BLOCKS)}")
+    made, inputs = [], width
+    for stage, count in enumerate(BLOCKS[resnet_size]):
+        inner = width << stage
+        for index in range(count):
+            stride = 2 if index == 0 else 1
+            made.append(_block(stage, index, inputs, inner, stride))
+            inputs = 4 * inner
+    return tuple(made)
+
+
+def _block(stage: int, index: int, inputs: int, inner: int, stride: int) -> Block:
+    name, outputs = f"stages_{stage}_block_{index}", 4 * inner
+    branch = (
+        Unit(f"{name}/conv1_b2", 1, inputs, inner, 1),
+        Unit(f"{name}/conv2_b2", 3, inner, inner, stride),
+        Unit(f"{name}/conv3_b2", 1, inner, outputs, 1),
+    )
+    shortcut = Unit(f"{name}/conv1_b1", 1, inputs, outputs, stride) if index == 0 else None
+    return Block(stage, branch, shortcut)
+
+
+def variable_shapes(
+    resnet_size: int, class_num: int, width: int = 64
+) -> dict[str, tuple[int, ...]]:
+    """Checkpoint name -> shape of every variable of the network, in network order."""
+    shapes = {kernel_name(STEM): (_STEM_SIZE, _STEM_SIZE, 3, width)}
+    for block in blocks(resnet_size, width):
+        units = block.branch if block.shortcut is None else (block.shortcut, *block.branch)
+        for unit in units:
+            shapes |= dict.fromkeys(norm_names(f"{unit.name}_bn"), (unit.inputs,))
+            shapes[kernel_name(unit.name)] = (unit.size, unit.size, unit.inputs, unit.outputs)
+    features = 32 * width
+    shapes |= dict.fromkeys(norm_names(FINAL_NORM), (features,))
+    shapes[DENSE_KERNEL] = (features, class_num)
+    shapes[DENSE_BIAS] = (class_num,)
+    return shapes

@@ -1,0 +1,251 @@
+"""ResNet v2 (pre-activation bottleneck) of Tencent ML-Images over raw TensorFlow operations.
+
+Source: spec section 2 ("Network"); He et al., "Identity Mappings in Deep Residual Networks".
+Differences from the usual ResNet v2: no max pool, the first block of *each* stage has stride 2,
+and a projection shortcut has its own batch norm and ReLU before its convolution.
+
+Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from models.layout import (
+    BLOCKS,
+    DENSE_BIAS,
+    DENSE_KERNEL,
+    FINAL_NORM,
+    STEM,
+    Block,
+    NetworkError,
+    Unit,
+    blocks,
+    is_trainable,
+    kernel_name,
+    norm_names,
+    variable_shapes,
+)
+
+__all__ = ["BLOCKS", "NetworkError", "ResNet", "initial_value"]
+
+DATA_FORMATS = ("NHWC", "NCHW")
+COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
+
+# The standard deviation of a unit normal that is cut at two standard deviations.
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
+# Batch norm name -> new (moving mean, moving variance).
+_Moments = dict[str, tuple[tf.Tensor, tf.Tensor]]
+
+
+def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
+    """The value a variable starts from: a function of its name, its shape and `seed` alone.
+
+    Kernels: variance scaling (fan-in, scale 1, truncated normal). Dense kernel: Glorot uniform.
+    """
+    if name.endswith(("/gamma", "/moving_variance")):
+        return tf.ones(shape)
+    if name.endswith(("/beta", "/moving_mean", "/bias")):
+        return tf.zeros(shape)
+    name_seed = [seed, zlib.crc32(name.encode())]
+    if name == DENSE_KERNEL:
+        limit = math.sqrt(6 / sum(shape))
+        return tf.random.stateless_uniform(shape, name_seed, -limit, limit)
+    stddev = math.sqrt(1 / math.prod(shape[:-1])) / _TRUNCATED_STDDEV
+    return tf.random.stateless_truncated_normal(shape, name_seed, stddev=stddev)
+
+
+class ResNet(tf.Module):
+    """The network: `features`, `logits`, or both by calling it.
+
+    Images are float [B, H, W, 3] in [-1, 1] whatever `data_format` is (the network transposes).
+    Variables, statistics, features and logits are float32 whatever `compute_dtype` is.
+    `training=True` normalises by the batch and updates the moving statistics.
+
+    Args:
+      resnet_size: a key of `BLOCKS`.
+      class_num: number of logits.
+      width: filters of the stem; the stages have 4, 8, 16 and 32 times as many (ours, for tests).
+      data_format: NHWC, or NCHW, which needs a GPU.
+      batch_norm_decay, batch_norm_epsilon: spec section 2.
+      compute_dtype: type of convolutions and activations.
+      seed: of the initial values.
+      freeze_batch_norm: training, too, normalises by the moving statistics and leaves them.
+      recompute: keep only the input of each block for the backward pass and run the block again
+        there: less memory, about a third more time (Chen et al., "Sublinear Memory Cost").
+      reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
+        synchronised. None: each worker normalises by its own batch.
+      moment_workers: over how many workers `reduce_moments` averages.
+
+    Raises NetworkError before anything is built.
+    """
+
+    def __init__(
+        self,
+        resnet_size: int,
+        class_num: int,
+        *,
+        width: int = 64,
+        data_format: str = "NHWC",
+        batch_norm_decay: float = 0.997,
+        batch_norm_epsilon: float = 1e-5,
+        compute_dtype: tf.DType | str = tf.float32,
+        seed: int = 1234,
+        freeze_batch_norm: bool = False,
+        recompute: bool = False,
+        reduce_moments: ReduceMoments | None = None,
+        moment_workers: int = 1,
+    ) -> None:
+        super().__init__(name="resnet")
+        self.resnet_size, self.class_num, self.width = resnet_size, class_num, width
+        self.data_format, self.compute_dtype = data_format, tf.as_dtype(compute_dtype)
+        self._check()
+        self._blocks = blocks(resnet_size, width)
+        self._decay, self._epsilon = batch_norm_decay, batch_norm_epsilon
+        self._freeze_batch_norm, self._recompute = freeze_batch_norm, recompute
+        self._reduce_moments, self._moment_workers = reduce_moments, moment_workers
+        self._by_name = {
+            name: tf.Variable(
+                initial_value(name, shape, seed), trainable=is_trainable(name), name=name
+            )
+            for name, shape in variable_shapes(resnet_size, class_num, width).items()
+        }
+
+    def _check(self) -> None:
+        if self.data_format not in DATA_FORMATS:
+            raise NetworkError(f"data_format is {self.data_format!r}: use NHWC or NCHW")
+        if self.data_format == "NCHW" and not tf.config.list_physical_devices("GPU"):
+            raise NetworkError("data_format is NCHW, which needs a GPU, and none is seen: use NHWC")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            names = ", ".join(dtype.name for dtype in COMPUTE_DTYPES)
+            raise NetworkError(f"compute_dtype is {self.compute_dtype.name}: use one of {names}")
+        if self.class_num < 1 or self.width < 1:
+            raise NetworkError(
+                f"class_num is {self.class_num} and width {self.width}: both start at 1"
+            )
+
+    def variables_by_name(self) -> dict[str, tf.Variable]:
+        """Checkpoint name -> variable, moving statistics included, in network order."""
+        return dict(self._by_name)
+
+    def trainable_by_name(self) -> dict[str, tf.Variable]:
+        """Checkpoint name -> variable of all that have a gradient, in network order."""
+        return {name: value for name, value in self._by_name.items() if value.trainable}
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits float32 [B, class_num] of images [B, H, W, 3]."""
+        return self.logits(self.features(images, training))
+
+    def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Features float32 [B, 32 * width] (2,048): batch norm, ReLU and pool of the last stage."""
+        x = self._stages(images, training, len(BLOCKS[self.resnet_size]))
+        moments: _Moments = {}
+        x = self._norm_relu(x, FINAL_NORM, training, moments)
+        self._update(moments)
+        return self._pool(x)
+
+    def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
+        """The pooled sum that leaves `stage` (0 to 3), before any batch norm, in inference.
+
+        Returns float32 [B, 4 * width * 2**stage].
+        """
+        return self._pool(self._stages(images, False, stage + 1))
+
+    def logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Logits float32 [B, class_num] of features [B, 32 * width]."""
+        return tf.matmul(features, self._by_name[DENSE_KERNEL]) + self._by_name[DENSE_BIAS]
+
+    def _stages(self, images: tf.Tensor, training: bool, count: int) -> tf.Tensor:
+        x = tf.cast(images, self.compute_dtype)
+        if self.data_format == "NCHW":
+            x = tf.transpose(x, [0, 3, 1, 2])
+        x = self._convolve(x, STEM, stride=2)
+        for block in self._blocks:
+            if block.stage < count:
+                x, moments = self._run(block, x, training)
+                self._update(moments)
+        return x
+
+    def _run(self, block: Block, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, _Moments]:
+        """A block's output and new moving statistics, which the caller assigns.
+
+        Assigning them in here would do it twice where the block is run again.
+        """
+
+        def run(x: tf.Tensor) -> tuple[tf.Tensor, _Moments]:
+            moments: _Moments = {}
+            y = x
+            for unit in block.branch:
+                y = self._unit(y, unit, training, moments)
+            if block.shortcut is not None:
+                x = self._unit(x, block.shortcut, training, moments)
+            return x + y, moments
+
+        return tf.recompute_grad(run)(x) if training and self._recompute else run(x)
+
+    def _unit(self, x: tf.Tensor, unit: Unit, training: bool, moments: _Moments) -> tf.Tensor:
+        x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
+        return self._convolve(x, unit.name, unit.stride)
+
+    def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
+        kernel = tf.cast(self._by_name[kernel_name(name)], self.compute_dtype)
+        size = kernel.shape[0]
+        if stride > 1 and size > 1:
+            # Not by EXPLICIT padding: with it the bfloat16 gradients leave oneDNN's fast path.
+            side, none = [(size - 1) // 2, size - 1 - (size - 1) // 2], [0, 0]
+            nhwc = self.data_format == "NHWC"
+            x = tf.pad(x, [none, side, side, none] if nhwc else [none, none, side, side])
+        padding = "SAME" if stride == 1 else "VALID"
+        return tf.nn.conv2d(x, kernel, stride, padding, data_format=self.data_format)
+
+    def _norm_relu(self, x: tf.Tensor, name: str, training: bool, moments: _Moments) -> tf.Tensor:
+        gamma, beta, mean, variance = (self._by_name[part] for part in norm_names(name))
+        from_batch = training and not self._freeze_batch_norm
+        if from_batch and self._reduce_moments is not None:
+            return tf.nn.relu(self._synchronised_norm(x, name, moments))
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self._epsilon,
+            exponential_avg_factor=1 - self._decay if from_batch else 1.0,
+            data_format=self.data_format,
+            is_training=from_batch,
+        )
+        if from_batch:
+            moments[name] = (mean, variance)
+        return tf.nn.relu(y)
+
+    def _synchronised_norm(self, x: tf.Tensor, name: str, moments: _Moments) -> tf.Tensor:
+        """Batch norm by the moments of all workers' batches, which must be of one size."""
+        gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
+        nhwc = self.data_format == "NHWC"
+        axes, shape = ([0, 1, 2], [-1]) if nhwc else ([0, 2, 3], [-1, 1, 1])
+        exact = tf.cast(x, tf.float32)
+        raw = [tf.reduce_mean(exact, axes), tf.reduce_mean(tf.square(exact), axes)]
+        mean, mean_square = self._reduce_moments(raw)  # Horovod: all-reduce in the forward pass
+        variance = tf.maximum(mean_square - tf.square(mean), 0.0)
+        count = tf.cast(tf.size(x) / tf.size(mean) * self._moment_workers, tf.float32)
+        unbiased = variance * count / tf.maximum(count - 1, 1)  # as the fused operation does
+        moments[name] = (
+            moving_mean * self._decay + mean * (1 - self._decay),
+            moving_variance * self._decay + unbiased * (1 - self._decay),
+        )
+        scale = gamma * tf.math.rsqrt(variance + self._epsilon)
+        y = exact * tf.reshape(scale, shape) + tf.reshape(beta - mean * scale, shape)
+        return tf.cast(y, self.compute_dtype)
+
+    def _update(self, moments: _Moments) -> None:
+        for norm, values in moments.items():
+            for name, value in zip(norm_names(norm)[2:], values, strict=True):
+                self._by_name[name].assign(value)
+
+    def _pool(self, x: tf.Tensor) -> tf.Tensor:
+        axes = [1, 2] if self.data_format == "NHWC" else [2, 3]
+        return tf.reduce_mean(tf.cast(x, tf.float32), axes)
