@@ -1,0 +1,283 @@
+"""Multi-label losses: pure functions of logits, labels, class weights and counters.
+
+Labels are padded-sparse everywhere: `label_index` int32 [B, K], padded with -1, and `label_value`
+float32 [B, K]. An entry that is not listed is 0; a value of -1 means unknown, and an unknown entry
+adds nothing to a loss or a gradient. A class appears at most once in a row.
+`sparse_from_dense` turns a dense [B, C] label tensor into this form. `models.objectives` wraps
+these functions for the training step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+PADDING = -1
+UNKNOWN = -1.0
+MIN_PROBABILITY = 1e-12
+
+
+class LossError(ValueError):
+    """Logits, labels or options that do not fit together."""
+
+
+@dataclass(frozen=True)
+class MultiLabelOptions:
+    """Every number of the pretraining loss (spec section 3; defaults of the released code).
+
+    `negative_floor` is 0.01 in the paper's formula and 0.001 in the released code: ours is the
+    released one. `loss_statistics` says whose labels make a class positive: those of all workers
+    ("global", ours because N workers with batch b then train as one with N*b) or a worker's own.
+    """
+
+    mask_thres: float = 0.7
+    neg_select: float = 0.3
+    positive_weight: float = 12.0
+    positive_offset: float = 0.01
+    negative_offset: float = 8.0
+    counter_scale: float = 10.0
+    positive_floor: float = 0.01
+    negative_cutoff: float = 0.01
+    negative_floor: float = 0.001
+    loss_statistics: str = "global"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.neg_select <= 1.0:
+            raise LossError(f"neg_select is a probability in [0, 1], not {self.neg_select}")
+        if self.loss_statistics not in ("global", "local"):
+            raise LossError(f"loss_statistics is 'global' or 'local', not {self.loss_statistics!r}")
+        if min(self.positive_offset, self.negative_offset, self.counter_scale) <= 0:
+            raise LossError("positive_offset, negative_offset and counter_scale must be above 0")
+
+
+class Counters(NamedTuple):
+    """Consecutive batches of each class, float32 [C] each (checkpoint: Variable, Variable_1)."""
+
+    positive: tf.Tensor
+    negative: tf.Tensor
+
+
+def check_shapes(logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tensor) -> None:
+    """Raises LossError unless logits are [B, C] and both label tensors [B, K]."""
+    if logits.shape.rank != 2:
+        raise LossError(f"logits must be [batch, classes], not {logits.shape}")
+    if not label_index.dtype.is_integer:
+        raise LossError(f"label_index must hold integers, not {label_index.dtype.name}")
+    rows = logits.shape[:1]
+    for name, labels in (("label_index", label_index), ("label_value", label_value)):
+        if labels.shape.rank != 2 or not labels.shape[:1].is_compatible_with(rows):
+            raise LossError(
+                f"{name} must be [batch, labels] with the batch of logits {logits.shape},"
+                f" not {labels.shape}"
+            )
+    if not label_index.shape.is_compatible_with(label_value.shape):
+        raise LossError(
+            f"label_index {label_index.shape} and label_value {label_value.shape} differ in shape"
+        )
+
+
+def sparse_from_dense(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Padded-sparse form of dense labels [B, C]: (label_index, label_value), each [B, K]."""
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank != 2:
+        raise LossError(f"dense labels must be [batch, classes], not {labels.shape}")
+    where = tf.where(labels != 0)
+    value_rows = where[:, 0]
+    rows = tf.shape(labels, out_type=tf.int64)[0]
+
+    def pad(values: tf.Tensor, padding: float) -> tf.Tensor:
+        ragged = tf.RaggedTensor.from_value_rowids(values, value_rows, nrows=rows, validate=False)
+        return ragged.to_tensor(tf.cast(padding, values.dtype))
+
+    return pad(tf.cast(where[:, 1], tf.int32), PADDING), pad(tf.gather_nd(labels, where), 0)
+
+
+def mix_labels(
+    label_index: tf.Tensor, label_value: tf.Tensor, order: tf.Tensor, share: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels of `share * images + (1 - share) * images[order]` (mixup, arXiv 1710.09412).
+
+    Returns padded-sparse labels [B, 2K]. A class in both rows is merged into one entry; unknown
+    in either stays unknown.
+
+    Args:
+      order: int32 [B], the partner of each row.
+      share: float32 scalar in [0, 1], the weight of the row itself.
+    """
+    other_index, other_value = tf.gather(label_index, order), tf.gather(label_value, order)
+    same = (label_index[:, :, None] == other_index[:, None, :]) & (label_index >= 0)[:, :, None]
+    own = tf.where(label_value < 0, UNKNOWN, share * label_value)
+    other = tf.where(other_value < 0, UNKNOWN, (1.0 - share) * other_value)
+    partner = tf.reduce_sum(tf.where(same, other[:, None, :], 0.0), axis=2)
+    own = tf.where((own < 0) | (partner < 0), UNKNOWN, own + partner)
+    merged = tf.reduce_any(same, axis=1)
+    index = tf.concat([label_index, tf.where(merged, PADDING, other_index)], axis=1)
+    return index, tf.concat([own, tf.where(merged, 0.0, other)], axis=1)
+
+
+# ---- The state of the pretraining loss ---------------------------------------------------------
+
+
+def positive_mask(
+    label_index: tf.Tensor, label_value: tf.Tensor, class_num: int, mask_thres: float
+) -> tf.Tensor:
+    """bool [C]: the classes with any label >= `mask_thres` (spec section 3, step 1)."""
+    positives = tf.boolean_mask(label_index, (label_index >= 0) & (label_value >= mask_thres))
+    ones = tf.ones_like(positives, tf.bool)
+    return tf.tensor_scatter_nd_update(tf.zeros([class_num], tf.bool), positives[:, None], ones)
+
+
+def negative_draw(
+    seed: int | tf.Tensor, step: int | tf.Tensor, class_num: int, neg_select: float
+) -> tf.Tensor:
+    """bool [C]: the classes kept if negative, each with probability `neg_select`.
+
+    A stateless function of (seed, step): a resumed run draws what the uninterrupted one would,
+    and every worker draws the same (spec section 3, decision).
+    """
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    uniform = tf.random.stateless_uniform([class_num], key, dtype=tf.float32, alg="philox")
+    return uniform < neg_select
+
+
+def update_counters(mask: tf.Tensor, kept: tf.Tensor, counters: Counters) -> Counters:
+    """The counters after a batch (spec section 3, steps 2 and 3).
+
+    Args:
+      mask: bool [C], classes positive in this batch.
+      kept: bool [C], the negative draw. A negative class that is not kept keeps its count.
+      counters: float32 [C] each, before this batch.
+    """
+    positive = tf.where(mask, counters.positive + 1.0, 0.0)
+    negative = tf.where(mask, 0.0, counters.negative + tf.cast(kept, tf.float32))
+    return Counters(positive, negative)
+
+
+def class_weights(
+    mask: tf.Tensor, kept: tf.Tensor, counters: Counters, options: MultiLabelOptions
+) -> tf.Tensor:
+    """float32 [C]: the weight of each class (spec section 3, step 4), from updated counters."""
+    positive = -_log10((options.positive_offset + counters.positive) / options.counter_scale)
+    positive = tf.maximum(positive, options.positive_floor)
+    negative = -_log10((options.negative_offset + counters.negative) / options.counter_scale)
+    # Released quirk: what does not exceed 0.01 falls to 0.001, not to 0.01.
+    negative = tf.where(negative > options.negative_cutoff, negative, options.negative_floor)
+    return tf.where(mask, positive, tf.where(kept, negative, 0.0))
+
+
+def _log10(x: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(x) / tf.math.log(10.0)
+
+
+# ---- Element-wise losses -----------------------------------------------------------------------
+
+
+def sigmoid_loss(
+    logits: tf.Tensor,
+    label_index: tf.Tensor,
+    label_value: tf.Tensor,
+    weights: tf.Tensor | None = None,
+    positive_weight: float = 1.0,
+) -> tf.Tensor:
+    """Sum over classes of `weights` x mean over the batch of the cross-entropy (steps 5 and 6).
+
+    An entry costs `(1-y) x + (1 + (positive_weight-1) y) (log(1+exp(-|x|)) + max(-x, 0))`, which
+    for y = 0, nearly all entries, is softplus(x). So one dense pass makes the value and one the
+    gradient, the few listed entries are put over them, and no dense label tensor ever exists.
+
+    Args:
+      logits: float [B, C].
+      label_index, label_value: [B, K].
+      weights: float [C], or None for 1 each; no gradient flows into it.
+    Returns: scalar of the dtype of logits.
+    Raises: LossError for shapes that do not fit.
+    """
+    check_shapes(logits, label_index, label_value)
+    if weights is None:
+        weights = tf.ones([tf.shape(logits)[1]], logits.dtype)
+    weights = tf.cast(weights, logits.dtype) / tf.cast(tf.shape(logits)[0], logits.dtype)
+    where, labels = _entries(label_index, label_value, logits.dtype)
+    slope = 1.0 + (positive_weight - 1.0) * labels
+    known = tf.cast(labels >= 0, logits.dtype)
+
+    @tf.custom_gradient
+    def weighted_sum(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        listed = tf.gather_nd(x, where)
+        entry = known * ((1.0 - labels) * listed + slope * tf.nn.softplus(-listed))
+        loss = tf.tensor_scatter_nd_update(tf.nn.softplus(x), where, entry)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            entry = known * ((1.0 - labels) - slope * tf.sigmoid(-listed))
+            dense = tf.tensor_scatter_nd_update(tf.sigmoid(x), where, entry)
+            return dense * (upstream * weights)
+
+        return tf.reduce_sum(tf.linalg.matvec(loss, weights)), gradient
+
+    return weighted_sum(logits)
+
+
+def asymmetric_loss(
+    logits: tf.Tensor,
+    label_index: tf.Tensor,
+    label_value: tf.Tensor,
+    gamma_negative: float = 4.0,
+    gamma_positive: float = 1.0,
+    clip: float = 0.05,
+) -> tf.Tensor:
+    """Asymmetric loss (Ridnik et al., ICCV 2021, arXiv 2009.14119, equations 5 to 7).
+
+    With p = sigmoid(x) and p_m = max(p - clip, 0), an entry costs
+    `-y (1-p)^gamma_positive log(p) - (1-y) p_m^gamma_negative log(1-p_m)`.
+    Summed over classes, averaged over the batch. Shapes and errors as `sigmoid_loss`.
+    """
+    check_shapes(logits, label_index, label_value)
+    where, labels = _entries(label_index, label_value, logits.dtype)
+    listed = tf.gather_nd(logits, where)
+
+    def negative(x: tf.Tensor) -> tf.Tensor:
+        shifted = tf.maximum(tf.sigmoid(x) - clip, 0.0)
+        # 1 - p_m, by sigmoid(-x) because 1 - sigmoid(x) cancels for large x; never log(0).
+        rest = tf.clip_by_value(tf.sigmoid(-x) + clip, MIN_PROBABILITY, 1.0)
+        return -(shifted**gamma_negative) * tf.math.log(rest)
+
+    positive = tf.sigmoid(-listed) ** gamma_positive * tf.nn.softplus(-listed)
+    entry = labels * positive + (1.0 - labels) * negative(listed)
+    entry = tf.where(labels >= 0, entry, 0.0)
+    loss = tf.tensor_scatter_nd_update(negative(logits), where, entry)
+    return tf.reduce_sum(loss) / tf.cast(tf.shape(logits)[0], logits.dtype)
+
+
+def softmax_loss(
+    logits: tf.Tensor,
+    label_index: tf.Tensor,
+    label_value: tf.Tensor,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
+    """Mean over the batch of the softmax cross-entropy with the target `sum_k value_k e_index_k`.
+
+    A single label is one entry of value 1; mixup makes two (see `mix_labels`). `label_smoothing`
+    moves that share of the target to the uniform distribution (arXiv 1512.00567, section 7).
+    Shapes and errors as `sigmoid_loss`.
+    """
+    check_shapes(logits, label_index, label_value)
+    where, labels = _entries(label_index, label_value, logits.dtype)
+    normalizer = tf.reduce_logsumexp(logits, axis=1)
+    costs = tf.gather(normalizer, where[:, 0]) - tf.gather_nd(logits, where)
+    batch = tf.cast(tf.shape(logits)[0], logits.dtype)
+    loss = tf.reduce_sum(tf.maximum(labels, 0.0) * costs) / batch
+    if label_smoothing:
+        uniform = tf.reduce_mean(normalizer - tf.reduce_mean(logits, axis=1))
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
+def _entries(
+    label_index: tf.Tensor, label_value: tf.Tensor, dtype: tf.DType
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Positions int32 [N, 2] and values [N] of the listed labels, without the padding."""
+    listed = tf.where(label_index >= 0)
+    columns = tf.gather_nd(label_index, listed)
+    where = tf.stack([tf.cast(listed[:, 0], tf.int32), tf.cast(columns, tf.int32)], axis=1)
+    return where, tf.cast(tf.gather_nd(label_value, listed), dtype)

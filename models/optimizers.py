@@ -1,0 +1,153 @@
+"""SGD with momentum, in place, with the weight decay of the released recipes.
+
+Variables are known by their checkpoint names, never by `tf.Variable.name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+MOMENTUM_SLOT = "/Momentum"
+AVERAGE_SLOT = "/ExponentialMovingAverage"
+HEAD = "logits/"
+
+
+class OptimizerError(ValueError):
+    """Optimiser options or gradients that do not fit the variables."""
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """The flags of the optimiser.
+
+    `bn_decay_share` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
+    `gradient_clip` is a global norm, 0 for none. `head_rate` and `body_rate` multiply the learning
+    rate of the logits layer and of everything below it.
+    """
+
+    optimizer: str = "mom"
+    opt_momentum: float = 0.9
+    weight_decay: float = 1e-4
+    bn_decay_share: float = 0.0
+    gradient_clip: float = 0.0
+    head_rate: float = 1.0
+    body_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("mom", "sgd"):
+            raise OptimizerError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
+        if min(self.weight_decay, self.bn_decay_share, self.gradient_clip) < 0:
+            raise OptimizerError("weight_decay, bn_decay_share, gradient_clip: none below 0")
+
+
+def is_batch_norm(name: str) -> bool:
+    """Whether a checkpoint name is a batch-norm variable."""
+    return "batch_normalization/" in name or name.startswith("global_pool/bn")
+
+
+def decay_rates(
+    names: Iterable[str], weight_decay: float, bn_share: float = 0.0
+) -> dict[str, float]:
+    """The factor of `v^2 / 2` in the loss for each trainable variable that is decayed.
+
+    All but batch norm get `weight_decay`, the dense bias too; gamma and beta get `bn_share` of it.
+    Variables with rate 0 are left out.
+    """
+    rates = {name: weight_decay * (bn_share if is_batch_norm(name) else 1.0) for name in names}
+    return {name: rate for name, rate in rates.items() if rate}
+
+
+def l2_loss(variables: Mapping[str, tf.Variable], rates: Mapping[str, float]) -> tf.Tensor:
+    """Scalar: the decay term of the loss, `sum of rate * sum(v^2) / 2`, for the log."""
+    terms = [rate * tf.nn.l2_loss(variables[name]) for name, rate in rates.items()]
+    return tf.add_n(terms) if terms else tf.constant(0.0)
+
+
+class Optimizer:
+    """SGD, with momentum or without, over named variables.
+
+    `momentum = opt_momentum * momentum + g; v -= rate * momentum`, where g is the gradient of loss
+    and decay together, clipped when asked (as if the decay stood in the loss: the released form).
+    `slots` holds the momentum under its checkpoint name `NAME/Momentum`.
+    """
+
+    def __init__(self, trainable: Mapping[str, tf.Variable], options: OptimizerOptions) -> None:
+        self.trainable, self.options = dict(trainable), options
+        self.decay = decay_rates(trainable, options.weight_decay, options.bn_decay_share)
+        self.slots: dict[str, tf.Variable] = {}
+        if options.optimizer == "mom":
+            self.slots = {
+                name + MOMENTUM_SLOT: tf.Variable(tf.zeros_like(v), trainable=False)
+                for name, v in trainable.items()
+            }
+
+    def l2_loss(self) -> tf.Tensor:
+        """Scalar: the decay term of the present weights."""
+        return l2_loss(self.trainable, self.decay)
+
+    def apply(self, gradients: Mapping[str, tf.Tensor], rate: tf.Tensor | float) -> None:
+        """One step, in place.
+
+        Args:
+          gradients: name -> gradient of the loss without decay, averaged over workers.
+          rate: the learning rate.
+        Raises: OptimizerError unless there is a gradient for each trainable variable.
+        """
+        lacking = sorted(n for n in self.trainable if gradients.get(n) is None)
+        if lacking:
+            raise OptimizerError(f"no gradient for {len(lacking)} variables: {lacking[:5]}")
+        totals = {name: self._decayed(name, gradients[name]) for name in self.trainable}
+        if self.options.gradient_clip:
+            clipped, _ = tf.clip_by_global_norm(list(totals.values()), self.options.gradient_clip)
+            totals = dict(zip(totals, clipped, strict=True))
+        rate = tf.cast(rate, tf.float32)
+        for name, gradient in totals.items():
+            self._update(name, gradient, rate * self._multiplier(name))
+
+    def _decayed(self, name: str, gradient: tf.Tensor) -> tf.Tensor:
+        rate = self.decay.get(name)
+        return gradient + rate * self.trainable[name] if rate else gradient
+
+    def _multiplier(self, name: str) -> float:
+        is_head = name.startswith(HEAD)
+        return self.options.head_rate if is_head else self.options.body_rate
+
+    def _update(self, name: str, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+        variable = self.trainable[name]
+        if self.options.optimizer == "sgd":
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+            return
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=self.slots[name + MOMENTUM_SLOT].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=self.options.opt_momentum,
+        )
+
+
+class WeightAverage:
+    """Exponential moving average of weights and statistics, kept in the checkpoint.
+
+    The decay warms up as min(decay, (1 + step) / (10 + step)), as in tf.train's of TF1, so that a
+    short run is not dominated by its first weights. `slots` maps checkpoint names to averages.
+    """
+
+    def __init__(self, variables: Mapping[str, tf.Variable], decay: float) -> None:
+        if not 0.0 < decay < 1.0:
+            raise OptimizerError(f"ema_decay must be in (0, 1), not {decay}")
+        self.variables, self.decay = dict(variables), decay
+        self.slots = {
+            name + AVERAGE_SLOT: tf.Variable(v, trainable=False) for name, v in variables.items()
+        }
+
+    def update(self, step: tf.Tensor | int) -> None:
+        """Moves every average toward its variable, after optimiser step `step` (from 0)."""
+        step = tf.cast(step, tf.float32)
+        rest = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
+        for name, variable in self.variables.items():
+            average = self.slots[name + AVERAGE_SLOT]
+            average.assign_sub(rest * (average - variable))
