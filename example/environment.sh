@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# Sourced, not run. Makes or reuses the virtual environment .venv at the project root and puts it
+# first on PATH:
+#
+#   source example/environment.sh
+#   prepare_environment demo test     # extras of setup.py; TensorFlow's wheel is chosen here
+#
+# What is installed is remembered per extra and per content of setup.py, so that a second start
+# installs nothing, and an interrupted one goes on where it stopped.
+#
+# PYTHON=/path/to/python3.x  the interpreter that makes .venv (default: the first suitable on PATH)
+# TENSORFLOW=cpu|gpu         the wheel (default: gpu when nvidia-smi lists a GPU)
+
+set -euo pipefail
+
+PROJECT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$PROJECT_ROOT/.venv"
+
+is_suitable_python() {
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+    if is_suitable_python "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python 3.10, 3.11 or 3.12 found (TensorFlow 2.18 needs one of them);" \
+    "install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
+  return 1
+}
+
+find_tensorflow() {
+  if [[ -n "${TENSORFLOW:-}" ]]; then
+    echo "$TENSORFLOW"
+  elif nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'; then
+    echo gpu
+  else
+    echo cpu
+  fi
+}
+
+make_venv() {
+  local python
+  if ! is_suitable_python "$VENV/bin/python"; then
+    python="$(find_python)"
+    echo "== making $VENV with $("$python" --version)"
+    "$python" -m venv --clear "$VENV" || {
+      echo "error: $python cannot make a virtual environment; on Debian and Ubuntu:" \
+        "apt-get install python3-venv" >&2
+      return 1
+    }
+  elif ! "$VENV/bin/python" -m pip --version &> /dev/null; then
+    "$VENV/bin/python" -m ensurepip --upgrade # an earlier start stopped half way
+  fi
+}
+
+# Another TensorFlow wheel owns the same files, so the one that is not wanted goes first.
+remove_other_tensorflow() {
+  rm -f "$VENV/.ready-cpu-"* "$VENV/.ready-gpu-"* # what follows may stop half way
+  case "$1" in
+    gpu) "$VENV/bin/python" -m pip uninstall --quiet --yes tensorflow-cpu ;;
+    cpu) "$VENV/bin/python" -m pip uninstall --quiet --yes tensorflow ;;
+    *)
+      echo "error: TENSORFLOW=$1: must be cpu or gpu" >&2
+      return 1
+      ;;
+  esac
+}
+
+# The file that says "done" about NAME, for this TensorFlow and this content of setup.py.
+ready_file() {
+  echo "$VENV/.ready-$TENSORFLOW-$1-$(cksum < "$PROJECT_ROOT/setup.py" | tr ' ' '-')"
+}
+
+prepare_environment() {
+  local extra missing=()
+  TENSORFLOW="$(find_tensorflow)"
+  make_venv
+  for extra in "$TENSORFLOW" "$@"; do
+    [[ -e "$(ready_file "$extra")" ]] || missing+=("$extra")
+  done
+  if ((${#missing[@]})); then
+    echo "== installing ${missing[*]} into $VENV (a minute or two the first time)"
+    remove_other_tensorflow "$TENSORFLOW"
+    (cd "$PROJECT_ROOT" && "$VENV/bin/python" -m pip install --quiet --editable \
+      ".[$(IFS=,; echo "$TENSORFLOW,$*")]")
+    for extra in "$TENSORFLOW" "$@"; do
+      touch "$(ready_file "$extra")"
+    done
+  fi
+  export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+}

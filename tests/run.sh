@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the tests; the first start makes .venv and builds Horovod (about four minutes on two cores),
+# later ones begin within seconds. Arguments go to pytest:
+#
+#   ./tests/run.sh                              everything
+#   ./tests/run.sh tests/test_losses.py -x      one file, stop at the first failure
+#   ./tests/run.sh -n 0 --pdb                   in one process, with the debugger
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source example/environment.sh
+prepare_environment demo export horovod mpi test
+./example/install_horovod.sh
+
+# Each pytest process runs TensorFlow on one core, so that as many as there are cores do not fight.
+export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2
+exec python -m pytest -n "$(nproc)" --dist loadfile "$@"
