@@ -1,0 +1,164 @@
+"""The training loop that `train.py` and `finetune.py` share: step, log, evaluate, checkpoint."""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from models.checkpoint import CheckpointFolder
+from models.recorder import Meter, Recorder, clock, peak_memory_bytes
+from models.trainer import Trainer
+from models.workers import Workers
+
+
+class TrainingError(ValueError):
+    """Training cannot start, or cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """When things happen, in steps; the fields are the flags of the same name."""
+
+    max_iter: int
+    log_interval: int = 10
+    prof_interval: int = 10
+    eval_interval: int = 0
+    snapshot: int = 4400
+    log_dir: str = "./out/log/"
+
+
+class Interrupt:
+    """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: Any) -> None:
+        del frame
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)  # A second one ends the process at once.
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterator[Any],
+    schedule: Callable[[int], float],
+    checkpoints: CheckpointFolder,
+    options: LoopOptions,
+    workers: Workers,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    accumulate_steps: int = 1,
+) -> int:
+    """Trains from the trainer's step to `max_iter`; a resumed run has no path of its own.
+
+    Args:
+      batches: endless micro-batches, beginning at the trainer's position.
+      evaluate: metrics of the present weights; called by all workers.
+      meta: flags and versions, stored beside each checkpoint.
+
+    Returns:
+      0, or 128 + the number of the signal that stopped the run after a checkpoint.
+
+    Raises:
+      TrainingError: the loss is not finite; the last checkpoint is from before.
+    """
+    interrupt = Interrupt()
+    step = int(trainer.global_step.numpy())
+    recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
+    meter = None
+    while step < options.max_iter and not interrupt.signal:
+        micro_batches = [next(batches) for _ in range(accumulate_steps)]
+        if meter is None:
+            recorder.images(step, micro_batches[0].images)
+            meter = _meter(micro_batches, workers, options)
+        meter.input_ready()
+        rate = schedule(step)
+        loss = trainer.step(micro_batches, rate)
+        loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
+        meter.step_done()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {step}: lower --lr or its warm-up; the checkpoints in "
+                f"{checkpoints.folder} are from before"
+            )
+        step += 1
+        last = step == options.max_iter or interrupt.signal
+        if step % options.log_interval == 0 or last:
+            _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
+        if evaluate and (last or (options.eval_interval and step % options.eval_interval == 0)):
+            _evaluate(recorder, step, evaluate)
+        if step % options.snapshot == 0 or last:
+            save(trainer, checkpoints, workers, meta or {})
+        meter.restart()
+    recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
+    recorder.close()
+    return 128 + interrupt.signal if interrupt.signal else 0
+
+
+def save(
+    trainer: Trainer, checkpoints: CheckpointFolder, workers: Workers, meta: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint of the trainer's step; rank 0 alone writes."""
+    if workers.rank == 0:
+        progress = {name: v.numpy().item() for name, v in trainer.progress().items()}
+        step = int(trainer.global_step.numpy())
+        checkpoints.save(step, trainer.variables_by_name(), {**meta, "progress": progress})
+
+
+def _meter(micro_batches: list[Any], workers: Workers, options: LoopOptions) -> Meter:
+    per_worker = sum(int(batch.images.shape[0]) for batch in micro_batches)
+    return Meter(per_worker * workers.size, options.prof_interval)
+
+
+def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, int]:
+    """The mean loss of all workers, and a signal that any of them received."""
+    # Horovod: all workers stop after the same step, whichever of them was told to.
+    total, *votes = workers.sum(np.array([loss, *_one_hot(signal_number)], np.float64))
+    return float(total / workers.size), int(np.argmax(votes)) if any(votes[1:]) else 0
+
+
+def _one_hot(signal_number: int) -> np.ndarray:
+    return np.arange(signal.NSIG) == signal_number
+
+
+def _log(
+    recorder: Recorder,
+    step: int,
+    max_iter: int,
+    loss: float,
+    rate: float,
+    trainer: Trainer,
+    meter: Meter,
+) -> None:
+    speed = meter.speed()
+    l2_loss = float(trainer.optimizer.l2_loss())
+    values = {"loss": loss, "l2_loss": l2_loss, "rate": rate, **speed}
+    recorder.scalars(step, "train", values)
+    recorder.say(
+        "step %d/%d  loss %.4f + l2 %.4f  rate %.5g  %.1f images/s  waiting %.0f%%  left %s",
+        step,
+        max_iter,
+        loss,
+        l2_loss,
+        rate,
+        speed["images_per_second"],
+        100 * speed["waiting"],
+        clock((max_iter - step) * speed["step_seconds"]),
+    )
+
+
+def _evaluate(
+    recorder: Recorder, step: int, evaluate: Callable[[], Mapping[str, float]]
+) -> Mapping[str, float]:
+    metrics = evaluate()
+    recorder.scalars(step, "val", metrics)
+    recorder.say(
+        "step %d  val  %s", step, "  ".join(f"{name} {x:.4f}" for name, x in metrics.items())
+    )
+    return metrics

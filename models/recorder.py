@@ -1,0 +1,108 @@
+"""What a run tells: log lines, TensorBoard, and `training.jsonl` for plots and scripts."""
+
+import json
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, second = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class Meter:
+    """Speed over the last `window` steps: images/s and the share of time spent on input."""
+
+    def __init__(self, images_per_step: int, window: int) -> None:
+        self._images = images_per_step
+        self._steps: deque[tuple[float, float]] = deque(maxlen=window)
+        self._start = self._ready = time.perf_counter()
+
+    def input_ready(self) -> None:
+        self._ready = time.perf_counter()
+
+    def step_done(self) -> None:
+        now = time.perf_counter()
+        self._steps.append((now - self._start, self._ready - self._start))
+        self._start = now
+
+    def restart(self) -> None:
+        """Leaves out what happened since the last step: an evaluation, or a checkpoint."""
+        self._start = time.perf_counter()
+
+    def speed(self) -> dict[str, float]:
+        """`images_per_second` (all workers), `step_seconds`, and the share `waiting`."""
+        total = sum(step for step, _ in self._steps)
+        return {
+            "images_per_second": self._images * len(self._steps) / total,
+            "step_seconds": total / len(self._steps),
+            "waiting": sum(wait for _, wait in self._steps) / total,
+        }
+
+
+class Recorder:
+    """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent."""
+
+    def __init__(self, log_dir: str | None, start_step: int) -> None:
+        self._lines = self._summaries = None
+        if log_dir is None:
+            return
+        folder = Path(log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = _open_at(folder / "training.jsonl", start_step)
+        self._summaries = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Records numbers of `step` under `kind`, which is train or val."""
+        if self._summaries is None:
+            return
+        with self._summaries.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{kind}/{name}", value)
+        self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._lines.flush()
+
+    def images(self, step: int, images: tf.Tensor) -> None:
+        """Shows up to four of the images [B, H, W, 3], values in [-1, 1], in TensorBoard."""
+        if self._summaries is not None:
+            with self._summaries.as_default(step=step):
+                tf.summary.image("train/images", (images[:4] + 1.0) / 2.0, max_outputs=4)
+
+    def say(self, message: str, *values: Any) -> None:
+        if self._summaries is not None:
+            logging.info(message, *values)
+
+    def close(self) -> None:
+        if self._summaries is not None:
+            self._summaries.close()
+            self._lines.close()
+
+
+def _open_at(path: Path, start_step: int) -> Any:
+    """Opens the record for appending, without what a killed run wrote after its checkpoint."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= start_step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                break  # The last line of a killed run may be cut.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)
+    return path.open("a")

@@ -1,0 +1,161 @@
+"""One optimizer step: micro-batches in, updated variables out, on one or many workers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+INITIAL_LOSS_SCALE = 2.0**15
+# The loss scale doubles after this many steps without an overflow (as in NVIDIA's recipes).
+LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+class Trainer(tf.Module):
+    """Joins network, objective and optimizer into a step.
+
+    A step is the same whether its images come as one large batch, as `accumulate_steps`
+    micro-batches, or from several workers: the objective sees the labels of the whole step before
+    the first gradient, and gradients are means over all images.
+
+    Args:
+      average: optional `WeightAverage`, moved after every step.
+
+    Attributes:
+      global_step: optimizer steps done, int64; stored in checkpoints under this name.
+      position: training records consumed by all workers together, int64.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        objective: Any,
+        optimizer: Any,
+        workers: Any,
+        accumulate_steps: int = 1,
+        average: Any | None = None,
+    ) -> None:
+        super().__init__("trainer")
+        self.network, self.objective, self.optimizer = network, objective, optimizer
+        self._workers = workers
+        self._accumulate_steps = accumulate_steps
+        self._average = average
+        self._trainable = list(optimizer.trainable.values())
+        self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._scaled = network.compute_dtype == tf.float16
+        self.loss_scale = tf.Variable(INITIAL_LOSS_SCALE if self._scaled else 1.0, trainable=False)
+        self.steps_since_overflow = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._sums = (
+            [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._trainable]
+            if accumulate_steps > 1
+            else []
+        )
+
+    def variables_by_name(self) -> dict[str, tf.Variable]:
+        """Everything that a checkpoint stores under the released names."""
+        return {
+            **self.network.variables_by_name(),
+            **self.optimizer.slots,
+            **(self._average.slots if self._average else {}),
+            **self.objective.state,
+            "global_step": self.global_step,
+        }
+
+    def progress(self) -> dict[str, tf.Variable]:
+        """What else a resume needs: single numbers, kept in the JSON beside a checkpoint."""
+        return {
+            "position": self.position,
+            "loss_scale": self.loss_scale,
+            "steps_since_overflow": self.steps_since_overflow,
+        }
+
+    def set_progress(self, values: Mapping[str, float]) -> None:
+        """Restores what `progress` gave; names that `values` lacks keep their values."""
+        for name, variable in self.progress().items():
+            if name in values:
+                variable.assign(tf.cast(values[name], variable.dtype))
+
+    def step(self, batches: Sequence[Any], rate: float) -> tf.Tensor:
+        """Does one step on this worker's micro-batches and returns their mean loss, float32 [].
+
+        Args:
+          batches: `accumulate_steps` batches of images [B, H, W, 3] with `label_index` and
+            `label_value` [B, K], and the labels of the whole step as `step_index`, `step_value`.
+          rate: the learning rate.
+        """
+        first, rate = batches[0], tf.constant(rate, tf.float32)
+        images = sum(int(batch.images.shape[0]) for batch in batches) * self._workers.size
+        if self._accumulate_steps == 1:
+            loss = self._step(first.images, first.label_index, first.label_value, rate)
+        else:
+            weights = self._begin(first.step_index, first.step_value)
+            losses = [
+                self._accumulate(b.images, b.label_index, b.label_value, weights) for b in batches
+            ]
+            self._finish(rate)
+            loss = tf.add_n(losses) / len(losses)
+        self.position.assign_add(images)
+        self.global_step.assign_add(1)
+        return loss
+
+    @tf.function(reduce_retracing=True)
+    def _step(
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, rate: tf.Tensor
+    ) -> tf.Tensor:
+        weights = self.objective.begin_step(index, value, self.global_step, self._workers)
+        loss, gradients = self._gradients(images, index, value, weights)
+        self._update(gradients, rate)
+        return loss
+
+    @tf.function(reduce_retracing=True)
+    def _begin(self, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor | None:
+        return self.objective.begin_step(index, value, self.global_step, self._workers)
+
+    @tf.function(reduce_retracing=True)
+    def _accumulate(
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
+    ) -> tf.Tensor:
+        loss, gradients = self._gradients(images, index, value, weights)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient / self._accumulate_steps)
+        return loss
+
+    @tf.function
+    def _finish(self, rate: tf.Tensor) -> None:
+        self._update([total.value() for total in self._sums], rate)
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+
+    def _gradients(
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The micro-batch's loss and its gradients, these still times the loss scale."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._trainable)
+            logits = self.network(images, training=True)
+            loss = self.objective.loss(logits, index, value, weights)
+            scaled = loss * self.loss_scale if self._scaled else loss
+        return loss, tape.gradient(scaled, self._trainable)
+
+    def _update(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
+        gradients = self._workers.average(gradients)  # Horovod: mean over all workers' images.
+        if not self._scaled:
+            self._apply(gradients, rate)
+            return
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        tf.cond(finite, lambda: self._apply_unscaled(gradients, rate), self._skip)
+
+    def _apply(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
+        self.optimizer.apply(dict(zip(self.optimizer.trainable, gradients, strict=True)), rate)
+        if self._average:
+            self._average.update(self.global_step)
+
+    def _apply_unscaled(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
+        self._apply([gradient / self.loss_scale for gradient in gradients], rate)
+        steps = self.steps_since_overflow.assign_add(1)
+        growth = tf.where(steps % LOSS_SCALE_GROWTH_STEPS == 0, 2.0, 1.0)
+        self.loss_scale.assign(self.loss_scale * growth)
+
+    def _skip(self) -> None:
+        self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
+        self.steps_since_overflow.assign(0)
