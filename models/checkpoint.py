@@ -1,0 +1,235 @@
+"""Checkpoints of this network: what they hold, whether they fit, and the folder of a training run.
+
+The format itself is in models/checkpoint_files.py; `read`, `save` and `Checkpoint` come from there.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from models.checkpoint_files import (
+    AVERAGE,
+    MOMENTUM,
+    Checkpoint,
+    CheckpointError,
+    files_of,
+    read,
+    remove,
+    save,
+    some,
+    versions,
+)
+from models.layout import BLOCKS, DENSE_BIAS, STEM, kernel_name
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointFolder",
+    "Description",
+    "read",
+    "save",
+    "versions",
+]
+
+GLOBAL_STEP = "global_step"
+# What a training run stores besides the network: skipped when only the network is wanted.
+TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
+
+_FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
+_OWN_NAME = "model.ckpt-"
+_OWN_PREFIX = re.compile(r"model\.ckpt-\d*")
+_BLOCK_KERNEL = re.compile(r"stages_(\d)_block_(\d+)/conv1_b2/conv2d/kernel$")
+
+
+class Description(NamedTuple):
+    """What a checkpoint says of its network. `step` is None where it holds no `global_step`."""
+
+    prefix: str
+    resnet_size: int
+    class_num: int
+    width: int
+    step: int | None
+    has_momentum: bool
+    has_average: bool
+
+    def agree(self, resnet_size: int | None = None, class_num: int | None = None) -> "Description":
+        """Itself; CheckpointError naming both numbers when a flag (None: not given) differs."""
+        if class_num not in (None, self.class_num):
+            raise CheckpointError(_classes_differ(self.prefix, self.class_num, class_num))
+        if resnet_size not in (None, self.resnet_size):
+            raise CheckpointError(
+                f"checkpoint {self.prefix} is of depth {self.resnet_size}, "
+                f"--resnet_size is {resnet_size}"
+            )
+        return self
+
+
+def describe(prefix: str | Path) -> Description:
+    """Depth, class count, width and step, from names and shapes alone but for the step.
+
+    Raises CheckpointError for a checkpoint of something else.
+    """
+    checkpoint = read(prefix)
+    shapes = checkpoint.shapes
+    absent = [name for name in (kernel_name(STEM), DENSE_BIAS) if name not in shapes]
+    if absent:
+        raise CheckpointError(
+            f"{prefix} is not a checkpoint of this network: it has no {absent[0]}, "
+            f"but {some(shapes)}"
+        )
+    found = [match.groups() for match in map(_BLOCK_KERNEL.match, shapes) if match]
+    stages = [stage for stage, _ in found]
+    counts = tuple(stages.count(stage) for stage in sorted(set(stages)))
+    depths = [depth for depth, blocks in BLOCKS.items() if blocks == counts]
+    if not depths:
+        raise CheckpointError(f"{prefix} has {counts} blocks: none of the depths {list(BLOCKS)}")
+    return Description(
+        prefix=str(prefix),
+        resnet_size=depths[0],
+        class_num=shapes[DENSE_BIAS][0],
+        width=shapes[kernel_name(STEM)][-1],
+        step=int(checkpoint.tensor(GLOBAL_STEP)) if GLOBAL_STEP in shapes else None,
+        has_momentum=any(name.endswith(MOMENTUM) for name in shapes),
+        has_average=any(name.endswith(AVERAGE) for name in shapes),
+    )
+
+
+def restore(
+    prefix: str | Path,
+    variables: Mapping[str, tf.Variable],
+    skip: Sequence[str] = (),
+    average: bool = False,
+) -> Checkpoint:
+    """Assigns every tensor of a checkpoint to the variable of its name; returns the checkpoint.
+
+    Names that match a pattern in `skip` (`*` matches anything, `/` too) are left alone on both
+    sides. Nothing is assigned, and one CheckpointError lists all of them, when a variable is
+    missing from the checkpoint, a tensor has no variable, or shapes differ.
+    """
+    checkpoint = read(prefix, average)
+    wanted = {name: tuple(variables[name].shape) for name in _unskipped(variables, skip)}
+    held = {name: checkpoint.shapes[name] for name in _unskipped(checkpoint.shapes, skip)}
+    _compare(checkpoint.prefix, wanted, held)
+    values = {name: checkpoint.tensor(name) for name in wanted}
+    for name, value in values.items():
+        variables[name].assign(value.astype(variables[name].dtype.as_numpy_dtype, copy=False))
+    return checkpoint
+
+
+def _unskipped(names: Iterable[str], skip: Sequence[str]) -> list[str]:
+    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in skip)]
+
+
+def _compare(prefix: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
+    differ = [n for n in wanted if n in held and wanted[n] != held[n]]
+    if DENSE_BIAS in differ:
+        classes = held[DENSE_BIAS][0], wanted[DENSE_BIAS][0]
+        raise CheckpointError(_classes_differ(prefix, *classes))
+    shapes = [f"{n} {list(held[n])} instead of {list(wanted[n])}" for n in differ]
+    problems = {
+        "missing": [n for n in wanted if n not in held],
+        "extra": [n for n in held if n not in wanted],
+        "of another shape": shapes,
+    }
+    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise CheckpointError(f"checkpoint {prefix} does not fit: " + "; ".join(found))
+
+
+def _classes_differ(prefix: str, held: int, wanted: int) -> str:
+    return f"checkpoint {prefix} has {held} classes, --class_num is {wanted}"
+
+
+def find(path: str | Path) -> str:
+    """The prefix that `path` means: a prefix, one of a checkpoint's files, or a folder's latest.
+
+    Raises CheckpointError when there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        prefix = CheckpointFolder(path).latest()
+        if prefix is None:
+            raise CheckpointError(f"no checkpoint in folder {path}")
+        return prefix
+    prefix = _FILE_SUFFIX.sub("", str(path))
+    if _is_complete(prefix):
+        return prefix
+    beside = [p.name for p in files_of(prefix)] or "nothing of that name is there"
+    raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing ({beside})")
+
+
+def _is_complete(prefix: str | Path) -> bool:
+    return Path(f"{prefix}.index").is_file()
+
+
+class CheckpointFolder:
+    """The checkpoints `model.ckpt-STEP` of one run, and the file `checkpoint` that lists them.
+
+    `max_to_keep` 0 keeps all; files of another name are never deleted. Only the process that trains
+    may call `save`, which also removes what a run killed while saving has left.
+    """
+
+    def __init__(self, model_dir: str | Path, max_to_keep: int = 0) -> None:
+        self.model_dir, self.max_to_keep = Path(model_dir), max_to_keep
+
+    def all(self) -> list[str]:
+        """Prefixes of whole checkpoints, the most recently saved last.
+
+        Those the list file does not name (it is written after the checkpoint) go by their step.
+        """
+        names = {path.stem for path in self.model_dir.glob("*.index") if ".tmp-" not in path.name}
+        listed = [name for name in self._listed() if name in names]
+        unlisted = sorted(names.difference(listed), key=_step_of)
+        newer = [n for n in unlisted if listed and _step_of(n) > _step_of(listed[-1])]
+        older = [n for n in unlisted if n not in newer]
+        return [str(self.model_dir / name) for name in older + listed + newer]
+
+    def latest(self) -> str | None:
+        """Prefix of the most recently saved checkpoint, None when there is none."""
+        return next(reversed(self.all()), None)
+
+    def save(self, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+        """Saves `model.ckpt-{step}` (see `save`), lists it, deletes the oldest above the limit."""
+        self._remove_unfinished()
+        prefix = save(self.model_dir / f"{_OWN_NAME}{step}", tensors, meta)
+        everything = [other for other in self.all() if other != prefix] + [prefix]
+        own = [other for other in everything if Path(other).name.startswith(_OWN_NAME)]
+        surplus = own[: -self.max_to_keep] if self.max_to_keep else []
+        self._write_list([other for other in everything if other not in surplus])
+        for old in surplus:
+            remove(old)
+        return prefix
+
+    def _listed(self) -> list[str]:
+        state = tf.train.get_checkpoint_state(str(self.model_dir))
+        # The names alone: the folder may have moved since.
+        paths = [*state.all_model_checkpoint_paths, state.model_checkpoint_path] if state else []
+        return list(reversed(dict.fromkeys(Path(path).name for path in reversed(paths))))
+
+    def _write_list(self, prefixes: Sequence[str]) -> None:
+        names = [Path(prefix).name for prefix in prefixes]
+        lines = [f'model_checkpoint_path: "{names[-1]}"']
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+        temporary = self.model_dir / f"checkpoint.tmp-{os.getpid()}"
+        try:
+            temporary.write_text("\n".join(lines) + "\n")
+            os.replace(temporary, self.model_dir / "checkpoint")
+        except OSError as error:
+            raise CheckpointError(f"{self.model_dir}/checkpoint: {error}") from error
+
+    def _remove_unfinished(self) -> None:
+        whole = set(self.all())
+        for path in self.model_dir.glob(f"{_OWN_NAME}*"):
+            prefix = str(self.model_dir / _OWN_PREFIX.match(path.name)[0])
+            if prefix not in whole or ".tmp-" in path.name:
+                path.unlink(missing_ok=True)
+
+
+def _step_of(name: str) -> int:
+    digits = re.search(r"\d+$", name)
+    return int(digits[0]) if digits else -1
