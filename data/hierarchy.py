@@ -1,0 +1,254 @@
+"""The dictionary of classes and its semantic hierarchy (spec section 1); dictionaries of names.
+
+`dictionary_and_semantic_hierarchy.txt` has a header and then, a class a line, the tab-separated
+fields index, id, index of the parent (-1 for a root) and name. Indices count from 0 without a gap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+NO_PARENT = -1
+"""The parent of a root."""
+
+_INTEGER = re.compile(r"-?[0-9]+")
+_INDEX_AND_NAME = re.compile(r"([0-9]+)(?:\t| +)(\S.*)")
+_HIERARCHY_FIELDS = 4
+
+
+class HierarchyError(ValueError):
+    """A dictionary that cannot be used: names the file and the line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hierarchy:
+    """A forest of classes 0..C-1.
+
+    `parents` is int32 [C], NO_PARENT for a root; `ids` and `names` have C entries each.
+    """
+
+    parents: np.ndarray
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Hierarchy:
+        """The hierarchy of a dictionary file.
+
+        Raises:
+            HierarchyError: a malformed line, a repeated index or id, a gap in the indices, an
+                unknown parent, or a cycle; as `path:line: reason`.
+        """
+        lines: dict[int, int] = {}
+        ids: dict[str, int] = {}
+        classes = {}
+        for number, index, identity, parent, name in _hierarchy_lines(path):
+            where = f"{os.fspath(path)}:{number}"
+            if index in lines:
+                raise HierarchyError(f"{where}: class {index} is repeated (line {lines[index]})")
+            if identity in ids:
+                raise HierarchyError(f"{where}: id {identity} is repeated (line {ids[identity]})")
+            lines[index], ids[identity] = number, number
+            classes[index] = (parent, identity, name)
+        if not classes:
+            raise HierarchyError(f"{os.fspath(path)}: no class in it")
+        _check_range(path, lines, classes)
+        parents, identities, names = zip(*(classes[c] for c in range(len(classes))), strict=True)
+        hierarchy = cls(np.array(parents, np.int32), identities, names)
+        loop = hierarchy._cycle()
+        if loop:
+            chain = " -> ".join(map(str, loop))
+            where = f"{os.fspath(path)}:{lines[loop[0]]}"
+            raise HierarchyError(f"{where}: class {loop[0]} is its own ancestor ({chain})")
+        return hierarchy
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    def ancestors(self, class_index: int) -> list[int]:
+        """The parent of a class, its parent, and so on to the root."""
+        chain = []
+        parent = int(self.parents[class_index])
+        while parent != NO_PARENT:
+            chain.append(parent)
+            parent = int(self.parents[parent])
+        return chain
+
+    @cached_property
+    def depths(self) -> np.ndarray:
+        """int32 [C]: edges between each class and its root."""
+        depths = np.zeros(len(self), np.int32)
+        above = self.parents
+        while (above != NO_PARENT).any():
+            depths += above != NO_PARENT
+            above = self._parent_of(above)
+        return depths
+
+    @property
+    def roots(self) -> list[int]:
+        return np.flatnonzero(self.parents == NO_PARENT).tolist()
+
+    @cached_property
+    def closure(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each class with its ancestors, as rows of a sparse matrix.
+
+        Returns:
+            offsets int64 [C + 1] and members int32: the classes that class c implies, itself
+            first and then its ancestors upwards, are `members[offsets[c]:offsets[c + 1]]`.
+        """
+        offsets = np.concatenate([[0], np.cumsum(self.depths.astype(np.int64) + 1)])
+        members = np.empty(offsets[-1], np.int32)
+        above = np.arange(len(self), dtype=np.int32)
+        for level in range(int(self.depths.max()) + 1):
+            rows = np.flatnonzero(above != NO_PARENT)
+            members[offsets[rows] + level] = above[rows]
+            above = self._parent_of(above)
+        return offsets, members
+
+    def descendants(self, classes: Iterable[int]) -> np.ndarray:
+        """bool [C]: the given classes and everything below them."""
+        chosen = np.zeros(len(self), bool)
+        chosen[list(classes)] = True
+        offsets, members = self.closure
+        return np.logical_or.reduceat(chosen[members], offsets[:-1])
+
+    def on_one_path(self, a: int, b: int) -> bool:
+        """Whether one of two classes is the other, or an ancestor of the other."""
+        return a == b or a in self.ancestors(b) or b in self.ancestors(a)
+
+    def find(self, text: str) -> int:
+        """The class that a person means: by index, id, whole name, or one of a name's synonyms.
+
+        Raises:
+            HierarchyError: no class or several answer to it.
+        """
+        if _INTEGER.fullmatch(text):
+            if not 0 <= int(text) < len(self):
+                raise HierarchyError(f"class {text} is not in 0..{len(self) - 1}")
+            return int(text)
+        found = self._spellings.get(text.strip().casefold(), [])
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise HierarchyError(f"no class has the id or name {text!r}")
+        which = ", ".join(f"{c} ({self.ids[c]})" for c in found[:5])
+        raise HierarchyError(f"{text!r} names {len(found)} classes: {which}; give the index or id")
+
+    @cached_property
+    def index_of_id(self) -> dict[str, int]:
+        return {identity: c for c, identity in enumerate(self.ids)}
+
+    @cached_property
+    def _spellings(self) -> dict[str, list[int]]:
+        spellings: dict[str, list[int]] = {}
+        for c, (identity, name) in enumerate(zip(self.ids, self.names, strict=True)):
+            synonyms = {part.strip() for part in name.split(",")}
+            for text in {t.casefold() for t in {identity, name, *synonyms}}:
+                spellings.setdefault(text, []).append(c)
+        return spellings
+
+    def _parent_of(self, classes: np.ndarray) -> np.ndarray:
+        return np.where(classes == NO_PARENT, NO_PARENT, self.parents[classes])
+
+    def _cycle(self) -> list[int]:
+        """The classes of one cycle, the first one repeated at the end; empty if there is none."""
+        above = self.parents
+        for _ in range(len(self)):
+            if (above == NO_PARENT).all():
+                return []
+            above = self._parent_of(above)
+        start = int(above.max())  # as many steps up as there are classes end inside a cycle
+        loop = [start, int(self.parents[start])]
+        while loop[-1] != start:
+            loop.append(int(self.parents[loop[-1]]))
+        return loop
+
+
+def read_names(path: str | os.PathLike) -> list[str]:
+    """The names of a dictionary, by class index.
+
+    Reads a hierarchy, or lines `index<TAB>name` (more fields are passed over) as in
+    `data/imagenet2012_dictionary.txt`; a blank may stand for the tab.
+
+    Raises:
+        HierarchyError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
+    """
+    if _is_hierarchy(path):
+        return list(Hierarchy.read(path).names)
+    names: dict[int, str] = {}
+    number = 0
+    for number, line in _lines(path):
+        match = _INDEX_AND_NAME.fullmatch(line)
+        where = f"{os.fspath(path)}:{number}"
+        if not match:
+            raise HierarchyError(f"{where}: expected `index<TAB>name`, found {line[:60]!r}")
+        index = int(match[1])
+        if index in names:
+            raise HierarchyError(f"{where}: class {index} is repeated")
+        names[index] = match[2].split("\t")[0].strip()
+    if not names:
+        raise HierarchyError(f"{os.fspath(path)}: no class in it")
+    _check_gap(path, names)
+    return [names[c] for c in range(len(names))]
+
+
+def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines that are not empty."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise HierarchyError(f"{os.fspath(path)}: not UTF-8 ({error.reason})") from error
+
+
+def _is_hierarchy(path: str | os.PathLike) -> bool:
+    for _, line in _lines(path):
+        fields = line.split("\t")
+        if _INTEGER.fullmatch(fields[0]):
+            return len(fields) >= _HIERARCHY_FIELDS and bool(_INTEGER.fullmatch(fields[2]))
+    return False
+
+
+def _hierarchy_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, str, int, str]]:
+    """(line, index, id, parent, name) of each class; the header, if any, is passed over."""
+    first = True
+    for number, line in _lines(path):
+        fields = [field.strip() for field in line.split("\t", _HIERARCHY_FIELDS - 1)]
+        header = first and not _INTEGER.fullmatch(fields[0])
+        first = False
+        if header:
+            continue
+        where = f"{os.fspath(path)}:{number}"
+        if len(fields) < _HIERARCHY_FIELDS:
+            raise HierarchyError(
+                f"{where}: {len(fields)} tab-separated fields, expected index, id, parent and name"
+            )
+        for field, what in ((fields[0], "index"), (fields[2], "parent")):
+            if not _INTEGER.fullmatch(field):
+                raise HierarchyError(f"{where}: the {what} {field[:60]!r} is not an integer")
+        yield number, int(fields[0]), fields[1], int(fields[2]), fields[3]
+
+
+def _check_range(path: str | os.PathLike, lines: dict[int, int], classes: dict) -> None:
+    _check_gap(path, classes)
+    for index, (parent, _, _) in classes.items():
+        if parent != NO_PARENT and parent not in classes:
+            where = f"{os.fspath(path)}:{lines[index]}"
+            raise HierarchyError(f"{where}: class {index} has the unknown parent {parent}")
+
+
+def _check_gap(path: str | os.PathLike, classes: dict) -> None:
+    if min(classes) < 0 or max(classes) >= len(classes):
+        missing = next((c for c in range(len(classes)) if c not in classes), None)
+        raise HierarchyError(
+            f"{os.fspath(path)}: indices {min(classes)}..{max(classes)} for {len(classes)} classes;"
+            f" they must count from 0 without a gap, and {missing} is missing"
+        )
