@@ -86,19 +86,42 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_boolean("recompute", False, "recompute activations in the backward pass: less memory")
 
-# Multi-label loss (pretraining). The numbers of the class weights are the released code's.
+# Multi-label loss (pretraining). Weights count consecutive batches; see docs/architecture.md.
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
 flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
+flags.DEFINE_float("positive_weight", 12.0, "times that a positive label counts", 0.0)
+flags.DEFINE_float("positive_offset", 0.01, "added to the count of positive batches", 0.0)
+flags.DEFINE_float("negative_offset", 8.0, "added to the count of negative batches", 0.0)
+flags.DEFINE_float("counter_scale", 10.0, "divisor of the counts inside the logarithm", 0.0)
+flags.DEFINE_float("positive_floor", 0.01, "least weight of a positive class", 0.0)
+flags.DEFINE_float("negative_cutoff", 0.01, "weight up to which a negative class gets the floor", 0)
+flags.DEFINE_float("negative_floor", 0.001, "that floor; the paper's formula has 0.01", 0.0)
+flags.DEFINE_enum(
+    "loss_statistics",
+    "global",
+    ["global", "local"],
+    "whose labels make a class positive: those of all workers, or each worker's own",
+)
 
 # Optimisation.
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
 flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
+flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: any", 0.0)
 flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
 flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
 flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
 
 # Learning rate.
+flags.DEFINE_enum(
+    "lr_policy",
+    "pretraining",
+    ["pretraining", "staircase", "cosine", "polynomial", "constant"],
+    "pretraining: exponential warm-up, then --lr with up to four decays; others warm up linearly",
+)
+flags.DEFINE_integer("reference_batch", 0, "images a step that --lr is for; 0: any number", 0)
+flags.DEFINE_float("lr_end", 0.0, "learning rate at the end of cosine and polynomial", 0.0)
+flags.DEFINE_float("lr_power", 1.0, "exponent of the polynomial policy", 0.0)
 flags.DEFINE_float("lr", 0.1, "learning rate after the warm-up", lower_bound=0.0)
 flags.DEFINE_integer("lr_decay_step", 0, "steps between decays; 0: none", lower_bound=0)
 flags.DEFINE_float("lr_decay_factor", 0.1, "factor of each decay", lower_bound=0.0)
@@ -113,6 +136,8 @@ flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool
 # Devices.
 flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each", 1, 1)
 flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
+flags.DEFINE_boolean("xla", False, "compile clusters of operations with XLA; for GPUs")
+flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
 flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
 
 # Inference.

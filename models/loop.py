@@ -85,7 +85,7 @@ def train(
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {step}: lower --lr or its warm-up; the checkpoints in "
-                f"{checkpoints.folder} are from before"
+                f"{checkpoints.model_dir} are from before"
             )
         step += 1
         last = step == options.max_iter or interrupt.signal

@@ -1,0 +1,51 @@
+"""The devices of a process: which it sees, how many threads, how exactly they repeat."""
+
+import dataclasses
+
+import tensorflow as tf
+
+
+class DeviceError(ValueError):
+    """Devices that were asked for and are not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions:
+    """The fields are the flags of the same name."""
+
+    visiable_gpu: str = "0"
+    threads: int = 0
+    deterministic: bool = False
+    xla: bool = False
+    random_seed: int = 1234
+
+    def apply(self, local_rank: int = 0, several_processes: bool = False) -> None:
+        """Sets this process up; before TensorFlow has run anything.
+
+        Alone, a process takes the first GPU of `visiable_gpu`. Among several, the process with
+        `local_rank` k takes the k-th GPU of the machine, as the launcher shows them.
+        """
+        gpus = tf.config.list_physical_devices("GPU")
+        if gpus:
+            # Horovod: one process, one GPU.
+            index = local_rank if several_processes else self._first_gpu()
+            if index >= len(gpus):
+                raise DeviceError(
+                    f"GPU {index} was asked for and {len(gpus)} are seen: see --visiable_gpu, and "
+                    "start one process a GPU"
+                )
+            tf.config.set_visible_devices(gpus[index], "GPU")
+            tf.config.experimental.set_memory_growth(gpus[index], True)
+        if self.threads:
+            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
+        if self.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        if self.xla:
+            tf.config.optimizer.set_jit("autoclustering")
+        tf.random.set_seed(self.random_seed)
+
+    def _first_gpu(self) -> int:
+        first = self.visiable_gpu.split(",")[0].strip()
+        if not first.isdigit():
+            raise DeviceError(f"--visiable_gpu={self.visiable_gpu}: use indices such as 0 or 0,1")
+        return int(first)

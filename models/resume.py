@@ -1,0 +1,55 @@
+"""Where a run's variables come from."""
+
+from collections.abc import Sequence
+
+from absl import logging
+
+from models import checkpoint
+from models.checkpoint import CheckpointFolder
+from models.trainer import Trainer
+from models.workers import Workers
+
+
+def restore_or_start(
+    trainer: Trainer,
+    checkpoints: CheckpointFolder,
+    workers: Workers,
+    pretrain_ckpt: str | None = None,
+    skip: Sequence[str] = (),
+    must_resume: bool = False,
+) -> None:
+    """Gives every worker the same variables, from the first of these that exists.
+
+    1. The latest checkpoint of the run's own folder: a resume, of every variable.
+    2. `pretrain_ckpt`: the network's variables but those whose names match `skip`.
+    3. The initial values.
+
+    Raises:
+      CheckpointError: a checkpoint does not fit, or `must_resume` and the folder has none.
+    """
+    if workers.rank == 0:
+        latest = checkpoints.latest()
+        if latest:
+            resume(trainer, latest)
+        elif must_resume:
+            raise checkpoint.CheckpointError(
+                f"--restore: there is no checkpoint in --model_dir {checkpoints.model_dir}"
+            )
+        elif pretrain_ckpt:
+            start_from(trainer, checkpoint.find(pretrain_ckpt), skip)
+    everything = {**trainer.variables_by_name(), **trainer.progress()}
+    workers.broadcast(everything.values())  # Horovod: rank 0 alone reads checkpoints.
+
+
+def resume(trainer: Trainer, prefix: str) -> None:
+    """Takes up a run where its checkpoint left it."""
+    meta = checkpoint.restore(prefix, trainer.variables_by_name()).meta()
+    trainer.set_progress(meta.get("progress", {}))
+    logging.info("resuming %s at step %d", prefix, int(trainer.global_step.numpy()))
+
+
+def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:
+    """Takes the network's weights alone; the step, momentum and counters begin anew."""
+    weights = trainer.network.variables_by_name()
+    checkpoint.restore(prefix, weights, (*skip, *checkpoint.TRAINING_STATE))
+    logging.info("weights from %s%s", prefix, f", but not {', '.join(skip)}" if skip else "")
