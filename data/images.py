@@ -1,0 +1,235 @@
+"""Pictures from untrusted bytes: decoded as a viewer shows them, under limits, and made JPEG.
+
+Pillow does the decoding. Everything that its plugins raise on hostile bytes becomes `ImageError`.
+Colour profiles are ignored, as the released code did.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+MAX_BYTES = 256 << 20
+"""Largest file that is looked at; the largest Flickr originals have about 50 MiB."""
+
+MAX_PIXELS = 89_478_485
+"""Default limit against decompression bombs: Pillow's own warning level (256 MiB of RGB).
+Pillow refuses twice as many whatever the caller says."""
+
+JPEG_QUALITY = 95
+"""Of pictures that must be encoded again."""
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+_JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more pictures behind it MPO
+
+_Turn = Image.Transpose
+_UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """Bytes that are not a whole, decodable picture within the limits.
+
+    `kind` is one of a few words to count by: empty, not_an_image, truncated, too_large, corrupt.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Probe(NamedTuple):
+    """Format by Pillow's name; width and height in pixels, as stored (before any EXIF turn)."""
+
+    format: str
+    width: int
+    height: int
+
+
+class Jpeg(NamedTuple):
+    """A JPEG file's bytes with its stored width and height in pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
+    """Format and size from the header alone; the rest of the bytes is not looked at.
+
+    Raises:
+        ImageError: not a picture of a known format, or over the limits.
+    """
+    return _probe(_open(data, max_pixels))
+
+
+def whole(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
+    """Checks that the picture is complete: a truncated or undecodable one is refused.
+
+    A JPEG's entropy-coded data are read to the end; only an eighth of the size is reconstructed,
+    because the remaining arithmetic cannot fail.
+
+    Raises:
+        ImageError: as `probe`, and what decoding finds.
+    """
+    return _check(_open(data, max_pixels))
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as a viewer shows it, as 8-bit RGB.
+
+    The first frame of an animation, upright by its EXIF orientation, transparency over white,
+    16 bits scaled to 8, CMYK and greyscale converted.
+
+    Raises:
+        ImageError: as `whole`.
+    """
+    picture = _open(data, max_pixels)
+    _load(picture)
+    turn = _orientation(picture)  # after loading, which already turns a TIFF
+    return _upright(_rgb(picture), turn)
+
+
+def to_jpeg(
+    data: bytes,
+    short_side: int | None = None,
+    quality: int = JPEG_QUALITY,
+    orientation: Literal["apply", "keep"] = "apply",
+    max_pixels: int = MAX_PIXELS,
+) -> Jpeg:
+    """The picture as an RGB JPEG; one that needs nothing is checked and kept byte for byte.
+
+    Args:
+        short_side: shrink so that the shorter side has this many pixels, the longer one in
+            proportion, truncated (antialiased; smaller pictures stay as they are).
+        quality: of JPEGs that have to be encoded.
+        orientation: `apply` turns the picture upright; `keep` leaves it as stored, and its EXIF
+            orientation with it.
+
+    Raises:
+        ImageError: as `whole`.
+    """
+    picture = _open(data, max_pixels)
+    shrunk = _shrunk_size(picture.size, short_side)
+    is_rgb_jpeg = picture.format in _JPEG_FORMATS and picture.mode == "RGB"
+    if is_rgb_jpeg and shrunk is None and (orientation == "keep" or _orientation(picture) == 1):
+        found = _check(picture)
+        return Jpeg(data, found.width, found.height)
+    if shrunk is not None:
+        # A JPEG decodes at 1/2, 1/4, 1/8 of its size; twice the target keeps the filter's quality.
+        picture.draft(None, (2 * shrunk[0], 2 * shrunk[1]))
+    _load(picture)
+    turn = _orientation(picture)
+    image = _rgb(picture)
+    if shrunk is not None:
+        image = image.resize(shrunk, Image.Resampling.HAMMING, reducing_gap=2.0)
+    if orientation == "apply":
+        return _encoded(_upright(image, turn), quality)
+    return _encoded(image, quality, turn)
+
+
+def _encoded(image: Image.Image, quality: int, turn: int = 1) -> Jpeg:
+    exif = Image.Exif()
+    if turn != 1:
+        exif[ExifTags.Base.Orientation] = turn
+    buffer = io.BytesIO()
+    with _refusals("too_large"):  # a JPEG's sides have at most 65,500 pixels
+        image.save(buffer, "JPEG", quality=quality, exif=exif)
+    return Jpeg(buffer.getvalue(), *image.size)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise ImageError("empty", "the file is empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are accepted")
+    with _refusals("not_an_image"):
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ImageError("corrupt", f"{width} x {height} pixels")
+    if width * height > max_pixels:
+        raise ImageError("too_large", f"{width} x {height} is more than {max_pixels} pixels")
+    return picture
+
+
+def _probe(picture: Image.Image) -> Probe:
+    format_name = "JPEG" if picture.format in _JPEG_FORMATS else picture.format
+    return Probe(format_name, *picture.size)
+
+
+def _check(picture: Image.Image) -> Probe:
+    found = _probe(picture)
+    picture.draft("L", (1, 1))
+    _load(picture)
+    return found
+
+
+def _load(picture: Image.Image) -> None:
+    with _refusals("corrupt"):
+        picture.load()
+
+
+@contextmanager
+def _refusals(kind: str) -> Iterator[None]:
+    """Turns whatever Pillow raises into an ImageError of one line."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from error
+    except Exception as error:  # a plugin raises anything at all on hostile bytes
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise ImageError("not_an_image", "not a picture of a known format") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError("truncated" if "truncated" in message else kind, message) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF data are broken."""
+    try:
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in `_refusals`; a viewer shows such a picture as stored
+        return 1
+    return turn if turn in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image if turn == 1 else image.transpose(_UPRIGHT[turn])
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """8-bit RGB of a loaded picture of any mode."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "F":
+        raise ImageError("not_an_image", "floating-point pixels have no defined brightness")
+    with _refusals("corrupt"):
+        if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            wide = np.clip(np.asarray(picture), 0, 0xFFFF)
+            return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            return Image.alpha_composite(white, picture).convert("RGB")
+        return picture.convert("RGB")
+
+
+def _shrunk_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int] | None:
+    """(width, height) with the given short side, or None if the picture is small enough."""
+    short = min(size)
+    if short_side is None or short <= short_side:
+        return None
+    width, height = size
+    return width * short_side // short, height * short_side // short
