@@ -12,6 +12,7 @@ TENSORFLOW = "2.18.1"
 
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
+    "google-crc32c>=1.5,<2",
     "numpy==2.0.2",
     "pillow>=12,<14",
     "requests>=2.32,<3",
@@ -45,7 +46,6 @@ EXTRAS = {
         "safetensors>=0.4,<1",
     ],
     "test": [
-        "google-crc32c>=1.5,<2",
         "hypothesis>=6.100,<7",
         "psutil>=6,<8",
         "pytest>=8,<10",

@@ -1,0 +1,178 @@
+"""Pictures and pages written for people: plots, contact sheets, HTML."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_INCHES = (5.5, 4.0)
+PLOT_DPI = 120
+SHEET_MARGIN = 8
+CAPTION_SIZE = 13
+INK, PAPER, GOOD, BAD = "#222222", "#ffffff", "#1a7f37", "#b3261e"
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+  body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; }}
+  body {{ padding: 0 1rem; }}
+  table {{ border-collapse: collapse; }}
+  th, td {{ padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd; }}
+  td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+  figure {{ display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; }}
+  figcaption {{ font-size: 13px; white-space: pre-line; }}
+  img {{ max-width: 100%; }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+class PageError(ValueError):
+    """A picture cannot be drawn."""
+
+
+class Tile(NamedTuple):
+    """One picture of a contact sheet; `good` colours its caption: right, wrong, or neither."""
+
+    image: Image.Image
+    caption: str
+    good: bool | None = None
+
+
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file at once: a reader finds the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def panels(count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` plots side by side, and their axes in reading order.
+
+    Raises:
+        PageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PageError('plots need matplotlib: pip install -e ".[demo]"') from error
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes[:count]
+
+
+def write_figure(path: str | os.PathLike, figure: Figure) -> None:
+    """Writes a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PLOT_DPI)
+    write_file(path, buffer.getvalue())
+
+
+def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
+    """All tiles in a grid, each picture fitted into side x side pixels above its caption.
+
+    Raises:
+        PageError: there is no tile.
+    """
+    if not tiles:
+        raise PageError("a contact sheet needs at least one picture")
+    font = ImageFont.load_default(CAPTION_SIZE)
+    lines = max(tile.caption.count("\n") + 1 for tile in tiles)
+    line_height = round(CAPTION_SIZE * 1.3)
+    cell_width, cell_height = side + SHEET_MARGIN, side + lines * line_height + 2 * SHEET_MARGIN
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    size = (columns * cell_width + SHEET_MARGIN, rows * cell_height + SHEET_MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        x, y = SHEET_MARGIN + column * cell_width, SHEET_MARGIN + row * cell_height
+        sheet.paste(_fitted(tile.image, side), (x, y))
+        colour = INK if tile.good is None else GOOD if tile.good else BAD
+        for number, line in enumerate(tile.caption.split("\n")):
+            text = _shortened(line, font, side)
+            draw.text((x, y + side + 2 + number * line_height), text, fill=colour, font=font)
+    return sheet
+
+
+def write_image(path: str | os.PathLike, image: Image.Image) -> None:
+    """Writes a picture as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    write_file(path, buffer.getvalue())
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """The picture on a square of paper, as large as fits; small ones keep their hard pixels."""
+    scale = side / max(image.size)
+    size = tuple(max(1, round(length * scale)) for length in image.size)
+    method = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
+    square = Image.new("RGB", (side, side), PAPER)
+    offset = ((side - size[0]) // 2, (side - size[1]) // 2)
+    square.paste(image.convert("RGB").resize(size, method), offset)
+    return square
+
+
+def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "...") > width:
+        line = line[:-1]
+    return line + "..."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """An HTML table; numbers are right-aligned, text is escaped."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f'<td class="number">{value:.4g}</td>'
+    if isinstance(value, int):
+        return f'<td class="number">{value:,}</td>'
+    return f"<td>{html.escape(str(value))}</td>"
+
+
+def figure(source: str, caption: str, width: int | None = None) -> str:
+    """An HTML figure; `source` is the picture's address as seen from the page."""
+    size = f' width="{width}"' if width else ""
+    picture = f'<img src="{html.escape(source)}"{size} alt="" loading="lazy">'
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
+    """An HTML page without outside parts, of (heading, HTML) sections."""
+    body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n{text}" for heading, text in sections)
+    return PAGE.format(title=html.escape(title), body=body)
