@@ -28,7 +28,8 @@ from data.hierarchy import Hierarchy
 from data.lists import Row, format_row
 from data.pages import write_file
 
-IMAGE_SIDE = 32
+IMAGE_SIDE = 40
+MARGIN = 1  # of paper around the 8 x 8 values, which a crop may take away
 JPEG_QUALITY = 95
 LARGEST_VALUE = 16  # scikit-learn's pixels count the ink in a 4 x 4 block
 FIRST_HELD_OUT = 1415
@@ -65,7 +66,7 @@ def dictionary() -> str:
 
 def to_jpeg(pixels: np.ndarray) -> bytes:
     """A digit float [8, 8] with values 0 (paper) to 16 (ink) as a JPEG picture, dark on light."""
-    grey = np.round(255 - pixels * (255 / LARGEST_VALUE)).astype(np.uint8)
+    grey = np.round(255 - np.pad(pixels, MARGIN) * (255 / LARGEST_VALUE)).astype(np.uint8)
     picture = Image.fromarray(grey).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
