@@ -36,6 +36,7 @@ __all__ = [
     "RecordWriter",
     "decode_example",
     "encode_example",
+    "framing",
     "kind_of",
     "read_index",
     "read_record",
@@ -68,6 +69,12 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def framing(payload: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after the payload of a record in a file."""
+    length = struct.pack("<Q", len(payload))
+    return length + _CRC.pack(_masked_crc(length)), _CRC.pack(_masked_crc(payload))
+
+
 class RecordWriter:
     """Writes `path` and `path.idx`; both appear under their names when the block ends well.
 
@@ -86,10 +93,10 @@ class RecordWriter:
 
     def write(self, payload: bytes) -> None:
         """Append one record, normally of `encode_example`."""
-        length = struct.pack("<Q", len(payload))
-        self._file.write(length + _CRC.pack(_masked_crc(length)))
+        before, after = framing(payload)
+        self._file.write(before)
         self._file.write(payload)
-        self._file.write(_CRC.pack(_masked_crc(payload)))
+        self._file.write(after)
         self._sizes.append(len(payload) + FRAMING_BYTES)
         self.count += 1
 
