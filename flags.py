@@ -130,7 +130,29 @@ flags.DEFINE_float("lr_warmup", 0.1, "learning rate at step 0 of the warm-up", l
 flags.DEFINE_integer("lr_warmup_decay_step", 4400, "steps between warm-up raises", lower_bound=1)
 flags.DEFINE_float("lr_warmup_decay_factor", 1.414, "factor of each warm-up raise", lower_bound=0.0)
 
-# Finetuning.
+# Finetuning, and what peers offer; off by default, so that the recipes stay the released ones.
+flags.DEFINE_enum(
+    "loss",
+    "softmax",
+    ["softmax", "multi_label", "bce", "asymmetric"],
+    "finetune.py: softmax for one label an image; the others for several: the pretraining loss, "
+    "sigmoid cross-entropy, or the asymmetric loss (arXiv 2009.14119)",
+)
+flags.DEFINE_list("trainable", [], "patterns (stages_3_*, logits/*) of the variables trained; all")
+flags.DEFINE_boolean(
+    "freeze_batch_norm", False, "normalise by the moving statistics, and keep them"
+)
+flags.DEFINE_float("bn_decay_share", 0.1, "finetune.py: share of the decay on gamma and beta", 0.0)
+flags.DEFINE_float("head_rate", 1.0, "factor of the learning rate of the logits layer", 0.0)
+flags.DEFINE_float("body_rate", 1.0, "factor of the learning rate below it", 0.0)
+flags.DEFINE_float("label_smoothing", 0.0, "share of a softmax target spread evenly", 0.0, 1.0)
+flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
+flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
+flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
+flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
+flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 0: none", 0.0, 1.0)
+flags.DEFINE_string("best_metric", None, "metric by which the best checkpoint is kept in best/")
+flags.DEFINE_integer("patience", 0, "evaluations without a better one until the end; 0: any", 0)
 flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 
 # Devices.
@@ -163,13 +185,17 @@ def as_dict() -> dict[str, Any]:
     return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], **defaults: Any) -> None:
     """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
+
+    `defaults` are the script's own where they differ from the ones defined here.
 
     The project's own error classes, and files that are missing or refuse access, are a user's
     mistakes; whatever else is raised keeps its traceback.
     """
     flags.adopt_module_key_flags(sys.modules[__name__])
+    for name, value in defaults.items():
+        FLAGS.set_default(name, value)
     app.run(lambda argv: _run_checked(main, argv))
 
 

@@ -3,7 +3,9 @@
 Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -12,11 +14,14 @@ import flags
 from data.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.preprocessing import Augmentation
 from models import checkpoint, loop, resume, workers
+from models.best import Best
+from models.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.losses import MultiLabelOptions
 from models.metrics import MultiLabelEvaluator
-from models.objectives import MultiLabelObjective
-from models.optimizers import Optimizer, OptimizerOptions
+from models.mixup import Mixup
+from models.objectives import MultiLabelObjective, Objective
+from models.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.resnet import ResNet
 from models.schedules import ScheduleOptions, make_schedule
 from models.trainer import Trainer
@@ -26,14 +31,17 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    objective = MultiLabelObjective(
-        FLAGS.class_num, flags.fill(MultiLabelOptions), FLAGS.random_seed
-    )
-    return fit(objective, lambda: MultiLabelEvaluator(FLAGS.class_num))
+    return fit(make_objective, lambda: MultiLabelEvaluator(FLAGS.class_num))
+
+
+def make_objective() -> MultiLabelObjective:
+    """The pretraining loss with the numbers of the flags."""
+    options = flags.fill(MultiLabelOptions)
+    return MultiLabelObjective(FLAGS.class_num, options, FLAGS.random_seed)
 
 
 def fit(
-    objective: Any,
+    make_objective: Callable[[], Objective],
     make_evaluator: Callable[[], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
@@ -42,6 +50,7 @@ def fit(
     """Trains as the flags say; what pretraining and finetuning have in common.
 
     Args:
+      make_objective: makes the loss, after the devices are set up.
       make_evaluator: makes an empty accumulator of the metrics on --val_dir.
       trains: tells by a variable's checkpoint name whether it is trained.
       skip: patterns of variables that are not taken from --pretrain_ckpt.
@@ -52,31 +61,42 @@ def fit(
     """
     job = workers.start(FLAGS.compression)  # Horovod: join the other processes, if any.
     flags.fill(DeviceOptions).apply(job.local_rank, job.size > 1)  # Horovod: a GPU each.
-    source = TrainingInput(
-        flags.fill(InputOptions), flags.fill(Augmentation), job.rank, job.size
-    )  # Horovod: a share of the records each.
-    network = ResNet(
-        FLAGS.resnet_size,
-        FLAGS.class_num,
-        width=FLAGS.width,
-        data_format=FLAGS.data_format,
-        batch_norm_decay=FLAGS.batch_norm_decay,
-        batch_norm_epsilon=FLAGS.batch_norm_epsilon,
-        compute_dtype=FLAGS.precision,
-        seed=FLAGS.random_seed,
-        recompute=FLAGS.recompute,
-    )
+    records = flags.fill(InputOptions)
+    # Horovod: each worker reads its own share of the records.
+    source = TrainingInput(records, flags.fill(Augmentation), job.rank, job.size)
+    network, objective = make_network(), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
     optimizer = Optimizer(trainable, flags.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
-    trainer = Trainer(network, objective, optimizer, job, FLAGS.accumulate_steps)
-    checkpoints = checkpoint.CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
+    average = (
+        WeightAverage(network.variables_by_name(), FLAGS.ema_decay) if FLAGS.ema_decay else None
+    )
+    mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
+    best = make_best()
+    trainer = Trainer(
+        network,
+        objective,
+        optimizer,
+        job,
+        FLAGS.accumulate_steps,
+        average,
+        mixup,
+        best.progress() if best else None,
+    )
+    checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
     resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, FLAGS.restore)
-    evaluate = make_validation(network, objective, make_evaluator, job)
+    evaluate = None
+    if FLAGS.val_dir is not None:
+        # Horovod: each worker evaluates its own share of the records.
+        held_out = EvaluationInput(
+            dataclasses.replace(records, data_dir=FLAGS.val_dir), job.rank, job.size
+        )
+        evaluate = Validation(
+            network, objective.probabilities, held_out.batches, make_evaluator, average
+        )
     if FLAGS.mode == "val":
-        logging.info("%s", evaluate())
-        return 0
+        return show(evaluate)
     global_batch = FLAGS.batch_size * FLAGS.accumulate_steps * job.size
-    _log_arithmetic(job, source.records, global_batch)
+    log_arithmetic(job, source.records, global_batch)
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
@@ -87,22 +107,47 @@ def fit(
         evaluate,
         {"flags": flags.as_dict(), "versions": checkpoint.versions(), "workers": job.size},
         FLAGS.accumulate_steps,
+        best,
     )
 
 
-def make_validation(
-    network: ResNet, objective: Any, make_evaluator: Callable[[], Any], job: workers.Workers
-) -> Validation | None:
-    """The evaluation on --val_dir, or None without it."""
-    if FLAGS.val_dir is None:
+def make_network() -> ResNet:
+    """The network of the flags, with its initial values."""
+    return ResNet(
+        FLAGS.resnet_size,
+        FLAGS.class_num,
+        width=FLAGS.width,
+        data_format=FLAGS.data_format,
+        batch_norm_decay=FLAGS.batch_norm_decay,
+        batch_norm_epsilon=FLAGS.batch_norm_epsilon,
+        compute_dtype=FLAGS.precision,
+        seed=FLAGS.random_seed,
+        freeze_batch_norm=FLAGS.freeze_batch_norm,
+        recompute=FLAGS.recompute,
+    )
+
+
+def make_best() -> Best | None:
+    """What keeps the best checkpoint, in the folder best/ of --model_dir, if that is asked for."""
+    if not FLAGS.best_metric:
         return None
-    held_out = EvaluationInput(
-        flags.fill(InputOptions, data_dir=FLAGS.val_dir), job.rank, job.size
-    )  # Horovod: a share of the records each.
-    return Validation(network, objective.probabilities, held_out.batches, make_evaluator, job)
+    if not FLAGS.val_dir:
+        raise loop.TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
+    folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
+    return Best(FLAGS.best_metric, FLAGS.patience, folder)
 
 
-def _log_arithmetic(job: workers.Workers, records: int, global_batch: int) -> None:
+def show(evaluate: Validation | None) -> int:
+    """Prints the metrics of the present weights, one a line."""
+    if evaluate is None:
+        raise loop.TrainingError("--mode=val needs --val_dir")
+    for name, value in evaluate().items():
+        print(f"{name}: {value:.6f}")
+    return 0
+
+
+def log_arithmetic(job: workers.Workers, records: int, global_batch: int) -> None:
+    """Logs how workers, micro-batches and records make up steps and epochs."""
     if job.rank == 0:
         logging.info(
             "%d worker(s) x %d micro-batch(es) x %d images = %d images a step; "

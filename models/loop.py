@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.best import Best
 from models.checkpoint import CheckpointFolder
 from models.recorder import Meter, Recorder, clock, peak_memory_bytes
 from models.trainer import Trainer
@@ -54,6 +55,7 @@ def train(
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
     accumulate_steps: int = 1,
+    best: Best | None = None,
 ) -> int:
     """Trains from the trainer's step to `max_iter`; a resumed run has no path of its own.
 
@@ -61,6 +63,7 @@ def train(
       batches: endless micro-batches, beginning at the trainer's position.
       evaluate: metrics of the present weights; called by all workers.
       meta: flags and versions, stored beside each checkpoint.
+      best: keeps the best of the evaluated checkpoints, and may end the run early.
 
     Returns:
       0, or 128 + the number of the signal that stopped the run after a checkpoint.
@@ -72,7 +75,7 @@ def train(
     step = int(trainer.global_step.numpy())
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
     meter = None
-    while step < options.max_iter and not interrupt.signal:
+    while step < options.max_iter and not interrupt.signal and not (best and best.exhausted):
         micro_batches = [next(batches) for _ in range(accumulate_steps)]
         if meter is None:
             recorder.images(step, micro_batches[0].images)
@@ -92,7 +95,10 @@ def train(
         if step % options.log_interval == 0 or last:
             _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
         if evaluate and (last or (options.eval_interval and step % options.eval_interval == 0)):
-            _evaluate(recorder, step, evaluate)
+            metrics = _evaluate(recorder, step, evaluate)
+            if best and best.observe(metrics):
+                save(trainer, best.checkpoints, workers, meta or {})
+            last = last or bool(best and best.exhausted)
         if step % options.snapshot == 0 or last:
             save(trainer, checkpoints, workers, meta or {})
         meter.restart()

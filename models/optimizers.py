@@ -5,7 +5,8 @@ Variables are known by their checkpoint names, never by `tf.Variable.name`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -151,3 +152,19 @@ class WeightAverage:
         for name, variable in self.variables.items():
             average = self.slots[name + AVERAGE_SLOT]
             average.assign_sub(rest * (average - variable))
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the variables hold their averages; afterwards their own values again."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, variable in self.variables.items():
+            average = self.slots[name + AVERAGE_SLOT]
+            kept = variable.numpy()
+            variable.assign(average)
+            average.assign(kept)

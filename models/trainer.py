@@ -19,6 +19,8 @@ class Trainer(tf.Module):
 
     Args:
       average: optional `WeightAverage`, moved after every step.
+      mixup: optional `Mixup` of each micro-batch.
+      extra_progress: further single numbers that belong to a resume.
 
     Attributes:
       global_step: optimizer steps done, int64; stored in checkpoints under this name.
@@ -33,12 +35,15 @@ class Trainer(tf.Module):
         workers: Any,
         accumulate_steps: int = 1,
         average: Any | None = None,
+        mixup: Any | None = None,
+        extra_progress: Mapping[str, tf.Variable] | None = None,
     ) -> None:
         super().__init__("trainer")
         self.network, self.objective, self.optimizer = network, objective, optimizer
         self._workers = workers
         self._accumulate_steps = accumulate_steps
-        self._average = average
+        self._average, self._mixup = average, mixup
+        self._extra_progress = dict(extra_progress or {})
         self._trainable = list(optimizer.trainable.values())
         self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -67,6 +72,7 @@ class Trainer(tf.Module):
             "position": self.position,
             "loss_scale": self.loss_scale,
             "steps_since_overflow": self.steps_since_overflow,
+            **self._extra_progress,
         }
 
     def set_progress(self, values: Mapping[str, float]) -> None:
@@ -130,6 +136,8 @@ class Trainer(tf.Module):
         self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The micro-batch's loss and its gradients, these still times the loss scale."""
+        if self._mixup:
+            images, index, value = self._mixup(images, index, value, self.global_step)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trainable)
             logits = self.network(images, training=True)

@@ -5,15 +5,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.workers import Workers
-
 
 class Validation:
     """Callable that evaluates a network; the records are read anew at every call.
 
     Args:
       batches: makes a finite iterable of padded batches, of one length on every worker.
-      evaluator: makes an empty accumulator with `update`, `merge` and `result`.
+      evaluator: makes an empty accumulator with `update` and `result`.
+      average: optional `WeightAverage`, evaluated beside the weights, as `ema_...`.
     """
 
     def __init__(
@@ -22,12 +21,19 @@ class Validation:
         probabilities: Callable[[tf.Tensor], tf.Tensor],
         batches: Callable[[], Iterable[Any]],
         evaluator: Callable[[], Any],
-        workers: Workers,
+        average: Any | None = None,
     ) -> None:
         self._network, self._probabilities = network, probabilities
-        self._batches, self._evaluator, self._workers = batches, evaluator, workers
+        self._batches, self._evaluator, self._average = batches, evaluator, average
 
     def __call__(self) -> dict[str, float]:
+        metrics = self._measure()
+        if self._average:
+            with self._average.in_place():
+                metrics |= {f"ema_{name}": value for name, value in self._measure().items()}
+        return metrics
+
+    def _measure(self) -> dict[str, float]:
         evaluator = self._evaluator()
         for batch in self._batches():
             scores = self._scores(batch.images).numpy()

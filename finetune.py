@@ -1,0 +1,56 @@
+"""Adapts a network to other data, single label or multi-label; see example/finetune.sh.
+
+Shares its run with train.py; as released, it restores all but the logits, decays batch norm by a
+tenth, and crops down to 5 % of an image.
+"""
+
+import fnmatch
+from collections.abc import Callable
+
+import flags
+import train
+from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
+from models.objectives import (
+    AsymmetricLossObjective,
+    Objective,
+    SoftmaxObjective,
+    WeightedBCEObjective,
+)
+
+FLAGS = flags.FLAGS
+# What `FixBlock2` of the released code leaves to train.
+FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
+
+
+def main() -> int:
+    single = FLAGS.loss == "softmax"
+    evaluator = SingleLabelEvaluator if single else MultiLabelEvaluator
+    return train.fit(
+        make_objective,
+        lambda: evaluator(FLAGS.class_num),
+        trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
+        skip=("logits/*",),
+        bn_decay_share=FLAGS.bn_decay_share,
+    )
+
+
+def make_objective() -> Objective:
+    """The objective of --loss."""
+    if FLAGS.loss == "softmax":
+        return SoftmaxObjective(FLAGS.label_smoothing)
+    if FLAGS.loss == "bce":
+        return WeightedBCEObjective(FLAGS.positive_weight)
+    if FLAGS.loss == "asymmetric":
+        return AsymmetricLossObjective(
+            FLAGS.gamma_negative, FLAGS.gamma_positive, FLAGS.probability_shift
+        )
+    return train.make_objective()
+
+
+def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
+    """Tells whether a variable's checkpoint name matches a pattern; no pattern: all do."""
+    return lambda name: not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+if __name__ == "__main__":
+    flags.run(main, lr_policy="staircase", area_min=0.05)

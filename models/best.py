@@ -1,0 +1,60 @@
+"""The best checkpoint of a run, and when to stop waiting for a better one."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from models.checkpoint import CheckpointFolder
+
+# Metrics of which less is better; of all others more is.
+FALLING = ("loss", "ranking_loss", "one_error", "coverage", "hamming")
+
+
+class BestError(ValueError):
+    """A metric to watch that the evaluation does not give."""
+
+
+class Best:
+    """Watches one metric of the evaluations.
+
+    Args:
+      metric: its name, as the log shows it.
+      patience: evaluations without a better value after which the run ends; 0: never.
+      checkpoints: where the best checkpoint is kept, apart from the run's own.
+    """
+
+    def __init__(self, metric: str, patience: int, checkpoints: CheckpointFolder) -> None:
+        self.checkpoints = checkpoints
+        self._metric, self._patience = metric, patience
+        self._falls = metric in FALLING
+        self._value = tf.Variable(math.inf if self._falls else -math.inf, dtype=tf.float64)
+        self._evaluations_since = tf.Variable(0, dtype=tf.int64)
+
+    def progress(self) -> dict[str, tf.Variable]:
+        """What a resume needs, by name (see `Trainer.progress`)."""
+        return {"best_value": self._value, "evaluations_since_best": self._evaluations_since}
+
+    def observe(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether `metrics` are the best so far.
+
+        Raises:
+          BestError: they lack the metric.
+        """
+        if self._metric not in metrics:
+            raise BestError(
+                f"--best_metric={self._metric} is not evaluated: use one of {', '.join(metrics)}"
+            )
+        value, best = float(metrics[self._metric]), float(self._value.numpy())
+        if value < best if self._falls else value > best:
+            self._value.assign(value)
+            self._evaluations_since.assign(0)
+            return True
+        self._evaluations_since.assign_add(1)
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` evaluations in a row were no better."""
+        return 0 < self._patience <= int(self._evaluations_since.numpy())

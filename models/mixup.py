@@ -1,0 +1,30 @@
+"""Mixup: training on blends of two images and their labels (Zhang et al., arXiv 1710.09412)."""
+
+import tensorflow as tf
+
+from models.losses import mix_labels
+
+TINY = 1e-30  # both draws may round to 0 when alpha is small
+
+
+class Mixup:
+    """Blends every image of a batch with another one of it.
+
+    One share per batch, from Beta(alpha, alpha): a stateless function of (seed, step, rank), so a
+    resumed run blends as the uninterrupted one would. The partner is the image at the mirrored
+    place, as in timm: batches are in random order already.
+    """
+
+    def __init__(self, alpha: float, seed: int, rank: int = 0) -> None:
+        self._alpha, self._seed, self._rank = alpha, seed, rank
+
+    def __call__(
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Blended images [B, H, W, 3] and labels [B, 2K], of those with labels [B, K]."""
+        key = tf.stack([tf.constant(self._seed, tf.int64), step * 2**16 + self._rank])
+        first, second = tf.unstack(tf.random.stateless_gamma([2], key, self._alpha))
+        share = first / tf.maximum(first + second, TINY)
+        order = tf.range(tf.shape(images)[0])[::-1]
+        blended = share * images + (1.0 - share) * tf.gather(images, order)
+        return blended, *mix_labels(index, value, order, share)
