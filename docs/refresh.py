@@ -1,0 +1,129 @@
+"""Writes the generated parts of the documents: every flag, and the job of every module.
+
+python docs/refresh.py           rewrites docs/flags.md and the list in docs/architecture.md
+python docs/refresh.py --check   only tells whether they are up to date (the tests do this)
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import flags
+
+FLAGS_PAGE = ROOT / "docs" / "flags.md"
+ARCHITECTURE_PAGE = ROOT / "docs" / "architecture.md"
+FLAGS_INTRODUCTION = """# Flags
+
+Every flag of the root scripts (`train.py`, `finetune.py`, `evaluate.py`, `image_classification.py`,
+`extract_feature.py`, `export.py`), written by `python docs/refresh.py` from `flags.py`. A misspelt
+flag stops a script and names the nearest one. The scripts below `data/` have their own: `--help`.
+"""
+MODULES_START, MODULES_END = "<!-- modules: docs/refresh.py -->", "<!-- end of modules -->"
+PACKAGES = ((".", "Root scripts"), ("data", "data/"), ("models", "models/"))
+
+# A comment that opens a group, or the definition of a flag.
+_GROUP_OR_FLAG = re.compile(r'^# (?P<group>[^.\n]+)\.|DEFINE_\w+\(\s*"(?P<flag>\w+)"', re.MULTILINE)
+
+_CHOICES_IN_HELP = re.compile(r"^<[^>]*>: ")  # absl puts them before the help of an enum
+
+
+def grouped_flags(source: str) -> Iterator[tuple[str, list[str]]]:
+    """(group, names of its flags) in the order of `flags.py`."""
+    group, names = "", []
+    for match in _GROUP_OR_FLAG.finditer(source):
+        if match["flag"]:
+            names.append(match["flag"])
+            continue
+        if names:
+            yield group, names
+        group, names = match["group"], []
+    if names:
+        yield group, names
+
+
+def flags_page() -> str:
+    """The text of docs/flags.md."""
+    parts = [FLAGS_INTRODUCTION]
+    shown = set()
+    for group, names in grouped_flags((ROOT / "flags.py").read_text(encoding="utf-8")):
+        shown.update(names)
+        parts.append(_flag_table(group, names))
+    ours = {flag.name for flag in flags.FLAGS.get_key_flags_for_module("flags")}
+    if rest := sorted(ours - shown):
+        parts.append(_flag_table("Accepted without effect", rest))
+    return "\n".join(parts)
+
+
+def _flag_table(title: str, names: list[str]) -> str:
+    rows = "".join(f"| {' | '.join(_flag_cells(name))} |\n" for name in names)
+    return f"## {title}\n\n| flag | default | values | meaning |\n|---|---|---|---|\n{rows}"
+
+
+def _flag_cells(name: str) -> tuple[str, str, str, str]:
+    flag = flags.FLAGS[name]
+    choices = getattr(flag.parser, "enum_values", None)
+    kind = ", ".join(choices) if choices else getattr(flag.parser, "syntactic_help", "")
+    meaning = _CHOICES_IN_HELP.sub("", flag.help) if choices else flag.help
+    return f"`--{name}`", _default(flag.default), kind or "true, false", meaning.replace("|", "\\|")
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return ""
+    return f"`{value:.4g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def modules_list() -> str:
+    """The list of modules in docs/architecture.md: each with the head of its docstring."""
+    parts = []
+    for folder, title in PACKAGES:
+        rows = []
+        for path in sorted((ROOT / folder).glob("*.py")):
+            if path.name not in ("__init__.py", "setup.py"):
+                rows.append(f"| `{path.name}` | {_summary(path)} |\n")
+        parts.append(f"### {title}\n\n| module | job |\n|---|---|\n{''.join(rows)}")
+    return "\n".join(parts)
+
+
+def _summary(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split()).replace("|", "\\|")
+
+
+def architecture_page() -> str:
+    """The text of docs/architecture.md with its list of modules written anew."""
+    text = ARCHITECTURE_PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MODULES_START)
+    _, _, after = rest.partition(MODULES_END)
+    return f"{before}{MODULES_START}\n{modules_list()}{MODULES_END}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if stale")
+    check = parser.parse_args(argv).check
+    pages = {FLAGS_PAGE: flags_page(), ARCHITECTURE_PAGE: architecture_page()}
+    stale = [
+        path
+        for path, text in pages.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if check:
+            print(f"{path.relative_to(ROOT)} is stale: run python docs/refresh.py", file=sys.stderr)
+        else:
+            path.write_text(pages[path], encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
