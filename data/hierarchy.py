@@ -173,29 +173,46 @@ class Hierarchy:
 def read_names(path: str | os.PathLike) -> list[str]:
     """The names of a dictionary, by class index.
 
-    Reads a hierarchy, or lines `index<TAB>name` (more fields are passed over) as in
-    `data/imagenet2012_dictionary.txt`; a blank may stand for the tab.
+    Reads a hierarchy, or lines `index<TAB>name`, which may go on with `<TAB>id`, as in
+    `data/imagenet2012_dictionary.txt`; a blank may stand for the first tab.
 
     Raises:
         HierarchyError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
     """
+    return [name for name, _ in _names_and_ids(path)]
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The ids of a dictionary of either form, by class index.
+
+    Raises:
+        HierarchyError: as `read_names`, or a class without an id.
+    """
+    ids = [identity for _, identity in _names_and_ids(path)]
+    if "" in ids:
+        raise HierarchyError(f"{os.fspath(path)}: class {ids.index('')} has no id (third field)")
+    return ids
+
+
+def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
     if _is_hierarchy(path):
-        return list(Hierarchy.read(path).names)
-    names: dict[int, str] = {}
-    number = 0
+        hierarchy = Hierarchy.read(path)
+        return list(zip(hierarchy.names, hierarchy.ids, strict=True))
+    classes: dict[int, tuple[str, str]] = {}
     for number, line in _lines(path):
         match = _INDEX_AND_NAME.fullmatch(line)
         where = f"{os.fspath(path)}:{number}"
         if not match:
             raise HierarchyError(f"{where}: expected `index<TAB>name`, found {line[:60]!r}")
         index = int(match[1])
-        if index in names:
+        if index in classes:
             raise HierarchyError(f"{where}: class {index} is repeated")
-        names[index] = match[2].split("\t")[0].strip()
-    if not names:
+        name, _, rest = match[2].partition("\t")
+        classes[index] = name.strip(), rest.partition("\t")[0].strip()
+    if not classes:
         raise HierarchyError(f"{os.fspath(path)}: no class in it")
-    _check_gap(path, names)
-    return [names[c] for c in range(len(names))]
+    _check_gap(path, classes)
+    return [classes[c] for c in range(len(classes))]
 
 
 def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:

@@ -35,24 +35,50 @@ class Chunk(NamedTuple):
     size: int
 
 
+class Tags(NamedTuple):
+    """The tags of R rows: row r has those from `offsets[r]` to `offsets[r + 1]`.
+
+    `offsets` int64 [R + 1], `classes` int32 [L], `confidences` float64 [L].
+    """
+
+    offsets: np.ndarray
+    classes: np.ndarray
+    confidences: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64 [L]: the row of each tag."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def where(self, chosen: np.ndarray) -> Tags:
+        """The chosen tags (bool [L]) of the same rows."""
+        before = np.concatenate([[0], np.cumsum(chosen)])
+        return Tags(before[self.offsets], self.classes[chosen], self.confidences[chosen])
+
+    def of_rows(self, chosen: np.ndarray) -> Tags:
+        """The tags of the chosen rows (bool [R])."""
+        counts = np.diff(self.offsets)
+        kept = np.repeat(chosen, counts)
+        offsets = np.concatenate([[0], np.cumsum(counts[chosen])])
+        return Tags(offsets, self.classes[kept], self.confidences[kept])
+
+
 @dataclass
 class Block:
-    """R rows with L tags in all.
+    """R rows.
 
     `data` uint8 holds the lines, each with its line end and nothing between them. Row r is
-    `data[starts[r]:ends[r]]`, its image name stops at `name_ends[r]`, its tags are `classes` int32
-    and `confidences` float64 [`offsets[r]`:`offsets[r + 1]`], and `numbers[r]` counts the lines
-    before it in the chunk. `lines` are the chunk's lines, empty ones included; `problems` are the
-    refused ones: (lines before, reason). `repeated` tags were overruled by a later one of the row.
+    `data[starts[r]:ends[r]]`, its image name stops at `name_ends[r]`, and `numbers[r]` counts the
+    lines before it in the chunk. `lines` are the chunk's lines, empty ones included; `problems` are
+    the refused ones: (lines before, reason). `repeated` tags were overruled by a later one of their
+    row and are not in `tags`.
     """
 
     data: np.ndarray
     starts: np.ndarray
     name_ends: np.ndarray
     ends: np.ndarray
-    offsets: np.ndarray
-    classes: np.ndarray
-    confidences: np.ndarray
+    tags: Tags
     numbers: np.ndarray
     lines: int
     problems: list[tuple[int, str]] = field(default_factory=list)
@@ -60,11 +86,6 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    @property
-    def rows_of_tags(self) -> np.ndarray:
-        """int64 [L]: the row of each tag."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def name(self, row: int) -> str:
         return self.data[self.starts[row] : self.name_ends[row]].tobytes().decode()
@@ -74,12 +95,13 @@ class Block:
         return self.data[np.repeat(chosen, self.ends + 1 - self.starts)].tobytes()
 
 
-def chunks(path: str | os.PathLike, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def chunks(path: str | os.PathLike, chunk_bytes: int | None = None) -> Iterator[Chunk]:
     """The file in chunks of whole lines, in order.
 
     Raises:
         ListError: a line is so long that this is no list file.
     """
+    chunk_bytes = chunk_bytes or CHUNK_BYTES
     with open(path, "rb") as file:
         start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # written by Windows editors
         end = file.seek(0, os.SEEK_END)
@@ -151,11 +173,8 @@ def _scan(text: bytes, class_num: int | None, plain: bool) -> tuple[Block, np.nd
         odd[np.searchsorted(ends, np.flatnonzero(kinds & _ODD))] = True
         odd[_rows_with_repeats(row, classes)] = True
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(ends)))])
-    numbers = np.arange(len(ends))
-    block = Block(
-        data, starts, name_ends, ends, offsets, classes, confidences, numbers, lines=len(ends)
-    )
-    return block, odd
+    tags = Tags(offsets, classes, confidences)
+    return Block(data, starts, name_ends, ends, tags, np.arange(len(ends)), len(ends)), odd
 
 
 def _words(data: np.ndarray, starts: np.ndarray) -> np.ndarray:

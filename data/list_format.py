@@ -6,32 +6,33 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.list_blocks import Block
+from data.list_blocks import Block, Tags
 from data.lists import Row, format_row
 
 _BLANK = ord(" ")
 
 
-def format_rows(
-    block: Block, offsets: np.ndarray, classes: np.ndarray, confidences: np.ndarray
-) -> bytes:
-    """Lines with the names of the block's rows and other tags, as `lists.format_row` writes them.
+def format_rows(block: Block, tags: Tags, chosen: np.ndarray) -> bytes:
+    """Lines with the names of a block's rows and other tags, as `lists.format_row` writes them.
 
     Args:
-        offsets, classes, confidences: the tags of the R rows, laid out as in a Block.
+        block: R rows.
+        tags: what the R rows shall have.
+        chosen: bool [R], the rows to write.
     """
-    if not len(block):
+    if not chosen.any():
         return b""
+    offsets, classes, confidences = tags.of_rows(chosen)
     texts, text_of_tag = _tag_texts(classes, confidences)
     text_stops = np.cumsum([len(text) for text in texts], dtype=np.int64)
     counts = np.diff(offsets)
     source = b"".join([b"\n", block.data.tobytes(), *texts])
     # A line is the line end before it with its name (one slice of `source`), then a text a tag.
-    is_name = np.zeros(len(classes) + len(block), bool)
-    is_name[offsets[:-1] + np.arange(len(block))] = True
+    is_name = np.zeros(len(classes) + len(counts), bool)
+    is_name[offsets[:-1] + np.arange(len(counts))] = True
     starts, stops = np.empty((2, len(is_name)), np.int64)
-    starts[is_name] = block.starts
-    stops[is_name] = block.name_ends + 1 + _needs_tab(block, counts)
+    starts[is_name] = block.starts[chosen]
+    stops[is_name] = (block.name_ends + 1 + _needs_tab(block, tags))[chosen]
     text_starts = np.concatenate([[0], text_stops[:-1]])
     starts[~is_name] = (text_starts + len(block.data) + 1)[text_of_tag]
     stops[~is_name] = (text_stops + len(block.data) + 1)[text_of_tag]
@@ -53,9 +54,9 @@ def _tag_text(class_index: int, confidence: float) -> bytes:
     return format_row(Row("x", (class_index,), (confidence,)))[1:].encode()
 
 
-def _needs_tab(block: Block, counts: np.ndarray) -> np.ndarray:
+def _needs_tab(block: Block, tags: Tags) -> np.ndarray:
     """bool [R]: a name that holds a blank keeps the tab behind it although no tag follows."""
-    needs = (counts == 0) & (block.name_ends < block.ends)
+    needs = (np.diff(tags.offsets) == 0) & (block.name_ends < block.ends)
     for row in np.flatnonzero(needs):
         needs[row] = _BLANK in block.data[block.starts[row] : block.name_ends[row]]
     return needs

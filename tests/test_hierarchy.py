@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.hierarchy import Hierarchy, HierarchyError, read_names
+from data.hierarchy import Hierarchy, HierarchyError, read_ids, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "category_index\tcategory_id\tindex_of_parent_category\tcategory name\n"
@@ -117,6 +117,14 @@ def test_names_of_the_imagenet_dictionary():
     assert len(names) == 1000
     assert names[0] == "tench, Tinca tinca"
     assert names[1] == "goldfish, Carassius auratus"
+
+
+def test_ids_of_either_form(tmp_path, hierarchy):
+    ids = read_ids(ROOT / "data/imagenet2012_dictionary.txt")
+    assert ids[:2] == ["n01440764", "n01443537"]
+    assert read_ids(write(tmp_path, HEADER + LINES)) == list(hierarchy.ids)
+    with pytest.raises(HierarchyError, match="class 1 has no id"):
+        read_ids(write(tmp_path, "0\ta\tn1\n1\tb\n"))
 
 
 def test_names_of_a_hierarchy_and_of_blanks(tmp_path, hierarchy):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import list_blocks
+from data.list_blocks import Tags
 from data.list_format import format_rows
 from data.lists import ListError, Row, format_row, parse_row
 
@@ -50,8 +51,8 @@ def plainly(text, class_num=None):
 def rows_of(block):
     rows = []
     for r, number in enumerate(block.numbers.tolist()):
-        tags = slice(*block.offsets[r : r + 2])
-        classes, confidences = block.classes[tags], block.confidences[tags]
+        own = slice(*block.tags.offsets[r : r + 2])
+        classes, confidences = block.tags.classes[own], block.tags.confidences[own]
         rows.append((number, Row(block.name(r), tuple(classes), tuple(confidences))))
     return rows
 
@@ -78,11 +79,13 @@ def test_formatted_blocks_are_formatted_rows(lines, data):
     tags = data.draw(st.lists(tags, min_size=sum(counts), max_size=sum(counts)))
     classes = np.array([c for c, _ in tags], np.int32)
     confidences = np.array([v for _, v in tags], float)
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(block), max_size=len(block))))
     expected = [
         format_row(Row(block.name(r), tuple(classes[a:b]), tuple(confidences[a:b])))
         for r, (a, b) in enumerate(pairwise(offsets))
+        if chosen[r]
     ]
-    text = format_rows(block, offsets, classes, confidences)
+    text = format_rows(block, Tags(offsets, classes, confidences), chosen.astype(bool))
     assert text.decode() == "".join(f"{line}\n" for line in expected)
 
 
@@ -95,8 +98,8 @@ def test_a_line_that_is_not_utf8_is_a_problem_of_that_line():
 
 def test_repeated_classes_keep_the_last_confidence():
     block = list_blocks.parse_block(b"a\t5:1\t3:0.5\t5:0.9\n")
-    assert block.classes.tolist() == [5, 3]
-    assert block.confidences.tolist() == [0.9, 0.5]
+    assert block.tags.classes.tolist() == [5, 3]
+    assert block.tags.confidences.tolist() == [0.9, 0.5]
     assert block.repeated == 1
 
 

@@ -1,0 +1,119 @@
+"""Rewrites the tags of a list: vocabulary, ancestors, tags that go together (spec section 1).
+
+    python data/annotations.py --list old.txt --output new.txt --ancestors \\
+        --dictionary dictionary_and_semantic_hierarchy.txt
+
+First tags are translated and those outside the vocabulary dropped, then tags that go together with
+a class are added (--predictions or --co_matrix), and with --ancestors all ancestors of all tags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from data import cooccurrence, vocabulary
+from data.annotation_job import Annotator, Totals, Vocabulary, annotate, annotated_blocks
+from data.cooccurrence import Cooccurrence
+from data.hierarchy import Hierarchy
+from data.implication import Implication
+from data.list_jobs import Refused
+from data.parallel import cores
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    try:
+        hierarchy = Hierarchy.read(args.dictionary)
+        words = _vocabulary(args, hierarchy)
+        pairs = _pairs(args, hierarchy, words)
+        implication = Implication.of(hierarchy, args.ancestors, pairs)
+        annotator = Annotator(words, implication, args.keep_untagged)
+        totals, refused = annotate(args.list, args.output, annotator, args.processes)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _report(totals, refused)
+    return 1 if refused.count else 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--list", required=True, help="the list to read")
+    add("--output", required=True, help="the list to write")
+    add("--dictionary", required=True, help="the classes to write, with their hierarchy")
+    add("--ancestors", action="store_true", help="annotate every ancestor of a tag")
+    add("--tags", choices=("index", "id"), default="index", help="what the list's tags are")
+    add("--from_dictionary", help="the dictionary that the list's indices refer to, if another")
+    add("--synonyms", help="lines `id<TAB>class`: ids of another data set for our classes")
+    add("--keep_untagged", action="store_true", help="also write rows left without a tag")
+    add("--predictions", help="label_pred.txt of image_classification.py, for images of the list")
+    add("--prediction_dictionary", help="the classes of the model that predicted, if others")
+    add("--posterior", type=float, default=0.95, help="a tag is seen above this (%(default)s)")
+    add("--co_matrix", help="a co-occurrence matrix saved before, in place of --predictions")
+    add("--co_threshold", type=float, default=0.5, help="tags are added above this (%(default)s)")
+    add("--save_co_matrix", help="write the normalised co-occurrence matrix here")
+    add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.predictions and args.co_matrix:
+        parser.error("give --predictions or --co_matrix, not both")
+    if args.save_co_matrix and not args.predictions:
+        parser.error("--save_co_matrix needs --predictions to count from")
+    if args.tags == "id" and args.from_dictionary:
+        parser.error("--from_dictionary translates indices, but --tags=id says there are none")
+    return args
+
+
+def _vocabulary(args: argparse.Namespace, hierarchy: Hierarchy) -> Vocabulary:
+    same = np.arange(len(hierarchy), dtype=np.int32)
+    if args.tags == "index" and not args.from_dictionary:
+        return Vocabulary(same)
+    indices = vocabulary.index_of_ids(hierarchy, args.synonyms)
+    if args.from_dictionary:
+        return Vocabulary(vocabulary.mapping_from(args.from_dictionary, indices))
+    return Vocabulary(same, {i.encode(): str(c).encode() for i, c in indices.items()})
+
+
+def _pairs(
+    args: argparse.Namespace, hierarchy: Hierarchy, words: Vocabulary
+) -> list[tuple[int, int]]:
+    """The pairs of classes that go together."""
+    if args.co_matrix:
+        matrix = Cooccurrence.read(args.co_matrix, len(hierarchy))
+    elif args.predictions:
+        mapping = np.arange(len(hierarchy), dtype=np.int32)
+        if args.prediction_dictionary:
+            indices = vocabulary.index_of_ids(hierarchy, args.synonyms)
+            mapping = vocabulary.mapping_from(args.prediction_dictionary, indices)
+        rows = annotated_blocks(args.list, words, Implication.of(hierarchy, args.ancestors))
+        matrix = cooccurrence.count(rows, args.predictions, mapping, args.posterior, len(hierarchy))
+    else:
+        return []
+    if args.save_co_matrix:
+        matrix.save(args.save_co_matrix)
+    pairs = matrix.pairs_above(args.co_threshold, hierarchy)
+    print(f"{len(matrix.tags)} pairs occur, {len(pairs)} above {args.co_threshold} are added")
+    return pairs
+
+
+def _report(totals: Totals, refused: Refused) -> None:
+    kept = totals.tags - totals.tags_repeated - totals.tags_dropped
+    print(f"rows: {totals.rows} read, {totals.rows_written} written,", end=" ")
+    print(f"{totals.rows_untagged} left out without a tag, {refused.count} lines refused")
+    print(f"tags: {totals.tags} read, {totals.tags_repeated} repeated in their row,", end=" ")
+    print(f"{totals.tags_dropped} outside the vocabulary, {kept} kept;", end=" ")
+    print(f"{totals.tags_written} written")
+    for line in refused.first:
+        print(f"refused: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
