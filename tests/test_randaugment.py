@@ -1,0 +1,68 @@
+"""RandAugment against Pillow's operations, and as a function of its seed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+
+from data import randaugment
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    rows = np.linspace(30, 220, 24)[:, None, None]
+    noise = np.random.default_rng(0).integers(-25, 25, (24, 32, 3))
+    return np.clip(rows + noise, 0, 255).astype(np.uint8)
+
+
+LEVEL = 0.5
+FACTOR = 1.0 + LEVEL * randaugment.MAX_ENHANCE
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (randaugment._autocontrast, ImageOps.autocontrast),
+        (randaugment._equalize, ImageOps.equalize),
+        (randaugment._color, lambda p: ImageEnhance.Color(p).enhance(FACTOR)),
+        (randaugment._brightness, lambda p: ImageEnhance.Brightness(p).enhance(FACTOR)),
+        (randaugment._contrast, lambda p: ImageEnhance.Contrast(p).enhance(FACTOR)),
+        (randaugment._sharpness, lambda p: ImageEnhance.Sharpness(p).enhance(FACTOR)),
+        (randaugment._solarize, lambda p: ImageOps.solarize(p, 127.5)),
+        (randaugment._shift_x, lambda p: _shifted(p, randaugment.MAX_SHIFT * LEVEL * 32)),
+    ],
+)
+def test_operation_equals_pillow(picture, operation, expected) -> None:
+    ours = operation(tf.constant(picture / 255.0, tf.float32), tf.constant(LEVEL))
+    ours = np.clip(ours.numpy(), 0, 1) * 255
+    theirs = np.asarray(expected(Image.fromarray(picture)), np.float32)
+    # Pillow rounds to whole values on the way.
+    assert np.abs(ours - theirs).max() <= 2.0
+
+
+def _shifted(picture: Image.Image, pixels: float) -> Image.Image:
+    grey = (127.5,) * 3
+    values = np.asarray(picture, np.float32)
+    shifted = np.empty_like(values)
+    for x in range(values.shape[1]):
+        left = x + pixels
+        low, share = int(np.floor(left)), left - np.floor(left)
+        at = [values[:, i] if 0 <= i < values.shape[1] else np.array(grey) for i in (low, low + 1)]
+        shifted[:, x] = (1 - share) * at[0] + share * at[1]
+    return shifted
+
+
+def test_posterize_leaves_six_bits(picture) -> None:
+    image = tf.constant(picture / 255.0, tf.float32)
+    values = np.unique(randaugment._posterize(image, tf.constant(0.5)).numpy())
+    assert len(values) <= 2**6 and values.max() <= 1.0
+
+
+def test_every_operation_keeps_shape_and_range(picture) -> None:
+    image = tf.constant(picture / 255.0, tf.float32)
+    run = tf.function(lambda seed: randaugment.rand_augment(image, seed))
+    drawn = [run(tf.constant([7, i], tf.int64)).numpy() for i in range(60)]
+    assert all(x.shape == picture.shape and x.min() >= 0 and x.max() <= 1 for x in drawn)
+    assert len({x.tobytes() for x in drawn}) > 30
+    again = run(tf.constant([7, 0], tf.int64)).numpy()
+    np.testing.assert_array_equal(again, drawn[0])
