@@ -163,10 +163,50 @@ flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradie
 flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
 
 # Inference.
-flags.DEFINE_string("images", None, "list file of images")
-flags.DEFINE_string("result", None, "file to write the results to")
+flags.DEFINE_multi_string(
+    "images",
+    [],
+    "what to look at: list file, folder, glob, TFRecord, picture, or - (a list on standard input); "
+    "arguments without a dash are added",
+)
+flags.DEFINE_string("result", None, "file to write; the format goes by its suffix")
+flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
+flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
+flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
+flags.DEFINE_boolean("strict", False, "exit with code 1 if a picture could not be read")
+flags.DEFINE_integer("max_pixels", 89478485, "larger pictures are refused", lower_bound=1)
+
+# Classification.
 flags.DEFINE_integer("top_k_pred", 5, "best classes written for an image", lower_bound=1)
-flags.DEFINE_string("dictionary", None, "file of class names")
+flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
+flags.DEFINE_enum(
+    "label_mode",
+    "single",
+    ["single", "multi"],
+    "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid)",
+)
+flags.DEFINE_float("threshold", 0.0, "least probability that is written", 0.0, 1.0)
+flags.DEFINE_string("threshold_file", None, "rows class<TAB>threshold; --threshold for the others")
+flags.DEFINE_enum(
+    "show_labels",
+    "all",
+    ["all", "specific", "path"],
+    "specific: no label above another one in the hierarchy; path: names from the root down",
+)
+flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of the results")
+flags.DEFINE_integer("page_images", 100, "first pictures shown there", lower_bound=1)
+
+# Features.
+flags.DEFINE_enum(
+    "layer",
+    "pooled",
+    ["pooled", "stage0", "stage1", "stage2", "stage3", "logits"],
+    "the 2,048 features, the pooled output of a stage (before batch norm), or the logits",
+)
+flags.DEFINE_boolean("l2_normalize", False, "scale each image's features to length 1")
+flags.DEFINE_enum(
+    "feature_type", "float32", ["float32", "float16"], "type stored in .npy, .npz and .parquet"
+)
 
 for _name, _instead in WITHOUT_EFFECT.items():
     flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")
@@ -185,9 +225,10 @@ def as_dict() -> dict[str, Any]:
     return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
 
 
-def run(main: Callable[[], int | None], **defaults: Any) -> None:
+def run(main: Callable[[], int | None], files: str | None = None, **defaults: Any) -> None:
     """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
 
+    `files` names the list flag to which arguments without a dash are added; None refuses them.
     `defaults` are the script's own where they differ from the ones defined here.
 
     The project's own error classes, and files that are missing or refuse access, are a user's
@@ -196,14 +237,19 @@ def run(main: Callable[[], int | None], **defaults: Any) -> None:
     flags.adopt_module_key_flags(sys.modules[__name__])
     for name, value in defaults.items():
         FLAGS.set_default(name, value)
-    app.run(lambda argv: _run_checked(main, argv))
+    FLAGS.set_gnu_getopt(True)  # flags may follow arguments
+    app.run(lambda argv: _run_checked(main, files, argv))
 
 
-def _run_checked(main: Callable[[], int | None], argv: Sequence[str]) -> int | None:
+def _run_checked(
+    main: Callable[[], int | None], files: str | None, argv: Sequence[str]
+) -> int | None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:
-        if len(argv) > 1:
+        if files:
+            FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
+        elif len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         for name, instead in WITHOUT_EFFECT.items():
             if FLAGS[name].present:
