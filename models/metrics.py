@@ -1,0 +1,259 @@
+"""Evaluators: they take predictions batch by batch, and give the metrics of all of them.
+
+All that they add up is integers, so images sharded over workers give the same result to the last
+digit. Definitions: `models.metrics_definitions` and docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models import metrics_definitions as definitions
+from models.metrics_definitions import LEFT_OUT, MetricError, RankedPositives
+from models.metrics_inputs import list_labels, select_rows
+from models.metrics_results import (
+    ClassCounts,
+    MultiLabelMetricOptions,
+    MultiLabelMetrics,
+    SingleLabelMetrics,
+)
+from models.metrics_store import ScoreStore, count_at_least
+from models.metrics_sums import ExactSums, gather
+from models.workers import OneWorker, Workers
+
+
+class MultiLabelEvaluator:
+    """Metrics of scores for many classes an image, exact for any number of images.
+
+    Args:
+      class_num: C.
+      workers: the processes that share the images; each one evaluates its own.
+    """
+
+    def __init__(
+        self,
+        class_num: int,
+        workers: Workers | None = None,
+        options: MultiLabelMetricOptions | None = None,
+    ) -> None:
+        self.class_num = class_num
+        self.workers = workers or OneWorker()
+        self.options = options or MultiLabelMetricOptions()
+        self._thresholds = self.options.thresholds(class_num)
+        self._store = ScoreStore(class_num, self.options.scratch_dir)
+        self._sums = ExactSums()
+        self._counts = ClassCounts.zeros(class_num)
+        self._images_with_positive = 0
+        self._positives: list[tuple[np.ndarray, np.ndarray]] = []  # classes and their scores
+        self._ancestors: np.ndarray | None = None
+        if self.options.parents is not None:
+            self._ancestors = definitions.ancestor_table(self.options.parents)
+        self._closures = {k: np.zeros(3, np.int64) for k in self.options.top}
+
+    def update(
+        self,
+        scores: np.ndarray,
+        label_index: np.ndarray,
+        label_value: np.ndarray,
+        valid: np.ndarray | None = None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+          scores: float [B, C], finite; the higher, the more likely. Thresholds are in their unit.
+          label_index, label_value: padded-sparse [B, K]; values below 0 are unknown. A class that
+            is listed twice has its larger value.
+          valid: bool [B], False for the padding of the last batch.
+        Raises: MetricError for wrong shapes, scores that are not finite, labels out of range.
+        """
+        scores, label_index, label_value = select_rows(
+            self.class_num, scores, label_index, label_value, valid
+        )
+        labels = list_labels(self.class_num, label_index, label_value)
+        unknown = labels.where(labels.values < 0)
+        scores[unknown] = LEFT_OUT
+        positive = labels.where(labels.values >= self.options.positive_threshold)
+        known = self.class_num - np.bincount(unknown[0], minlength=len(scores))
+        ranked, before = definitions.rank_in_images(scores, *positive)
+        self._store.append(scores)
+        self._positives.append((ranked.member, ranked.score))
+        self._images_with_positive += len(np.unique(ranked.group))
+        self._sums.add(definitions.image_ranking_metrics(ranked, before, known, self.options.top))
+        self._count(scores, unknown, positive)
+        self._count_closures(scores, unknown, positive)
+
+    def measure(self) -> MultiLabelMetrics:
+        """The metrics of all images of all workers; every worker calls this and gets the same.
+
+        Raises: MetricError when no supported class has a positive label.
+        """
+        options, workers = self.options, self.workers
+        counts = ClassCounts(*workers.sum(np.stack(self._counts)))
+        supported = counts.positives > 0
+        if options.supported is not None:
+            supported &= options.supported
+        if not supported.any():
+            raise MetricError("no image has a positive label of a supported class")
+        images = workers.sum(np.array([self._store.images, self._images_with_positive]))
+        ranked, micro = self._rank_classes(supported)
+        closures = {k: workers.sum(counted) for k, counted in self._closures.items()}
+        return MultiLabelMetrics(
+            options=options,
+            images=int(images[0]),
+            images_with_positive=int(images[1]),
+            counts=counts,
+            supported=supported,
+            sums=self._sums.totals(options.image_metrics(), workers),
+            ranked=ranked,
+            micro=micro,
+            closures=closures if self._ancestors is not None else {},
+        )
+
+    def result(self) -> dict[str, float]:
+        """The numbers of `measure`, by name."""
+        return self.measure().summary()
+
+    def _count(
+        self,
+        scores: np.ndarray,
+        unknown: tuple[np.ndarray, np.ndarray],
+        positive: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Adds the predictions at the thresholds, by class and by image."""
+        predicted = scores >= self._thresholds
+        rows, classes = positive
+        true = predicted[positive]
+
+        def by_class(selected: np.ndarray) -> np.ndarray:
+            return np.bincount(selected, minlength=self.class_num)
+
+        def by_image(selected: np.ndarray) -> np.ndarray:
+            return np.bincount(selected, minlength=len(scores))
+
+        self._counts.known[:] += len(scores) - by_class(unknown[1])
+        self._counts.positives[:] += by_class(classes)
+        self._counts.predicted[:] += predicted.sum(axis=0)
+        self._counts.true[:] += by_class(classes[true])
+        of_images = by_image(rows[true]), np.count_nonzero(predicted, axis=1), by_image(rows)
+        self._sums.add(definitions.image_set_metrics(*of_images, "at_threshold"))
+
+    def _count_closures(
+        self,
+        scores: np.ndarray,
+        unknown: tuple[np.ndarray, np.ndarray],
+        positive: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        if self._ancestors is None:
+            return
+        with_positive = np.zeros(len(scores), bool)
+        with_positive[positive[0]] = True
+        for k, counted in self._closures.items():
+            rows, classes = definitions.top_classes(scores, k)
+            predicted = rows[with_positive[rows]], classes[with_positive[rows]]
+            counted += definitions.hierarchical_counts(
+                predicted, positive, unknown, self._ancestors
+            )
+
+    def _rank_classes(self, supported: np.ndarray) -> tuple[RankedPositives, RankedPositives]:
+        """The positives of all workers, ranked in their class, and in all supported classes."""
+        classes, scores = self._gather_positives()
+        of_use = supported[classes]
+        levels = np.unique(scores[of_use])
+        counts = count_at_least(self._store, classes, scores, levels, supported)
+        # Counts over the images of each worker add up to the counts over all.
+        at_least, level_at_least = (self.workers.sum(count) for count in counts)
+        true = definitions.positives_at_least(classes, scores)
+        ranked = RankedPositives(classes, classes, scores, at_least, true)
+        order = np.lexsort((classes[of_use], -scores[of_use]))
+        members, ordered = classes[of_use][order], scores[of_use][order]
+        group = np.zeros_like(members)
+        micro_at_least = level_at_least[np.searchsorted(levels, ordered)]
+        true = definitions.positives_at_least(group, ordered)
+        return ranked, RankedPositives(group, members, ordered, micro_at_least, true)
+
+    def _gather_positives(self) -> tuple[np.ndarray, np.ndarray]:
+        """(classes, scores) of the positives of all workers, by class, best score first."""
+        classes = [classes for classes, _ in self._positives]
+        scores = [scores for _, scores in self._positives]
+        own_classes = np.concatenate(classes or [np.zeros(0, np.int64)])
+        bits = np.concatenate(scores or [np.zeros(0, np.float32)]).view(np.int32)
+        all_classes = gather(own_classes, self.workers)
+        all_scores = gather(bits, self.workers).astype(np.int32).view(np.float32)
+        order = np.lexsort((-all_scores, all_classes))
+        return all_classes[order], all_scores[order]
+
+
+class SingleLabelEvaluator:
+    """Top-k accuracy, loss and confusions of probabilities where an image has one label.
+
+    Args: as `MultiLabelEvaluator`; `top` are the k of top-k.
+    """
+
+    def __init__(
+        self, class_num: int, workers: Workers | None = None, top: tuple[int, ...] = (1, 5)
+    ) -> None:
+        self.class_num, self.top = class_num, top
+        self.workers = workers or OneWorker()
+        self._sums = ExactSums()
+        self._images = np.zeros(class_num, np.int64)
+        self._correct = np.zeros((len(top), class_num), np.int64)
+        self._confusions = np.zeros((2, 0), np.int64)  # label * class_num + prediction; its count
+
+    def update(
+        self,
+        scores: np.ndarray,
+        label_index: np.ndarray,
+        label_value: np.ndarray,
+        valid: np.ndarray | None = None,
+    ) -> None:
+        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label a row.
+
+        The scores are probabilities (the loss is minus the logarithm of the label's one).
+        """
+        scores, label_index, label_value = select_rows(
+            self.class_num, scores, label_index, label_value, valid
+        )
+        labels = list_labels(self.class_num, label_index, label_value)
+        if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
+            raise MetricError("top-k accuracy needs exactly one label an image")
+        own = scores[labels.rows, labels.classes]
+        tied = (scores == own[:, None]) & (np.arange(self.class_num) < labels.classes[:, None])
+        before = np.count_nonzero((scores > own[:, None]) | tied, axis=1)
+        self._images += np.bincount(labels.classes, minlength=self.class_num)
+        for k, correct in zip(self.top, self._correct, strict=True):
+            correct += np.bincount(labels.classes[before < k], minlength=self.class_num)
+        self._sums.add({"loss": -np.log(np.maximum(own, np.finfo(np.float32).tiny))})
+        wrong = before > 0
+        keys = labels.classes[wrong] * self.class_num + scores.argmax(axis=1)[wrong]
+        self._confusions = _add_counts(self._confusions, keys, np.ones_like(keys))
+
+    def measure(self) -> SingleLabelMetrics:
+        """The metrics of all images of all workers; every worker calls this and gets the same.
+
+        Raises: MetricError when there is no image.
+        """
+        images = self.workers.sum(self._images)
+        if not images.any():
+            raise MetricError("there is no image to evaluate")
+        keys, counts = (gather(part, self.workers) for part in self._confusions)
+        keys, counts = _add_counts(np.zeros((2, 0), np.int64), keys, counts)
+        return SingleLabelMetrics(
+            top=self.top,
+            images=images,
+            correct=self.workers.sum(self._correct),
+            loss_sum=self._sums.totals(("loss",), self.workers)["loss"],
+            confusions=np.stack([keys // self.class_num, keys % self.class_num, counts], axis=1),
+        )
+
+    def result(self) -> dict[str, float]:
+        """The numbers of `measure`, by name."""
+        return self.measure().summary()
+
+
+def _add_counts(counted: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """int64 [2, N]: ascending keys and their counts, of `counted` and the new ones together."""
+    joined = np.concatenate([counted[0], keys])
+    unique, inverse = np.unique(joined, return_inverse=True)
+    totals = np.zeros(len(unique), np.int64)
+    np.add.at(totals, inverse, np.concatenate([counted[1], counts]))
+    return np.stack([unique, totals])

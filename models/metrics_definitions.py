@@ -1,0 +1,257 @@
+"""Definitions of the metrics, as pure NumPy functions (formulas and sources: docs/metrics.md).
+
+Labels are positive, negative or unknown. An unknown label is left out: its score is set to
+`LEFT_OUT`, which is below every real score, so that no count of "scores at least s" contains it.
+Ties never help: a tied negative counts as ranked above the positive where scikit-learn does so,
+and elsewhere the class with the lower index ranks first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+LEFT_OUT = np.float32(-np.inf)
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+class MetricError(ValueError):
+    """Scores and labels that cannot be measured."""
+
+
+class RankedPositives(NamedTuple):
+    """The positive labels of a group of rankings (one per image, or one per class).
+
+    Sorted by `group`, then from the highest score down. All arrays have one entry a positive.
+    """
+
+    group: np.ndarray  # int: which ranking, e.g. the row of the image
+    member: np.ndarray  # int: what is ranked, e.g. the class
+    score: np.ndarray  # float32
+    at_least: np.ndarray  # int64: known entries of the ranking with a score >= this one's
+    true: np.ndarray  # int64: positives among them
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = 0.0) -> np.ndarray:
+    """`numerator / denominator` in float64, and `empty` where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    )
+    out = np.full(numerator.shape, empty)
+    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+
+
+def harmonic_mean(precision: float, recall: float) -> float:
+    """F1 of a precision and a recall, 0 when both are 0."""
+    return float(ratio(2 * precision * recall, precision + recall))
+
+
+def positives_at_least(group: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """int64: for each positive, the positives of its group with a score >= its own.
+
+    `group` ascends, and within a group `score` descends.
+    """
+    count = len(group)
+    if not count:
+        return np.zeros(0, np.int64)
+    ends = (group[1:] != group[:-1]) | (score[1:] != score[:-1])
+    ends = np.append(np.flatnonzero(ends) + 1, count)
+    tie_end = np.repeat(ends, np.diff(ends, prepend=0))
+    return tie_end - np.searchsorted(group, group, side="left")
+
+
+# ---- One ranking per class: average precision ---------------------------------------------------
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """AP of one class: the sum over thresholds of `(R_n - R_(n-1)) P_n`; NaN without a positive.
+
+    Args:
+      scores: float32 [N].
+      labels: [N], above 0 positive, 0 negative, below 0 unknown.
+    """
+    scores, labels = np.asarray(scores, np.float32), np.asarray(labels)
+    known = np.sort(scores[labels >= 0])
+    positives = np.sort(scores[labels > 0])[::-1]
+    group = np.zeros(len(positives), np.intp)
+    at_least = len(known) - np.searchsorted(known, positives, side="left")
+    ranked = RankedPositives(
+        group, group, positives, at_least, positives_at_least(group, positives)
+    )
+    return float(average_precisions(ranked, 1)[0])
+
+
+def average_precisions(ranked: RankedPositives, class_num: int) -> np.ndarray:
+    """float64 [C]: AP of each class, grouped by class; NaN for a class without a positive.
+
+    The sum over thresholds equals the mean over positives of the precision at their scores.
+    """
+    precision = ranked.true / ranked.at_least
+    total = np.bincount(ranked.group, weights=precision, minlength=class_num)
+    return ratio(total, np.bincount(ranked.group, minlength=class_num), empty=np.nan)
+
+
+def best_thresholds(ranked: RankedPositives, class_num: int, default: np.ndarray) -> np.ndarray:
+    """float32 [C]: the score threshold with the best F1 of each class, the highest such.
+
+    Only scores of positives can be best. A class without a positive gets `default` [C].
+    """
+    positives = np.bincount(ranked.group, minlength=class_num)
+    f1 = 2.0 * ranked.true / (ranked.at_least + positives[ranked.group])
+    order = np.lexsort((-ranked.score, -f1, ranked.group))
+    classes, first = np.unique(ranked.group[order], return_index=True)
+    thresholds = np.array(default, np.float32)
+    thresholds[classes] = ranked.score[order][first]
+    return thresholds
+
+
+# ---- One ranking per image ----------------------------------------------------------------------
+
+
+def rank_in_images(
+    scores: np.ndarray, rows: np.ndarray, classes: np.ndarray
+) -> tuple[RankedPositives, np.ndarray]:
+    """Where the positives (rows[i], classes[i]) of a batch stand among the classes of their image.
+
+    Args:
+      scores: float32 [B, C], unknown entries `LEFT_OUT`.
+      rows, classes: int [N], any order.
+    Returns: the ranked positives, and `before` int64 [N]: classes ranked before each of them, a
+      tied class with a lower index among them.
+    """
+    order = np.lexsort((-scores[rows, classes], rows))
+    rows, classes = rows[order], classes[order]
+    own = scores[rows, classes]
+    ascending = np.sort(scores, axis=1)
+    at_least = np.empty(len(rows), np.int64)
+    before = np.empty(len(rows), np.int64)
+    bounds = np.searchsorted(rows, np.arange(len(scores) + 1))
+    for row in np.unique(rows):
+        part = slice(bounds[row], bounds[row + 1])
+        at_least[part] = scores.shape[1] - np.searchsorted(ascending[row], own[part], "left")
+        before[part] = scores.shape[1] - np.searchsorted(ascending[row], own[part], "right")
+    for i in np.flatnonzero(at_least - before > 1):
+        before[i] += np.count_nonzero(scores[rows[i], : classes[i]] == own[i])
+    true = positives_at_least(rows, own)
+    return RankedPositives(rows, classes, own, at_least, true), before
+
+
+def image_ranking_metrics(
+    ranked: RankedPositives, before: np.ndarray, known: np.ndarray, top: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Metrics of each image's ranking, float64 [B] each.
+
+    `coverage`, `ranking_loss` and `label_ranking_ap` follow scikit-learn, also for images without
+    a positive (0, 0 and 1). The others are 0 there, and meant to be averaged over the rest.
+
+    Args:
+      ranked, before: from `rank_in_images`.
+      known: int [B], classes of each image that are not unknown.
+      top: the k of precision, recall and F1 at k.
+    """
+    images, rows = len(known), ranked.group
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(rows, weights=values, minlength=images)
+
+    positives = np.bincount(rows, minlength=images)
+    coverage = np.zeros(images)
+    np.maximum.at(coverage, rows, ranked.at_least)
+    pairs = positives * (known - positives)
+    values = {
+        "coverage": coverage,
+        "ranking_loss": ratio(total(ranked.at_least - ranked.true), pairs),
+        "label_ranking_ap": ratio(total(ranked.true / ranked.at_least), positives, empty=1.0),
+        "one_error": ((total(before == 0) == 0) & (positives > 0)).astype(np.float64),
+    }
+    for k in top:
+        values |= image_set_metrics(total(before < k), np.minimum(k, known), positives, f"at_{k}")
+    return values
+
+
+def image_set_metrics(
+    true: np.ndarray, predicted: np.ndarray, positives: np.ndarray, suffix: str
+) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each image's set of predictions, 0 where undefined.
+
+    Args:
+      true, predicted, positives: counts [B] of true predictions, predictions and positives.
+    """
+    return {
+        f"precision_{suffix}": ratio(true, predicted),
+        f"recall_{suffix}": ratio(true, positives),
+        f"f1_{suffix}": ratio(2 * true, predicted + positives),
+    }
+
+
+def top_classes(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, classes) of the k best known classes of each row, fewer where fewer are known.
+
+    Among tied classes the lower index wins.
+    """
+    k = min(k, scores.shape[1])
+    bound = np.partition(scores, -k, axis=1)[:, -k, None]
+    above = scores > bound
+    level = (scores == bound) & (scores != LEFT_OUT)
+    room = k - np.count_nonzero(above, axis=1)[:, None]
+    return np.nonzero(above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room)))
+
+
+# ---- Hierarchy ----------------------------------------------------------------------------------
+
+
+def ancestor_table(parents: np.ndarray) -> np.ndarray:
+    """int64 [C, D]: each class followed by its ancestors, padded with -1.
+
+    Args:
+      parents: int [C], the parent of each class, -1 for a root.
+    Raises: MetricError for a parent out of range, or a loop.
+    """
+    parents = np.asarray(parents, np.int64)
+    if len(parents) and (parents.min() < -1 or parents.max() >= len(parents)):
+        raise MetricError(f"parents must be -1 or a class below {len(parents)}")
+    columns = [np.arange(len(parents))]
+    while (columns[-1] >= 0).any():
+        if len(columns) > len(parents):
+            raise MetricError("the hierarchy has a loop: a class is its own ancestor")
+        columns.append(np.where(columns[-1] >= 0, parents[columns[-1]], -1))
+    return np.stack(columns[:-1] or columns, axis=1)
+
+
+def hierarchical_counts(
+    predicted: tuple[np.ndarray, np.ndarray],
+    positive: tuple[np.ndarray, np.ndarray],
+    unknown: tuple[np.ndarray, np.ndarray],
+    ancestors: np.ndarray,
+) -> np.ndarray:
+    """int64 [3]: sizes of the common, the predicted and the positive sets, closed by ancestors.
+
+    Each set is (rows, classes); it gains the ancestors of its classes and loses what is unknown.
+    Precision is common / predicted, recall common / positive (Silla and Freitas 2011, 2.2.4).
+    """
+    left_out = unknown[0] * len(ancestors) + unknown[1]
+
+    def closed(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        table = ancestors[classes]
+        keys = np.unique((rows[:, None] * len(ancestors) + table)[table >= 0])
+        return np.setdiff1d(keys, left_out, assume_unique=True) if len(left_out) else keys
+
+    predictions, positives = closed(*predicted), closed(*positive)
+    common = np.intersect1d(predictions, positives, assume_unique=True)
+    return np.array([len(common), len(predictions), len(positives)], np.int64)
+
+
+# ---- Shares -------------------------------------------------------------------------------------
+
+
+def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson, JASA 1927); (0, 1) of nothing."""
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    scale = 1.0 + z * z / total
+    centre = (share + z * z / (2 * total)) / scale
+    spread = z / scale * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    return max(centre - spread, 0.0), min(centre + spread, 1.0)
