@@ -159,8 +159,16 @@ flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool
 flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each", 1, 1)
 flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
 flags.DEFINE_boolean("xla", False, "compile clusters of operations with XLA; for GPUs")
-flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
 flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
+
+# Workers.
+flags.DEFINE_integer("global_batch", 0, "images a step; 0: what batch_size and workers make", 0)
+flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
+flags.DEFINE_integer("gradient_groups", 4, "all-reduces the gradients make; 0: one a variable", 0)
+flags.DEFINE_boolean("sync_batch_norm", False, "normalise by the batches of all workers")
+flags.DEFINE_integer("stall_seconds", 60, "report a worker that makes the others wait; 0: no", 0)
+flags.DEFINE_integer("stall_shutdown_seconds", 900, "end the job if it still does; 0: never", 0)
+flags.DEFINE_integer("commit_steps", 10, "elastic: steps between copies to return to", 1)
 
 # Inference.
 flags.DEFINE_multi_string(

@@ -13,6 +13,7 @@ from absl import logging
 import flags
 from data.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.preprocessing import Augmentation
+from data.shares import StepOptions, arithmetic, step_share
 from models import checkpoint, loop, resume, workers
 from models.best import Best
 from models.checkpoint import CheckpointFolder
@@ -26,6 +27,7 @@ from models.resnet import ResNet
 from models.schedules import ScheduleOptions, make_schedule
 from models.trainer import Trainer
 from models.validation import Validation
+from models.workers import WorkerOptions
 
 FLAGS = flags.FLAGS
 
@@ -59,12 +61,9 @@ def fit(
     Returns:
       The exit code.
     """
-    job = workers.start(FLAGS.compression)  # Horovod: join the other processes, if any.
-    flags.fill(DeviceOptions).apply(job.local_rank, job.size > 1)  # Horovod: a GPU each.
-    records = flags.fill(InputOptions)
-    # Horovod: each worker reads its own share of the records.
-    source = TrainingInput(records, flags.fill(Augmentation), job.rank, job.size)
-    network, objective = make_network(), make_objective()
+    job = workers.start(flags.fill(WorkerOptions))  # Horovod: join the other processes, if any.
+    flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
     optimizer = Optimizer(trainable, flags.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
     average = (
@@ -72,18 +71,24 @@ def fit(
     )
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
     best = make_best()
-    trainer = Trainer(
-        network,
-        objective,
-        optimizer,
-        job,
-        FLAGS.accumulate_steps,
-        average,
-        mixup,
-        best.progress() if best else None,
-    )
+    progress = best.progress() if best else None
+    trainer = Trainer(network, objective, optimizer, job, average, mixup, progress)
     checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
     resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, FLAGS.restore)
+    variables = {**trainer.variables_by_name(), **trainer.progress()}
+    # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
+    return job.run(variables.values(), lambda: run(trainer, job, checkpoints, make_evaluator, best))
+
+
+def run(
+    trainer: Trainer,
+    job: workers.Workers,
+    checkpoints: CheckpointFolder,
+    make_evaluator: Callable[[], Any],
+    best: Best | None,
+) -> int:
+    """Goes on from the trainer's step with the present workers; returns the exit code."""
+    records = flags.fill(InputOptions)
     evaluate = None
     if FLAGS.val_dir is not None:
         # Horovod: each worker evaluates its own share of the records.
@@ -91,28 +96,40 @@ def fit(
             dataclasses.replace(records, data_dir=FLAGS.val_dir), job.rank, job.size
         )
         evaluate = Validation(
-            network, objective.probabilities, held_out.batches, make_evaluator, average
+            trainer.network,
+            trainer.objective.probabilities,
+            held_out.batches,
+            make_evaluator,
+            trainer.average,
         )
     if FLAGS.mode == "val":
         return show(evaluate)
-    global_batch = FLAGS.batch_size * FLAGS.accumulate_steps * job.size
-    log_arithmetic(job, source.records, global_batch)
+    share = step_share(
+        flags.fill(StepOptions), job.rank, job.size, job.elastic, FLAGS.sync_batch_norm
+    )
+    # Horovod: each worker trains on its own share of every step's records.
+    source = TrainingInput(records, flags.fill(Augmentation), share)
+    schedule = make_schedule(flags.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
+    if job.rank == 0:
+        logging.info("%s", arithmetic(share, job.size, source.records, FLAGS.max_iter))
+        logging.info("learning rate %g at first, %g warm", schedule(0), schedule(FLAGS.warmup))
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
-        make_schedule(flags.fill(ScheduleOptions), FLAGS.max_iter, global_batch),
+        schedule,
         checkpoints,
         flags.fill(loop.LoopOptions),
         job,
         evaluate,
         {"flags": flags.as_dict(), "versions": checkpoint.versions(), "workers": job.size},
-        FLAGS.accumulate_steps,
+        share,
         best,
     )
 
 
-def make_network() -> ResNet:
+def make_network(job: workers.Workers) -> ResNet:
     """The network of the flags, with its initial values."""
+    synchronised = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
         FLAGS.resnet_size,
         FLAGS.class_num,
@@ -124,6 +141,8 @@ def make_network() -> ResNet:
         seed=FLAGS.random_seed,
         freeze_batch_norm=FLAGS.freeze_batch_norm,
         recompute=FLAGS.recompute,
+        reduce_moments=job.average if synchronised else None,  # Horovod: one batch norm for all.
+        moment_workers=job.size,
     )
 
 
@@ -144,23 +163,6 @@ def show(evaluate: Validation | None) -> int:
     for name, value in evaluate().items():
         print(f"{name}: {value:.6f}")
     return 0
-
-
-def log_arithmetic(job: workers.Workers, records: int, global_batch: int) -> None:
-    """Logs how workers, micro-batches and records make up steps and epochs."""
-    if job.rank == 0:
-        logging.info(
-            "%d worker(s) x %d micro-batch(es) x %d images = %d images a step; "
-            "%d records, %.1f steps an epoch, %d steps = %.2f epochs",
-            job.size,
-            FLAGS.accumulate_steps,
-            FLAGS.batch_size,
-            global_batch,
-            records,
-            records / global_batch,
-            FLAGS.max_iter,
-            FLAGS.max_iter * global_batch / records,
-        )
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from models.best import Best
 from models.checkpoint import CheckpointFolder
-from models.recorder import Meter, Recorder, clock, peak_memory_bytes
+from models.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
 from models.trainer import Trainer
 from models.workers import Workers
 
@@ -28,15 +28,16 @@ class LoopOptions:
     prof_interval: int = 10
     eval_interval: int = 0
     snapshot: int = 4400
+    stall_seconds: int = 60
     log_dir: str = "./out/log/"
 
 
 class Interrupt:
     """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: Any) -> None:
@@ -54,7 +55,7 @@ def train(
     workers: Workers,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
-    accumulate_steps: int = 1,
+    share: Any | None = None,
     best: Best | None = None,
 ) -> int:
     """Trains from the trainer's step to `max_iter`; a resumed run has no path of its own.
@@ -63,6 +64,7 @@ def train(
       batches: endless micro-batches, beginning at the trainer's position.
       evaluate: metrics of the present weights; called by all workers.
       meta: flags and versions, stored beside each checkpoint.
+      share: of a step's `total` micro-batches, this worker has `count`; None: one of `size`.
       best: keeps the best of the evaluated checkpoints, and may end the run early.
 
     Returns:
@@ -71,18 +73,21 @@ def train(
     Raises:
       TrainingError: the loss is not finite; the last checkpoint is from before.
     """
-    interrupt = Interrupt()
+    # Horovod: an elastic job sends SIGTERM to a worker of which it wants no more.
+    interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
+    count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
     meter = None
     while step < options.max_iter and not interrupt.signal and not (best and best.exhausted):
-        micro_batches = [next(batches) for _ in range(accumulate_steps)]
+        with reported(f"worker {workers.rank} waits for its input", options.stall_seconds):
+            micro_batches = [next(batches) for _ in range(count)]
         if meter is None:
             recorder.images(step, micro_batches[0].images)
-            meter = _meter(micro_batches, workers, options)
+            meter = Meter(int(micro_batches[0].images.shape[0]) * total, options.prof_interval)
         meter.input_ready()
         rate = schedule(step)
-        loss = trainer.step(micro_batches, rate)
+        loss = trainer.step(micro_batches, rate, total)
         loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
         meter.step_done()
         if not math.isfinite(loss):
@@ -94,13 +99,20 @@ def train(
         last = step == options.max_iter or interrupt.signal
         if step % options.log_interval == 0 or last:
             _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
-        if evaluate and (last or (options.eval_interval and step % options.eval_interval == 0)):
+        saves = step % options.snapshot == 0 or last
+        evaluates = evaluate and (
+            last or (options.eval_interval and step % options.eval_interval == 0)
+        )
+        if evaluates or saves:
+            trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
+        if evaluates:
             metrics = _evaluate(recorder, step, evaluate)
             if best and best.observe(metrics):
                 save(trainer, best.checkpoints, workers, meta or {})
-            last = last or bool(best and best.exhausted)
-        if step % options.snapshot == 0 or last:
+            saves = saves or bool(best and best.exhausted)
+        if saves:
             save(trainer, checkpoints, workers, meta or {})
+        workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
     recorder.close()
@@ -115,11 +127,6 @@ def save(
         progress = {name: v.numpy().item() for name, v in trainer.progress().items()}
         step = int(trainer.global_step.numpy())
         checkpoints.save(step, trainer.variables_by_name(), {**meta, "progress": progress})
-
-
-def _meter(micro_batches: list[Any], workers: Workers, options: LoopOptions) -> Meter:
-    per_worker = sum(int(batch.images.shape[0]) for batch in micro_batches)
-    return Meter(per_worker * workers.size, options.prof_interval)
 
 
 def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, int]:

@@ -1,11 +1,13 @@
 """What a run tells: log lines, TensorBoard, and `training.jsonl` for plots and scripts."""
 
+import contextlib
 import json
 import os
 import resource
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,18 @@ def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, second = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+@contextlib.contextmanager
+def reported(what: str, seconds: float) -> Iterator[None]:
+    """Logs a warning that says `what`, if the block takes over `seconds`; 0: never."""
+    timer = threading.Timer(seconds, logging.warning, [f"{what} for {seconds:g} s now"])
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Meter:

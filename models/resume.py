@@ -18,7 +18,7 @@ def restore_or_start(
     skip: Sequence[str] = (),
     must_resume: bool = False,
 ) -> None:
-    """Gives every worker the same variables, from the first of these that exists.
+    """Gives rank 0 its variables, from the first of these that exists.
 
     1. The latest checkpoint of the run's own folder: a resume, of every variable.
     2. `pretrain_ckpt`: the network's variables but those whose names match `skip`.
@@ -27,18 +27,17 @@ def restore_or_start(
     Raises:
       CheckpointError: a checkpoint does not fit, or `must_resume` and the folder has none.
     """
-    if workers.rank == 0:
-        latest = checkpoints.latest()
-        if latest:
-            resume(trainer, latest)
-        elif must_resume:
-            raise checkpoint.CheckpointError(
-                f"--restore: there is no checkpoint in --model_dir {checkpoints.model_dir}"
-            )
-        elif pretrain_ckpt:
-            start_from(trainer, checkpoint.find(pretrain_ckpt), skip)
-    everything = {**trainer.variables_by_name(), **trainer.progress()}
-    workers.broadcast(everything.values())  # Horovod: rank 0 alone reads checkpoints.
+    if workers.rank != 0:  # Horovod: `Workers.run` gives the others what rank 0 has.
+        return
+    latest = checkpoints.latest()
+    if latest:
+        resume(trainer, latest)
+    elif must_resume:
+        raise checkpoint.CheckpointError(
+            f"--restore: there is no checkpoint in --model_dir {checkpoints.model_dir}"
+        )
+    elif pretrain_ckpt:
+        start_from(trainer, checkpoint.find(pretrain_ckpt), skip)
 
 
 def resume(trainer: Trainer, prefix: str) -> None:

@@ -5,6 +5,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.workers import Workers
+
+# Part of the names of batch norm's moving statistics.
+MOVING = "/moving_"
 INITIAL_LOSS_SCALE = 2.0**15
 # The loss scale doubles after this many steps without an overflow (as in NVIDIA's recipes).
 LOSS_SCALE_GROWTH_STEPS = 2000
@@ -13,9 +17,9 @@ LOSS_SCALE_GROWTH_STEPS = 2000
 class Trainer(tf.Module):
     """Joins network, objective and optimizer into a step.
 
-    A step is the same whether its images come as one large batch, as `accumulate_steps`
-    micro-batches, or from several workers: the objective sees the labels of the whole step before
-    the first gradient, and gradients are means over all images.
+    A step is the same whether its images come as one large batch, as several micro-batches, or
+    from several workers: the objective sees the labels of the whole step before the first
+    gradient, and gradients are means over all images.
 
     Args:
       average: optional `WeightAverage`, moved after every step.
@@ -32,8 +36,7 @@ class Trainer(tf.Module):
         network: Any,
         objective: Any,
         optimizer: Any,
-        workers: Any,
-        accumulate_steps: int = 1,
+        workers: Workers,
         average: Any | None = None,
         mixup: Any | None = None,
         extra_progress: Mapping[str, tf.Variable] | None = None,
@@ -41,8 +44,7 @@ class Trainer(tf.Module):
         super().__init__("trainer")
         self.network, self.objective, self.optimizer = network, objective, optimizer
         self._workers = workers
-        self._accumulate_steps = accumulate_steps
-        self._average, self._mixup = average, mixup
+        self.average, self._mixup = average, mixup
         self._extra_progress = dict(extra_progress or {})
         self._trainable = list(optimizer.trainable.values())
         self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -50,18 +52,14 @@ class Trainer(tf.Module):
         self._scaled = network.compute_dtype == tf.float16
         self.loss_scale = tf.Variable(INITIAL_LOSS_SCALE if self._scaled else 1.0, trainable=False)
         self.steps_since_overflow = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._sums = (
-            [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._trainable]
-            if accumulate_steps > 1
-            else []
-        )
+        self._sums: list[tf.Variable] = []  # of gradients, when a step has several micro-batches
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Everything that a checkpoint stores under the released names."""
         return {
             **self.network.variables_by_name(),
             **self.optimizer.slots,
-            **(self._average.slots if self._average else {}),
+            **(self.average.slots if self.average else {}),
             **self.objective.state,
             "global_step": self.global_step,
         }
@@ -81,28 +79,55 @@ class Trainer(tf.Module):
             if name in values:
                 variable.assign(tf.cast(values[name], variable.dtype))
 
-    def step(self, batches: Sequence[Any], rate: float) -> tf.Tensor:
-        """Does one step on this worker's micro-batches and returns their mean loss, float32 [].
+    def step(self, batches: Sequence[Any], rate: float, total: int | None = None) -> tf.Tensor:
+        """Does one step, of which this worker computes the micro-batches `batches`.
 
         Args:
-          batches: `accumulate_steps` batches of images [B, H, W, 3] with `label_index` and
-            `label_value` [B, K], and the labels of the whole step as `step_index`, `step_value`.
+          batches: images [B, H, W, 3] with `label_index` and `label_value` [B, K], and the labels
+            of all of them together as `step_index`, `step_value`.
           rate: the learning rate.
+          total: micro-batches of the step over all workers, which need not have equally many;
+            None: each worker has as many as this one.
+
+        Returns:
+          A loss, float32 []; its mean over the workers is the mean over the step's images.
         """
         first, rate = batches[0], tf.constant(rate, tf.float32)
-        images = sum(int(batch.images.shape[0]) for batch in batches) * self._workers.size
-        if self._accumulate_steps == 1:
+        total = total or len(batches) * self._workers.size
+        if total == self._workers.size:
             loss = self._step(first.images, first.label_index, first.label_value, rate)
         else:
-            weights = self._begin(first.step_index, first.step_value)
-            losses = [
-                self._accumulate(b.images, b.label_index, b.label_value, weights) for b in batches
-            ]
-            self._finish(rate)
-            loss = tf.add_n(losses) / len(losses)
-        self.position.assign_add(images)
+            loss = self._accumulated_step(batches, rate, self._workers.size / total)
+        self.position.assign_add(int(first.images.shape[0]) * total)
         self.global_step.assign_add(1)
         return loss
+
+    def average_statistics(self) -> None:
+        """Gives all workers the mean of their moving statistics, to evaluate or save them.
+
+        Each worker keeps those of its own batches between times (ours; training does not use them).
+        """
+        if self._workers.size > 1:
+            local = [v for name, v in self.variables_by_name().items() if MOVING in name]
+            for variable, mean in zip(local, self._average_over_workers(local), strict=True):
+                variable.assign(mean)
+
+    @tf.function
+    def _average_over_workers(self, variables: list[tf.Variable]) -> list[tf.Tensor]:
+        # Horovod: one set of moving statistics.
+        return self._workers.average([variable.value() for variable in variables])
+
+    def _accumulated_step(self, batches: Sequence[Any], rate: tf.Tensor, share: float) -> tf.Tensor:
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._trainable]
+        share = tf.constant(share, tf.float32)
+        weights = self._begin(batches[0].step_index, batches[0].step_value)
+        losses = [
+            self._accumulate(b.images, b.label_index, b.label_value, weights, share)
+            for b in batches
+        ]
+        self._finish(rate)
+        return tf.add_n(losses)
 
     @tf.function(reduce_retracing=True)
     def _step(
@@ -115,22 +140,28 @@ class Trainer(tf.Module):
 
     @tf.function(reduce_retracing=True)
     def _begin(self, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor | None:
+        for total in self._sums:  # Not after the step: an elastic job may leave one half done.
+            total.assign(tf.zeros_like(total))
         return self.objective.begin_step(index, value, self.global_step, self._workers)
 
     @tf.function(reduce_retracing=True)
     def _accumulate(
-        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
+        self,
+        images: tf.Tensor,
+        index: tf.Tensor,
+        value: tf.Tensor,
+        weights: tf.Tensor | None,
+        share: tf.Tensor,
     ) -> tf.Tensor:
+        """Adds a micro-batch's gradients; `share` is workers / micro-batches of all of them."""
         loss, gradients = self._gradients(images, index, value, weights)
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign_add(gradient / self._accumulate_steps)
-        return loss
+            total.assign_add(gradient * share)
+        return loss * share
 
     @tf.function
     def _finish(self, rate: tf.Tensor) -> None:
         self._update([total.value() for total in self._sums], rate)
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
 
     def _gradients(
         self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
@@ -146,7 +177,8 @@ class Trainer(tf.Module):
         return loss, tape.gradient(scaled, self._trainable)
 
     def _update(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
-        gradients = self._workers.average(gradients)  # Horovod: mean over all workers' images.
+        # Horovod: mean over all workers' images.
+        gradients = self._workers.average_gradients(gradients)
         if not self._scaled:
             self._apply(gradients, rate)
             return
@@ -155,8 +187,8 @@ class Trainer(tf.Module):
 
     def _apply(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
         self.optimizer.apply(dict(zip(self.optimizer.trainable, gradients, strict=True)), rate)
-        if self._average:
-            self._average.update(self.global_step)
+        if self.average:
+            self.average.update(self.global_step)
 
     def _apply_unscaled(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
         self._apply([gradient / self.loss_scale for gradient in gradients], rate)

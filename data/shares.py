@@ -1,0 +1,95 @@
+"""How the images of a step are shared out: to workers, and on each to micro-batches.
+
+A step's images are `total` micro-batches of one size; a worker takes a run of `count` of them,
+beginning with number `first`. So a step is the same whoever does it, and a job that goes on with
+fewer or more workers keeps its global batch.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+
+class ShareError(ValueError):
+    """A global batch that cannot be shared out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How many images make a step; the fields are the flags of the same name."""
+
+    batch_size: int = 512
+    accumulate_steps: int = 1
+    global_batch: int = 0
+
+
+class Share(NamedTuple):
+    """A worker's part of every step, in micro-batches of `micro_batch` images."""
+
+    micro_batch: int
+    first: int
+    count: int
+    total: int
+
+    @property
+    def global_batch(self) -> int:
+        """Images of a step, over all workers."""
+        return self.micro_batch * self.total
+
+
+def share_out(global_batch: int, largest: int, rank: int, size: int) -> Share:
+    """The share of worker `rank` of `size`, micro-batches being of `largest` images at most.
+
+    The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
+    the workers do not divide the micro-batches, the first ones do one more than the others.
+
+    Raises:
+      ShareError: there are more workers than images.
+    """
+    if size > global_batch:
+        raise ShareError(f"{size} workers cannot share --global_batch={global_batch} images")
+    most = min(largest, global_batch // size)
+    micro_batch = next(m for m in range(most, 0, -1) if global_batch % m == 0)
+    total = global_batch // micro_batch
+    count, more = divmod(total, size)
+    return Share(micro_batch, rank * count + min(rank, more), count + (rank < more), total)
+
+
+def step_share(
+    options: StepOptions, rank: int, size: int, elastic: bool = False, in_step: bool = False
+) -> Share:
+    """The share that the flags give worker `rank` of `size`.
+
+    Without `global_batch`, a step is `accumulate_steps` micro-batches of `batch_size` on each
+    worker; with it, as many as it takes.
+
+    Args:
+      elastic: the number of workers may change.
+      in_step: workers meet within a micro-batch (synchronised batch norm).
+
+    Raises:
+      ShareError: flags that contradict each other.
+    """
+    if elastic and not options.global_batch:
+        raise ShareError("an elastic job needs --global_batch, the images a step is to keep")
+    if elastic and in_step:
+        raise ShareError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
+    if options.global_batch and options.accumulate_steps > 1:
+        raise ShareError("--global_batch sets the accumulation: leave out --accumulate_steps")
+    made = options.batch_size * options.accumulate_steps * size
+    share = share_out(options.global_batch or made, options.batch_size, rank, size)
+    if in_step and share.total % size:
+        raise ShareError(
+            f"--sync_batch_norm: {size} workers cannot do {share.total} micro-batches in step; "
+            "change --global_batch or --batch_size"
+        )
+    return share
+
+
+def arithmetic(share: Share, size: int, records: int, steps: int) -> str:
+    """How workers, micro-batches and records make up steps and epochs, in a line for the log."""
+    return (
+        f"{size} worker(s) do {share.total} micro-batch(es) of {share.micro_batch} images = "
+        f"{share.global_batch} images a step; {records} records, "
+        f"{records / share.global_batch:.1f} steps an epoch, "
+        f"{steps} steps = {steps * share.global_batch / records:.2f} epochs"
+    )
