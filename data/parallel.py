@@ -1,4 +1,4 @@
-"""Work shared among processes of a machine and MPI ranks: the same result for any number of them.
+"""Work shared among processes and MPI ranks: the same result for any number of them.
 
 A bounded, ordered map over processes; and which part of the work is ours.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,11 +27,26 @@ class ParallelError(ValueError):
 
 
 class Part(NamedTuple):
-    """Part `index` of `count`; `barrier` waits for the others (and does nothing without MPI)."""
+    """Part `index` of `count`; `world` is MPI's communicator when the parts are its ranks."""
 
-    index: int
-    count: int
-    barrier: Callable[[], None]
+    index: int = 0
+    count: int = 1
+    world: Any = None
+
+    @property
+    def collects(self) -> bool:
+        """Whether it is ours to put the results of all parts together after `wait`."""
+        return self.count == 1 or (self.world is not None and self.index == 0)
+
+    def wait(self) -> None:
+        """Waits until all ranks are here."""
+        if self.world is not None:
+            self.world.Barrier()
+
+    def abort(self) -> None:
+        """Ends the other ranks, which would wait for this one for ever."""
+        if self.world is not None:
+            self.world.Abort(1)
 
 
 def cores() -> int:
@@ -79,17 +94,14 @@ def our_part(part: str | None) -> Part:
         index, slash, count = part.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ParallelError(f"part {part!r}: expected i/n with i in 0..n-1, such as 0/4")
-        return Part(int(index), int(count), lambda: None)
+        return Part(int(index), int(count))
     if not any(int(os.environ.get(name, 1)) > 1 for name in _RANK_VARIABLES):
-        return Part(0, 1, lambda: None)
+        return Part()
     try:
         from mpi4py import MPI  # only under mpirun: it starts MPI when imported
     except ImportError as error:
-        raise ParallelError(
-            "started by mpirun, but mpi4py is missing: pip install mpi4py"
-        ) from error
-    world = MPI.COMM_WORLD
-    return Part(world.Get_rank(), world.Get_size(), world.Barrier)
+        raise ParallelError("mpirun needs mpi4py here: pip install mpi4py") from error
+    return Part(MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,70 @@
+"""Sharing work: order, bounds, dead workers, and which part is ours."""
+
+import os
+import signal
+
+import pytest
+
+from data.parallel import ParallelError, Part, cores, ordered_map, our_part
+
+
+def square(x):
+    return x * x
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(x):
+    raise KeyError(x)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order(processes):
+    assert list(ordered_map(square, range(50), processes)) == [x * x for x in range(50)]
+    assert list(ordered_map(square, [], processes)) == []
+
+
+def test_work_is_taken_as_it_is_done():
+    taken = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = ordered_map(square, items(), 2)
+    assert next(results) == 0
+    assert len(taken) < 20
+    results.close()
+
+
+def test_exceptions_of_workers_are_raised_here():
+    with pytest.raises(KeyError):
+        list(ordered_map(fail, [1], 2))
+
+
+def test_a_killed_worker_is_an_error():
+    with pytest.raises(ParallelError, match="a worker process was killed; run again to go on"):
+        list(ordered_map(die, [1], 2))
+
+
+def test_parts(monkeypatch):
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    assert our_part(None) == Part(0, 1)
+    assert our_part(None).collects
+    assert our_part("1/4") == Part(1, 4)
+    assert not our_part("0/4").collects
+    our_part(None).wait()
+    our_part(None).abort()
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "1/", "a/b", "-1/4", "1/0"])
+def test_parts_that_are_refused(text):
+    with pytest.raises(ParallelError, match="expected i/n"):
+        our_part(text)
+
+
+def test_cores_are_those_we_may_use():
+    assert 1 <= cores() <= os.cpu_count()
