@@ -66,6 +66,14 @@ flags.DEFINE_float("flip_probability", 0.5, "share of images mirrored", 0.0, 1.0
 flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with colour order A", 0.0, 1.0)
 flags.DEFINE_float("colour_probability", 1 / 3, "share with colour order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
+flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness, of 1", 0.0, 1.0)
+flags.DEFINE_float("saturation_min", 0.5, "least factor of saturation", 0.0)
+flags.DEFINE_float("saturation_max", 1.5, "largest factor of saturation", 0.0)
+flags.DEFINE_float("hue", 0.2, "largest change of hue, of a turn", 0.0, 0.5)
+flags.DEFINE_float("contrast_min", 0.5, "least factor of contrast", 0.0)
+flags.DEFINE_float("contrast_max", 1.5, "largest factor of contrast", 0.0)
+flags.DEFINE_integer("randaugment_layers", 0, "operations of RandAugment an image; 0: none", 0)
+flags.DEFINE_float("randaugment_magnitude", 9.0, "strength of RandAugment", 0.0, 10.0)
 
 # Network.
 flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
