@@ -151,8 +151,10 @@ class ResNet(tf.Module):
     def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
         """The pooled sum that leaves `stage` (0 to 3), before any batch norm, in inference.
 
-        Returns float32 [B, 4 * width * 2**stage].
+        Returns float32 [B, 4 * width * 2**stage]. Raises NetworkError for another stage.
         """
+        if not 0 <= stage < len(BLOCKS[self.resnet_size]):
+            raise NetworkError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
         return self._pool(self._stages(images, False, stage + 1))
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
