@@ -9,6 +9,7 @@ these functions for the training step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -185,7 +186,7 @@ def sigmoid_loss(
 
     An entry costs `(1-y) x + (1 + (positive_weight-1) y) (log(1+exp(-|x|)) + max(-x, 0))`, which
     for y = 0, nearly all entries, is softplus(x). So one dense pass makes the value and one the
-    gradient, the few listed entries are put over them, and no dense label tensor ever exists.
+    gradient, the few listed entries correct them, and no dense label tensor ever exists.
 
     Args:
       logits: float [B, C].
@@ -199,21 +200,26 @@ def sigmoid_loss(
         weights = tf.ones([tf.shape(logits)[1]], logits.dtype)
     weights = tf.cast(weights, logits.dtype) / tf.cast(tf.shape(logits)[0], logits.dtype)
     where, labels = _entries(label_index, label_value, logits.dtype)
-    slope = 1.0 + (positive_weight - 1.0) * labels
-    known = tf.cast(labels >= 0, logits.dtype)
+    entry_weights = tf.gather(weights, where[:, 1])
+    scale = 1.0 + (positive_weight - 1.0) * labels
+    known = labels >= 0
 
     @tf.custom_gradient
-    def weighted_sum(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def weighted_sum(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         listed = tf.gather_nd(x, where)
-        entry = known * ((1.0 - labels) * listed + slope * tf.nn.softplus(-listed))
-        loss = tf.tensor_scatter_nd_update(tf.nn.softplus(x), where, entry)
+        # What an entry costs more than softplus(x).
+        more = (scale - 1.0) * tf.nn.softplus(-listed) - labels * listed
+        more = tf.where(known, more, -tf.nn.softplus(listed))
+        as_negatives = tf.reduce_sum(tf.linalg.matvec(tf.nn.softplus(x), weights))
+        value = as_negatives + tf.reduce_sum(more * entry_weights)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            entry = known * ((1.0 - labels) - slope * tf.sigmoid(-listed))
-            dense = tf.tensor_scatter_nd_update(tf.sigmoid(x), where, entry)
-            return dense * (upstream * weights)
+            entry = tf.where(known, (1.0 - labels) - scale * tf.sigmoid(-listed), 0.0)
+            with tf.control_dependencies([value]):  # not beside it: one dense tensor less
+                dense = tf.sigmoid(x) * (upstream * weights)
+            return tf.tensor_scatter_nd_update(dense, where, entry * entry_weights * upstream)
 
-        return tf.reduce_sum(tf.linalg.matvec(loss, weights)), gradient
+        return value, gradient
 
     return weighted_sum(logits)
 
