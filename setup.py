@@ -75,6 +75,7 @@ setup(
         "finetune",
         "flags",
         "image_classification",
+        "inference_job",
         "train",
     ],
 )

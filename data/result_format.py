@@ -1,0 +1,45 @@
+"""What the two kinds of result files have in common: bytes that are appended, then a last step."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+Row = TypeVar("Row")
+
+
+class ResultError(ValueError):
+    """A result that cannot be written as asked."""
+
+
+class ResultFormat(NamedTuple, Generic[Row]):
+    """How rows become a file.
+
+    Attributes:
+      header: first bytes of the body.
+      encode: a row's bytes; bodies of several processes are joined by laying them end to end.
+      finish: makes the result out of the body, which it may move.
+    """
+
+    header: bytes
+    encode: Callable[[Row], bytes]
+    finish: Callable[[Path, Path], None] = os.replace
+
+
+def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat:
+    """The format that the suffix of `result` names.
+
+    Raises:
+      ResultError: none of them.
+    """
+    suffix = Path(result).suffix.lower()
+    if suffix not in formats:
+        raise ResultError(f"--result={result}: the name must end in {', '.join(formats)}")
+    return formats[suffix]
+
+
+def one_line(text: str) -> str:
+    """Text that may stand in a line of a text file: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c >= " " and c != "\x7f" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,47 @@
+"""Features of pictures for other programs: see example/extract_feature.sh.
+
+    python extract_feature.py --pretrain_ckpt=CHECKPOINT --result=features.npz PICTURE...
+
+Writes the released text, .npy, .npz, Parquet or TFRecord, by the suffix of --result.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import flags
+import inference_job
+from data import feature_files
+from data.feature_files import Feature
+from data.picture_batches import PictureBatch
+from data.result_format import choose_format
+from models.inference import Predictor
+
+FLAGS = flags.FLAGS
+RESULT = "features.txt"
+SETTINGS = ("layer", "l2_normalize", "feature_type")
+
+
+def main() -> int:
+    result_format = choose_format(feature_files.formats(FLAGS.feature_type), FLAGS.result)
+    loaded = inference_job.load()
+    predictor = Predictor(loaded.network, FLAGS.layer, FLAGS.l2_normalize)
+
+    def describe(batch: PictureBatch) -> list[Feature]:
+        return extract(predictor, batch)
+
+    return inference_job.run(loaded, Path(FLAGS.result), result_format, describe, SETTINGS)
+
+
+def extract(predictor: Predictor, batch: PictureBatch) -> list[Feature]:
+    """The features of each picture of a batch, in order; not-a-number where unreadable."""
+    values = predictor(batch.crops)
+    values[[bool(picture.problem) for picture in batch.pictures]] = np.nan
+    return [
+        Feature(picture.name, picture.label, numbers, picture.problem)
+        for picture, numbers in zip(batch.pictures, values, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    flags.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)

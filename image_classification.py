@@ -1,0 +1,70 @@
+"""Labels for pictures: see example/image_classification.sh and multi_label_classification.sh.
+
+    python image_classification.py --model_dir=CHECKPOINT --result=label_pred.txt PICTURE...
+
+Writes the released text, CSV, JSON lines or Parquet, by the suffix of --result.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import flags
+import inference_job
+from data import prediction_page
+from data.picture_batches import PictureBatch
+from data.prediction_files import FORMATS
+from data.predictions import Labels, Prediction, class_names, read_thresholds
+from data.result_format import choose_format
+from models.inference import Predictor
+
+FLAGS = flags.FLAGS
+RESULT = "label_pred.txt"
+SCORES = {"single": "softmax", "multi": "sigmoid"}
+SETTINGS = (
+    *("label_mode", "top_k_pred", "dictionary"),
+    *("threshold", "threshold_file", "show_labels"),
+)
+
+
+def main() -> int:
+    result_format = choose_format(FORMATS, FLAGS.result)
+    if FLAGS.page:
+        prediction_page.check(FLAGS.page)
+    shown = prediction_page.Shown(FLAGS.page_images if FLAGS.page else 0)
+    loaded = inference_job.load()
+    labels = make_labels(loaded.network.class_num)
+    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
+
+    def describe(batch: PictureBatch) -> list[Prediction]:
+        predictions = predict(predictor, labels, batch)
+        shown.add(predictions, batch)
+        return predictions
+
+    code = inference_job.run(loaded, Path(FLAGS.result), result_format, describe, SETTINGS)
+    if FLAGS.page:
+        shown.write(FLAGS.page)
+    return code
+
+
+def make_labels(class_num: int) -> Labels:
+    """Which labels are shown, and how, as the flags say."""
+    names, hierarchy = class_names(FLAGS.dictionary, class_num)
+    thresholds = np.full(class_num, FLAGS.threshold, np.float32)
+    if FLAGS.threshold_file:
+        thresholds = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
+    return Labels(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
+
+
+def predict(predictor: Predictor, labels: Labels, batch: PictureBatch) -> list[Prediction]:
+    """The prediction of each picture of a batch, in order."""
+    return [
+        Prediction(picture.name, picture.label, (), picture.problem)
+        if picture.problem
+        else Prediction(picture.name, picture.label, labels.choose(probabilities))
+        for picture, probabilities in zip(batch.pictures, predictor(batch.crops), strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    flags.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)

@@ -1,0 +1,105 @@
+"""What image_classification.py and extract_feature.py share: flags to a network and to a job."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+import flags
+from data.parallel import Part, our_part
+from data.picture_batches import PictureBatch, Preparation
+from data.picture_job import Job
+from data.result_format import ResultFormat
+from models import inference, workers
+from models.devices import DeviceOptions
+
+FLAGS = flags.FLAGS
+BATCH_SIZE = 32
+"""The default of both scripts: larger batches are not faster on a CPU, and need more memory."""
+
+# What decides on the numbers, besides the checkpoint: a resumed run must have the same.
+_DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels")
+
+
+def load() -> inference.Loaded:
+    """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
+    flags.fill(DeviceOptions).apply(_local_rank(), several_processes=_local_rank() > 0)
+    given = {
+        name: FLAGS[name].value if FLAGS[name].present else None
+        for name in ("resnet_size", "class_num", "image_size")
+    }
+    loaded = inference.load(_checkpoint(), flags.fill(inference.NetworkOptions, **given))
+    network = loaded.network
+    logging.info(
+        "%s: depth %d, %d classes, %d x %d pixels",
+        *(loaded.prefix, network.resnet_size, network.class_num),
+        *(loaded.image_size, loaded.image_size),
+    )
+    return loaded
+
+
+def run(
+    loaded: inference.Loaded,
+    result: Path,
+    result_format: ResultFormat,
+    describe: Callable[[PictureBatch], list],
+    settings: tuple[str, ...],
+) -> int:
+    """Runs `describe` over every batch of --images and writes `result`; the exit code.
+
+    Args:
+      settings: the script's own flags that decide on the rows.
+    """
+    prepare = Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
+    decisive = {name: FLAGS[name].value for name in (*_DECISIVE, *settings)}
+    job = Job(
+        sources=FLAGS.images,
+        result=result,
+        format=result_format,
+        prepare=prepare,
+        describe=describe,
+        settings={"checkpoint": loaded.prefix, "image_size": loaded.image_size, **decisive},
+        batch_size=max(1, FLAGS.batch_size // prepare.crops),
+        threads=FLAGS.num_preprocess_threads,
+        part=_our_part(),
+    )
+    totals = job.run()
+    logging.info(
+        "%d pictures, %d of them unreadable, %.1f a second: %s",
+        *(totals.pictures, totals.unreadable, totals.pictures_per_second, result),
+    )
+    return 1 if FLAGS.strict and totals.unreadable else 0
+
+
+def _checkpoint() -> str:
+    """The released image_classification.py calls it --model_dir, all else --pretrain_ckpt."""
+    return FLAGS.pretrain_ckpt or FLAGS.model_dir
+
+
+def _our_part() -> Part:
+    """Our share of the pictures: by Horovod under horovodrun, else by MPI, else all of them."""
+    if "HOROVOD_SIZE" not in os.environ:
+        return our_part(None)
+    job = workers.start()
+    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else Part()
+
+
+class _HorovodWorld:
+    """What `Part` asks of MPI's communicator, by Horovod."""
+
+    def __init__(self, job: workers.Workers) -> None:
+        self._job = job
+
+    def Barrier(self) -> None:  # noqa: N802 - MPI's name
+        self._job.sum(np.zeros(1))
+
+    def Abort(self, code: int) -> None:  # noqa: N802 - MPI's name
+        """Nothing: horovodrun ends the others when one process fails."""
+
+
+def _local_rank() -> int:
+    """Which GPU of the machine is ours; the launchers say so."""
+    names = ("HOROVOD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

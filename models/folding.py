@@ -1,0 +1,54 @@
+"""The network for inference alone, its batch norms folded into convolutions where the order allows.
+
+In a pre-activation block (spec section 2) a batch norm that follows a convolution of the same
+block is an affine function of that convolution's output: its scale goes into the kernel, its
+offset becomes a bias. A block's first batch norm and the last one of the network follow a sum that
+other branches use too, so they stay.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from models.layout import kernel_name, norm_names
+from models.resnet import ResNet
+
+
+class FoldedResNet(ResNet):
+    """A `ResNet` whose variables are filled once and then folded; it cannot be trained.
+
+    `fold` is called after the checkpoint has been restored: until then it is the plain network.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._offsets: dict[str, tf.Variable] = {}
+
+    def fold(self) -> "FoldedResNet":
+        """Folds two of the three batch norms of every block; returns the network itself."""
+        for block in self._blocks:
+            for before, after in itertools.pairwise(block.branch):
+                norm = f"{after.name}_bn"
+                scale, offset = affine(self._by_name, norm, self._epsilon)
+                kernel = self._by_name[kernel_name(before.name)]
+                kernel.assign(kernel * scale)
+                self._offsets[norm] = tf.Variable(offset, trainable=False)
+        return self
+
+    def _norm_relu(self, x: tf.Tensor, name: str, training: bool, moments: dict) -> tf.Tensor:
+        offset = self._offsets.get(name)
+        if offset is None or training:
+            return super()._norm_relu(x, name, training, moments)
+        offset = tf.cast(offset, x.dtype)
+        return tf.nn.relu(tf.nn.bias_add(x, offset, data_format=self.data_format))
+
+
+def affine(
+    variables: Mapping[str, tf.Variable], norm: str, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scale and offset, float32 [C] each, that the batch norm `norm` is in inference."""
+    gamma, beta, mean, variance = (variables[name] for name in norm_names(norm))
+    scale = gamma / tf.sqrt(variance + epsilon)
+    return scale, beta - mean * scale

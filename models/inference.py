@@ -1,0 +1,111 @@
+"""The network of a checkpoint, ready to be run over batches of pictures."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from models import checkpoint
+from models.folding import FoldedResNet
+from models.resnet import ResNet
+
+IMAGE_SIZE = 224
+STAGES = ("stage0", "stage1", "stage2", "stage3")
+OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
+_SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """How a checkpoint is loaded; the fields are the flags of the same name.
+
+    `resnet_size`, `class_num` and `image_size` are read from the checkpoint where they are None;
+    given, the first two must agree with it.
+    """
+
+    resnet_size: int | None = None
+    class_num: int | None = None
+    image_size: int | None = None
+    data_format: str = "NHWC"
+    precision: str = "float32"
+    batch_norm_epsilon: float = 1e-5
+    use_ema: bool = False
+    fold_batch_norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A network with the weights of the checkpoint `prefix`, and the side of its images."""
+
+    network: ResNet
+    prefix: str
+    image_size: int
+
+
+def load(path: str, options: NetworkOptions) -> Loaded:
+    """The network of a checkpoint.
+
+    The side of the images is the one it was trained with, as the JSON beside the checkpoint tells;
+    224 for checkpoints without one, such as the released ones.
+
+    Args:
+      path: a checkpoint's prefix or one of its files, or a folder, whose latest one is taken.
+
+    Raises:
+      CheckpointError: absent or damaged, or of another depth or class count than asked for.
+      NetworkError: a data format that this machine does not have.
+    """
+    prefix = checkpoint.find(path)
+    found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)
+    network = (FoldedResNet if options.fold_batch_norm else ResNet)(
+        found.resnet_size,
+        found.class_num,
+        width=found.width,
+        data_format=options.data_format,
+        compute_dtype=options.precision,
+        batch_norm_epsilon=options.batch_norm_epsilon,
+    )
+    saved = checkpoint.restore(
+        prefix, network.variables_by_name(), checkpoint.TRAINING_STATE, average=options.use_ema
+    )
+    if options.fold_batch_norm:
+        network.fold()
+    trained_size = saved.meta().get("flags", {}).get("image_size", IMAGE_SIZE)
+    return Loaded(network, prefix, options.image_size or trained_size)
+
+
+class Predictor:
+    """Runs a network over batches of pictures, each of one or more crops.
+
+    Args:
+      output: one of OUTPUTS: the pooled features, a stage's pooled output, or scores of classes.
+      l2_normalize: scale the output of each picture to length 1.
+    """
+
+    def __init__(self, network: ResNet, output: str, l2_normalize: bool = False) -> None:
+        self._network, self._output, self._l2_normalize = network, output, l2_normalize
+        # One trace serves every batch size, the last, smaller batch included.
+        crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)
+        self._run = tf.function(self._forward, input_signature=[crops])
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """The output of each picture, float32 [B, D].
+
+        Args:
+          crops: float32 [B, K, S, S, 3] in [-1, 1]. Features are averaged over the K crops (spec
+            section 5); logits, being linear in them, are those of the average.
+        """
+        return self._run(crops).numpy()
+
+    def _forward(self, crops: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(crops)
+        images = tf.reshape(crops, tf.concat([[-1], shape[2:]], 0))
+        if self._output in STAGES:
+            features = self._network.stage_features(images, STAGES.index(self._output))
+        else:
+            features = self._network.features(images)
+        width = features.shape[-1]
+        output = tf.reduce_mean(tf.reshape(features, [shape[0], shape[1], width]), 1)
+        if self._output in _SCORES:
+            output = _SCORES[self._output](self._network.logits(output))
+        return tf.math.l2_normalize(output, -1) if self._l2_normalize else output
