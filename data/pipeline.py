@@ -1,44 +1,40 @@
-"""The one input pipeline: TFRecords to batches, for training and for evaluation.
+"""The input pipeline: from record files to batches, for training and for evaluation.
 
-The order of stages, and why:
-  1. steps -> records of this worker: read by position, so a resume starts anywhere at once;
-  2. micro-batches of encoded pictures: nothing decoded is ever buffered but finished batches;
-  3. decode and augment, in parallel, each picture by a seed of its own position;
-  4. a picture that cannot be decoded gives its place to a neighbour, so that batches keep their
-     size and positions stay what they are; it is counted and named.
+    position -> record (data/order.py) -> bytes (data/record_source.py) -> image -> batch
+
+A batch is a pure function of the options and of its position in the order of training: neither
+threads, restarts nor the number of workers change it. No buffer of data is shuffled; encoded
+records of a few batches are all that is held besides the batches themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from data import preprocessing
 from data.order import RecordOrder, worker_start
 from data.preprocessing import Augmentation
-from data.record_reader import InputError, RecordReader
-from data.shares import Share
+from data.record_source import BadRecords, InputError, RecordSource, pad_labels
+from data.steps import Slot, Steps
 
-__all__ = ["Batch", "EvaluationInput", "InputError", "InputOptions", "TrainingInput"]
+__all__ = ["Augmentation", "Batch", "EvaluationInput", "InputError", "InputOptions", "TrainingInput"]
 
-STEPS_READ_AHEAD = 2
-BATCHES_DECODED_TOGETHER = 2
-ENDLESS = np.iinfo(np.int64).max
-SYNTHETIC_LABELS = 9  # tags of an image of ML-Images (8.72 on average)
+SYNTHETIC_LABELS = 9  # an image, as in ML-Images (spec section 1: 8.72)
 
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions:
-    """The fields are the flags of the same name."""
+    """What to read and how; the fields are the flags of the same name (units there)."""
 
     data_dir: str
     image_size: int = 224
     batch_size: int = 512
+    accumulate_steps: int = 1
     class_num: int = 1000
     num_preprocess_threads: int = 4
     file_shuffle_buffer: int = 1500
@@ -49,227 +45,137 @@ class InputOptions:
 
 
 class Batch(NamedTuple):
-    """A micro-batch of B images; K is the most labels of an image in it.
+    """One micro-batch of B images; A of them make a step of this worker.
 
-    Attributes:
-      images: float32 [B, H, W, 3] in [-1, 1].
-      label_index, label_value: int32 and float32 [B, K], padded with -1 and 0.
-      step_index, step_value: the labels of this worker's whole step, of all its micro-batches.
-      names: bytes [B].
-      valid: bool [B]; False pads the last batch of an evaluation.
+    Labels are padded-sparse: class indices padded with -1, and their values (0 in the padding, -1
+    where the label is unknown).
     """
 
-    images: tf.Tensor
-    label_index: tf.Tensor
-    label_value: tf.Tensor
-    step_index: tf.Tensor
-    step_value: tf.Tensor
-    names: tf.Tensor
-    valid: tf.Tensor
+    images: tf.Tensor  # float32 [B, image_size, image_size, 3] in [-1, 1]
+    label_index: tf.Tensor  # int32 [B, K]
+    label_value: tf.Tensor  # float32 [B, K]
+    step_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
+    step_value: tf.Tensor  # float32 [A * B, K]
+    names: tf.Tensor  # string [B]
+    valid: tf.Tensor  # bool [B]; False: padding, or unreadable, in evaluation
 
 
 class TrainingInput:
     """Augmented batches without end, of this worker's share of the records.
 
+    Args:
+        options: see there.
+        augmentation: the random changes.
+        rank, size: of this worker, of how many.
+
     Raises:
-      InputError: no records, or ones that do not fit.
+        InputError: see `RecordSource`.
     """
 
     def __init__(
-        self, options: InputOptions, augmentation: Augmentation, share: Share | None = None
-    ) -> None:
-        self._options, self._augmentation = options, augmentation
-        self._share = share or Share(options.batch_size, first=0, count=1, total=1)
-        self._reader = None if options.synthetic else RecordReader(options)
-        self.records = self._reader.total if self._reader else options.batch_size
-        if self._reader:
-            self._order = RecordOrder(
-                self._reader.counts,
-                options.random_seed,
-                options.file_shuffle_buffer,
-                options.shuffle_buffer,
-            )
+        self, options: InputOptions, augmentation: Augmentation, rank: int = 0, size: int = 1
+    ):
+        self._options, self._rank, self._size = options, rank, size
+        self._worker_batch = options.batch_size * options.accumulate_steps
+        if options.synthetic:
+            self.records = self._worker_batch * size
+            return
+        self._bad = BadRecords(options.max_bad_records)
+        source = RecordSource(options.data_dir, options.class_num, self._bad)
+        self.records = source.total
+        order = RecordOrder(
+            source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
+        )
 
-    def batches(self, position: int = 0) -> Iterator[Batch]:
-        """Micro-batches from `position` on: the records that all workers have consumed."""
-        options, share = self._options, self._share
-        if self._reader is None:
-            return _synthetic(options, share)
-        own = share.count * share.micro_batch
+        def prepare(contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+            seed = tf.stack([tf.constant(options.random_seed, tf.int64), position])
+            return preprocessing.training_image(contents, seed, options.image_size, augmentation)
 
-        def choose(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            start = position + step * share.global_batch + share.first * share.micro_batch
-            places = np.arange(start, start + own)
-            return self._order.records(start, own), places, np.ones(own, bool)
+        self._steps = _make_steps(source, order.records, prepare, options)
 
-        def decode(jpeg: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-            seed = tf.stack([tf.constant(options.random_seed, tf.int64), place])
-            return preprocessing.augment(jpeg, seed, options.image_size, self._augmentation)
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches from position `start`: the number of records that all workers have used."""
+        if self._options.synthetic:
+            yield from _synthetic(self._options, self._rank)
 
-        sizes = share.micro_batch, share.count
-        return _run(self._reader, options, ENDLESS, sizes, choose, decode)
+        def positions(step: int) -> np.ndarray:
+            first = start + worker_start(step, self._rank, self._size, self._worker_batch)
+            return np.arange(first, first + self._worker_batch)
+
+        for slots, images in self._steps.run(positions, None):
+            index, value = (tf.constant(part) for part in pad_labels([s.sample for s in slots]))
+            yield from _micro_batches(images, index, value, slots, tf.ones([len(slots)], tf.bool))
 
 
 class EvaluationInput:
-    """Every record once, in the order of the files, split over the workers.
+    """Every record once, in order, over all workers, in equally many batches on each.
 
-    All workers get batches of one size and number; `valid` marks what is not padding.
+    `batch_size` counts; accumulation does not. See `TrainingInput` for arguments and errors.
     """
 
-    def __init__(self, options: InputOptions, rank: int = 0, size: int = 1) -> None:
-        self._options = options
+    def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
+        self._options = dataclasses.replace(options, accumulate_steps=1)
         self._rank, self._size = rank, size
-        self._reader = RecordReader(options)
-        self.records = self._reader.total
+        self._bad = BadRecords(options.max_bad_records)
+        source = RecordSource(options.data_dir, options.class_num, self._bad)
+        self.records = source.total
+
+        def record_at(position: int, count: int) -> np.ndarray:
+            return np.arange(position, position + count) % source.total
+
+        def prepare(contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+            del position
+            image = preprocessing.decode(contents)
+            return preprocessing.inference_crops(image, options.image_size)[0]
+
+        self._steps = _make_steps(source, record_at, prepare, self._options)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of one pass."""
-        per_step = self._options.batch_size
-        steps = -(-self.records // (per_step * self._size))
+        """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
+        batch_size = self._options.batch_size
 
-        def choose(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            start = worker_start(step, self._rank, self._size, per_step)
-            places = np.arange(start, start + per_step)
-            return np.minimum(places, self.records - 1), places, places < self.records
+        def positions(step: int) -> np.ndarray:
+            first = worker_start(step, self._rank, self._size, batch_size)
+            return np.arange(first, first + batch_size)
 
-        def decode(jpeg: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-            del place
-            return preprocessing.central(preprocessing.decode_jpeg(jpeg), self._options.image_size)
+        steps = -(-self.records // (batch_size * self._size))
+        for step, (slots, images) in enumerate(self._steps.run(positions, steps)):
+            wanted = positions(step)
+            used = np.array([slot.position for slot in slots])
+            index, value = (tf.constant(part) for part in pad_labels([s.sample for s in slots]))
+            valid = tf.constant((used == wanted) & (wanted < self.records))
+            yield from _micro_batches(images, index, value, slots, valid)
 
-        return _run(self._reader, self._options, steps, (per_step, 1), choose, decode)
 
-
-def _run(
-    reader: RecordReader,
-    options: InputOptions,
-    steps: int,
-    sizes: tuple[int, int],
-    choose: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]],
-    decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+def _micro_batches(
+    images: list[tf.Tensor],
+    index: tf.Tensor,
+    value: tf.Tensor,
+    slots: list[Slot],
+    valid: tf.Tensor,
 ) -> Iterator[Batch]:
-    """Batches of what `choose` picks for each step: record ids, positions, whether they count.
+    size = len(slots) // len(images)
+    names = tf.constant([slot.sample.name for slot in slots])
+    for number, part in enumerate(images):
+        rows = slice(number * size, (number + 1) * size)
+        yield Batch(part, index[rows], value[rows], index, value, names[rows], valid[rows])
 
-    Args:
-      sizes: images of a micro-batch, and micro-batches of a step.
-    """
-    size, micro_batches = sizes
 
-    def read(step: np.ndarray) -> tuple[Any, ...]:
-        ids, places, valid = choose(int(step))
-        return (*reader.read(ids), places, valid)
-
-    def read_step(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        types = [tf.string, tf.int32, tf.float32, tf.string, tf.int64, tf.bool]
-        jpegs, index, value, names, places, valid = tf.numpy_function(read, [step], types)
-        total = size * micro_batches
-        for tensor in (jpegs, names, places, valid):
-            tensor.set_shape([total])
-        for tensor in (index, value):
-            tensor.set_shape([total, None])
-        return jpegs, index, value, names, places, valid
-
-    def micro_batch(
-        number: tf.Tensor, jpegs: tf.Tensor, index: tf.Tensor, value: tf.Tensor, *rest: tf.Tensor
-    ) -> tf.data.Dataset:
-        begin = tf.cast(number, tf.int32) * size
-
-        def part(tensor: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tensor[begin : begin + size], [size, *tensor.shape[1:]])
-
-        names, places, valid = map(part, rest)
-        batch = (part(index), part(value), index, value, names, valid)
-        return _decoded(part(jpegs), places, batch, options, decode)
-
-    def micro_batches_of(*step: tf.Tensor) -> tf.data.Dataset:
-        numbers = tf.data.Dataset.range(micro_batches)
-        return numbers.map(lambda number: (number, *step))
-
-    dataset = (
-        tf.data.Dataset.range(steps)
-        .map(read_step, num_parallel_calls=STEPS_READ_AHEAD, deterministic=True)
-        .flat_map(micro_batches_of)
-        .interleave(
-            micro_batch,
-            cycle_length=BATCHES_DECODED_TOGETHER,
-            num_parallel_calls=BATCHES_DECODED_TOGETHER,
-            deterministic=True,
-        )
-        .prefetch(1)
+def _synthetic(options: InputOptions, rank: int) -> Iterator[Batch]:
+    """The same made-up micro-batch for ever, to measure compute alone."""
+    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, rank))
+    size, count = options.batch_size, options.batch_size * options.accumulate_steps
+    shape = size, options.image_size, options.image_size, preprocessing.CHANNELS
+    index = rng.integers(options.class_num, size=(count, SYNTHETIC_LABELS), dtype=np.int32)
+    index, value = tf.constant(index), tf.ones(index.shape)
+    batch = Batch(
+        tf.constant(rng.uniform(-1, 1, shape).astype(np.float32)),
+        index[:size],
+        value[:size],
+        index,
+        value,
+        tf.fill([size], "synthetic"),
+        tf.ones([size], tf.bool),
     )
-    settings = tf.data.Options()
-    settings.threading.private_threadpool_size = options.num_preprocess_threads
-    settings.autotune.enabled = False
-    return _checked(dataset.with_options(settings), reader, size)
-
-
-def _decoded(
-    jpegs: tf.Tensor,
-    places: tf.Tensor,
-    batch: tuple[tf.Tensor, ...],
-    options: InputOptions,
-    decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-) -> tf.data.Dataset:
-    """One element: the slots that could be decoded, their images, and the rest of the batch.
-
-    A blank image in a slot of its own at the end keeps the batch when no picture can be decoded.
-    """
-    size = jpegs.shape[0]
-    blank = lambda: tf.zeros([options.image_size, options.image_size, 3])  # noqa: E731
-
-    def decode_slot(slot: tf.Tensor, jpeg: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return slot, tf.cond(slot < size, lambda: decode(jpeg, place), blank)
-
-    slots = tf.range(size + 1)
-    jpegs, places = tf.concat([jpegs, [""]], 0), tf.concat([places, [0]], 0)
-    return (
-        tf.data.Dataset.from_tensor_slices((slots, jpegs, places))
-        .map(decode_slot, num_parallel_calls=options.num_preprocess_threads, deterministic=True)
-        .ignore_errors()
-        .batch(size + 1)
-        .map(lambda slots, images: (slots, images, *batch))
-    )
-
-
-def _checked(dataset: tf.data.Dataset, reader: RecordReader, size: int) -> Iterator[Batch]:
-    """Batches with the places of bad pictures filled, and these counted and named."""
-    iterator = iter(dataset)
     while True:
-        try:
-            slots, images, index, value, step_index, step_value, names, valid = next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            raise reader.failure or error from None
-        if slots.shape[0] == size + 1:
-            images = images[:-1]
-        else:
-            source = _fill(slots.numpy(), size)
-            bad = source != np.arange(size)
-            reader.note_bad([name.decode() for name in names.numpy()[bad & valid.numpy()]])
-            kept = np.minimum(source, size - 1)
-            images = tf.gather(images, np.searchsorted(slots.numpy(), source))
-            index, value = tf.gather(index, kept), tf.gather(value, kept)
-            valid = valid & ~bad
-        yield Batch(images, index, value, step_index, step_value, names, valid)
-
-
-def _fill(slots: np.ndarray, size: int) -> np.ndarray:
-    """For each slot of a batch the decoded slot that takes its place: itself, or a neighbour."""
-    decoded = slots[slots < size] if slots[0] < size else slots
-    wanted = np.arange(size)
-    return decoded[np.searchsorted(decoded, wanted, "right").clip(1) - 1]
-
-
-def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
-    random = np.random.default_rng(options.random_seed)
-    size, side = share.micro_batch, options.image_size
-    images = tf.constant(random.uniform(-1, 1, (size, side, side, 3)), tf.float32)
-    labels = min(SYNTHETIC_LABELS, options.class_num)
-    index = np.stack([random.permutation(options.class_num)[:labels] for _ in range(size)])
-    index, value = tf.constant(index, tf.int32), tf.ones([size, labels])
-    step_index = tf.tile(index, [share.count, 1])
-    step_value = tf.tile(value, [share.count, 1])
-    names, valid = tf.fill([size], b"synthetic"), tf.ones([size], tf.bool)
-    logging.info("training on a made-up batch: this measures speed and learns nothing")
-    while True:
-        yield Batch(images, index, value, step_index, step_value, names, valid)
+        yield batch
