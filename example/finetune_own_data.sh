@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# From one's own pictures to a finetuned network and its report, in one command.
+#
+#   example/finetune_own_data.sh --images pictures/                    # a subfolder a class
+#   example/finetune_own_data.sh --images pictures/ --csv labels.csv   # image,labels (a;b;c)
+#   ... -- --lr=0.01 --max_iter=2000      # after --, flags of finetune.py
+#
+# OUTPUT=out/own      where everything goes; the same command again resumes
+# CHECKPOINT=...      a pretrained checkpoint to start from; its depth is taken too. None: scratch
+# IMAGE_SIZE=224 BATCH=32 STEPS=1000
+#
+# Expect: OUTPUT/lists (splits and dictionary), OUTPUT/records, OUTPUT/model/best (the checkpoint
+# that was best on the validation split) and OUTPUT/report (metrics on the test split).
+set -euo pipefail
+
+example="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=example/environment.sh
+source "$example/environment.sh"
+prepare_environment
+
+OUTPUT="${OUTPUT:-out/own}"
+IMAGE_SIZE="${IMAGE_SIZE:-224}"
+BATCH="${BATCH:-32}"
+STEPS="${STEPS:-1000}"
+split=() images="" loss=softmax best=top1
+while (($#)) && [[ "$1" != -- ]]; do
+  case "$1" in
+    --images) images="${2:?--images needs a folder}" ;;
+    --csv) loss=bce best=map_macro ;;
+  esac
+  split+=("$1")
+  shift
+done
+shift || true
+
+python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists"
+classes="$(wc -l < "$OUTPUT/lists/dictionary.txt")"
+for part in train val test; do
+  python "$PROJECT_ROOT/data/tfrecord.py" --indexs "$OUTPUT/lists/${part}_list.txt" \
+    --tfrecords "$OUTPUT/records/$part" --images "$images" --num_class "$classes"
+done
+
+network=(--class_num="$classes" --image_size="$IMAGE_SIZE" --batch_size="$BATCH" --loss="$loss")
+if [[ -n "${CHECKPOINT:-}" ]]; then
+  network+=(--pretrain_ckpt="$CHECKPOINT")
+fi
+python "$PROJECT_ROOT/finetune.py" \
+  --data_dir="$OUTPUT/records/train" \
+  --val_dir="$OUTPUT/records/val" \
+  --model_dir="$OUTPUT/model" \
+  --log_dir="$OUTPUT/model/log" \
+  "${network[@]}" \
+  --lr_policy=cosine \
+  --lr=0.02 \
+  --warmup=100 \
+  --max_iter="$STEPS" \
+  --eval_interval=100 \
+  --snapshot=100 \
+  --max_to_keep=3 \
+  --best_metric="$best" \
+  "$@"
+python "$PROJECT_ROOT/evaluate.py" \
+  --data_dir="$OUTPUT/records/test" \
+  --model_dir="$OUTPUT/model/best" \
+  --dictionary="$OUTPUT/lists/dictionary.txt" \
+  --result="$OUTPUT/report"

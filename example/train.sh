@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Pretrains ResNet-101 on ML-Images: the paper's recipe, every value visible.
+#
+#   example/train.sh                                   # one process
+#   NP=8 example/train_distributed.sh train.py ...     # the same on 8 GPUs
+#
+# A step is 4,096 images whatever there is to compute them: --global_batch is shared out to the
+# workers, and on each to micro-batches of --batch_size. The rates below are for such steps.
+# 17,609,752 images make 4,299 steps an epoch; 60 epochs make 257,958 steps. Flags given to this
+# script come last and win. Paths are relative to the project's folder.
+#
+# Expect: a log line every 100 steps; checkpoints in out/pretrain/; the same command again resumes.
+# Published result of these weights, finetuned: 78.8 % top-1 and 94.5 % top-5 on ImageNet at 224.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source example/environment.sh
+prepare_environment
+
+python train.py \
+  --data_dir=./data/train/ \
+  --model_dir=./out/pretrain/ \
+  --log_dir=./out/pretrain/log/ \
+  --class_num=11166 \
+  --resnet_size=101 \
+  --image_size=224 \
+  --data_format=NHWC \
+  --precision=float32 \
+  --batch_norm_decay=0.997 \
+  --batch_norm_epsilon=1e-5 \
+  --batch_size=32 \
+  --global_batch=4096 \
+  --area_min=0.7 \
+  --area_max=1.0 \
+  --mask_thres=0.7 \
+  --neg_select=0.1 \
+  --loss_statistics=global \
+  --optimizer=mom \
+  --opt_momentum=0.9 \
+  --weight_decay=1e-4 \
+  --warmup=35200 \
+  --lr_warmup=0.01 \
+  --lr_warmup_decay_step=4400 \
+  --lr_warmup_decay_factor=1.297 \
+  --lr=0.08 \
+  --lr_decay_step=110000 \
+  --lr_decay_factor=0.1 \
+  --max_iter=257958 \
+  --snapshot=4400 \
+  --max_to_keep=20 \
+  --log_interval=100 \
+  --num_preprocess_threads=8 \
+  --random_seed=1234 \
+  "$@"
