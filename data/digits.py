@@ -86,8 +86,8 @@ def write_digits(output: Path) -> tuple[int, int]:
     ):
         leaf = len(ABOVE) + int(digit)
         classes = (leaf, *hierarchy.ancestors(leaf))
-        name = f"digit_{number:04d}.jpg"
-        write_file(output / "images" / name, to_jpeg(pixels))
+        name = f"images/digit_{number:04d}.jpg"
+        write_file(output / name, to_jpeg(pixels))
         lines.append(format_row(Row(name, classes, (1.0,) * len(classes))))
     for name, part in (("train", lines[:FIRST_HELD_OUT]), ("val", lines[FIRST_HELD_OUT:])):
         write_file(output / f"{name}_im_list.txt", "".join(f"{line}\n" for line in part).encode())

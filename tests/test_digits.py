@@ -29,13 +29,13 @@ def test_every_image_is_listed_once(folder):
     train, val = rows_of(folder, "train"), rows_of(folder, "val")
     assert (len(train), len(val)) == (1415, 382)
     listed = [row.image for row in train + val]
-    assert sorted(listed) == sorted(path.name for path in (folder / "images").iterdir())
+    assert sorted(listed) == sorted(f"images/{path.name}" for path in (folder / "images").iterdir())
     assert len(set(listed)) == 1797
 
 
 def test_held_out_writers_come_last(folder):
-    assert max(row.image for row in rows_of(folder, "train")) == "digit_1414.jpg"
-    assert min(row.image for row in rows_of(folder, "val")) == "digit_1415.jpg"
+    assert max(row.image for row in rows_of(folder, "train")) == "images/digit_1414.jpg"
+    assert min(row.image for row in rows_of(folder, "val")) == "images/digit_1415.jpg"
 
 
 def test_each_class_occurs_in_both_parts(folder):
