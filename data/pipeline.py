@@ -1,10 +1,10 @@
 """The input pipeline: from record files to batches, for training and for evaluation.
 
-    position -> record (data/order.py) -> bytes (data/record_source.py) -> image -> batch
+    position -> record (data/order.py) -> bytes (data/record_source.py)
+             -> image (data/preprocessing.py) -> batch (data/steps.py)
 
 A batch is a pure function of the options and of its position in the order of training: neither
-threads, restarts nor the number of workers change it. No buffer of data is shuffled; encoded
-records of a few batches are all that is held besides the batches themselves.
+threads, restarts nor the number of workers change it. No buffer of data is shuffled.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ import tensorflow as tf
 from data import preprocessing
 from data.order import RecordOrder, worker_start
 from data.preprocessing import Augmentation
-from data.record_source import BadRecords, InputError, RecordSource, pad_labels
-from data.steps import Slot, Steps
+from data.record_source import InputError, RecordSource, pad_labels
+from data.steps import Plan, Prepare, Slot, Slots, run
 
-__all__ = ["Augmentation", "Batch", "EvaluationInput", "InputError", "InputOptions", "TrainingInput"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "EvaluationInput",
+    "InputError",
+    "InputOptions",
+    "TrainingInput",
+]
 
 SYNTHETIC_LABELS = 9  # an image, as in ML-Images (spec section 1: 8.72)
 
@@ -75,60 +82,57 @@ class TrainingInput:
     def __init__(
         self, options: InputOptions, augmentation: Augmentation, rank: int = 0, size: int = 1
     ):
-        self._options, self._rank, self._size = options, rank, size
+        self._options, self._augmentation = options, augmentation
+        self._rank, self._size = rank, size
         self._worker_batch = options.batch_size * options.accumulate_steps
         if options.synthetic:
             self.records = self._worker_batch * size
             return
-        self._bad = BadRecords(options.max_bad_records)
-        source = RecordSource(options.data_dir, options.class_num, self._bad)
+        source = _open(options)
         self.records = source.total
-        order = RecordOrder(
+        self._order = RecordOrder(
             source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
         )
-
-        def prepare(contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-            seed = tf.stack([tf.constant(options.random_seed, tf.int64), position])
-            return preprocessing.training_image(contents, seed, options.image_size, augmentation)
-
-        self._steps = _make_steps(source, order.records, prepare, options)
+        self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
+        self._prepare = _traced_once(self._augmented)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from position `start`: the number of records that all workers have used."""
         if self._options.synthetic:
-            yield from _synthetic(self._options, self._rank)
+            return _synthetic(self._options, self._rank)
+        return self._batches(start)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        options = self._options
 
         def positions(step: int) -> np.ndarray:
             first = start + worker_start(step, self._rank, self._size, self._worker_batch)
             return np.arange(first, first + self._worker_batch)
 
-        for slots, images in self._steps.run(positions, None):
-            index, value = (tf.constant(part) for part in pad_labels([s.sample for s in slots]))
-            yield from _micro_batches(images, index, value, slots, tf.ones([len(slots)], tf.bool))
+        plan = Plan(positions, options.batch_size, options.accumulate_steps)
+        valid = tf.ones([self._worker_batch], tf.bool)
+        for slots, images in run(self._slots, self._prepare, plan, options.num_preprocess_threads):
+            yield from _micro_batches(slots, images, valid)
+
+    def _augmented(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(self._options.random_seed, tf.int64), position])
+        return preprocessing.training_image(
+            contents, seed, self._options.image_size, self._augmentation
+        )
 
 
 class EvaluationInput:
     """Every record once, in order, over all workers, in equally many batches on each.
 
-    `batch_size` counts; accumulation does not. See `TrainingInput` for arguments and errors.
+    Accumulation and `synthetic` do not count here. See `TrainingInput` for arguments and errors.
     """
 
     def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
-        self._options = dataclasses.replace(options, accumulate_steps=1)
-        self._rank, self._size = rank, size
-        self._bad = BadRecords(options.max_bad_records)
-        source = RecordSource(options.data_dir, options.class_num, self._bad)
+        self._options, self._rank, self._size = options, rank, size
+        source = _open(options)
         self.records = source.total
-
-        def record_at(position: int, count: int) -> np.ndarray:
-            return np.arange(position, position + count) % source.total
-
-        def prepare(contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-            del position
-            image = preprocessing.decode(contents)
-            return preprocessing.inference_crops(image, options.image_size)[0]
-
-        self._steps = _make_steps(source, record_at, prepare, self._options)
+        self._slots = Slots(source, lambda position: position % source.total)
+        self._prepare = _traced_once(self._inference_image)
 
     def batches(self) -> Iterator[Batch]:
         """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
@@ -138,23 +142,32 @@ class EvaluationInput:
             first = worker_start(step, self._rank, self._size, batch_size)
             return np.arange(first, first + batch_size)
 
-        steps = -(-self.records // (batch_size * self._size))
-        for step, (slots, images) in enumerate(self._steps.run(positions, steps)):
+        plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
+        threads = self._options.num_preprocess_threads
+        for step, (slots, images) in enumerate(run(self._slots, self._prepare, plan, threads)):
             wanted = positions(step)
-            used = np.array([slot.position for slot in slots])
-            index, value = (tf.constant(part) for part in pad_labels([s.sample for s in slots]))
-            valid = tf.constant((used == wanted) & (wanted < self.records))
-            yield from _micro_batches(images, index, value, slots, valid)
+            valid = (wanted < self.records) & (wanted == [slot.position for slot in slots])
+            yield from _micro_batches(slots, images, tf.constant(valid))
+
+    def _inference_image(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        del position
+        image = preprocessing.decode(contents)
+        return preprocessing.inference_crops(image, self._options.image_size)[0]
 
 
-def _micro_batches(
-    images: list[tf.Tensor],
-    index: tf.Tensor,
-    value: tf.Tensor,
-    slots: list[Slot],
-    valid: tf.Tensor,
-) -> Iterator[Batch]:
+def _open(options: InputOptions) -> RecordSource:
+    return RecordSource(options.data_dir, options.class_num, options.max_bad_records)
+
+
+def _traced_once(prepare: Prepare) -> Prepare:
+    # A dataset that begins again would else trace it again, for seconds.
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
+    return tf.function(prepare, signature, autograph=False)
+
+
+def _micro_batches(slots: list[Slot], images: list[tf.Tensor], valid: tf.Tensor) -> Iterator[Batch]:
     size = len(slots) // len(images)
+    index, value = (tf.constant(part) for part in pad_labels([slot.sample for slot in slots]))
     names = tf.constant([slot.sample.name for slot in slots])
     for number, part in enumerate(images):
         rows = slice(number * size, (number + 1) * size)
