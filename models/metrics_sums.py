@@ -42,4 +42,4 @@ def gather(array: np.ndarray, workers: Workers) -> np.ndarray:
     start = int(lengths[: workers.rank].sum())
     joined = np.zeros(int(lengths.sum()), np.int64)
     joined[start : start + len(array)] = array
-    return workers.sum(joined)
+    return workers.sum(joined) if len(joined) else joined
