@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from data import preprocessing
-from data.order import RecordOrder, worker_start
+from data.order import RecordOrder
 from data.preprocessing import Augmentation
 from data.record_source import InputError, RecordSource, pad_labels
+from data.shares import Share
 from data.steps import Plan, Prepare, Slot, Slots, run
 
 __all__ = [
@@ -41,7 +42,6 @@ class InputOptions:
     data_dir: str
     image_size: int = 224
     batch_size: int = 512
-    accumulate_steps: int = 1
     class_num: int = 1000
     num_preprocess_threads: int = 4
     file_shuffle_buffer: int = 1500
@@ -73,20 +73,19 @@ class TrainingInput:
     Args:
         options: see there.
         augmentation: the random changes.
-        rank, size: of this worker, of how many.
+        share: what this worker does of every step; None: all, in one micro-batch.
 
     Raises:
         InputError: see `RecordSource`.
     """
 
     def __init__(
-        self, options: InputOptions, augmentation: Augmentation, rank: int = 0, size: int = 1
+        self, options: InputOptions, augmentation: Augmentation, share: Share | None = None
     ):
         self._options, self._augmentation = options, augmentation
-        self._rank, self._size = rank, size
-        self._worker_batch = options.batch_size * options.accumulate_steps
+        self._share = share or Share(options.batch_size, first=0, count=1, total=1)
         if options.synthetic:
-            self.records = self._worker_batch * size
+            self.records = self._share.global_batch
             return
         source = _open(options)
         self.records = source.total
@@ -99,19 +98,19 @@ class TrainingInput:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from position `start`: the number of records that all workers have used."""
         if self._options.synthetic:
-            return _synthetic(self._options, self._rank)
+            return _synthetic(self._options, self._share)
         return self._batches(start)
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        options = self._options
+        share, threads = self._share, self._options.num_preprocess_threads
 
         def positions(step: int) -> np.ndarray:
-            first = start + worker_start(step, self._rank, self._size, self._worker_batch)
-            return np.arange(first, first + self._worker_batch)
+            first = start + step * share.global_batch + share.first * share.micro_batch
+            return np.arange(first, first + share.count * share.micro_batch)
 
-        plan = Plan(positions, options.batch_size, options.accumulate_steps)
-        valid = tf.ones([self._worker_batch], tf.bool)
-        for slots, images in run(self._slots, self._prepare, plan, options.num_preprocess_threads):
+        plan = Plan(positions, share.micro_batch, share.count)
+        valid = tf.ones([share.count * share.micro_batch], tf.bool)
+        for slots, images in run(self._slots, self._prepare, plan, threads):
             yield from _micro_batches(slots, images, valid)
 
     def _augmented(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
@@ -124,7 +123,14 @@ class TrainingInput:
 class EvaluationInput:
     """Every record once, in order, over all workers, in equally many batches on each.
 
-    Accumulation and `synthetic` do not count here. See `TrainingInput` for arguments and errors.
+    `synthetic` does not count here.
+
+    Args:
+        options: see there.
+        rank, size: of this worker, of how many.
+
+    Raises:
+        InputError: see `RecordSource`.
     """
 
     def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
@@ -139,7 +145,7 @@ class EvaluationInput:
         batch_size = self._options.batch_size
 
         def positions(step: int) -> np.ndarray:
-            first = worker_start(step, self._rank, self._size, batch_size)
+            first = (step * self._size + self._rank) * batch_size
             return np.arange(first, first + batch_size)
 
         plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
@@ -174,10 +180,10 @@ def _micro_batches(slots: list[Slot], images: list[tf.Tensor], valid: tf.Tensor)
         yield Batch(part, index[rows], value[rows], index, value, names[rows], valid[rows])
 
 
-def _synthetic(options: InputOptions, rank: int) -> Iterator[Batch]:
+def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
     """The same made-up micro-batch for ever, to measure compute alone."""
-    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, rank))
-    size, count = options.batch_size, options.batch_size * options.accumulate_steps
+    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
+    size, count = share.micro_batch, share.micro_batch * share.count
     shape = size, options.image_size, options.image_size, preprocessing.CHANNELS
     index = rng.integers(options.class_num, size=(count, SYNTHETIC_LABELS), dtype=np.int32)
     index, value = tf.constant(index), tf.ones(index.shape)
