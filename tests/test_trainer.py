@@ -1,0 +1,225 @@
+"""The training step and the loop around it, on a tiny network and batches held in memory."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import loop, resume
+from models.best import Best, BestError
+from models.checkpoint import CheckpointFolder
+from models.losses import MultiLabelOptions
+from models.mixup import Mixup
+from models.objectives import MultiLabelObjective, SoftmaxObjective
+from models.optimizers import Optimizer, OptimizerOptions, WeightAverage
+from models.recorder import Meter, Recorder, clock
+from models.resnet import ResNet
+from models.trainer import LOSS_SCALE_GROWTH_STEPS, Trainer
+from models.workers import OneWorker
+
+CLASSES, BATCH, SIDE = 5, 4, 32
+
+
+class Held(NamedTuple):
+    images: tf.Tensor
+    label_index: tf.Tensor
+    label_value: tf.Tensor
+    step_index: tf.Tensor
+    step_value: tf.Tensor
+
+
+def batch(number: int) -> Held:
+    random = np.random.default_rng(number)
+    images = tf.constant(random.uniform(-1, 1, (BATCH, SIDE, SIDE, 3)), tf.float32)
+    index = tf.constant(random.integers(0, CLASSES, (BATCH, 1)), tf.int32)
+    value = tf.ones([BATCH, 1])
+    return Held(images, index, value, index, value)
+
+
+def batches(position: int) -> Iterator[Held]:
+    while True:
+        yield batch(position // BATCH)
+        position += BATCH
+
+
+def trainer_of(objective=None, dtype=tf.float32, mixup=None, average=0.0, best=None) -> Trainer:
+    network = ResNet(14, CLASSES, width=4, compute_dtype=dtype, seed=3)
+    optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
+    return Trainer(
+        network,
+        objective or MultiLabelObjective(CLASSES, MultiLabelOptions(), 3),
+        optimizer,
+        OneWorker(),
+        average=WeightAverage(network.variables_by_name(), average) if average else None,
+        mixup=mixup,
+        extra_progress=best.progress() if best else None,
+    )
+
+
+def train(trainer: Trainer, folder: Path, steps: int, **options) -> int:
+    checkpoints = CheckpointFolder(folder, max_to_keep=3)
+    resume.restore_or_start(trainer, checkpoints, OneWorker())
+    interval = options.pop("eval_interval", 0)
+    return loop.train(
+        trainer,
+        options.pop("batches", batches)(int(trainer.position)),
+        lambda step: 0.05,
+        checkpoints,
+        loop.LoopOptions(
+            steps, log_interval=1, snapshot=2, log_dir=str(folder / "log"), eval_interval=interval
+        ),
+        OneWorker(),
+        **options,
+    )
+
+
+def weights(trainer: Trainer) -> dict[str, np.ndarray]:
+    return {name: v.numpy() for name, v in trainer.variables_by_name().items()}
+
+
+def test_a_resumed_run_ends_where_the_straight_one_does(tmp_path) -> None:
+    straight, first, second = (trainer_of(average=0.9) for _ in range(3))
+    train(straight, tmp_path / "straight", 5)
+    train(first, tmp_path / "parted", 2)
+    train(second, tmp_path / "parted", 5)
+    assert int(second.global_step) == 5 and int(second.position) == 5 * BATCH
+    for name, value in weights(straight).items():
+        np.testing.assert_array_equal(value, weights(second)[name], err_msg=name)
+    lines = (tmp_path / "parted/log/training.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path) -> None:
+    def poisoned(position: int) -> Iterator[Held]:
+        for number in range(3):
+            yield batch(number)
+        yield batch(3)._replace(images=tf.fill([BATCH, SIDE, SIDE, 3], math.nan))
+
+    with pytest.raises(loop.TrainingError, match="nan at step 3"):
+        train(trainer_of(), tmp_path, 10, batches=poisoned)
+    assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-2")
+
+
+def test_sigterm_ends_the_run_after_a_checkpoint(tmp_path) -> None:
+    def interrupting(position: int) -> Iterator[Held]:
+        for number in range(10):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch(number)
+
+    assert train(trainer_of(), tmp_path, 10, batches=interrupting) == 128 + signal.SIGTERM
+    assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-4")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None:
+    values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
+    best = Best("mAP", 2, CheckpointFolder(tmp_path / "best", max_to_keep=1))
+    trainer = trainer_of(best=best)
+    train(
+        trainer,
+        tmp_path,
+        10,
+        eval_interval=1,
+        evaluate=lambda: {"mAP": next(values)},
+        best=best,
+    )
+    assert int(trainer.global_step) == 4
+    assert [Path(p).name for p in CheckpointFolder(tmp_path / "best").all()] == ["model.ckpt-2"]
+    resumed = Best("mAP", 2, CheckpointFolder(tmp_path / "best"))
+    resume.restore_or_start(trainer_of(best=resumed), CheckpointFolder(tmp_path), OneWorker())
+    assert resumed.exhausted
+    with pytest.raises(BestError, match="mAQ"):
+        Best("mAQ", 0, CheckpointFolder(tmp_path)).observe({"mAP": 1.0})
+
+
+def test_less_is_better_of_a_loss(tmp_path) -> None:
+    best = Best("loss", 0, CheckpointFolder(tmp_path))
+    assert [best.observe({"loss": x}) for x in (2.0, 3.0, 1.0)] == [True, False, True]
+
+
+def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> None:
+    trainer = trainer_of(SoftmaxObjective(), tf.float16)
+    before, scale = weights(trainer), float(trainer.loss_scale)
+    huge = batch(0)._replace(images=tf.fill([BATCH, SIDE, SIDE, 3], math.inf))
+    trainer.step([huge], 0.1)
+    assert float(trainer.loss_scale) == scale / 2
+    after = weights(trainer)
+    for name in trainer.network.trainable_by_name():
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_float16_steps_like_float32_and_raises_its_loss_scale_when_due() -> None:
+    half, single = trainer_of(SoftmaxObjective(), tf.float16), trainer_of(SoftmaxObjective())
+    half.steps_since_overflow.assign(LOSS_SCALE_GROWTH_STEPS - 1)
+    half.loss_scale.assign(128.0)
+    for trainer in (half, single):
+        trainer.step([batch(0)], 0.1)
+    assert float(half.loss_scale) == 256.0
+    name = "logits/dense/kernel"
+    np.testing.assert_allclose(weights(half)[name], weights(single)[name], atol=2e-3)
+    assert not np.array_equal(weights(half)[name], weights(trainer_of())[name])
+
+
+def test_mixup_blends_images_and_labels_alike() -> None:
+    one = batch(0)
+    mixed, index, value = Mixup(0.4, seed=1)(
+        one.images, one.label_index, one.label_value, tf.constant(7, tf.int64)
+    )
+    dense = np.zeros((BATCH, CLASSES))
+    for row, (classes, values) in enumerate(zip(index.numpy(), value.numpy(), strict=True)):
+        for c, v in zip(classes, values, strict=True):
+            if c >= 0:
+                dense[row, c] += v
+    np.testing.assert_allclose(dense.sum(axis=1), 1.0, rtol=1e-6)
+    own = one.label_index.numpy()[:, 0]
+    share = min(s for s in (dense[r, own[r]] for r in range(BATCH)) if s < 1)
+    blend = share * one.images + (1 - share) * one.images[::-1]
+    np.testing.assert_allclose(mixed.numpy(), blend.numpy(), atol=1e-5)
+
+
+def test_the_average_takes_the_place_of_the_weights_and_leaves_it_again() -> None:
+    trainer = trainer_of(average=0.5)
+    trainer.step([batch(0)], 0.1)
+    before = weights(trainer)
+    name = "logits/dense/kernel"
+    with trainer.average.in_place():
+        inside = trainer.network.variables_by_name()[name].numpy()
+    np.testing.assert_array_equal(inside, before[f"{name}/ExponentialMovingAverage"])
+    for key, value in weights(trainer).items():
+        np.testing.assert_array_equal(value, before[key], err_msg=key)
+
+
+def test_the_record_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path) -> None:
+    record = tmp_path / "training.jsonl"
+    record.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"st')
+    recorder = Recorder(str(tmp_path), start_step=4)
+    recorder.scalars(5, "train", {"loss": 1.0})
+    recorder.close()
+    assert [json.loads(x)["step"] for x in record.read_text().splitlines()] == [2, 4, 5]
+
+
+def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:
+    times = iter([0.0, 1.0, 2.0, 5.0, 6.0])  # start; ready, done; ready, done
+    monkeypatch.setattr("models.recorder.time.perf_counter", lambda: next(times))
+    meter = Meter(images_per_step=30, window=10)
+    for _ in range(2):
+        meter.input_ready()
+        meter.step_done()
+    assert meter.speed() == {
+        "images_per_second": 10.0,
+        "step_seconds": 3.0,
+        "waiting": pytest.approx(4 / 6),
+    }
+
+
+def test_clock() -> None:
+    assert clock(3725.9) == "1:02:05"
