@@ -40,7 +40,8 @@ EXTRAS = {
         "scikit-learn>=1.7,<1.10",
     ],
     "export": [
-        "onnx>=1.17,<2",
+        # Later releases need a protobuf that TensorFlow 2.18 refuses.
+        "onnx>=1.17,<1.23",
         "onnxruntime>=1.20,<2",
         "pyarrow>=20,<27",
         "safetensors>=0.4,<1",
