@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from data.implication import Implication, imply, remap
 from data.list_blocks import Block, Chunk, Tags, parse_block, read_block
 from data.list_format import format_rows
-from data.list_jobs import Refused, over_list
+from data.list_jobs import Refused, over_list, rewritten
 from data.vocabulary import indices_for_ids
 
 
@@ -92,6 +91,7 @@ class Annotator:
     def __call__(self, chunk: Chunk) -> _Annotated:
         block, tags, dropped = self.vocabulary.read(chunk)
         kept_tags = len(tags.classes)
+        repeated = sum(count for _, count in block.repeated)
         tags = imply(tags, self.implication)
         tagged = np.diff(tags.offsets) > 0
         kept = np.ones(len(block), bool) if self.keep_untagged else tagged
@@ -99,9 +99,9 @@ class Annotator:
             rows=len(block),
             rows_written=int(kept.sum()),
             rows_untagged=int((~kept).sum()),
-            tags=kept_tags + dropped + block.repeated,
+            tags=kept_tags + dropped + repeated,
             tags_dropped=dropped,
-            tags_repeated=block.repeated,
+            tags_repeated=repeated,
             tags_written=len(tags.classes),
         )
         return _Annotated(format_rows(block, tags, kept), totals, block.lines, block.problems)
@@ -114,18 +114,12 @@ def annotate(
 
     The output appears under its name when it is whole, and is the same for any number of processes.
     """
-    output = Path(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     totals, refused = Totals(), Refused(list_path)
-    try:
-        with open(temporary, "wb") as file:
-            for result, lines_before in over_list(list_path, annotator, processes):
-                file.write(result.text)
-                totals.add(result.totals)
-                refused.add(result.problems, lines_before)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with rewritten(output) as file:
+        for result, lines_before, _ in over_list(list_path, annotator, processes):
+            file.write(result.text)
+            totals.add(result.totals)
+            refused.add(result.problems, lines_before)
     return totals, refused
 
 
@@ -133,5 +127,5 @@ def annotated_blocks(
     list_path: str | os.PathLike, vocabulary: Vocabulary, implication: Implication
 ) -> Iterator[tuple[Block, Tags]]:
     """The rows that `annotate` would write, untagged ones included, with their tags."""
-    for translated, _ in over_list(list_path, vocabulary.read, processes=1):
+    for translated, _, _ in over_list(list_path, vocabulary.read, processes=1):
         yield translated.block, imply(translated.tags, implication)

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     _report(totals, refused)
-    return 1 if refused.count else 0
+    return 0
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -111,8 +111,7 @@ def _report(totals: Totals, refused: Refused) -> None:
     print(f"tags: {totals.tags} read, {totals.tags_repeated} repeated in their row,", end=" ")
     print(f"{totals.tags_dropped} outside the vocabulary, {kept} kept;", end=" ")
     print(f"{totals.tags_written} written")
-    for line in refused.first:
-        print(f"refused: {line}", file=sys.stderr)
+    refused.report()
 
 
 if __name__ == "__main__":

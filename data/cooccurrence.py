@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.hierarchy import Hierarchy
 from data.list_blocks import Block, Tags
+from data.pages import write_file
 
 _PATH = re.compile(r"\+\+\+ the predictions of (.*) is:")
 _PREDICTION = re.compile(r"\s*([0-9]+) .*: ([-+.0-9eE]+)")
+_UNREADABLE = "unreadable: "
 _HEADER = "class\ttag\tco\timages with both\timages of class\n"
 
 
@@ -41,15 +42,10 @@ class Cooccurrence(NamedTuple):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the normalised matrix as a table, one pair a line."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        ratios = self.both / self.images
-        columns = (self.classes, self.tags, ratios, self.both, self.images)
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(_HEADER)
-            for c, tag, ratio, both, images in zip(*(x.tolist() for x in columns), strict=True):
-                file.write(f"{c}\t{tag}\t{ratio:.6f}\t{both}\t{images}\n")
-        os.replace(temporary, path)
+        columns = (self.classes, self.tags, self.both / self.images, self.both, self.images)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        lines = (f"{c}\t{tag}\t{co:.6f}\t{both}\t{images}\n" for c, tag, co, both, images in rows)
+        write_file(path, (_HEADER + "".join(lines)).encode())
 
     @classmethod
     def read(cls, path: str | os.PathLike, class_num: int) -> Cooccurrence:
@@ -79,7 +75,9 @@ class Cooccurrence(NamedTuple):
 
 
 def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    """(image, [(class, probability)]) of a file written by `image_classification.py`.
+    """(image, [(class, probability)]) of a text file written by `image_classification.py`.
+
+    Images that it could not read are left out.
 
     Raises:
         CooccurrenceError: a line of neither form, as `path:line: reason`.
@@ -95,6 +93,8 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
                 image, found = heading[1], []
             elif prediction and image is not None:
                 found.append((int(prediction[1]), float(prediction[2])))
+            elif line.startswith(_UNREADABLE):
+                image = None
             elif line.strip():
                 raise CooccurrenceError(
                     f"{os.fspath(path)}:{number}: neither `+++ the predictions of ... is:` nor"

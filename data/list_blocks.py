@@ -70,8 +70,8 @@ class Block:
     `data` uint8 holds the lines, each with its line end and nothing between them. Row r is
     `data[starts[r]:ends[r]]`, its image name stops at `name_ends[r]`, and `numbers[r]` counts the
     lines before it in the chunk. `lines` are the chunk's lines, empty ones included; `problems` are
-    the refused ones: (lines before, reason). `repeated` tags were overruled by a later one of their
-    row and are not in `tags`.
+    the refused ones: (lines before, reason). `repeated`: (lines before, how many tags) of the rows
+    in which tags were overruled by a later one of the same class; those are not in `tags`.
     """
 
     data: np.ndarray
@@ -82,7 +82,7 @@ class Block:
     numbers: np.ndarray
     lines: int
     problems: list[tuple[int, str]] = field(default_factory=list)
-    repeated: int = 0
+    repeated: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -239,9 +239,9 @@ def _rows_with_repeats(row: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def _rewrite(
     block: Block, odd: np.ndarray, class_num: int | None
-) -> tuple[bytes, np.ndarray, list[tuple[int, str]], int]:
+) -> tuple[bytes, np.ndarray, list[tuple[int, str]], list[tuple[int, int]]]:
     """The block's text in the plain form, the line number of each row, problems, and repeats."""
-    pieces, dropped, problems, repeated, copied = [], [], [], 0, 0
+    pieces, dropped, problems, repeated, copied = [], [], [], [], 0
     for line in np.flatnonzero(odd).tolist():
         pieces.append(block.data[copied : block.starts[line]].tobytes())
         copied = block.ends[line] + 1
@@ -259,7 +259,8 @@ def _rewrite(
             dropped.append(line)
         else:
             pieces.append(format_row(row).encode() + b"\n")
-            repeated += row.repeated
+            if row.repeated:
+                repeated.append((line, row.repeated))
     pieces.append(block.data[copied:].tobytes())
     return b"".join(pieces), np.delete(block.numbers, dropped), problems, repeated
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -23,14 +26,19 @@ Result = TypeVar("Result", bound=ChunkResult)
 
 
 def over_list(
-    path: str | os.PathLike, job: Callable[[Chunk], Result], processes: int
-) -> Iterator[tuple[Result, int]]:
-    """Each chunk's result in order, with the number of lines of the list before that chunk.
+    path: str | os.PathLike,
+    job: Callable[[Any], Result],
+    processes: int,
+    extras: Iterable | None = None,
+) -> Iterator[tuple[Result, int, Chunk]]:
+    """Each chunk's result in order, the number of lines of the list before it, and the chunk.
 
     Args:
-        job: picklable; called in the worker processes.
+        job: of a chunk, or of (chunk, extra); picklable, called in the worker processes.
+        extras: something for each chunk.
     """
     pieces = list(chunks(path))
+    work = pieces if extras is None else zip(pieces, extras, strict=True)
     lines = 0
     with tqdm(
         total=sum(chunk.size for chunk in pieces),
@@ -39,10 +47,24 @@ def over_list(
         unit_scale=True,
         disable=None,
     ) as bar:
-        for chunk, result in zip(pieces, ordered_map(job, pieces, processes), strict=True):
-            yield result, lines
+        for chunk, result in zip(pieces, ordered_map(job, work, processes), strict=True):
+            yield result, lines, chunk
             lines += result.lines
             bar.update(chunk.size)
+
+
+@contextmanager
+def rewritten(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, which appears under its name when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Refused:
@@ -59,3 +81,9 @@ class Refused:
         room = self._examples - len(self.first)
         for line, reason in problems[:room]:
             self.first.append(f"{self._path}:{lines_before + line + 1}: {reason}")
+
+    def report(self) -> None:
+        """Tells a person, on the standard error stream."""
+        if self.count:
+            print(f"{self.count} lines refused, the first of them:", file=sys.stderr)
+            print("\n".join(self.first), file=sys.stderr)

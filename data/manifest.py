@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from data.pages import write_file
 from data.parallel import ordered_map
 from data.records import INDEX_SUFFIX, RecordError, read_index, read_records
 
@@ -66,7 +67,7 @@ class ShardFolder:
 
     def add(self, report: ShardReport) -> None:
         """Remembers a finished shard."""
-        _write(self._reports / f"{report.name}.json", json.dumps(asdict(report)))
+        write_file(self._reports / f"{report.name}.json", json.dumps(asdict(report)).encode())
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
@@ -87,8 +88,9 @@ class ShardFolder:
         reports = sorted(reports, key=lambda report: report.name)
         lines = ",\n  ".join(json.dumps(asdict(report)) for report in reports)
         bad = [entry for report in reports for entry in report.bad]
-        _write(self.path / BAD_IMAGES, "".join("\t".join(entry) + "\n" for entry in bad))
-        _write(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n')
+        listing = "".join("\t".join(entry) + "\n" for entry in bad)
+        write_file(self.path / BAD_IMAGES, listing.encode("utf-8", "surrogateescape"))
+        write_file(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n'.encode())
         shutil.rmtree(self._reports, ignore_errors=True)
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink()
@@ -144,12 +146,6 @@ def _parsed(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ManifestError(f"{path}: not JSON ({error}); delete it and convert again") from error
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(temporary, path)
 
 
 def bad_by_reason(reports: Iterable[ShardReport]) -> dict[str, int]:

@@ -65,7 +65,7 @@ def test_blocks_hold_the_rows_of_the_plain_parser(lines, class_num):
     rows, problems = plainly(text, class_num)
     assert rows_of(block) == [(number, row._replace(repeated=0)) for number, row in rows]
     assert block.problems == problems
-    assert block.repeated == sum(row.repeated for _, row in rows)
+    assert block.repeated == [(n, row.repeated) for n, row in rows if row.repeated]
     assert block.text(np.ones(len(block), bool)).count(b"\n") == len(rows)
 
 
@@ -100,7 +100,7 @@ def test_repeated_classes_keep_the_last_confidence():
     block = list_blocks.parse_block(b"a\t5:1\t3:0.5\t5:0.9\n")
     assert block.tags.classes.tolist() == [5, 3]
     assert block.tags.confidences.tolist() == [0.9, 0.5]
-    assert block.repeated == 1
+    assert block.repeated == [(0, 1)]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 8, 20, 1000])

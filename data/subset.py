@@ -1,0 +1,117 @@
+"""Takes an excerpt of a list: by class, by source, at most so many a class, at random, stratified.
+
+    python data/subset.py --list train.txt --output dogs.txt --classes dog --descendants \\
+        --per_class 500 --dictionary dictionary_and_semantic_hierarchy.txt
+
+Conditions are applied in this order: classes and sources, --per_class, then --count or --fraction.
+The same seed takes the same rows; they keep the order of the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from data import selection
+from data.hierarchy import Hierarchy, HierarchyError
+from data.parallel import cores
+from data.selection import Filter, Rows
+from data.sources import SOURCES
+
+SEED = 1234
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    try:
+        hierarchy = Hierarchy.read(args.dictionary) if args.dictionary else None
+        names = frozenset(args.source) if args.source else None
+        rule = Filter(_wanted(args, hierarchy), hierarchy, names, args.above)
+        rows, chunk_rows, refused = selection.find_candidates(args.list, rule, args.processes)
+        found = len(rows.numbers)
+        rows = _chosen(args, rows)
+        selection.write_rows(args.list, args.output, rows.numbers, chunk_rows, args.processes)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    classes = len(np.unique(rows.classes))
+    print(f"{sum(chunk_rows)} rows read, {refused.count} lines refused, {found} rows fit,", end=" ")
+    print(f"{len(rows.numbers)} taken, examples of {classes} classes: {args.output}")
+    refused.report()
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--list", required=True, help="the list to read")
+    add("--output", required=True, help="the list to write")
+    add("--dictionary", help="the classes with their hierarchy; needed for names and --descendants")
+    add("--classes", nargs="+", help="rows with one of these classes: indices, ids or names")
+    add("--classes_file", help="the same, a class a line")
+    add("--descendants", action="store_true", help="also all classes below --classes")
+    add("--above", type=float, default=0.0, help="tags count above this confidence (%(default)s)")
+    add("--source", nargs="+", choices=SOURCES, help="rows with images from here")
+    add("--per_class", type=int, help="at most so many rows of each (most specific) class")
+    add("--count", type=int, help="so many rows in all, at random")
+    add("--fraction", type=float, help="this share of the rows, at random")
+    add("--stratified", action="store_true", help="--count or --fraction with even class shares")
+    add("--seed", type=int, default=SEED, help="of what is random (%(default)s)")
+    add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.count is not None and args.fraction is not None:
+        parser.error("give --count or --fraction, not both")
+    if args.stratified and args.count is None and args.fraction is None:
+        parser.error("--stratified needs --count or --fraction")
+    if args.descendants and not (args.dictionary and (args.classes or args.classes_file)):
+        parser.error("--descendants needs --dictionary, and --classes or --classes_file")
+    if args.fraction is not None and not 0 <= args.fraction <= 1:
+        parser.error("--fraction is within 0..1")
+    if min(args.per_class or 1, args.count or 0) < 0:
+        parser.error("--per_class and --count are not negative")
+    return args
+
+
+def _wanted(args: argparse.Namespace, hierarchy: Hierarchy | None) -> np.ndarray | None:
+    """bool by class: those asked for, or None for any."""
+    texts = list(args.classes or [])
+    if args.classes_file:
+        lines = Path(args.classes_file).read_text(encoding="utf-8-sig").splitlines()
+        texts += [line.strip() for line in lines if line.strip()]
+    if not texts:
+        return None
+    if hierarchy is None:
+        others = [text for text in texts if not text.isdecimal()]
+        if others:
+            raise HierarchyError(f"class {others[0]!r} is no index: --dictionary is needed")
+        classes = [int(text) for text in texts]
+    else:
+        classes = [hierarchy.find(text) for text in texts]
+    if args.descendants:
+        return hierarchy.descendants(classes)
+    wanted = np.zeros(max(classes) + 1, bool)
+    wanted[classes] = True
+    return wanted
+
+
+def _chosen(args: argparse.Namespace, rows: Rows) -> Rows:
+    if args.per_class is not None:
+        rows = rows.take(selection.at_most_per_class(rows, args.per_class, args.seed))
+    count = args.count
+    if args.fraction is not None:
+        count = round(args.fraction * len(rows.numbers))
+    if count is None:
+        return rows
+    choose = selection.stratified if args.stratified else selection.at_random
+    return rows.take(choose(rows, count, args.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
