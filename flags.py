@@ -212,6 +212,21 @@ flags.DEFINE_enum(
 flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of the results")
 flags.DEFINE_integer("page_images", 100, "first pictures shown there", lower_bound=1)
 
+# Evaluation.
+flags.DEFINE_string("report_dir", "./out/evaluation/", "folder of the report")
+flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to set the first against")
+flags.DEFINE_boolean(
+    "all_checkpoints", False, "evaluate every checkpoint of the folder, as a curve"
+)
+flags.DEFINE_list("at_k", ["5", "10"], "the k of precision, recall and F1 at k")
+flags.DEFINE_float(
+    "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
+)
+flags.DEFINE_string("supported_classes", None, "file of the classes that means are over; all")
+flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
+flags.DEFINE_string("scratch_dir", None, "folder for 4 bytes x images x classes while evaluating")
+flags.DEFINE_integer("page_classes", 6, "worst classes shown with pictures", lower_bound=0)
+
 # Features.
 flags.DEFINE_enum(
     "layer",

@@ -26,11 +26,7 @@ _DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels"
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
     flags.fill(DeviceOptions).apply(_local_rank(), several_processes=_local_rank() > 0)
-    given = {
-        name: FLAGS[name].value if FLAGS[name].present else None
-        for name in ("resnet_size", "class_num", "image_size")
-    }
-    loaded = inference.load(_checkpoint(), flags.fill(inference.NetworkOptions, **given))
+    loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
         "%s: depth %d, %d classes, %d x %d pixels",
@@ -38,6 +34,15 @@ def load() -> inference.Loaded:
         *(loaded.image_size, loaded.image_size),
     )
     return loaded
+
+
+def network_options() -> inference.NetworkOptions:
+    """How the flags say that a checkpoint is loaded; what they do not say, it tells itself."""
+    given = {
+        name: FLAGS[name].value if FLAGS[name].present else None
+        for name in ("resnet_size", "class_num", "image_size")
+    }
+    return flags.fill(inference.NetworkOptions, **given)
 
 
 def run(
@@ -73,7 +78,7 @@ def run(
     return 1 if FLAGS.strict and totals.unreadable else 0
 
 
-def _checkpoint() -> str:
+def checkpoint_path() -> str:
     """The released image_classification.py calls it --model_dir, all else --pretrain_ckpt."""
     return FLAGS.pretrain_ckpt or FLAGS.model_dir
 

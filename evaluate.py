@@ -1,0 +1,168 @@
+"""Measures checkpoints on labelled pictures; see example/evaluate.sh and docs/metrics.md.
+
+    python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi --val_dir=RECORDS
+    python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi LIST...
+
+Runs as one process, or as many under `horovodrun`: the numbers are the same to the last digit.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+import flags
+import inference_job
+from data import evaluation_files
+from data.evaluation_input import EvaluationBatch, EvaluationPictures, InputError, read_classes
+from data.hierarchy import Hierarchy
+from data.picture_batches import Preparation
+from data.predictions import class_names, read_thresholds
+from evaluation_report import Evaluation, Report
+from models import checkpoint, inference, workers
+from models.checkpoint import CheckpointFolder
+from models.devices import DeviceOptions
+from models.evaluation import TellingPictures, evaluate
+from models.inference import Loaded, Predictor
+from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
+from models.metrics_results import MultiLabelMetricOptions
+
+FLAGS = flags.FLAGS
+LOG_SECONDS = 30.0
+OUTPUTS = {"single": "softmax", "multi": "sigmoid"}
+# What decides on the numbers, besides checkpoint and data.
+SETTINGS = (
+    *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
+    *("at_k", "threshold", "threshold_file", "positive_threshold", "supported_classes"),
+    *("dictionary", "max_pixels"),
+)
+
+
+def main() -> int:
+    job = workers.start(flags.fill(workers.WorkerOptions))  # Horovod: join the other processes.
+    flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    prefixes = checkpoints(inference_job.checkpoint_path())
+    compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
+    measured = []
+    for prefix in [*compared, *prefixes]:
+        loaded = inference.load(prefix, inference_job.network_options())
+        pictures = labelled_pictures(loaded.network.class_num)
+        measured.append(measure(loaded, pictures, job))
+        if job.rank == 0:
+            show(measured[-1])
+    if job.rank == 0:  # Horovod: one of them writes.
+        write(loaded, pictures, measured[len(compared) :], measured[0] if compared else None)
+    return 0
+
+
+def checkpoints(path: str) -> list[str]:
+    """Prefixes of the checkpoints to evaluate, by step: the one meant, or all of its folder."""
+    if not FLAGS.all_checkpoints:
+        return [checkpoint.find(path)]
+    found = CheckpointFolder(path).all()
+    if not found:
+        raise InputError(f"--all_checkpoints: no checkpoint in folder {path}")
+    return sorted(found, key=lambda prefix: (checkpoint.describe(prefix).step or 0, prefix))
+
+
+def labelled_pictures(class_num: int) -> EvaluationPictures:
+    """The pictures of the lists given, or else of the records of --val_dir or --data_dir."""
+    records = FLAGS.val_dir or FLAGS.data_dir
+    return EvaluationPictures(FLAGS.images, records, class_num, FLAGS.max_bad_records)
+
+
+def measure(loaded: Loaded, pictures: EvaluationPictures, job: workers.Workers) -> Evaluation:
+    """The metrics of a checkpoint over this worker's batches and all others'."""
+    class_num = loaded.network.class_num
+    prepare = preparation(loaded)
+    batches = pictures.batches(
+        prepare,
+        max(1, FLAGS.batch_size // prepare.crops),
+        FLAGS.num_preprocess_threads,
+        *(job.rank, job.size),  # Horovod: each evaluates its own share of the batches.
+    )
+    evaluator = make_evaluator(class_num, job)
+    telling = TellingPictures(class_num, positive_threshold=FLAGS.positive_threshold)
+    predictor = Predictor(loaded.network, OUTPUTS[FLAGS.label_mode])
+    evaluate(predictor, watched(batches), evaluator, telling)
+    step = checkpoint.describe(loaded.prefix).step
+    return Evaluation(loaded.prefix, step, evaluator.measure(), telling)
+
+
+def preparation(loaded: Loaded) -> Preparation:
+    return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
+
+
+def make_evaluator(
+    class_num: int, job: workers.Workers
+) -> MultiLabelEvaluator | SingleLabelEvaluator:
+    """An empty evaluator as the flags say."""
+    if FLAGS.label_mode == "single":
+        return SingleLabelEvaluator(class_num, job)
+    _, hierarchy = class_names(FLAGS.dictionary, class_num)
+    threshold: float | np.ndarray = FLAGS.threshold
+    if FLAGS.threshold_file:
+        threshold = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
+    supported = None
+    if FLAGS.supported_classes:
+        supported = read_classes(FLAGS.supported_classes, class_num)
+    if not all(k.isdecimal() and int(k) for k in FLAGS.at_k):
+        raise InputError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
+    options = MultiLabelMetricOptions(
+        top=tuple(map(int, FLAGS.at_k)),
+        threshold=threshold,
+        positive_threshold=FLAGS.positive_threshold,
+        supported=supported,
+        parents=hierarchy.parents if isinstance(hierarchy, Hierarchy) else None,
+        scratch_dir=FLAGS.scratch_dir,
+    )
+    return MultiLabelEvaluator(class_num, job, options)
+
+
+def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
+    """The batches, their progress on a terminal or in the log."""
+    done, started, logged = 0, time.monotonic(), time.monotonic()
+    with tqdm(unit=" pictures", disable=None) as bar:
+        for batch in batches:
+            yield batch
+            done += len(batch.names)
+            bar.update(len(batch.names))
+            now = time.monotonic()
+            if bar.disable and now - logged > LOG_SECONDS:
+                logged = now
+                logging.info("%d pictures, %.1f a second", done, done / (now - started))
+
+
+def show(evaluation: Evaluation) -> None:
+    """Prints the metrics of a checkpoint, one a line."""
+    print(f"\n{evaluation.checkpoint}")
+    for name, value in evaluation.metrics.summary().items():
+        print(f"{name:30} {value:.6g}")
+
+
+def write(
+    loaded: Loaded,
+    pictures: EvaluationPictures,
+    evaluations: list[Evaluation],
+    compared: Evaluation | None,
+) -> None:
+    """Writes the report, and the fitted thresholds where they are asked for."""
+    names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
+    settings = {"data": " ".join(pictures.sources), "image_size": loaded.image_size}
+    settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
+    folder = Path(FLAGS.report_dir)
+    prepare = preparation(loaded)
+    Report(names, evaluations, compared, settings, pictures, prepare, FLAGS.page_classes).write(
+        folder
+    )
+    if FLAGS.fit_thresholds:
+        thresholds = evaluations[-1].metrics.fitted_thresholds()
+        evaluation_files.write_thresholds(FLAGS.fit_thresholds, thresholds)
+    logging.info("report: %s", folder / "report.html")
+
+
+if __name__ == "__main__":
+    flags.run(main, files="images", threshold=0.5, batch_size=inference_job.BATCH_SIZE)

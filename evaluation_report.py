@@ -1,0 +1,172 @@
+"""The report of evaluate.py: JSON, a CSV row a class, and a page to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data import evaluation_files, evaluation_page, pages
+from data.evaluation_input import EvaluationPictures
+from data.picture_batches import Preparation
+from models.evaluation import NOBODY, TellingPictures
+from models.metrics_results import MultiLabelMetrics, SingleLabelMetrics
+
+LISTED_CLASSES = 20
+DRAWN_CLASSES = 3
+LISTED_CONFUSIONS = 30
+# Classes with fewer positives say little of the network; listed only when all are so rare.
+ENOUGH_POSITIVES = 5
+HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")
+
+
+class Evaluation(NamedTuple):
+    """One checkpoint, measured."""
+
+    checkpoint: str
+    step: int | None
+    metrics: MultiLabelMetrics | SingleLabelMetrics
+    telling: TellingPictures
+
+    @property
+    def title(self) -> str:
+        """The checkpoint's own name with the folder it lies in."""
+        return "/".join(Path(self.checkpoint).parts[-2:])
+
+    def quality(self) -> tuple[np.ndarray, np.ndarray]:
+        """By what classes are ordered (AP or top-1), and their positives; [C] each."""
+        table = self.metrics.class_table()
+        if isinstance(self.metrics, MultiLabelMetrics):
+            return table["average_precision"], table["positives"]
+        return table[f"top_{self.metrics.top[0]}"], table["images"]
+
+    def ranked_classes(self) -> np.ndarray:
+        """Classes with enough positives, the worst first."""
+        quality, positives = self.quality()
+        measured = ~np.isnan(quality)
+        if isinstance(self.metrics, MultiLabelMetrics):
+            measured &= self.metrics.supported
+        frequent = measured & (positives >= ENOUGH_POSITIVES)
+        chosen = np.flatnonzero(frequent if frequent.any() else measured)
+        return chosen[np.lexsort((-positives[chosen], quality[chosen]))]
+
+
+class Report(NamedTuple):
+    """What the report is made of.
+
+    Attributes:
+      names: of the classes.
+      evaluations: of each checkpoint, by step; the classes shown are those of the last one.
+      compared: another checkpoint that the last one is set against.
+      settings: what decides on the numbers, by name.
+      pictures, prepare: give the pictures shown.
+      page_classes: worst classes that are shown with pictures.
+    """
+
+    names: Sequence[str]
+    evaluations: Sequence[Evaluation]
+    compared: Evaluation | None
+    settings: dict[str, Any]
+    pictures: EvaluationPictures
+    prepare: Preparation
+    page_classes: int
+
+    def write(self, folder: Path) -> None:
+        """Writes metrics.json, classes.csv, confusions.csv (single label) and report.html."""
+        last = self.evaluations[-1]
+        evaluation_files.write_json(folder / "metrics.json", self._numbers())
+        evaluation_files.write_classes(
+            folder / "classes.csv", self.names, last.metrics.class_table()
+        )
+        if isinstance(last.metrics, SingleLabelMetrics):
+            rows = last.metrics.top_confusions(len(last.metrics.confusions))
+            evaluation_files.write_confusions(folder / "confusions.csv", self.names, rows)
+        page = pages.page(f"Evaluation of {last.title}", self._sections())
+        pages.write_file(folder / "report.html", page.encode("utf-8", "replace"))
+
+    def _numbers(self) -> dict[str, Any]:
+        everyone = [*self.evaluations, *([self.compared] if self.compared else [])]
+        return {
+            "evaluations": [
+                {"checkpoint": e.checkpoint, "step": e.step, "metrics": e.metrics.summary()}
+                for e in everyone
+            ],
+            "unreadable": [list(pair) for pair in self.pictures.unreadable],
+            "settings": self.settings,
+        }
+
+    def _sections(self) -> list[tuple[str, str]]:
+        last, compared = self.evaluations[-1], self.compared
+        columns = {e.title: e.metrics.summary() for e in (last, compared) if e}
+        sections = [("Metrics", evaluation_page.metric_table(columns))]
+        if len(self.evaluations) > 1:
+            sections.append(("Checkpoints", self._checkpoint_curve()))
+        if compared:
+            sections.append(("Classes that changed most", self._changes(compared)))
+        sections += self._multi_label() if _is_multi(last) else self._single_label()
+        sections += self._classes()
+        left_out = pages.table(["picture", "reason"], self.pictures.unreadable)
+        sections.append(("Pictures left out", left_out if self.pictures.unreadable else "None."))
+        settings = [(name, str(value)) for name, value in self.settings.items()]
+        return [*sections, ("Settings", pages.table(["setting", "value"], settings))]
+
+    def _checkpoint_curve(self) -> str:
+        summaries = [e.metrics.summary() for e in self.evaluations]
+        shown = [name for name in HEADLINES if name in summaries[0]]
+        steps = [e.step if e.step is not None else i for i, e in enumerate(self.evaluations)]
+        curves = {name: [summary[name] for summary in summaries] for name in shown}
+        rows = [[s, *(values[i] for values in curves.values())] for i, s in enumerate(steps)]
+        plot = evaluation_page.step_plot(steps, curves)
+        return plot + pages.table(["step", *shown], rows)
+
+    def _changes(self, compared: Evaluation) -> str:
+        ours, positives = self.evaluations[-1].quality()
+        theirs, _ = compared.quality()
+        change = ours - theirs
+        known = np.flatnonzero(~np.isnan(change) & (change != 0))
+        order = known[np.argsort(-np.abs(change[known]), kind="stable")][:LISTED_CLASSES]
+        columns = {"this": ours, "other": theirs, "difference": change, "positives": positives}
+        return evaluation_page.class_table(self.names, columns, order)
+
+    def _multi_label(self) -> list[tuple[str, str]]:
+        last = self.evaluations[-1]
+        classes = last.ranked_classes()
+        curves = {"all classes (micro)": last.metrics.curve()}
+        drawn = [*classes[-DRAWN_CLASSES:][::-1], *classes[:DRAWN_CLASSES]]
+        curves |= {f"{self.names[c]} ({c})": last.metrics.curve(c) for c in dict.fromkeys(drawn)}
+        return [("Precision and recall", evaluation_page.precision_recall_plot(curves))]
+
+    def _single_label(self) -> list[tuple[str, str]]:
+        confusions = self.evaluations[-1].metrics.top_confusions(LISTED_CONFUSIONS)
+        rows = [(self.names[t], self.names[p], n) for t, p, n in confusions.tolist()]
+        return [("Confusions", pages.table(["label", "predicted", "pictures"], rows))]
+
+    def _classes(self) -> list[tuple[str, str]]:
+        last = self.evaluations[-1]
+        classes, columns = last.ranked_classes(), last.metrics.class_table()
+        worst, best = classes[:LISTED_CLASSES], classes[::-1][:LISTED_CLASSES]
+        return [
+            ("Worst classes", evaluation_page.class_table(self.names, columns, worst)),
+            ("Pictures of the worst classes", self._pictures(worst[: self.page_classes])),
+            ("Best classes", evaluation_page.class_table(self.names, columns, best)),
+        ]
+
+    def _pictures(self, classes: np.ndarray) -> str:
+        telling = self.evaluations[-1].telling
+        kinds = [("lowest scores where it holds", telling.misses)]
+        kinds.append(("highest scores where it does not", telling.alarms))
+        wanted = {int(p) for _, found in kinds for c in classes for p in found[:, c]} - {NOBODY}
+        crops = self.pictures.some(wanted, self.prepare)
+        groups = []
+        for c in classes:
+            for kind, found in kinds:
+                shown = [int(p) for p in found[:, c] if p != NOBODY]
+                tiles = [(evaluation_page.thumbnail(crops[p][0]), f"picture {p}") for p in shown]
+                groups.append((f"{self.names[c]}: {kind}", tiles))
+        return evaluation_page.picture_rows(groups)
+
+
+def _is_multi(evaluation: Evaluation) -> bool:
+    return isinstance(evaluation.metrics, MultiLabelMetrics)
