@@ -1,0 +1,100 @@
+"""URLs of list rows, and file names for them: unique, stable between runs, safe in any folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+FLAT_ROWS = 100_000
+"""Longer lists get folders named by two hexadecimal digits: file systems and people slow down."""
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_STEM = 80
+_HASH_DIGITS = 16
+# Photo id, secret, size: unique already, and the released image lists name pictures so.
+_FLICKR_HOST = re.compile(r"(?:.+\.)?(?:static)?flickr\.com")
+_FLICKR_STEM = re.compile(r"[0-9]+_[0-9a-f]+(?:_[a-z0-9]{1,2})?")
+_OPEN_IMAGES_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a row's first field becomes a URL and a file name.
+
+    Attributes:
+        template: None where rows hold URLs. Else rows hold image ids, put in place of `{id}`; if
+            the template has `{subset}` too, rows hold `subset/id`.
+        in_folders: put files into 256 folders by a hash of the URL.
+        suffix: of every file; None keeps the suffix of the URL.
+    """
+
+    template: str | None = None
+    in_folders: bool = False
+    suffix: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.template is not None and "{id}" not in self.template:
+            raise ValueError(f"--url_template {self.template!r} has no {{id}} in it")
+
+    def url(self, image: str) -> str:
+        """The URL of a row whose first field is `image`."""
+        if self.template is None:
+            return image
+        if "{subset}" not in self.template:
+            return self.template.replace("{id}", quote(image))
+        subset, _, image_id = image.rpartition("/")
+        return self.template.replace("{subset}", quote(subset)).replace("{id}", quote(image_id))
+
+    def file(self, image: str) -> str:
+        """The file's path below the folder of images, with `/`; only [A-Za-z0-9._-] in its parts.
+
+        Flickr's names and Open Images' ids stay as they are; other names get a hash of the URL.
+        """
+        url = self.url(image)
+        digest = hashlib.sha256(url.encode()).hexdigest()[:_HASH_DIGITS]
+        host, path = _host_and_path(url)
+        last = unquote(path).rpartition("/")[2]
+        stem, dot, suffix = last.rpartition(".")
+        if not dot or f".{suffix.lower()}" not in _SUFFIXES:
+            stem, suffix = last, "jpg"
+        if self.template is not None:
+            stem = image.rpartition("/")[2]
+        if not self._is_unique(host, stem):
+            stem = _UNSAFE.sub("_", stem)[:_LONGEST_STEM].strip("_-") or "image"
+            stem = f"{stem}-{digest}"
+        name = stem + (self.suffix or f".{suffix.lower()}")
+        return f"{digest[:2]}/{name}" if self.in_folders else name
+
+    def _is_unique(self, host: str, stem: str) -> bool:
+        if self.template is not None:
+            return _OPEN_IMAGES_ID.fullmatch(stem) is not None
+        return _is_flickr(host, stem)
+
+
+def flickr_name(url: str) -> str | None:
+    """The last part of a Flickr picture's URL, which is unique by itself; None of other URLs."""
+    host, path = _host_and_path(url)
+    name = path.rpartition("/")[2]
+    return name if _is_flickr(host, name.rpartition(".")[0]) else None
+
+
+def _is_flickr(host: str, stem: str) -> bool:
+    if not _FLICKR_HOST.fullmatch(host):
+        return False
+    return len(stem) <= _LONGEST_STEM and _FLICKR_STEM.fullmatch(stem) is not None
+
+
+def host_of(url: str) -> str:
+    """The host that a URL asks, in lower case; empty if there is none."""
+    return _host_and_path(url)[0]
+
+
+def _host_and_path(url: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.path
+    except ValueError:  # such as a broken IPv6 address
+        return "", url

@@ -1,0 +1,177 @@
+"""Downloads the pictures of a list of URLs, or of Open Images by id; resumable at any point.
+
+    python data/download_urls_multithreading.py --url_list urls.txt --save_dir images/
+
+Run the same command again after an interruption: what is done is not asked for again.
+--retry_failed tries the failed rows once more. `mpirun -np N` shares the list among MPI ranks that
+write to one folder, `--part i/n` among runs on several machines; put their folders into one and run
+without --part to join them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.download import HOST_LIMIT, Options, Plan, download, join, known_parts
+from data.download_report import Progress, describe, dry_run
+from data.download_shards import ShardOptions
+from data.fetching import USER_AGENT, Limits
+from data.images import JPEG_QUALITY, MAX_PIXELS
+from data.open_images import BUCKET, join_ids
+from data.parallel import Part, our_part
+from data.records import KINDS
+
+_INTERRUPTED = 130  # as the shell reports Ctrl-C
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    warnings.filterwarnings("ignore", module="PIL")  # of pictures that are refused or counted
+    part, progress = Part(), Progress()
+    try:
+        part = our_part(args.part)
+        options = _options(args, part)
+        if args.dry_run:
+            print(dry_run(options))
+            return 0
+        known = known_parts(options.save_dir)
+        count = part.count
+        if args.part is None and part.count == 1 and len(known) == 1:
+            count = known.pop()  # runs with --part were here: only to be joined
+        plan = Plan(options, count)
+        if count == part.count:
+            totals = download(plan, part.index, args.retry_failed, progress.watch)
+            print(progress.close())
+            if count > 1:
+                print(f"part {part.index}/{count}: {describe(totals)}")
+        part.wait()
+        return _join(plan) if part.collects else 0
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        part.abort()
+        return _INTERRUPTED
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        part.abort()
+        return 1
+    finally:
+        progress.close()
+
+
+def _join(plan: Plan) -> int:
+    totals, repeated = join(plan)
+    print(describe(totals, repeated))
+    print(f"images: {plan.options.im_list}; failed rows: {plan.options.invalid_list}")
+    if not totals.ok:
+        print("error: no row could be had", file=sys.stderr)
+    return 0 if totals.ok else 1
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    limits = Limits()
+    add = parser.add_argument
+    add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and tags")
+    add("--im_list", type=Path, help="the list to write of images (SAVE_DIR/im_list.txt)")
+    add("--num_threads", type=_positive, default=20, help="at the same time (%(default)s)")
+    add("--save_dir", type=Path, default=Path("images"), help="for images (%(default)s)")
+    ids = parser.add_argument_group("Open Images by id, instead of --url_list")
+    ids.add_argument("--image_ids", type=Path, help="a list of ids, or the data set's CSV")
+    ids.add_argument("--annotations", type=Path, help="a list of ids or original URLs, and tags")
+    ids.add_argument("--url_template", help=f"with {{id}} and perhaps {{subset}} ({BUCKET})")
+    add("--retry_failed", action="store_true", help="try the rows again that failed before")
+    add("--dry_run", action="store_true", help="download a sample; tell disk and time of the rest")
+    add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
+    add("--short_side", type=_positive, help="shrink pictures to this short side, in pixels")
+    add("--quality", type=_positive, default=JPEG_QUALITY, help="of JPEGs encoded here")
+    add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
+    add("--shard_size", type=_positive, default=ShardOptions.size, help="rows of a shard")
+    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label in shards")
+    add("--num_class", type=_positive, help="classes are 0..num_class-1; dense labels need it")
+    add("--host_limit", type=_positive, help=f"threads for one host ({HOST_LIMIT}; by id, all)")
+    add("--retries", type=int, default=Options.retries, help="after time-outs, resets, 429, 5xx")
+    add("--connect_timeout", type=float, default=limits.connect_seconds, help="seconds")
+    add("--read_timeout", type=float, default=limits.read_seconds, help="seconds of silence")
+    add("--time_limit", type=float, default=limits.total_seconds, help="seconds for one attempt")
+    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file")
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of one picture")
+    add("--max_redirects", type=int, default=limits.max_redirects)
+    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves")
+    add("--placeholders", type=Path, action="append", default=[],
+        help="more hashes, as in data/placeholders.txt, of pictures to refuse")  # fmt: skip
+    add("--repeated", type=int, default=Options.repeated_urls,
+        help="a body that so many URLs give is no picture; 0: it may be (%(default)s)")  # fmt: skip
+    args = parser.parse_args(argv)
+    if (args.url_list is None) == (args.image_ids is None):
+        parser.error("give either --url_list or --image_ids")
+    if args.kind == "dense" and not args.num_class:
+        parser.error("dense labels need --num_class")
+    if args.quality > 100 or args.retries < 0 or args.max_redirects < 0 or 0 < args.repeated < 3:
+        parser.error("--quality is 1 to 100, --repeated 0 or from 3 on, and counts not negative")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be positive")
+    return value
+
+
+def _options(args: argparse.Namespace, part: Part) -> Options:
+    by_id = args.image_ids is not None or args.url_template is not None
+    template = args.url_template or (BUCKET if args.image_ids else None)
+    im_list = args.im_list or args.save_dir / "im_list.txt"
+    return Options(
+        url_list=_joined_list(args, template, part) if args.image_ids else args.url_list,
+        save_dir=args.save_dir,
+        im_list=im_list,
+        invalid_list=im_list.with_name("invalid_url.txt"),
+        url_template=template,
+        threads=args.num_threads,
+        host_limit=args.host_limit or (args.num_threads if by_id else HOST_LIMIT),
+        retries=args.retries,
+        limits=Limits(
+            args.connect_timeout,
+            args.read_timeout,
+            args.time_limit,
+            args.max_bytes,
+            args.max_redirects,
+        ),
+        user_agent=args.user_agent,
+        short_side=args.short_side,
+        quality=args.quality,
+        max_pixels=args.max_pixels,
+        placeholders=args.placeholders,
+        repeated_urls=args.repeated,
+        shards=_shards(args),
+        class_num=args.num_class,
+    )
+
+
+def _shards(args: argparse.Namespace) -> ShardOptions | None:
+    if not args.tfrecords:
+        return None
+    return ShardOptions(args.kind, args.num_class, args.shard_size)
+
+
+def _joined_list(args: argparse.Namespace, template: str, part: Part) -> Path:
+    """The list made from ids and annotations; the first rank makes it."""
+    path = args.save_dir / "images_by_id.txt"
+    if part.world is None or part.index == 0:
+        joined = join_ids(args.image_ids, args.annotations, "{subset}" in template, path)
+        print(f"{path}: {joined.rows} ids; {joined.without_annotations} left out that are not")
+        print(f"among the {joined.annotations} annotations" if args.annotations else "annotated")
+    part.wait()
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""One picture's bytes over HTTP, under limits of time, size and redirects.
+
+Threads share the pooled connections of one adapter; each thread has a session of its own.
+Addresses are not restricted, because mirrors on private networks are common: run a list that you
+do not trust on a machine that reaches nothing private.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
+_CHUNK_BYTES = 1 << 16
+_POOLED_HOSTS = 64
+_RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
+_CUT_OFF = (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)
+_OFFLINE_ERRNOS = {socket.EAI_AGAIN, errno.ENETUNREACH, errno.ENETDOWN}
+_BAD_URL = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationParseError,
+    UnicodeError,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one attempt at one URL may take.
+
+    `connect_seconds` to connect, `read_seconds` of silence, `total_seconds` for everything.
+    """
+
+    connect_seconds: float = 10.0
+    read_seconds: float = 20.0
+    total_seconds: float = 120.0
+    max_bytes: int = 64 << 20
+    max_redirects: int = 5
+
+
+class FetchError(Exception):
+    """A failed attempt. Not a ValueError: it is a result to count, not a mistake of the user.
+
+    Attributes:
+        kind: a word to count by: `http_404`, `time_out`, `connection` (lost), `unreachable` (never
+            made), `offline` (our own network or resolver fails), `tls`, `truncated`, `corrupt`,
+            `too_large`, `redirects`, `bad_url`.
+        is_transient: another attempt may succeed.
+        retry_after: seconds that the server asked for, if it did.
+        is_throttled: the server has too many requests from us.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        is_transient: bool = False,
+        retry_after: float | None = None,
+        is_throttled: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.is_transient = is_transient
+        self.retry_after = retry_after
+        self.is_throttled = is_throttled
+
+
+class Fetcher:
+    """Fetches bodies; one object serves all threads.
+
+    Args:
+        limits: of an attempt.
+        threads: that will call `fetch` at the same time.
+        user_agent: sent with every request; some hosts refuse unknown programs.
+    """
+
+    def __init__(self, limits: Limits, threads: int, user_agent: str = USER_AGENT) -> None:
+        self._limits = limits
+        self._user_agent = user_agent
+        self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
+        self._sessions = threading.local()
+
+    def fetch(self, url: str) -> tuple[bytes, str]:
+        """The body and the URL it came from, after redirects.
+
+        Raises:
+            FetchError: whatever went wrong.
+        """
+        deadline = time.monotonic() + self._limits.total_seconds
+        for _ in range(self._limits.max_redirects + 1):
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise FetchError("bad_url", "neither http nor https")
+            try:
+                with self._session().get(
+                    url,
+                    stream=True,
+                    allow_redirects=False,  # requests would read the bodies of redirects whole
+                    timeout=(self._limits.connect_seconds, self._limits.read_seconds),
+                ) as response:
+                    location = self._session().get_redirect_target(response)
+                    if location is None:
+                        _check_status(response)
+                        return self._body(response, deadline), url
+            except FetchError:
+                raise
+            except Exception as error:  # hostile servers reach corners of every library
+                raise _as_fetch_error(error) from error
+            url = urljoin(url, location)
+        raise FetchError("redirects", f"more than {self._limits.max_redirects} redirects")
+
+    def _session(self) -> requests.Session:
+        session = getattr(self._sessions, "session", None)
+        if session is None:
+            session = self._sessions.session = requests.Session()
+            session.mount("http://", self._adapter)
+            session.mount("https://", self._adapter)
+            session.headers.update({"User-Agent": self._user_agent, "Accept": "image/*,*/*;q=0.5"})
+            session.headers["Accept-Encoding"] = "identity"  # pictures are compressed already
+            # Cookies of millions of hosts would grow without end.
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            # Asking the environment about each URL costs as much as the rest of the request.
+            session.trust_env = bool(getproxies())
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        return session
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes:
+        limit = self._limits.max_bytes
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise FetchError("too_large", f"{length} bytes announced; the limit is {limit}")
+        chunks, size = [], 0
+        # read1 comes back after every packet, so that a trickle does not outlive the deadline.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise FetchError("too_large", f"more than {limit} bytes")
+            if time.monotonic() > deadline:
+                seconds = self._limits.total_seconds
+                raise FetchError("time_out", f"not complete after {seconds:g} s", True)
+        return b"".join(chunks)
+
+
+def _check_status(response: requests.Response) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    retry_after = _seconds(response.headers.get("Retry-After"))
+    raise FetchError(
+        f"http_{status}",
+        response.reason or "",
+        is_transient=status in _RETRIED_STATUSES or status >= 500,
+        retry_after=retry_after,
+        is_throttled=status == 429 or (status == 503 and retry_after is not None),
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _as_fetch_error(error: Exception) -> FetchError:
+    """The kind of whatever requests, urllib3 or the standard library raised."""
+    causes = _causes(error)
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    message = " ".join(str(causes[-1]).split())[:200] or type(causes[-1]).__name__
+    if is_any(*_BAD_URL):
+        return FetchError("bad_url", message)
+    if is_any(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
+        return FetchError("tls", message)
+    if any(isinstance(c, OSError) and c.errno in _OFFLINE_ERRNOS for c in causes):
+        return FetchError("offline", message, is_transient=True)
+    if is_any(
+        requests.exceptions.ConnectTimeout,
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+    ):
+        return FetchError("unreachable", message, is_transient=True)
+    if is_any(requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        return FetchError("time_out", message, is_transient=True)
+    if is_any(*_CUT_OFF):
+        return FetchError("truncated", message, is_transient=True)
+    if is_any(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
+        return FetchError("corrupt", message)
+    return FetchError("connection", message, is_transient=True)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what lies inside it, outermost first."""
+    causes: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        item = waiting.pop(0)
+        if isinstance(item, BaseException) and item not in causes:
+            causes.append(item)
+            waiting += [*item.args, getattr(item, "reason", None), item.__cause__]
+    return causes
