@@ -27,7 +27,7 @@ def main() -> int:
     evaluator = SingleLabelEvaluator if single else MultiLabelEvaluator
     return train.fit(
         make_objective,
-        lambda: evaluator(FLAGS.class_num),
+        lambda job: evaluator(FLAGS.class_num, job),
         trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
         skip=("logits/*",),
         bn_decay_share=FLAGS.bn_decay_share,

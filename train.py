@@ -33,7 +33,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    return fit(make_objective, lambda: MultiLabelEvaluator(FLAGS.class_num))
+    return fit(make_objective, lambda job: MultiLabelEvaluator(FLAGS.class_num, job))
 
 
 def make_objective() -> MultiLabelObjective:
@@ -44,7 +44,7 @@ def make_objective() -> MultiLabelObjective:
 
 def fit(
     make_objective: Callable[[], Objective],
-    make_evaluator: Callable[[], Any],
+    make_evaluator: Callable[[workers.Workers], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
     bn_decay_share: float = 0.0,
@@ -84,7 +84,7 @@ def run(
     trainer: Trainer,
     job: workers.Workers,
     checkpoints: CheckpointFolder,
-    make_evaluator: Callable[[], Any],
+    make_evaluator: Callable[[workers.Workers], Any],
     best: Best | None,
 ) -> int:
     """Goes on from the trainer's step with the present workers; returns the exit code."""
@@ -99,7 +99,7 @@ def run(
             trainer.network,
             trainer.objective.probabilities,
             held_out.batches,
-            make_evaluator,
+            lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
             trainer.average,
         )
     if FLAGS.mode == "val":
