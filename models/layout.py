@@ -34,8 +34,13 @@ class Block(NamedTuple):
     """A residual block: `branch` units in sequence plus the shortcut (None: the raw input)."""
 
     stage: int
+    index: int
     branch: tuple[Unit, ...]
     shortcut: Unit | None
+
+    def units(self) -> tuple[Unit, ...]:
+        """All units, that of the shortcut first."""
+        return self.branch if self.shortcut is None else (self.shortcut, *self.branch)
 
 
 def kernel_name(conv: str) -> str:
@@ -83,7 +88,7 @@ def _block(stage: int, index: int, inputs: int, inner: int, stride: int) -> Bloc
         Unit(f"{name}/conv3_b2", 1, inner, outputs, 1),
     )
     shortcut = Unit(f"{name}/conv1_b1", 1, inputs, outputs, stride) if index == 0 else None
-    return Block(stage, branch, shortcut)
+    return Block(stage, index, branch, shortcut)
 
 
 def variable_shapes(
@@ -92,8 +97,7 @@ def variable_shapes(
     """Checkpoint name -> shape of every variable of the network, in network order."""
     shapes = {kernel_name(STEM): (_STEM_SIZE, _STEM_SIZE, 3, width)}
     for block in blocks(resnet_size, width):
-        units = block.branch if block.shortcut is None else (block.shortcut, *block.branch)
-        for unit in units:
+        for unit in block.units():
             shapes |= dict.fromkeys(norm_names(f"{unit.name}_bn"), (unit.inputs,))
             shapes[kernel_name(unit.name)] = (unit.size, unit.size, unit.inputs, unit.outputs)
     features = 32 * width
