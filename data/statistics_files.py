@@ -135,11 +135,9 @@ def _plot_tags(lists: dict[str, ListStatistics]) -> Figure:
     for axis, (role, statistics) in zip(axes, lists.items(), strict=True):
         images = _shown(statistics)
         mean = statistics.tags / max(1, statistics.rows)
-        axis.bar(np.arange(len(images)), images, width=0.9)
+        axis.stairs(images, np.arange(len(images) + 1) - 0.5, fill=True)
         axis.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:.2f}")
-        axis.set(
-            yscale="log", title=f"Annotations per image: {role}, {statistics.rows:,} images",
-            xlabel="annotations of an image", ylabel="images",
-        )  # fmt: skip
+        axis.set_title(f"Annotations per image: {role}, {statistics.rows:,} images")
+        axis.set(yscale="log", ylim=(0.7, None), xlabel="annotations of an image", ylabel="images")
         axis.legend()
     return figure

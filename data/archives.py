@@ -1,0 +1,198 @@
+"""Pictures of ImageNet synsets in the forms that people have them: tars of tars, tars, folders.
+
+An archive is indexed by its headers alone; its pictures are then read once, in order. What an
+archive calls its members decides nothing but which picture of which synset they are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+_PICTURE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
+_SYNSET = re.compile(r"(?:.*/)?n([0-9]{8})")
+_SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.tar(?:\.gz)?")
+MAX_PICTURE_BYTES = 256 << 20
+_BUFFER_BYTES = 1 << 20
+
+
+class ArchiveError(ValueError):
+    """An archive that is none, or none of ImageNet."""
+
+
+class Unit(NamedTuple):
+    """Pictures of one synset in one place, at `path` from byte `offset` on, `size` bytes long.
+
+    `kind` says what is there: a `tar` of pictures, a `folder` of them, or one `picture` number
+    `number`.
+    """
+
+    kind: Literal["tar", "folder", "picture"]
+    path: str
+    offset: int = 0
+    size: int = 0
+    number: int = -1
+
+
+class Picture(NamedTuple):
+    """Picture n<synset>_<number>.JPEG."""
+
+    number: int
+    data: bytes
+
+
+def picture_id(name: str) -> tuple[int, int] | None:
+    """(synset, number) of a name that ends like `n04310904_8388.JPEG`, in whatever folder."""
+    match = _PICTURE.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], list[str]]:
+    """The places of each synset's pictures, in the order given, synsets in order of place.
+
+    Args:
+        paths: tars of per-synset tars or of pictures, per-synset tars, and folders that hold
+            either, or a folder of pictures a synset.
+
+    Returns:
+        the places, and what is wrong with archives that are damaged behind those.
+
+    Raises:
+        ArchiveError: a file that is no tar, or nothing of ImageNet in a place.
+    """
+    units: dict[int, list[Unit]] = {}
+    problems: list[str] = []
+    for path in paths:
+        found = _index_folder(Path(path)) if Path(path).is_dir() else _index_file(Path(path))
+        empty = True
+        try:
+            for synset, unit in found:
+                units.setdefault(synset, []).append(unit)
+                empty = False
+        except tarfile.TarError as error:
+            if empty:
+                raise ArchiveError(f"{path}: not an uncompressed tar ({error})") from error
+            problems.append(f"{path}: what follows n{synset:08d} is lost: {error}")
+        if empty:
+            raise ArchiveError(f"{path}: no pictures of ImageNet in it (n01440764.tar, ...)")
+    return units, problems
+
+
+def read_pictures(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Picture]:
+    """The wanted pictures of a synset that are in a unit, in their order there.
+
+    Raises:
+        ArchiveError: the unit is damaged; the pictures before that were given.
+    """
+    try:
+        if unit.kind == "folder":
+            for number, path in sorted(_pictures_of_folder(synset, unit.path)):
+                if number in wanted:
+                    yield Picture(number, Path(path).read_bytes())
+        elif unit.kind == "picture":
+            if unit.number in wanted:
+                with open(unit.path, "rb") as file:
+                    yield Picture(unit.number, _read_all(file, unit.offset, unit.size))
+        else:
+            yield from _read_tar(synset, unit, wanted)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise ArchiveError(f"{unit.path}: synset n{synset:08d}: {error}") from error
+
+
+def _read_tar(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Picture]:
+    with (
+        io.BufferedReader(_Section(unit.path, unit.offset, unit.size), _BUFFER_BYTES) as section,
+        tarfile.open(fileobj=section, mode="r|*", tarinfo=_StrictHeader) as tar,
+    ):
+        for member in tar:
+            found = picture_id(member.name)
+            if not (member.isreg() and found and found[0] == synset and found[1] in wanted):
+                continue
+            if member.size > MAX_PICTURE_BYTES:
+                raise ArchiveError(f"{unit.path}: {member.name} has {member.size} bytes")
+            data = tar.extractfile(member).read()
+            if len(data) != member.size:
+                raise EOFError(f"{member.name} is cut short")
+            yield Picture(found[1], data)
+
+
+def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f"cut short at byte {offset + len(data)}")
+    return data
+
+
+def _index_folder(folder: Path) -> Iterator[tuple[int, Unit]]:
+    own = _SYNSET.fullmatch(folder.name)
+    if own and any(_pictures_of_folder(int(own[1]), folder)):
+        yield int(own[1]), Unit("folder", os.fspath(folder))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        match = _SYNSET.fullmatch(entry.name)
+        if match and entry.is_dir():
+            yield int(match[1]), Unit("folder", entry.path)
+        elif entry.is_file() and _SYNSET_TAR.fullmatch(entry.name):
+            yield from _index_file(Path(entry.path))
+
+
+def _pictures_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    for entry in os.scandir(folder):
+        found = picture_id(entry.name)
+        if found and found[0] == synset and entry.is_file():
+            yield found[1], entry.path
+
+
+def _index_file(path: Path) -> Iterator[tuple[int, Unit]]:
+    match = _SYNSET_TAR.fullmatch(path.name)
+    if match:
+        yield int(match[1]), Unit("tar", os.fspath(path), 0, path.stat().st_size)
+        return
+    with tarfile.open(path, "r:", tarinfo=_StrictHeader) as tar:
+        while member := tar.next():
+            unit = (os.fspath(path), member.offset_data, member.size)
+            tar.members = []  # or it would remember every header
+            match = _SYNSET_TAR.fullmatch(member.name)
+            found = picture_id(member.name)
+            if member.isreg() and match:
+                yield int(match[1]), Unit("tar", *unit)
+            elif member.isreg() and found:
+                yield found[0], Unit("picture", *unit, found[1])
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A damaged header is an error; `tarfile` takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"damaged at byte {archive.offset} ({error})") from error
+
+
+class _Section(io.RawIOBase):
+    """Bytes `offset` to `offset + size` of a file, as a file that is read once."""
+
+    def __init__(self, path: str, offset: int, size: int):
+        self._fd = os.open(path, os.O_RDONLY)
+        self._at, self._end = offset, offset + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = os.pread(self._fd, min(len(buffer), self._end - self._at), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()

@@ -1,0 +1,80 @@
+"""Takes the images of a list out of the archives of the whole ImageNet database.
+
+    python data/extract_imagenet.py --list train_image_id_from_imagenet.txt \\
+        --archives fall11_whole.tar --output images/ --im_list train_imagenet.txt
+
+--archives are tars of per-synset tars, per-synset tars (n04310904.tar), tars of pictures, or
+folders of any of them, an unpacked tree (n04310904/n04310904_8388.JPEG) among them. Each is read
+once, in order, synsets in parallel. Run again after an interruption: it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data import archives, extraction
+from data.list_jobs import Refused, rewritten
+from data.parallel import cores
+
+MISSING, DUPLICATES = "missing.txt", "duplicates.txt"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    output = Path(args.output)
+    try:
+        refused = Refused(args.list)
+        wanted = extraction.read_wanted(args.list, refused)
+        units, problems = archives.index(args.archives)
+        extractor, more = extraction.extract(wanted, units, output, args.processes)
+        problems += more
+        lost = _write_lines(output / MISSING, extraction.missing(wanted, extractor))
+        groups = extraction.duplicates(wanted, extractor)
+        same = _write_lines(output / DUPLICATES, ("\t".join(group) for group in groups))
+        if args.im_list:
+            rows = extraction.write_found_rows(args.list, args.im_list, wanted, extractor)
+            print(f"{rows} rows written to {args.im_list}")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    images = sum(map(len, wanted.numbers.values()))
+    print(f"{wanted.rows + wanted.others} rows: {images} images of {len(wanted.numbers)} synsets,")
+    print(f"  {wanted.repeated} rows name one again, {wanted.others} are not of ImageNet", end="")
+    print(f" ({', '.join(wanted.first_others)})" if wanted.others else "")
+    print(f"{images - lost} images found, {lost} missing: {output / MISSING}")
+    print(f"{same} groups of images are the same, byte for byte: {output / DUPLICATES}")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    refused.report()
+    return 1 if problems else 0
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> int:
+    count = 0
+    with rewritten(path) as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())
+            count += 1
+    return count
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--list", required=True, help="the list whose images are wanted")
+    add("--archives", required=True, nargs="+", help="tars and folders, see above")
+    add("--output", required=True, help="the folder for the images")
+    add("--im_list", help="write the rows of the list whose images were found here")
+    add("--processes", type=int, default=cores(), help="synsets worked on at once (%(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
