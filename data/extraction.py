@@ -112,11 +112,11 @@ class Extractor:
                     lines.append(f"{number}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
             except ArchiveError as error:
                 problems.append(str(error))
-        text = self._key(job) + "".join(sorted(lines, key=lambda line: int(line.split("\t")[0])))
-        if problems:
-            return "; ".join(problems)
-        write_file(self._journal(job.synset), text.encode())
-        return ""
+        lines.sort(key=lambda line: int(line.partition("\t")[0]))
+        # What was found in spite of damage counts, but is looked for again in the next run.
+        key = "damaged\n" if problems else self._key(job)
+        write_file(self._journal(job.synset), (key + "".join(lines)).encode())
+        return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:
         """Whether an earlier run looked for the same pictures in the same places."""

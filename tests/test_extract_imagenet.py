@@ -260,6 +260,7 @@ def test_a_damaged_archive_is_an_error_and_what_comes_before_is_kept(tmp_path, c
     assert run(tmp_path, [path]) == 1
     output = capsys.readouterr()
     assert "synset n00000001" in output.err
+    assert "2 images found, 3 missing" in output.out
     found = pictures(tmp_path / "images")
     assert "n00000001/n00000001_1.JPEG" in found
     assert "n00000002/n00000002_7.JPEG" in found
