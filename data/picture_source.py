@@ -135,7 +135,7 @@ def _open_source(source: str) -> Iterator[Picture]:
     if source == STDIN:
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
-        return _files(_walk(path))
+        return _files(_walk(source))
     if not path.exists():
         matches = sorted(glob.iglob(source, recursive=True)) if glob.has_magic(source) else []
         if not matches:
@@ -154,12 +154,12 @@ def _open_file(path: Path) -> Iterator[Picture]:
     return _listed_file(path)
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def _walk(folder: str) -> Iterator[str]:
     """Paths of the pictures below a folder; each folder's entries in order, links not followed."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+            yield from _walk(entry.path)
         elif entry.name.lower().endswith(PICTURE_SUFFIXES):
             yield entry.path
 
@@ -222,10 +222,11 @@ def _record_label(example: dict) -> str:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise LoadError("not a file")
-        if status.st_size > MAX_BYTES:
-            raise LoadError(f"{status.st_size} bytes; at most {MAX_BYTES} are accepted")
-        return file.read()
+    status = os.stat(path)  # before it is opened: to open a pipe is to wait for a writer
+    if stat.S_ISDIR(status.st_mode):
+        raise LoadError("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise LoadError("not a file")
+    if status.st_size > MAX_BYTES:
+        raise LoadError(f"{status.st_size} bytes; at most {MAX_BYTES} are accepted")
+    return Path(path).read_bytes()
