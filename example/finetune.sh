@@ -14,7 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
-python finetune.py \
+# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+exec ${LAUNCH:-python} finetune.py \
   --data_dir=./data/imagenet/train/ \
   --pretrain_ckpt=./checkpoints/ckpt-resnet101-mlimages \
   --model_dir=./out/finetune/ \

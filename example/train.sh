@@ -2,7 +2,7 @@
 # Pretrains ResNet-101 on ML-Images: the paper's recipe, every value visible.
 #
 #   example/train.sh                                   # one process
-#   NP=8 example/train_distributed.sh train.py ...     # the same on 8 GPUs
+#   NP=8 example/train_distributed.sh example/train.sh # the same on 8 GPUs
 #
 # A step is 4,096 images whatever there is to compute them: --global_batch is shared out to the
 # workers, and on each to micro-batches of --batch_size. The rates below are for such steps.
@@ -17,7 +17,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
-python train.py \
+# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+exec ${LAUNCH:-python} train.py \
   --data_dir=./data/train/ \
   --model_dir=./out/pretrain/ \
   --log_dir=./out/pretrain/log/ \

@@ -127,6 +127,8 @@ def save(
         progress = {name: v.numpy().item() for name, v in trainer.progress().items()}
         step = int(trainer.global_step.numpy())
         checkpoints.save(step, trainer.variables_by_name(), {**meta, "progress": progress})
+    # Horovod: who left now with an exit code would end the job, and rank 0 in the middle of this.
+    workers.sum(np.zeros(1))
 
 
 def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, int]:

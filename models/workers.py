@@ -152,7 +152,7 @@ class HorovodWorkers:
             raise WorkersError(
                 f"worker {self.rank} of {self.size} lost another one, which the launcher names; "
                 "started again, the job resumes from its latest checkpoint "
-                f"({str(error).splitlines()[0][:200]})"
+                f"({reason(error)})"
             ) from error
 
     def step_done(self) -> None:
@@ -204,6 +204,12 @@ def split(tensors: Sequence[tf.Tensor], groups: int) -> list[list[int]]:
         found.setdefault(int(middle / target) if target else 0, []).append(position)
         before += sizes[position]
     return list(found.values())
+
+
+def reason(error: BaseException) -> str:
+    """The first of Horovod's own words in an error, without TensorFlow's around them."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if "Horovod" in line), lines[0] if lines else "")[:200]
 
 
 def is_lost_connection(error: BaseException) -> bool:
