@@ -22,7 +22,7 @@ OUTPUT="${OUTPUT:-out/own}"
 IMAGE_SIZE="${IMAGE_SIZE:-224}"
 BATCH="${BATCH:-32}"
 STEPS="${STEPS:-1000}"
-split=() images="" loss=softmax best=top1
+split=() images="" loss=softmax best=top_1
 while (($#)) && [[ "$1" != -- ]]; do
   case "$1" in
     --images) images="${2:?--images needs a folder}" ;;
