@@ -68,7 +68,7 @@ class Engine(Generic[Result]):
 
     def _refill(self, source: Iterator[Task]) -> bool:
         """Keeps the window full; False when there is nothing left to wait for."""
-        while self._scheduler.waiting < WINDOW - _BATCH:
+        while self._scheduler.waiting + self._results.qsize() < WINDOW - _BATCH:
             batch = list(islice(source, _BATCH))
             with self._changed:
                 for task in batch:

@@ -17,7 +17,7 @@ from data.parallel import cores
 PLACEHOLDERS = Path(__file__).with_name("placeholders.txt")
 """The list that comes with the project."""
 
-_MD5_BYTES = 64 << 10
+_MD5_BYTES = 16 << 10
 _PLACEHOLDER_LINE = re.compile(r"(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|url:\S+)(\s.*)?")
 
 

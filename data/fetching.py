@@ -89,7 +89,14 @@ class Fetcher:
 
     def __init__(self, limits: Limits, threads: int, user_agent: str = USER_AGENT) -> None:
         self._limits = limits
-        self._user_agent = user_agent
+        self._headers = {
+            "User-Agent": user_agent,
+            "Accept": "image/*,*/*;q=0.5",
+            "Accept-Encoding": "identity",  # pictures are compressed already
+        }
+        # Where the environment names proxies, requests looks for the one of each URL.
+        self._options: dict = {} if getproxies() else {"proxies": {}}
+        self._options["verify"] = os.environ.get("REQUESTS_CA_BUNDLE") or True
         self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
         self._sessions = threading.local()
 
@@ -101,25 +108,33 @@ class Fetcher:
         """
         deadline = time.monotonic() + self._limits.total_seconds
         for _ in range(self._limits.max_redirects + 1):
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise FetchError("bad_url", "neither http nor https")
             try:
-                with self._session().get(
-                    url,
-                    stream=True,
-                    allow_redirects=False,  # requests would read the bodies of redirects whole
-                    timeout=(self._limits.connect_seconds, self._limits.read_seconds),
-                ) as response:
+                if urlsplit(url).scheme not in ("http", "https"):
+                    raise FetchError("bad_url", "neither http nor https")
+                with self._response(url) as response:
                     location = self._session().get_redirect_target(response)
                     if location is None:
                         _check_status(response)
                         return self._body(response, deadline), url
+                url = urljoin(url, location)
             except FetchError:
                 raise
             except Exception as error:  # hostile servers reach corners of every library
                 raise _as_fetch_error(error) from error
-            url = urljoin(url, location)
         raise FetchError("redirects", f"more than {self._limits.max_redirects} redirects")
+
+    def _response(self, url: str) -> requests.Response:
+        """The answer to one request, its body unread."""
+        request = requests.PreparedRequest()
+        request.prepare("GET", url, headers=self._headers)
+        # `Session.get` would merge settings and environment anew, a quarter of the cost.
+        return self._session().send(
+            request,
+            stream=True,
+            allow_redirects=False,  # requests would read the bodies of redirects whole
+            timeout=(self._limits.connect_seconds, self._limits.read_seconds),
+            **self._options,
+        )
 
     def _session(self) -> requests.Session:
         session = getattr(self._sessions, "session", None)
@@ -127,13 +142,8 @@ class Fetcher:
             session = self._sessions.session = requests.Session()
             session.mount("http://", self._adapter)
             session.mount("https://", self._adapter)
-            session.headers.update({"User-Agent": self._user_agent, "Accept": "image/*,*/*;q=0.5"})
-            session.headers["Accept-Encoding"] = "identity"  # pictures are compressed already
             # Cookies of millions of hosts would grow without end.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            # Asking the environment about each URL costs as much as the rest of the request.
-            session.trust_env = bool(getproxies())
-            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         return session
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
@@ -188,7 +198,7 @@ def _as_fetch_error(error: Exception) -> FetchError:
         return any(isinstance(cause, kinds) for cause in causes)
 
     message = " ".join(str(causes[-1]).split())[:200] or type(causes[-1]).__name__
-    if is_any(*_BAD_URL):
+    if is_any(*_BAD_URL) or (type(error) is ValueError and len(causes) == 1):  # from urlsplit
         return FetchError("bad_url", message)
     if is_any(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
         return FetchError("tls", message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import socket
 import struct
@@ -47,6 +48,19 @@ def placeholder() -> bytes:
     return buffer.getvalue().ljust(PLACEHOLDER_BYTES, b"\0")
 
 
+@cache
+def bomb() -> bytes:
+    """A PNG of 100 million pixels in 12 kB."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@cache
+def gzip_bomb() -> bytes:
+    return gzip.compress(bytes(64 << 20))
+
+
 class WebServer(ThreadingHTTPServer):
     """Serves on 127.0.0.1 while the block lasts; `requests` counts paths asked for."""
 
@@ -55,6 +69,7 @@ class WebServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        bomb(), gzip_bomb()  # made now, because clients do not wait
         self.requests: Counter[str] = Counter()
         self.open_requests: Counter[str] = Counter()  # by host name
         self.most_at_once: Counter[str] = Counter()
@@ -110,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes, status: int = 200, **headers: object) -> None:
         self.send_response(status)
-        headers = {"Content-Type": "image/jpeg", "Content-Length": len(body)} | headers
+        headers = {"Content_Type": "image/jpeg", "Content_Length": len(body)} | headers
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
@@ -164,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
     def reset(self) -> None:
         no_goodbye = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_goodbye)
-        self.connection.close()
+        os.close(self.connection.detach())
 
     def reset_once(self) -> None:
         self.ok() if self.asked_before else self.reset()
@@ -192,12 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes(1 << 16))
 
     def gzip_bomb(self) -> None:
-        self.answer(gzip.compress(bytes(64 << 20)), Content_Encoding="gzip")
+        self.answer(gzip_bomb(), Content_Encoding="gzip")
 
     def bomb(self) -> None:
-        buffer = io.BytesIO()
-        Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
-        self.answer(buffer.getvalue())
+        self.answer(bomb())
 
     def trickle(self) -> None:
         self._drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000" + _END, b"x")
