@@ -6,32 +6,27 @@
 Runs as one process, or as many under `horovodrun`: the numbers are the same to the last digit.
 """
 
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 import flags
 import inference_job
 from data import evaluation_files
-from data.evaluation_input import EvaluationBatch, EvaluationPictures, InputError, read_classes
-from data.hierarchy import Hierarchy
+from data.evaluation_input import EvaluationPictures, InputError, read_classes, watched
 from data.picture_batches import Preparation
 from data.predictions import class_names, read_thresholds
-from evaluation_report import Evaluation, Report
+from evaluation_report import Report
 from models import checkpoint, inference, workers
 from models.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
-from models.evaluation import TellingPictures, evaluate
+from models.evaluation import Evaluation, TellingPictures, evaluate
 from models.inference import Loaded, Predictor
 from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics_results import MultiLabelMetricOptions
 
 FLAGS = flags.FLAGS
-LOG_SECONDS = 30.0
 OUTPUTS = {"single": "softmax", "multi": "sigmoid"}
 # What decides on the numbers, besides checkpoint and data.
 SETTINGS = (
@@ -46,6 +41,7 @@ def main() -> int:
     flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
+    same_classes([*compared, *prefixes])
     measured = []
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, inference_job.network_options())
@@ -66,6 +62,17 @@ def checkpoints(path: str) -> list[str]:
     if not found:
         raise InputError(f"--all_checkpoints: no checkpoint in folder {path}")
     return sorted(found, key=lambda prefix: (checkpoint.describe(prefix).step or 0, prefix))
+
+
+def same_classes(prefixes: list[str]) -> None:
+    """Raises InputError unless the checkpoints have one number of classes."""
+    counts = {prefix: checkpoint.describe(prefix).class_num for prefix in prefixes}
+    other = next((p for p in prefixes if counts[p] != counts[prefixes[0]]), None)
+    if other:
+        raise InputError(
+            f"{other} has {counts[other]} classes, {prefixes[0]} has {counts[prefixes[0]]}: "
+            "checkpoints are compared class by class"
+        )
 
 
 def labelled_pictures(class_num: int) -> EvaluationPictures:
@@ -89,7 +96,8 @@ def measure(loaded: Loaded, pictures: EvaluationPictures, job: workers.Workers) 
     predictor = Predictor(loaded.network, OUTPUTS[FLAGS.label_mode])
     evaluate(predictor, watched(batches), evaluator, telling)
     step = checkpoint.describe(loaded.prefix).step
-    return Evaluation(loaded.prefix, step, evaluator.measure(), telling)
+    unreadable = int(job.sum(np.array([len(pictures.unreadable)]))[0])
+    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, unreadable)
 
 
 def preparation(loaded: Loaded) -> Preparation:
@@ -116,29 +124,16 @@ def make_evaluator(
         threshold=threshold,
         positive_threshold=FLAGS.positive_threshold,
         supported=supported,
-        parents=hierarchy.parents if isinstance(hierarchy, Hierarchy) else None,
+        parents=None if hierarchy is None else hierarchy.parents,
         scratch_dir=FLAGS.scratch_dir,
     )
     return MultiLabelEvaluator(class_num, job, options)
 
 
-def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
-    """The batches, their progress on a terminal or in the log."""
-    done, started, logged = 0, time.monotonic(), time.monotonic()
-    with tqdm(unit=" pictures", disable=None) as bar:
-        for batch in batches:
-            yield batch
-            done += len(batch.names)
-            bar.update(len(batch.names))
-            now = time.monotonic()
-            if bar.disable and now - logged > LOG_SECONDS:
-                logged = now
-                logging.info("%d pictures, %.1f a second", done, done / (now - started))
-
-
 def show(evaluation: Evaluation) -> None:
     """Prints the metrics of a checkpoint, one a line."""
     print(f"\n{evaluation.checkpoint}")
+    print(f"{'unreadable, left out':30} {evaluation.unreadable}")
     for name, value in evaluation.metrics.summary().items():
         print(f"{name:30} {value:.6g}")
 

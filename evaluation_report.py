@@ -11,46 +11,13 @@ import numpy as np
 from data import evaluation_files, evaluation_page, pages
 from data.evaluation_input import EvaluationPictures
 from data.picture_batches import Preparation
-from models.evaluation import NOBODY, TellingPictures
+from models.evaluation import NOBODY, Evaluation
 from models.metrics_results import MultiLabelMetrics, SingleLabelMetrics
 
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3
 LISTED_CONFUSIONS = 30
-# Classes with fewer positives say little of the network; listed only when all are so rare.
-ENOUGH_POSITIVES = 5
 HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")
-
-
-class Evaluation(NamedTuple):
-    """One checkpoint, measured."""
-
-    checkpoint: str
-    step: int | None
-    metrics: MultiLabelMetrics | SingleLabelMetrics
-    telling: TellingPictures
-
-    @property
-    def title(self) -> str:
-        """The checkpoint's own name with the folder it lies in."""
-        return "/".join(Path(self.checkpoint).parts[-2:])
-
-    def quality(self) -> tuple[np.ndarray, np.ndarray]:
-        """By what classes are ordered (AP or top-1), and their positives; [C] each."""
-        table = self.metrics.class_table()
-        if isinstance(self.metrics, MultiLabelMetrics):
-            return table["average_precision"], table["positives"]
-        return table[f"top_{self.metrics.top[0]}"], table["images"]
-
-    def ranked_classes(self) -> np.ndarray:
-        """Classes with enough positives, the worst first."""
-        quality, positives = self.quality()
-        measured = ~np.isnan(quality)
-        if isinstance(self.metrics, MultiLabelMetrics):
-            measured &= self.metrics.supported
-        frequent = measured & (positives >= ENOUGH_POSITIVES)
-        chosen = np.flatnonzero(frequent if frequent.any() else measured)
-        return chosen[np.lexsort((-positives[chosen], quality[chosen]))]
 
 
 class Report(NamedTuple):
@@ -90,7 +57,12 @@ class Report(NamedTuple):
         everyone = [*self.evaluations, *([self.compared] if self.compared else [])]
         return {
             "evaluations": [
-                {"checkpoint": e.checkpoint, "step": e.step, "metrics": e.metrics.summary()}
+                {
+                    "checkpoint": e.checkpoint,
+                    "step": e.step,
+                    "unreadable_pictures": e.unreadable,
+                    "metrics": e.metrics.summary(),
+                }
                 for e in everyone
             ],
             "unreadable": [list(pair) for pair in self.pictures.unreadable],
@@ -105,10 +77,11 @@ class Report(NamedTuple):
             sections.append(("Checkpoints", self._checkpoint_curve()))
         if compared:
             sections.append(("Classes that changed most", self._changes(compared)))
-        sections += self._multi_label() if _is_multi(last) else self._single_label()
+        multi = isinstance(last.metrics, MultiLabelMetrics)
+        sections += self._multi_label() if multi else self._single_label()
         sections += self._classes()
         left_out = pages.table(["picture", "reason"], self.pictures.unreadable)
-        sections.append(("Pictures left out", left_out if self.pictures.unreadable else "None."))
+        sections.append((f"Unreadable pictures, left out: {last.unreadable}", left_out))
         settings = [(name, str(value)) for name, value in self.settings.items()]
         return [*sections, ("Settings", pages.table(["setting", "value"], settings))]
 
@@ -166,7 +139,3 @@ class Report(NamedTuple):
                 tiles = [(evaluation_page.thumbnail(crops[p][0]), f"picture {p}") for p in shown]
                 groups.append((f"{self.names[c]}: {kind}", tiles))
         return evaluation_page.picture_rows(groups)
-
-
-def _is_multi(evaluation: Evaluation) -> bool:
-    return isinstance(evaluation.metrics, MultiLabelMetrics)

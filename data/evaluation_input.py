@@ -9,18 +9,22 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from data import lists
 from data.picture_batches import PictureBatch, Preparation, batches
 from data.picture_source import Loaded, LoadError, Picture
 from data.record_source import InputError, RecordSource, pad_labels
 from data.records import RecordError
+
+LOG_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -180,6 +184,20 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
             raise InputError(f"{path}:{number}: {first!r} is not a class in 0..{class_num - 1}")
         chosen[int(first)] = True
     return chosen
+
+
+def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
+    """The batches, their progress on a terminal or in the log."""
+    done, started, logged = 0, time.monotonic(), time.monotonic()
+    with tqdm(unit=" pictures", disable=None) as bar:
+        for batch in batches:
+            yield batch
+            done += len(batch.names)
+            bar.update(len(batch.names))
+            now = time.monotonic()
+            if bar.disable and now - logged > LOG_SECONDS:
+                logged = now
+                _log.info("%d pictures, %.1f a second", done, done / (now - started))
 
 
 def _chunks(

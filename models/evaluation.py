@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.metrics_results import MultiLabelMetrics, SingleLabelMetrics
+
 NOBODY = -1  # the position of no picture
+# Classes with fewer positives say little of the network; ranked only when all are so rare.
+ENOUGH_POSITIVES = 5
 
 
 class TellingPictures:
@@ -38,8 +43,8 @@ class TellingPictures:
         labels[rows, label_index[rows, columns]] = label_value[rows, columns]
         positive = labels >= self._positive_threshold
         negative = ~positive & (labels >= 0)
-        self.alarms = self._merge("alarms", self.alarms, scores, negative, positions)
-        self.misses = self._merge("misses", self.misses, -scores, positive, positions)
+        self._merge("alarms", self.alarms, scores, negative, positions)
+        self._merge("misses", self.misses, -scores, positive, positions)
 
     def _merge(
         self,
@@ -48,14 +53,50 @@ class TellingPictures:
         scores: np.ndarray,
         candidates: np.ndarray,
         positions: np.ndarray,
-    ) -> np.ndarray:
-        """Positions [keep, C] of the highest of what is kept and of `scores` where `candidates`."""
-        everyone = np.broadcast_to(positions[:, None], scores.shape)
-        ranks = np.concatenate([self._rank[kind], np.where(candidates, scores, -np.inf)])
-        owners = np.concatenate([kept, np.where(candidates, everyone, NOBODY)])
-        order = np.argsort(-ranks, axis=0, kind="stable")[: len(kept)]
-        self._rank[kind] = np.take_along_axis(ranks, order, axis=0)
-        return np.take_along_axis(owners, order, axis=0)
+    ) -> None:
+        """Keeps, for each class, the highest of what is kept and of `scores` where `candidates`."""
+        ranks = self._rank[kind]
+        better = candidates & (scores > ranks[-1])
+        columns = np.flatnonzero(better.any(axis=0))  # few, once the first pictures have passed
+        chosen = better[:, columns]
+        everyone = np.broadcast_to(positions[:, None], chosen.shape)
+        values = np.concatenate([ranks[:, columns], np.where(chosen, scores[:, columns], -np.inf)])
+        owners = np.concatenate([kept[:, columns], np.where(chosen, everyone, NOBODY)])
+        order = np.argsort(-values, axis=0, kind="stable")[: len(kept)]
+        ranks[:, columns] = np.take_along_axis(values, order, axis=0)
+        kept[:, columns] = np.take_along_axis(owners, order, axis=0)
+
+
+class Evaluation(NamedTuple):
+    """One checkpoint, measured; `unreadable` pictures of all workers were left out."""
+
+    checkpoint: str
+    step: int | None
+    metrics: MultiLabelMetrics | SingleLabelMetrics
+    telling: TellingPictures
+    unreadable: int
+
+    @property
+    def title(self) -> str:
+        """The checkpoint's own name with the folder it lies in."""
+        return "/".join(Path(self.checkpoint).parts[-2:])
+
+    def quality(self) -> tuple[np.ndarray, np.ndarray]:
+        """By what classes are ordered (AP or top-1), and their positives; [C] each."""
+        table = self.metrics.class_table()
+        if isinstance(self.metrics, MultiLabelMetrics):
+            return table["average_precision"], table["positives"]
+        return table[f"top_{self.metrics.top[0]}"], table["images"]
+
+    def ranked_classes(self) -> np.ndarray:
+        """Classes with enough positives, the worst first."""
+        quality, positives = self.quality()
+        measured = ~np.isnan(quality)
+        if isinstance(self.metrics, MultiLabelMetrics):
+            measured &= self.metrics.supported
+        frequent = measured & (positives >= ENOUGH_POSITIVES)
+        chosen = np.flatnonzero(frequent if frequent.any() else measured)
+        return chosen[np.lexsort((-positives[chosen], quality[chosen]))]
 
 
 def evaluate(
