@@ -1,6 +1,7 @@
 """What several test files share: processes of the real scripts, and the demo data set."""
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,4 +34,46 @@ def digits_folder(tmp_path_factory) -> Path:
     """The demo data set: images, lists and dictionary; see data/digits.py."""
     folder = tmp_path_factory.mktemp("digits")
     digits.write_digits(folder)
+    return folder
+
+
+@pytest.fixture
+def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
+    """`call_script("train.py", "--lr=1", ...)`: its exit code; run in this process, in `tmp_path`.
+
+    As real as `run_script` but for the process: TensorFlow is not imported anew.
+    """
+    from absl import app
+    from absl.testing import flagsaver
+
+    import flags  # here and not by the script: what is unknown when flags are saved is forgotten
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, *arguments: object) -> int | None:
+        codes: list[int | None] = []
+        command = [script, *map(str, arguments)]
+        monkeypatch.setattr(app, "run", lambda main: codes.append(main(flags.FLAGS(command))))
+        saved = flagsaver.save_flag_values()
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        finally:
+            flagsaver.restore_flag_values(saved)
+        return codes[0]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def thin_checkpoint(tmp_path_factory) -> Path:
+    """Folder of a checkpoint: depth 14, 4 filters in the stem, 11 classes, 64 x 64 pixels."""
+    import numpy_network  # in here: what needs TensorFlow is imported by the tests that do
+
+    from models import checkpoint
+    from models.layout import variable_shapes
+
+    folder = tmp_path_factory.mktemp("thin")
+    weights = numpy_network.random_weights(variable_shapes(14, 11, width=4))
+    meta = {"flags": {"image_size": 64}}
+    checkpoint.save(folder / "model.ckpt-7", {**weights, "global_step": 7}, meta)
     return folder
