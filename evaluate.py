@@ -27,6 +27,7 @@ from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics_results import MultiLabelMetricOptions
 
 FLAGS = flags.FLAGS
+RESULT = "./out/evaluation/"
 OUTPUTS = {"single": "softmax", "multi": "sigmoid"}
 # What decides on the numbers, besides checkpoint and data.
 SETTINGS = (
@@ -148,7 +149,7 @@ def write(
     names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
     settings = {"data": " ".join(pictures.sources), "image_size": loaded.image_size}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
-    folder = Path(FLAGS.report_dir)
+    folder = Path(FLAGS.result)
     prepare = preparation(loaded)
     Report(names, evaluations, compared, settings, pictures, prepare, FLAGS.page_classes).write(
         folder
@@ -160,4 +161,5 @@ def write(
 
 
 if __name__ == "__main__":
-    flags.run(main, files="images", threshold=0.5, batch_size=inference_job.BATCH_SIZE)
+    batch_size = inference_job.BATCH_SIZE
+    flags.run(main, files="images", result=RESULT, threshold=0.5, batch_size=batch_size)

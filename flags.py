@@ -185,7 +185,11 @@ flags.DEFINE_multi_string(
     "what to look at: list file, folder, glob, TFRecord, picture, or - (a list on standard input); "
     "arguments without a dash are added",
 )
-flags.DEFINE_string("result", None, "file to write; the format goes by its suffix")
+flags.DEFINE_string(
+    "result",
+    None,
+    "file to write, the format goes by its suffix; evaluate.py: folder of its report",
+)
 flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
 flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
 flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
@@ -213,7 +217,6 @@ flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of 
 flags.DEFINE_integer("page_images", 100, "first pictures shown there", lower_bound=1)
 
 # Evaluation.
-flags.DEFINE_string("report_dir", "./out/evaluation/", "folder of the report")
 flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to set the first against")
 flags.DEFINE_boolean(
     "all_checkpoints", False, "evaluate every checkpoint of the folder, as a curve"
@@ -238,6 +241,20 @@ flags.DEFINE_boolean("l2_normalize", False, "scale each image's features to leng
 flags.DEFINE_enum(
     "feature_type", "float32", ["float32", "float16"], "type stored in .npy, .npz and .parquet"
 )
+
+# Export and import.
+flags.DEFINE_string("export_dir", "./out/export/", "folder to make; it must not exist yet")
+flags.DEFINE_multi_enum(
+    "export_format",
+    ["saved_model", "onnx", "pytorch"],
+    ["saved_model", "onnx", "pytorch"],
+    "what to write; repeat the flag for several",
+)
+flags.DEFINE_float("tolerance", 1e-4, "largest difference of an export, of the largest logit", 0.0)
+flags.DEFINE_string(
+    "import_weights", None, "weights (.safetensors, .npz, .h5) to make the checkpoint --result of"
+)
+flags.DEFINE_boolean("list", False, "print what the checkpoint holds, and stop")
 
 for _name, _instead in WITHOUT_EFFECT.items():
     flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")

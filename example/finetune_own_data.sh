@@ -22,11 +22,11 @@ OUTPUT="${OUTPUT:-out/own}"
 IMAGE_SIZE="${IMAGE_SIZE:-224}"
 BATCH="${BATCH:-32}"
 STEPS="${STEPS:-1000}"
-split=() images="" loss=softmax best=top_1
+split=() images="" loss=softmax best=top_1 mode=single
 while (($#)) && [[ "$1" != -- ]]; do
   case "$1" in
     --images) images="${2:?--images needs a folder}" ;;
-    --csv) loss=bce best=map_macro ;;
+    --csv) loss=bce best=map_macro mode=multi ;;
   esac
   split+=("$1")
   shift
@@ -62,5 +62,6 @@ python "$PROJECT_ROOT/finetune.py" \
 python "$PROJECT_ROOT/evaluate.py" \
   --data_dir="$OUTPUT/records/test" \
   --model_dir="$OUTPUT/model/best" \
+  --label_mode="$mode" \
   --dictionary="$OUTPUT/lists/dictionary.txt" \
   --result="$OUTPUT/report"

@@ -55,12 +55,11 @@ def data(tmp_path_factory, digits_folder):
 
 def run(folder, name, *sources, **values):
     """Runs evaluate.py's main in this process; its metrics.json."""
-    report_dir = folder / name
     values = {
         "pretrain_ckpt": str(folder / "run"),
         "images": [str(folder / source) for source in sources],
         "dictionary": str(folder / "dictionary.txt"),
-        "report_dir": str(report_dir),
+        "result": str(folder / name),
         "label_mode": "multi",
         "threshold": 0.5,
         "batch_size": 16,
@@ -70,7 +69,7 @@ def run(folder, name, *sources, **values):
         flags.FLAGS(["evaluate.py"])
     with flagsaver.flagsaver(**values):
         assert evaluate.main() == 0
-    return json.loads((report_dir / "metrics.json").read_text())
+    return json.loads((folder / name / "metrics.json").read_text())
 
 
 def scores_of(folder, step):
