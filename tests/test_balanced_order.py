@@ -1,0 +1,24 @@
+"""Class-balanced sampling."""
+
+import numpy as np
+
+from data.balanced_order import DRAWN_TOGETHER, BalancedOrder, record_weights
+
+# Class 0 in eight records, class 1 in two, one of these with both; one record has no label.
+LABELS = [np.array([0])] * 7 + [np.array([0, 1]), np.array([1]), np.array([], int)]
+
+
+def test_weights_are_those_of_the_rarest_class() -> None:
+    assert record_weights(LABELS, 3, 1.0).tolist() == [1 / 8] * 7 + [1 / 2, 1 / 2, 1 / 8]
+    assert record_weights(LABELS, 3, 0.0).tolist() == [1.0] * 10
+
+
+def test_draws_follow_the_weights_and_depend_on_the_position_alone() -> None:
+    weights = np.array([1.0, 0.0, 2.0, 5.0])
+    order = BalancedOrder(weights, seed=7)
+    drawn = order.records(0, 80_000)
+    np.testing.assert_allclose(np.bincount(drawn) / 80_000, weights / 8, atol=0.01)
+    start = 2 * DRAWN_TOGETHER - 3
+    part = BalancedOrder(weights, seed=7).records(start, 10)
+    np.testing.assert_array_equal(part, drawn[start : start + 10])
+    assert not np.array_equal(BalancedOrder(weights, seed=8).records(0, 100), drawn[:100])
