@@ -71,6 +71,7 @@ setup(
     package_data={"data": ["imagenet2012_dictionary.txt"]},
     py_modules=[
         "evaluate",
+        "evaluation_report",
         "export",
         "extract_feature",
         "finetune",
