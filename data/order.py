@@ -3,8 +3,9 @@
 Positions 0, 1, 2, ... run through epoch after epoch without a gap. Each epoch permutes the files,
 cuts them into windows, and permutes the records of a window (ours; the released system shuffled a
 stream instead). Nothing depends on how many workers read: the global batch of step k is positions
-[k * G, (k + 1) * G), and each worker takes its own slice of it. So every record is read once an
-epoch whoever reads it, and training resumes at any step, with any number of workers, at once.
+[k * G, (k + 1) * G), and each worker takes its own slice of it (data/shares.py). So every record is
+read once an epoch whoever reads it, and training resumes at any step, with any number of workers,
+at once.
 
 Another sampler (class-balanced, say) is another class with `records(start, count)`.
 """
@@ -101,14 +102,3 @@ def _shuffle(values: np.ndarray, *seed: int) -> None:
     # RandomState, not Generator: NumPy promises never to change what it draws from a seed, so a
     # job resumes in the same order under another NumPy.
     np.random.RandomState([part & 0xFFFFFFFF for part in seed]).shuffle(values)
-
-
-def worker_start(step: int, rank: int, workers: int, worker_batch: int) -> int:
-    """The first position of a worker's slice of a step.
-
-    Args:
-        step: from 0.
-        rank: of this worker, of `workers`.
-        worker_batch: records a worker takes per step, over all its micro-batches.
-    """
-    return (step * workers + rank) * worker_batch
