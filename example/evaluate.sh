@@ -21,6 +21,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
+# shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words
