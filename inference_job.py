@@ -1,6 +1,7 @@
 """What image_classification.py and extract_feature.py share: flags to a network and to a job."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def run(
     Args:
       settings: the script's own flags that decide on the rows.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
     prepare = Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
     decisive = {name: FLAGS[name].value for name in (*_DECISIVE, *settings)}
     job = Job(

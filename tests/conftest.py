@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy_network
 import pytest
 
 from data import digits
@@ -67,9 +68,7 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
 @pytest.fixture(scope="session")
 def thin_checkpoint(tmp_path_factory) -> Path:
     """Folder of a checkpoint: depth 14, 4 filters in the stem, 11 classes, 64 x 64 pixels."""
-    import numpy_network  # in here: what needs TensorFlow is imported by the tests that do
-
-    from models import checkpoint
+    from models import checkpoint  # in here: TensorFlow is imported by the tests that need it
     from models.layout import variable_shapes
 
     folder = tmp_path_factory.mktemp("thin")
