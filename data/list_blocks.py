@@ -17,8 +17,8 @@ import numpy as np
 
 from data.lists import MAX_LINE_BYTES, ListError, format_row, parse_row
 
-CHUNK_BYTES = 4 << 20
-"""Bytes of a list parsed at once; the arrays made of it stay below 0.3 GB."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of a list parsed at once; the arrays made of it stay below 0.1 GB."""
 
 _NEWLINE, _TAB, _COLON = b"\n\t:"
 _MARK, _ODD = 1, 2
@@ -144,33 +144,34 @@ def _scan(text: bytes, class_num: int | None, plain: bool) -> tuple[Block, np.nd
     """
     data = np.frombuffer(text, np.uint8)
     kinds = _BYTE_KINDS[data]
-    at = np.flatnonzero(kinds & _MARK)
-    marks = np.concatenate([data[at], [_NEWLINE, _NEWLINE]])
-    newlines = np.flatnonzero(marks[:-2] == _NEWLINE)
-    ends = at[newlines]
+    at = np.flatnonzero(kinds == _MARK)
+    marks = np.concatenate([data[at], np.frombuffer(b"\n\n", np.uint8)])
+    ends = at[marks[:-2] == _NEWLINE]
     starts = np.concatenate([[0], ends + 1])[:-1]
     tabs = np.flatnonzero(marks == _TAB)
-    row = np.searchsorted(newlines, tabs)
+    row = np.cumsum(marks == _NEWLINE)[tabs]
     tab_counts = np.bincount(row, minlength=len(ends))
     name_ends = ends.copy()
     has_tab = tab_counts > 0
     name_ends[has_tab] = at[tabs[(np.cumsum(tab_counts) - tab_counts)[has_tab]]]
 
     closes_line = (marks[tabs + 1] == _NEWLINE) & (at[tabs + 1] == at[tabs] + 1)
-    tabs, row = tabs[~closes_line], row[~closes_line]
-    is_tag = (marks[tabs + 1] == _COLON) & (
-        (marks[tabs + 2] == _TAB) | (marks[tabs + 2] == _NEWLINE)
-    )
+    if closes_line.any():
+        tabs, row = tabs[~closes_line], row[~closes_line]
+    after = marks[tabs + 2]
+    is_tag = (marks[tabs + 1] == _COLON) & ((after == _TAB) | (after == _NEWLINE))
     odd = name_ends == starts
-    odd[row[~is_tag]] = True
-    tabs, row = tabs[is_tag], row[is_tag]
-    classes, bad_class = _classes(data, at[tabs] + 1, at[tabs + 1])
-    confidences, bad_value = _confidences(data, at[tabs + 1] + 1, at[tabs + 2])
+    if not is_tag.all():
+        odd[row[~is_tag]] = True
+        tabs, row = tabs[is_tag], row[is_tag]
+    colons, stops = at[tabs + 1], at[tabs + 2]
+    classes, bad_class = _classes(data, at[tabs] + 1, colons)
+    confidences, bad_value = _confidences(data, colons + 1, stops)
     if class_num is not None:
         bad_class |= classes >= class_num
     odd[row[bad_class | bad_value]] = True
     if not plain:
-        odd[np.searchsorted(ends, np.flatnonzero(kinds & _ODD))] = True
+        odd[np.searchsorted(ends, np.flatnonzero(kinds == _ODD))] = True
         odd[_rows_with_repeats(row, classes)] = True
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(ends)))])
     tags = Tags(offsets, classes, confidences)

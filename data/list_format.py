@@ -10,6 +10,7 @@ from data.list_blocks import Block, Tags
 from data.lists import Row, format_row
 
 _BLANK = ord(" ")
+_TABLE_KEYS = 1 << 22
 
 
 def format_rows(block: Block, tags: Tags, chosen: np.ndarray) -> bytes:
@@ -43,10 +44,20 @@ def _tag_texts(classes: np.ndarray, confidences: np.ndarray) -> tuple[list[bytes
     """The different texts of tags, and the index of each tag's text."""
     values = np.unique(confidences)
     keys = classes * np.int64(len(values)) + np.searchsorted(values, confidences)
-    different = np.unique(keys)
+    different, text_of_tag = _unique(keys)
     owners, which = np.divmod(different, max(1, len(values)))
     texts = list(map(_tag_text, owners.tolist(), values[which].tolist()))
-    return texts, np.searchsorted(different, keys)
+    return texts, text_of_tag
+
+
+def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As np.unique with return_inverse, without sorting where the keys span a small range."""
+    span = int(keys.max(initial=-1)) + 1
+    if span > _TABLE_KEYS:
+        return np.unique(keys, return_inverse=True)
+    occurs = np.zeros(span, bool)
+    occurs[keys] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[keys]
 
 
 @lru_cache(1 << 17)

@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.hierarchy import Hierarchy
+from data.hierarchy import NO_PARENT, Hierarchy
 from data.list_blocks import Block, Chunk, Tags, read_block
 from data.list_jobs import Refused, over_list, rewritten
 from data.sources import SOURCES, sources
 
 _ORDER_ROWS = 1 << 16
+_NEWLINE = ord("\n")
 
 
 class Rows(NamedTuple):
-    """Candidates: `numbers` int64 [N] are their places among the rows of the list.
+    """Candidates: `numbers` int32 [N] are the numbers of their lines in the list, from 0.
 
     Candidate n is an example of the classes `classes[offsets[n]:offsets[n + 1]]` (int32).
     """
@@ -39,11 +40,12 @@ class Rows(NamedTuple):
 
 @dataclass
 class _Candidates:
-    """Of one chunk: bool [R], the number of classes of each candidate, and the classes."""
+    """Of one chunk with R rows: the candidates' lines in it, how many classes each, and which."""
 
-    eligible: np.ndarray
+    numbers: np.ndarray
     sizes: np.ndarray
     classes: np.ndarray
+    rows: int
     lines: int
     problems: list[tuple[int, str]] = field(default_factory=list)
 
@@ -82,7 +84,8 @@ class Filter:
         if self.hierarchy is not None:
             tags = most_specific(tags, self.hierarchy)
         sizes = np.diff(tags.offsets).astype(np.int32)
-        return _Candidates(eligible, sizes, tags.classes, block.lines, block.problems)
+        numbers = block.numbers[eligible]
+        return _Candidates(numbers, sizes, tags.classes, len(block), block.lines, block.problems)
 
     def _of_source(self, block: Block) -> np.ndarray:
         if self.names is None:
@@ -92,36 +95,49 @@ class Filter:
 
 def most_specific(tags: Tags, hierarchy: Hierarchy) -> Tags:
     """The tags that are no ancestor of another tag of their row."""
-    offsets, members = hierarchy.closure
-    first = offsets[tags.classes] + 1  # the ancestors stand behind the class itself
-    sizes = offsets[tags.classes + 1] - first
-    entry = np.repeat(first - np.cumsum(sizes) + sizes, sizes) + np.arange(int(sizes.sum()))
     rows = tags.rows << 32
-    above = np.sort(np.repeat(rows, sizes) | members[entry])
-    own = rows | tags.classes
-    at = np.minimum(np.searchsorted(above, own), max(0, len(above) - 1))
-    is_above = above[at] == own if len(above) else np.zeros(len(own), bool)
-    return tags.where(~is_above)
+    keys = rows | tags.classes
+    order = np.argsort(keys)
+    ordered = keys[order]
+    specific = np.ones(len(keys), bool)
+    # From each tag upwards to the next ancestor that is a tag of the row; that one goes on alone.
+    walking = np.arange(len(keys))
+    above = hierarchy.parents[tags.classes]
+    while True:
+        walking, above = walking[above != NO_PARENT], above[above != NO_PARENT]
+        if not len(walking):
+            return tags.where(specific)
+        wanted = rows[walking] | above
+        at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+        arrived = ordered[at] == wanted
+        specific[order[at[arrived]]] = False
+        walking, above = walking[~arrived], hierarchy.parents[above[~arrived]]
 
 
-def find_candidates(
-    path: str | os.PathLike, rule: Filter, processes: int
-) -> tuple[Rows, list[int], Refused]:
-    """The candidates of a list, the number of rows of each chunk, and the refused lines."""
+class Candidates(NamedTuple):
+    """The candidates of a list, with how many rows it has, and the lines of each chunk."""
+
+    rows: Rows
+    rows_read: int
+    chunk_lines: list[int]
+    refused: Refused
+
+
+def find_candidates(path: str | os.PathLike, rule: Filter, processes: int) -> Candidates:
     refused = Refused(path)
-    numbers, sizes, classes, chunk_rows = [], [], [], []
-    rows = 0
+    empty = np.zeros(0, np.int32)
+    numbers, sizes, classes, chunk_lines = [empty], [empty], [empty], []
+    rows_read = 0
     for found, lines, _ in over_list(path, rule, processes):
         refused.add(found.problems, lines)
-        numbers.append((np.flatnonzero(found.eligible) + rows).astype(np.int32))
+        numbers.append((found.numbers + lines).astype(np.int32))
         sizes.append(found.sizes)
         classes.append(found.classes)
-        chunk_rows.append(len(found.eligible))
-        rows += chunk_rows[-1]
-    empty = np.zeros(0, np.int32)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate([empty, *sizes]), dtype=np.int64)])
-    found = Rows(np.concatenate([empty, *numbers]), offsets, np.concatenate([empty, *classes]))
-    return found, chunk_rows, refused
+        chunk_lines.append(found.lines)
+        rows_read += found.rows
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes), dtype=np.int64)])
+    rows = Rows(np.concatenate(numbers), offsets, np.concatenate(classes))
+    return Candidates(rows, rows_read, chunk_lines, refused)
 
 
 def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
@@ -204,25 +220,29 @@ class _Copied:
 
 
 def _copy(work: tuple[Chunk, np.ndarray]) -> _Copied:
-    chunk, places = work
-    block = read_block(chunk)
-    chosen = np.zeros(len(block), bool)
-    chosen[places] = True
-    return _Copied(block.text(chosen), block.lines)
+    chunk, lines = work
+    with open(chunk.path, "rb") as file:
+        file.seek(chunk.offset)
+        text = file.read(chunk.size)
+    data = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
+    ends = np.flatnonzero(data == _NEWLINE) + 1
+    chosen = np.zeros(len(ends), bool)
+    chosen[lines] = True
+    return _Copied(data[np.repeat(chosen, np.diff(ends, prepend=0))].tobytes(), len(ends))
 
 
-def write_rows(
+def write_lines(
     path: str | os.PathLike,
     output: str | os.PathLike,
     numbers: np.ndarray,
-    chunk_rows: list[int],
+    chunk_lines: list[int],
     processes: int,
 ) -> None:
-    """Writes the rows with the given numbers (ascending), in the order of the list."""
-    ends = np.cumsum(chunk_rows)
-    cuts = np.searchsorted(numbers, ends[:-1]) if len(ends) else []
-    starts = ends - chunk_rows
-    places = [part - start for part, start in zip(np.split(numbers, cuts), starts, strict=False)]
+    """Copies the lines with the given numbers (ascending, from 0)."""
+    ends = np.cumsum(chunk_lines)
+    starts = ends - chunk_lines
+    parts = np.split(numbers, np.searchsorted(numbers, ends[:-1])) if len(ends) else []
+    lines = [part - start for part, start in zip(parts, starts, strict=True)]
     with rewritten(output) as file:
-        for copied, _, _ in over_list(path, _copy, processes, places):
+        for copied, _, _ in over_list(path, _copy, processes, lines):
             file.write(copied.text)

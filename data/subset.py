@@ -32,16 +32,17 @@ def main(argv: list[str] | None = None) -> int:
         hierarchy = Hierarchy.read(args.dictionary) if args.dictionary else None
         names = frozenset(args.source) if args.source else None
         rule = Filter(_wanted(args, hierarchy), hierarchy, names, args.above)
-        rows, chunk_rows, refused = selection.find_candidates(args.list, rule, args.processes)
-        found = len(rows.numbers)
-        rows = _chosen(args, rows)
-        selection.write_rows(args.list, args.output, rows.numbers, chunk_rows, args.processes)
+        found, read, chunk_lines, refused = selection.find_candidates(
+            args.list, rule, args.processes
+        )
+        rows = _chosen(args, found)
+        selection.write_lines(args.list, args.output, rows.numbers, chunk_lines, args.processes)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    classes = len(np.unique(rows.classes))
-    print(f"{sum(chunk_rows)} rows read, {refused.count} lines refused, {found} rows fit,", end=" ")
-    print(f"{len(rows.numbers)} taken, examples of {classes} classes: {args.output}")
+    fit, taken, classes = len(found.numbers), len(rows.numbers), len(np.unique(rows.classes))
+    print(f"{read} rows read, {refused.count} lines refused, {fit} rows fit,", end=" ")
+    print(f"{taken} taken, examples of {classes} classes: {args.output}")
     refused.report()
     return 0
 
