@@ -76,27 +76,35 @@ def describe(prefix: str | Path) -> Description:
     """
     checkpoint = read(prefix)
     shapes = checkpoint.shapes
+    resnet_size, class_num, width = sizes_of(str(prefix), shapes)
+    return Description(
+        prefix=str(prefix),
+        resnet_size=resnet_size,
+        class_num=class_num,
+        width=width,
+        step=int(checkpoint.tensor(GLOBAL_STEP)) if GLOBAL_STEP in shapes else None,
+        has_momentum=any(name.endswith(MOMENTUM) for name in shapes),
+        has_average=any(name.endswith(AVERAGE) for name in shapes),
+    )
+
+
+def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
+    """Depth, class count and width, of the names and shapes that `source` holds.
+
+    Raises CheckpointError when they are not those of this network.
+    """
     absent = [name for name in (kernel_name(STEM), DENSE_BIAS) if name not in shapes]
     if absent:
         raise CheckpointError(
-            f"{prefix} is not a checkpoint of this network: it has no {absent[0]}, "
-            f"but {some(shapes)}"
+            f"{source} does not hold this network: it has no {absent[0]}, but {some(shapes)}"
         )
     found = [match.groups() for match in map(_BLOCK_KERNEL.match, shapes) if match]
     stages = [stage for stage, _ in found]
     counts = tuple(stages.count(stage) for stage in sorted(set(stages)))
     depths = [depth for depth, blocks in BLOCKS.items() if blocks == counts]
     if not depths:
-        raise CheckpointError(f"{prefix} has {counts} blocks: none of the depths {list(BLOCKS)}")
-    return Description(
-        prefix=str(prefix),
-        resnet_size=depths[0],
-        class_num=shapes[DENSE_BIAS][0],
-        width=shapes[kernel_name(STEM)][-1],
-        step=int(checkpoint.tensor(GLOBAL_STEP)) if GLOBAL_STEP in shapes else None,
-        has_momentum=any(name.endswith(MOMENTUM) for name in shapes),
-        has_average=any(name.endswith(AVERAGE) for name in shapes),
-    )
+        raise CheckpointError(f"{source} has {counts} blocks: none of the depths {list(BLOCKS)}")
+    return depths[0], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
 
 
 def restore(
@@ -112,24 +120,26 @@ def restore(
     missing from the checkpoint, a tensor has no variable, or shapes differ.
     """
     checkpoint = read(prefix, average)
-    wanted = {name: tuple(variables[name].shape) for name in _unskipped(variables, skip)}
-    held = {name: checkpoint.shapes[name] for name in _unskipped(checkpoint.shapes, skip)}
-    _compare(checkpoint.prefix, wanted, held)
+    wanted = {name: tuple(variables[name].shape) for name in unskipped(variables, skip)}
+    held = {name: checkpoint.shapes[name] for name in unskipped(checkpoint.shapes, skip)}
+    theirs, ours = held.get(DENSE_BIAS), wanted.get(DENSE_BIAS)
+    if theirs and ours and theirs != ours:
+        raise CheckpointError(_classes_differ(checkpoint.prefix, *theirs, *ours))
+    compare(f"checkpoint {checkpoint.prefix}", wanted, held)
     values = {name: checkpoint.tensor(name) for name in wanted}
     for name, value in values.items():
         variables[name].assign(value.astype(variables[name].dtype.as_numpy_dtype, copy=False))
     return checkpoint
 
 
-def _unskipped(names: Iterable[str], skip: Sequence[str]) -> list[str]:
+def unskipped(names: Iterable[str], skip: Sequence[str]) -> list[str]:
+    """The names that match no pattern in `skip`."""
     return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in skip)]
 
 
-def _compare(prefix: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
+def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
+    """Raises one CheckpointError that lists how names and shapes in `source` differ."""
     differ = [n for n in wanted if n in held and wanted[n] != held[n]]
-    if DENSE_BIAS in differ:
-        classes = held[DENSE_BIAS][0], wanted[DENSE_BIAS][0]
-        raise CheckpointError(_classes_differ(prefix, *classes))
     shapes = [f"{n} {list(held[n])} instead of {list(wanted[n])}" for n in differ]
     problems = {
         "missing": [n for n in wanted if n not in held],
@@ -138,7 +148,7 @@ def _compare(prefix: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]
     }
     found = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
     if found:
-        raise CheckpointError(f"checkpoint {prefix} does not fit: " + "; ".join(found))
+        raise CheckpointError(f"{source} does not fit: " + "; ".join(found))
 
 
 def _classes_differ(prefix: str, held: int, wanted: int) -> str:

@@ -4,6 +4,7 @@ Source: spec section 2. Pure Python, so that checkpoints and exports are checked
 Variables are addressed by the names they have in the released checkpoints, never by `v.name`.
 """
 
+import math
 from typing import NamedTuple
 
 BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -105,3 +106,9 @@ def variable_shapes(
     shapes[DENSE_KERNEL] = (features, class_num)
     shapes[DENSE_BIAS] = (class_num,)
     return shapes
+
+
+def parameter_count(resnet_size: int, class_num: int, width: int = 64) -> int:
+    """How many numbers are trained (spec section 2: the moving statistics do not count)."""
+    shapes = variable_shapes(resnet_size, class_num, width)
+    return sum(math.prod(shape) for name, shape in shapes.items() if is_trainable(name))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from models.layout import (
     BLOCKS,
@@ -77,4 +77,4 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], resnet_size: int, epsil
     shape = {"resnet_size": resnet_size, "class_num": class_num, "width": width}
     metadata = {"format": "pt", "batch_norm_epsilon": repr(epsilon)}
     metadata |= {name: str(value) for name, value in shape.items()}
-    save_file(to_pytorch(tensors, resnet_size), path, metadata)
+    path.write_bytes(save(to_pytorch(tensors, resnet_size), metadata))

@@ -206,7 +206,7 @@ def test_damaged_files_are_one_error(tmp_path, damage, message):
 
 def test_another_networks_checkpoint_is_refused(tmp_path):
     prefix = checkpoint.save(tmp_path / "x", {"dense/kernel": np.zeros(3)}, {})
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of this network.*dense/kernel"):
+    with pytest.raises(CheckpointError, match=r"does not hold this network.*dense/kernel"):
         checkpoint.describe(prefix)
     tensors = thin_tensors()
     tensors["stages_0_block_1/conv1_b2/conv2d/kernel"] = np.zeros(3, np.float32)

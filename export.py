@@ -1,0 +1,159 @@
+"""Hands a checkpoint over: SavedModel, ONNX, PyTorch weights, a model card; and takes weights back.
+
+    python export.py --model_dir=CHECKPOINT --export_dir=out/export PICTURE...
+    python export.py --model_dir=CHECKPOINT --list
+    python export.py --import_weights=model.safetensors --result=out/imported/model.ckpt-0
+
+Every export is run on the pictures (made-up ones where none are given) and compared with the
+checkpoint; --export_dir appears only when all of them agree.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import flags
+from data import exif_ops, picture_source, preprocessing
+from data.images import to_jpeg
+from data.predictions import class_names
+from models import checkpoint, checkpoint_report, model_card, weight_files
+from models.export_checks import Check, ExportError
+from models.exporting import EXPORTERS, Source
+from models.inference import Loaded, NetworkOptions, load
+
+FLAGS = flags.FLAGS
+CARD, CLASSES = "README.md", "classes.txt"
+SCORES = {"single": "softmax", "multi": "sigmoid"}
+PICTURES_CHECKED = 8
+
+
+def main() -> int:
+    if FLAGS.import_weights:
+        return import_weights()
+    if FLAGS.list:
+        for line in checkpoint_report.lines(checkpoint.find(_path())):
+            print(line)
+        return 0
+    return export()
+
+
+def import_weights() -> int:
+    """Makes the checkpoint --result of --import_weights, and reads it back."""
+    if not FLAGS.result:
+        raise ExportError("--import_weights needs --result, the checkpoint to make")
+    tensors = weight_files.read(FLAGS.import_weights)
+    meta = {"imported_from": str(FLAGS.import_weights)}
+    prefix = checkpoint.save(FLAGS.result, tensors, meta)
+    written = checkpoint.read(prefix)
+    for name, value in tensors.items():
+        if not np.array_equal(written.tensor(name), value, equal_nan=True):
+            raise ExportError(f"{prefix}: {name} was not written as it was read")
+    logging.info("%s: %d tensors, read back and equal", prefix, len(tensors))
+    return 0
+
+
+def export() -> int:
+    """Writes, checks and describes the formats of --export_format in --export_dir."""
+    formats = list(dict.fromkeys(FLAGS.export_format))
+    with _new_folder(Path(FLAGS.export_dir)) as folder:
+        plain = _load(fold_batch_norm=False)
+        source = _source(plain)
+        checks = [check for name in formats for check in _run(name, source, folder)]
+        exported = model_card.Exported(
+            description=checkpoint.describe(plain.prefix),
+            image_size=plain.image_size,
+            score=source.score,
+            formats=formats,
+            checks=checks,
+            images=len(source.pictures),
+            kind="given" if FLAGS.images else "made up",
+            meta=checkpoint.read(plain.prefix).meta(),
+        )
+        (folder / CLASSES).write_text("\n".join(source.names) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(model_card.text(exported, folder), encoding="utf-8")
+    logging.info("%s: %s and %s", FLAGS.export_dir, ", ".join(formats), CARD)
+    return 0
+
+
+def _run(name: str, source: Source, folder: Path) -> list[Check]:
+    checks = EXPORTERS[name](source, folder)
+    for check in checks:
+        logging.info(
+            "%s: max difference %.1e (of at most %g)",
+            *(check.what, check.difference, check.tolerance),
+        )
+    return checks
+
+
+def _source(plain: Loaded) -> Source:
+    image_size = plain.image_size
+    names, _ = class_names(FLAGS.dictionary, plain.network.class_num)
+
+    def prepare(contents: tf.Tensor) -> tf.Tensor:
+        image = exif_ops.upright(preprocessing.decode(contents), contents)
+        return preprocessing.inference_crops(image, image_size)[0]
+
+    return Source(
+        network=plain.network,
+        served=_load(FLAGS.fold_batch_norm).network,
+        prepare=prepare,
+        image_size=image_size,
+        epsilon=FLAGS.batch_norm_epsilon,
+        names=names,
+        score=SCORES[FLAGS.label_mode],
+        top_k=FLAGS.top_k_pred,
+        pictures=_given_pictures() if FLAGS.images else _made_up_pictures(),
+        tolerance=FLAGS.tolerance,
+    )
+
+
+def _load(fold_batch_norm: bool) -> Loaded:
+    given = {
+        name: FLAGS[name].value if FLAGS[name].present else None
+        for name in ("resnet_size", "class_num", "image_size")
+    }
+    options = flags.fill(
+        NetworkOptions, fold_batch_norm=fold_batch_norm, precision="float32", **given
+    )
+    return load(_path(), options)
+
+
+def _path() -> str:
+    return FLAGS.pretrain_ckpt or FLAGS.model_dir
+
+
+def _given_pictures() -> list[bytes]:
+    """As JPEG, upright, so that any kind of picture will do."""
+    found = picture_source.pictures(FLAGS.images, stop=PICTURES_CHECKED)
+    return [to_jpeg(picture.load().data).data for picture in found]
+
+
+def _made_up_pictures() -> list[bytes]:
+    colours = np.random.default_rng(0).integers(0, 256, (PICTURES_CHECKED, 9, 12, 3))
+    pictures = tf.cast(tf.image.resize(colours, [384, 512]), tf.uint8)
+    return [tf.io.encode_jpeg(picture).numpy() for picture in pictures]
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` at the end, and vanishes when something fails."""
+    if path.exists():
+        raise ExportError(f"--export_dir={path} exists: choose another, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    flags.run(main, files="images")

@@ -1,0 +1,46 @@
+"""Whether an exported file computes what the checkpoint does, told on the spot."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+_CHUNK_BYTES = 1 << 20
+
+
+class ExportError(ValueError):
+    """An export that is impossible or that differs from its checkpoint."""
+
+
+class Check(NamedTuple):
+    """A comparison: `difference` is the largest one, relative to the largest reference value."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+
+def compare(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> Check:
+    """The comparison of an export's output with the checkpoint's, of the same shape.
+
+    Raises ExportError when they differ by more than `tolerance`, or hold what is no number.
+    """
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape:
+        raise ExportError(f"{what}: shape {found.shape} instead of {expected.shape}")
+    difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+    if not difference <= tolerance:
+        raise ExportError(
+            f"{what} differs from the checkpoint by {difference:.2e}, more than {tolerance:g}"
+        )
+    return Check(what, difference, tolerance)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""The network as a SavedModel with its preprocessing inside: encoded pictures in, names out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from models.resnet import ResNet
+
+BYTES_SIGNATURE, TENSOR_SIGNATURE = "serving_default", "tensors"
+SCORES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+
+
+class ServedNetwork(tf.Module):
+    """A network and all that is needed to serve it.
+
+    Args:
+      network: it computes in its own type; folded, it is faster.
+      prepare: one encoded picture (string scalar) to float32 [S, S, 3] in [-1, 1].
+      image_size: S.
+      names: of the classes [C].
+      score: softmax or sigmoid.
+      top_k: best classes returned for a picture.
+    """
+
+    def __init__(
+        self,
+        network: ResNet,
+        prepare: Callable[[tf.Tensor], tf.Tensor],
+        image_size: int,
+        names: Sequence[str],
+        score: str,
+        top_k: int,
+    ) -> None:
+        super().__init__(name="served_network")
+        self._network, self._prepare, self._image_size = network, prepare, image_size
+        self._names = tf.constant(list(names))
+        self._score, self._top_k = SCORES[score], min(top_k, len(names))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Encoded pictures [B] to `names`, `scores`, `classes` [B, top_k], best first."""
+        side = self._image_size
+        images = tf.map_fn(
+            self._prepare,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32),
+        )
+        scores, classes = tf.math.top_k(self._score(self._network(images)), self._top_k)
+        return {"names": tf.gather(self._names, classes), "scores": scores, "classes": classes}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "images")])
+    def predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Images [B, H, W, 3] in [-1, 1] to `features` [B, D], `logits` and `scores` [B, C]."""
+        features = self._network.features(images)
+        logits = self._network.logits(features)
+        return {"features": features, "logits": logits, "scores": self._score(logits)}
+
+    def save(self, path: Path) -> None:
+        """Writes the folder `path`, with the two functions as signatures."""
+        signatures = {BYTES_SIGNATURE: self.classify, TENSOR_SIGNATURE: self.predict}
+        tf.saved_model.save(self, str(path), signatures=signatures)

@@ -1,0 +1,140 @@
+"""Exports of a network, each run at once and compared with the network it comes from."""
+
+import dataclasses
+import functools
+import importlib.util
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import tensorflow as tf
+
+from models import export_checks, weight_files
+from models.export_checks import Check, ExportError
+from models.export_saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
+from models.resnet import ResNet
+
+SAVED_MODEL, ONNX, PYTORCH = "saved_model", "model.onnx", "model.safetensors"
+LOADER = Path(__file__).with_name("pytorch_network.py")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A network and what its exports are checked with.
+
+    Attributes:
+      network: with its batch norms as they are in the checkpoint.
+      served: the same network for the SavedModel, perhaps folded.
+      prepare: an encoded picture (string scalar) to float32 [S, S, 3] in [-1, 1], in a graph.
+      image_size: S.
+      epsilon: of batch norm.
+      names: of the classes.
+      score: softmax or sigmoid.
+      top_k: best classes that the SavedModel names.
+      pictures: encoded, to compare outputs on.
+      tolerance: largest difference, relative to the largest logit.
+    """
+
+    network: ResNet
+    served: ResNet
+    prepare: Callable[[tf.Tensor], tf.Tensor]
+    image_size: int
+    epsilon: float
+    names: Sequence[str]
+    score: str
+    top_k: int
+    pictures: Sequence[bytes]
+    tolerance: float
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The pictures as the network takes them, [B, S, S, 3]."""
+        return np.stack([self.prepare(tf.constant(picture)).numpy() for picture in self.pictures])
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """What every export must give for `images`, [B, C]."""
+        return self.network(self.images).numpy()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Checkpoint name -> array of the network's variables."""
+        return {name: v.numpy() for name, v in self.network.variables_by_name().items()}
+
+    def check(self, what: str, logits: np.ndarray) -> Check:
+        """Compares with `logits`; raises ExportError."""
+        return export_checks.compare(what, logits, self.logits, self.tolerance)
+
+
+def export_saved_model(source: Source, folder: Path) -> list[Check]:
+    """Writes `saved_model`, loads it again and runs both signatures."""
+    served = ServedNetwork(
+        *(source.served, source.prepare, source.image_size),
+        *(source.names, source.score, source.top_k),
+    )
+    served.save(folder / SAVED_MODEL)
+    loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
+    from_images = loaded.signatures[TENSOR_SIGNATURE](images=tf.constant(source.images))
+    best = loaded.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(list(source.pictures)))
+    scores = SCORES[source.score](source.logits).numpy()
+    best_scores = np.take_along_axis(scores, best["classes"].numpy(), axis=1)
+    return [
+        source.check(f"{SAVED_MODEL}, logits of images", from_images["logits"]),
+        export_checks.compare(
+            f"{SAVED_MODEL}, best scores of pictures", best["scores"], best_scores, source.tolerance
+        ),
+    ]
+
+
+def export_onnx(source: Source, folder: Path) -> list[Check]:
+    """Writes `model.onnx` and runs it in ONNX Runtime."""
+    onnx = _optional("models.export_onnx")
+    onnx.write(
+        folder / ONNX,
+        source.tensors(),
+        source.network.resnet_size,
+        source.score,
+        source.epsilon,
+        {"classes": "\n".join(source.names), "image_size": str(source.image_size)},
+    )
+    return [source.check(ONNX, onnx.open_network(folder / ONNX)(source.images)["logits"])]
+
+
+def export_pytorch(source: Source, folder: Path) -> list[Check]:
+    """Writes `model.safetensors` and its loader; runs them where PyTorch is installed.
+
+    Elsewhere the file is read back and compared tensor by tensor.
+    """
+    weights = _optional("models.pytorch_weights")
+    weights.write(folder / PYTORCH, source.tensors(), source.network.resnet_size, source.epsilon)
+    shutil.copy(LOADER, folder)
+    if importlib.util.find_spec("torch") is None:
+        back = weight_files.read(folder / PYTORCH)
+        checks = [
+            export_checks.compare(f"{PYTORCH}, {name}", back[name], value, 0.0)
+            for name, value in source.tensors().items()
+        ]
+        return [checks[0]._replace(what=f"{PYTORCH}, {len(checks)} tensors (no PyTorch here)")]
+    return [source.check(PYTORCH, _run_pytorch(folder, source.images))]
+
+
+def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
+    import torch
+
+    spec = importlib.util.spec_from_file_location(LOADER.stem, folder / LOADER.name)
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    network = loader.load(str(folder / PYTORCH))
+    with torch.no_grad():
+        return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def _optional(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(f"{error}: pip install -e '.[export]'") from error
+
+
+EXPORTERS = {"saved_model": export_saved_model, "onnx": export_onnx, "pytorch": export_pytorch}

@@ -1,0 +1,245 @@
+"""Exports and imports: outputs against NumPy on a real photograph, names, errors, the scripts."""
+
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy_network
+import numpy_preprocessing
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+from PIL import Image
+from safetensors.numpy import load_file
+
+from models import checkpoint, checkpoint_report, export_checks, exporting, weight_files
+from models.checkpoint import CheckpointError
+from models.export_checks import ExportError
+from models.layout import variable_shapes
+from models.resnet import ResNet
+
+SIZE, CLASSES, DEPTH, WIDTH = 64, 6, 50, 4
+NAMES = [f"class {c}" for c in range(CLASSES)]
+PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, np.ndarray]:
+    return numpy_network.random_weights(variable_shapes(DEPTH, CLASSES, WIDTH))
+
+
+@pytest.fixture(scope="module")
+def prefix(weights, tmp_path_factory) -> str:
+    """A checkpoint as a training run leaves it."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt-7"
+    meta = {"flags": {"image_size": SIZE, "weight_decay": 1e-4}}
+    return checkpoint.save(path, {**weights, "global_step": 7}, meta)
+
+
+@pytest.fixture(scope="module")
+def exported(prefix, tmp_path_factory) -> Path:
+    """The folder that export.py makes of it."""
+    folder = tmp_path_factory.mktemp("export") / "made"
+    done = run_export(f"--model_dir={prefix}", f"--export_dir={folder}", "--top_k_pred=3", PHOTO)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return numpy_preprocessing.crops(PHOTO, SIZE)
+
+
+def run_export(*arguments: object) -> subprocess.CompletedProcess:
+    script = Path(__file__).resolve().parents[1] / "export.py"
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images):
+    from models import export_onnx
+
+    found = export_onnx.open_network(exported / "model.onnx")(images.astype(np.float32))
+    assert_near(found["features"], numpy_network.features(weights, images, DEPTH))
+    assert_near(found["logits"], numpy_network.logits(weights, images, DEPTH))
+    assert found["scores"].sum() == pytest.approx(1)
+
+
+def test_the_saved_model_takes_pictures_and_gives_names(exported, weights, images):
+    """Bytes of a photograph in, the best classes out; NumPy does all of it again."""
+    served = tf.saved_model.load(str(exported / "saved_model"))
+    rotated = Image.open(PHOTO).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = io.BytesIO()
+    rotated.save(turned, "JPEG", exif=exif, quality=95)
+    found = served.signatures["serving_default"](
+        image_bytes=tf.constant([PHOTO.read_bytes(), turned.getvalue()])
+    )
+    logits = numpy_network.logits(weights, images, DEPTH)[0]
+    best = np.argsort(-logits)[:3]
+    scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    for row, tolerance in ((0, 0.01), (1, 0.05)):  # two decoders; then a second JPEG encoding
+        np.testing.assert_array_equal(found["classes"][row], best)
+        assert_near(found["scores"].numpy()[row], scores[best], tolerance)
+    assert found["names"].numpy()[0].tolist() == [NAMES[c].encode() for c in best]
+
+
+def test_the_saved_model_takes_tensors_of_any_size(exported, weights):
+    served = tf.saved_model.load(str(exported / "saved_model"))
+    batch = np.random.default_rng(0).uniform(-1, 1, (2, 47, 65, 3)).astype(np.float32)
+    found = served.signatures["tensors"](images=tf.constant(batch))
+    assert_near(found["features"], numpy_network.features(weights, batch, DEPTH))
+    assert_near(found["logits"], numpy_network.logits(weights, batch, DEPTH))
+
+
+def test_pytorch_names_and_layout(exported, weights):
+    state = load_file(exported / "model.safetensors")
+    assert len(state) == len(weights) == 267
+    kernel = weights["stages_1_block_2/conv2_b2/conv2d/kernel"]
+    np.testing.assert_array_equal(state["stages.1.blocks.2.conv2.weight"][3, 5], kernel[:, :, 5, 3])
+    pairs = {
+        "norm.running_var": "global_pool/bn/batch_normalization/moving_variance",
+        "stages.0.blocks.0.norm3.weight": "stages_0_block_0/conv3_b2_bn/batch_normalization/gamma",
+        "stages.3.blocks.0.downsample.norm.bias":
+            "stages_3_block_0/conv1_b1_bn/batch_normalization/beta",
+        "head.fc.bias": "logits/dense/bias",
+    }  # fmt: skip
+    for theirs, ours in pairs.items():
+        np.testing.assert_array_equal(state[theirs], weights[ours])
+    np.testing.assert_array_equal(state["head.fc.weight"], weights["logits/dense/kernel"].T)
+    assert state["stages.2.blocks.0.downsample.conv.weight"].shape == (64, 32, 1, 1)
+
+
+def test_the_folder_is_complete_and_described(exported):
+    files = {path.name for path in exported.iterdir()}
+    assert files == {"README.md", "classes.txt", "model.onnx", "model.safetensors",
+                     "pytorch_network.py", "saved_model"}  # fmt: skip
+    card = (exported / "README.md").read_text()
+    assert "ResNet-50 of Tencent ML-Images, 6 classes" in card
+    assert "`model.ckpt-7` (step 7)" in card
+    assert f"pictures of {SIZE} x {SIZE} pixels" in card
+    assert export_checks.sha256(exported / "model.onnx") in card
+    assert "| model.onnx | " in card and "| saved_model, logits of images | " in card
+    assert "`--weight_decay=0.0001`" in card
+    assert (exported / "classes.txt").read_text().splitlines() == NAMES
+    assert ("no PyTorch here" in card) == (importlib.util.find_spec("torch") is None)
+
+
+def test_weights_come_back_by_the_script(exported, weights, tmp_path):
+    result = tmp_path / "imported" / "model.ckpt-0"
+    done = run_export(f"--import_weights={exported / 'model.safetensors'}", f"--result={result}")
+    assert done.returncode == 0, done.stderr
+    opened = checkpoint.read(result)
+    assert opened.shapes.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(opened.tensor(name), value, err_msg=name)
+    assert opened.meta()["imported_from"].endswith("model.safetensors")
+
+
+def thin_weights() -> dict[str, np.ndarray]:
+    return numpy_network.random_weights(variable_shapes(14, 3, width=2))
+
+
+def write_keras(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """As Keras 2 writes weights: a group a layer, the layer's name again, `:0`."""
+    with h5py.File(path, "w") as file:
+        for name, value in tensors.items():
+            file[f"{name.rsplit('/', 1)[0]}/{name}:0"] = value
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".hdf5"])
+def test_keras_and_numpy_files_are_read(tmp_path, suffix):
+    path, tensors = tmp_path / f"weights{suffix}", thin_weights()
+    if suffix == ".npz":
+        np.savez(path, **tensors, global_step=5, **{"logits/dense/bias/Momentum": np.zeros(3)})
+    else:
+        write_keras(path, tensors)
+    found = weight_files.read(path)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_unfit_weight_files_are_one_error(tmp_path):
+    tensors = thin_weights()
+    del tensors["stages_3_block_0/conv2_b2/conv2d/kernel"]
+    np.savez(tmp_path / "lacking.npz", **tensors)
+    (tmp_path / "model.pth").write_bytes(b"a pickle")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "other.npz", dense=np.zeros(3))
+    for name, message in {
+        "lacking.npz": r"does not fit: 1 missing: stages_3_block_0/conv2_b2/conv2d/kernel",
+        "model.pth": r"weights are read from \.safetensors, \.npz, \.h5",
+        "cut.safetensors": "cut.safetensors cannot be read",
+        "cut.npz": "cut.npz cannot be read",
+        "absent.h5": "absent.h5 cannot be read",
+        "other.npz": "does not hold this network",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            weight_files.read(tmp_path / name)
+
+
+def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
+    lines = list(checkpoint_report.lines(prefix))
+    assert lines[1].startswith("ResNet-50, width 4, 6 classes, ")
+    assert lines[1].endswith("parameters, step 7, with weights only")
+    (line,) = (line for line in lines if line.startswith("logits/dense/bias "))
+    bias = weights["logits/dense/bias"].astype(np.float64)
+    assert line.split()[1:3] == ["[6]", "float32"]
+    assert list(map(float, line.split()[3:])) == pytest.approx(
+        [bias.mean(), bias.std(), bias.min(), bias.max()], rel=1e-3
+    )
+    assert f"268 tensors, {sum(v.nbytes for v in weights.values()) / 1e6:.1f} MB" in lines
+    assert 'flags: {"image_size": 64, "weight_decay": 0.0001}' in lines
+
+
+def thin_source(**changes) -> exporting.Source:
+    network = ResNet(14, 3, width=2)
+    options = {
+        "network": network,
+        "served": network,
+        "prepare": lambda contents: tf.zeros([32, 32, 3]) + tf.cast(
+            tf.strings.length(contents), tf.float32) / 100,
+        "image_size": 32,
+        "epsilon": 1e-5,
+        "names": ["a", "b", "c"],
+        "score": "sigmoid",
+        "top_k": 5,
+        "pictures": [b"x" * 50, b"y" * 90],
+        "tolerance": 1e-4,
+    }  # fmt: skip
+    return exporting.Source(**{**options, **changes})
+
+
+def test_an_export_that_differs_is_an_error(tmp_path):
+    with pytest.raises(ExportError, match=r"model\.onnx differs from the checkpoint by .*0\.0001"):
+        exporting.export_onnx(thin_source(epsilon=0.5), tmp_path)
+    with pytest.raises(ExportError, match=r"saved_model, logits of images differs"):
+        exporting.export_saved_model(thin_source(served=ResNet(14, 3, width=2, seed=1)), tmp_path)
+
+
+def test_what_is_no_number_is_no_match():
+    with pytest.raises(ExportError, match="differs"):
+        export_checks.compare("x", np.array([np.nan]), np.ones(1), 1e-4)
+    with pytest.raises(ExportError, match="shape"):
+        export_checks.compare("x", np.ones(2), np.ones(1), 1e-4)
+    check = export_checks.compare("x", np.array([1.0, 4.0]), np.array([1.0, 3.999]), 1e-3)
+    assert check.difference == pytest.approx(0.001 / 3.999)
+
+
+def test_an_existing_folder_is_not_overwritten(prefix, tmp_path):
+    done = run_export(f"--model_dir={prefix}", f"--export_dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: --export_dir={tmp_path} exists: choose another, or remove it"
+    )
