@@ -77,20 +77,22 @@ ready_file() {
 }
 
 prepare_environment() {
-  local extra missing=()
+  local extra extras missing=()
   TENSORFLOW="$(find_tensorflow)"
+  extras=("$TENSORFLOW" "$@")
   make_venv
-  for extra in "$TENSORFLOW" "$@"; do
+  for extra in "${extras[@]}"; do
     [[ -e "$(ready_file "$extra")" ]] || missing+=("$extra")
   done
   if ((${#missing[@]})); then
     echo "== installing ${missing[*]} into $VENV (a minute or two the first time)"
     remove_other_tensorflow "$TENSORFLOW"
     (cd "$PROJECT_ROOT" && "$VENV/bin/python" -m pip install --quiet --editable \
-      ".[$(IFS=,; echo "$TENSORFLOW,$*")]")
-    for extra in "$TENSORFLOW" "$@"; do
+      ".[$(IFS=,; echo "${extras[*]}")]")
+    for extra in "${extras[@]}"; do
       touch "$(ready_file "$extra")"
     done
   fi
   export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # leaves TensorFlow's own chatter out
 }

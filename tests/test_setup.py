@@ -114,6 +114,12 @@ def test_a_second_start_installs_nothing(stage):
     assert stage.installs() == [".[cpu,demo,test]"]
 
 
+def test_without_extras_the_wheel_alone_is_installed(stage):
+    stage.python("python3", suitable=True)
+    assert stage.prepare().returncode == 0
+    assert stage.installs() == [".[cpu]"]
+
+
 def test_new_requirements_are_installed(stage):
     stage.python("python3", suitable=True)
     stage.prepare("demo")
