@@ -15,21 +15,29 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.pages import PageError, panels, write_figure
 
 RECORD = "training.jsonl"
-TRAINING_PANELS = {
-    "loss": "training loss",
-    "rate": "learning rate",
-    "images_per_second": "images/s",
-}
+PANELS = (
+    ("train", "loss"),
+    ("train", "rate"),
+    ("train", "images_per_second"),
+    ("val", "map_macro"),
+    ("val", "map_micro"),
+    ("val", "top_1"),
+    ("val", "top_5"),
+)
+TITLES = {"train": "training", "val": "held-out"}
+COLOURS = {"train": "tab:blue", "val": "tab:orange"}
+FEW_POINTS = 40  # up to here each point is marked
 Curve = tuple[list[int], list[float]]
+Curves = dict[str, dict[str, Curve]]
 
 
-def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
+def read_curves(path: Path) -> Curves:
     """The numbers of a run: kind (train, val) -> name -> (steps, values).
 
     Raises:
         PageError: no such file, or a line that is not a record.
     """
-    curves: dict[str, dict[str, Curve]] = {}
+    curves: Curves = {}
     if not path.is_file():
         raise PageError(f"{path}: no such file; train.py writes it into its --log_dir")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -45,26 +53,29 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     return curves
 
 
-def plot(curves: dict[str, dict[str, Curve]], output: Path) -> None:
-    """Writes a PNG with a panel for each training number shown and each validation metric."""
-    train = curves.get("train", {})
-    shown = [
-        (title, *train[name], "tab:blue")
-        for name, title in TRAINING_PANELS.items()
-        if name in train
-    ]
-    shown += [
-        (f"held-out {name}", *curve, "tab:orange") for name, curve in curves.get("val", {}).items()
-    ]
+def plot(curves: Curves, output: Path) -> list[str]:
+    """Writes a PNG with a panel for each number of PANELS that the run recorded.
+
+    Returns:
+        a line on each panel: its title and last value.
+
+    Raises:
+        PageError: there is nothing to show.
+    """
+    shown = [(kind, name) for kind, name in PANELS if name in curves.get(kind, {})]
     if not shown:
         raise PageError("the run has recorded nothing yet")
     figure, axes = panels(len(shown))
-    for axis, (title, steps, values, colour) in zip(axes, shown, strict=True):
-        axis.plot(
-            steps, values, marker="o" if len(steps) < 40 else None, markersize=3, color=colour
-        )
+    told = []
+    for axis, (kind, name) in zip(axes, shown, strict=True):
+        steps, values = curves[kind][name]
+        title = f"{TITLES[kind]} {name}"
+        marker = "o" if len(steps) < FEW_POINTS else None
+        axis.plot(steps, values, marker=marker, markersize=3, color=COLOURS[kind])
         axis.set(title=title, xlabel="step")
+        told.append(f"{title}: {values[-1]:.4g} at step {steps[-1]}")
     write_figure(output, figure)
+    return told
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,11 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args(argv)
     try:
-        plot(read_curves(arguments.log_dir / RECORD), arguments.output)
+        told = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
     except (PageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {arguments.output}")
+    print("\n".join(told))
     return 0
 
 

@@ -71,7 +71,7 @@ def log_dir(tmp_path):
     records = [
         {"step": 10, "kind": "train", "loss": 3.0, "rate": 0.1, "images_per_second": 50.0},
         {"step": 20, "kind": "train", "loss": 2.0, "rate": 0.1, "images_per_second": 60.0},
-        {"step": 20, "kind": "val", "mAP": 0.5, "loss": 2.5},
+        {"step": 20, "kind": "val", "map_macro": 0.5, "images": 9},
     ]
     lines = [json.dumps(record) for record in records]
     (tmp_path / plot_training.RECORD).write_text("\n".join(lines) + "\n")
@@ -81,15 +81,20 @@ def log_dir(tmp_path):
 def test_curves_are_read(log_dir):
     curves = plot_training.read_curves(log_dir / plot_training.RECORD)
     assert curves["train"]["loss"] == ([10, 20], [3.0, 2.0])
-    assert curves["val"] == {"mAP": ([20], [0.5]), "loss": ([20], [2.5])}
+    assert curves["val"] == {"map_macro": ([20], [0.5]), "images": ([20], [9])}
 
 
 def test_curves_are_drawn(log_dir, capsys):
     output = log_dir / "curves.png"
     assert plot_training.main(["--log_dir", str(log_dir), "--output", str(output)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert (told[0], told[-1]) == (
+        "training loss: 2 at step 20",
+        "held-out map_macro: 0.5 at step 20",
+    )
     with Image.open(output) as image:
         assert image.format == "PNG"
-        assert image.height / image.width == pytest.approx(3 * 4.0 / (2 * 5.5), abs=0.01)
+        assert image.height / image.width == pytest.approx(2 * 4.0 / (2 * 5.5), abs=0.01)
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
 
