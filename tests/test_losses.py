@@ -71,6 +71,9 @@ def test_released_negative_floor_is_a_tenth_of_the_papers():
     paper = dataclasses.replace(RECIPE, negative_floor=0.01)
     assert weight_of(negative=9.0, is_positive=False) == np.float32(0.001)
     assert weight_of(negative=9.0, is_positive=False, options=paper) == np.float32(0.01)
+    # -log10(0.98) is above 0, but not above the cutoff of 0.01.
+    other = dataclasses.replace(RECIPE, negative_offset=7.8)
+    assert weight_of(negative=2.0, is_positive=False, options=other) == np.float32(0.001)
 
 
 def test_negative_class_that_is_not_kept_weighs_nothing_and_keeps_its_count():
@@ -143,8 +146,8 @@ def test_gradients_equal_finite_differences(loss):
     logits = tf.constant(rng.normal(0, 2, labels.shape))
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        total = loss(logits, index, value)
-    found = tape.gradient(total, logits).numpy()
+        total = 3.0 * loss(logits, index, value)  # as loss scaling multiplies it
+    found = tape.gradient(total, logits).numpy() / 3.0
     small = 1e-6
     for place in np.ndindex(*labels.shape):
         shift = np.zeros(labels.shape)
