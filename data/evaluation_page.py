@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +13,6 @@ from data import pages
 from data.svg_plot import Line, line_plot
 
 THUMBNAIL_SIDE = 112
-THUMBNAIL_QUALITY = 80
 SIGNED_DIFFERENCE = "{:+.4f}"
 
 # The first pattern that matches a metric's name tells what it is; \1 is its k.
@@ -104,7 +101,8 @@ def picture_rows(groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]
         if tiles:
             parts.append(f"<h3>{html.escape(heading)}</h3>")
             parts += [
-                pages.figure(_embedded(image), caption, THUMBNAIL_SIDE) for image, caption in tiles
+                pages.figure(pages.picture_address(image), caption, THUMBNAIL_SIDE)
+                for image, caption in tiles
             ]
     return "\n".join(parts)
 
@@ -114,9 +112,3 @@ def thumbnail(crop: np.ndarray) -> Image.Image:
     image = Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
     image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     return image
-
-
-def _embedded(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

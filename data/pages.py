@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import os
@@ -19,6 +20,7 @@ PANEL_INCHES = (5.5, 4.0)
 PLOT_DPI = 120
 SHEET_MARGIN = 8
 CAPTION_SIZE = 13
+JPEG_QUALITY = 85
 INK, PAPER, GOOD, BAD = "#222222", "#ffffff", "#1a7f37", "#b3261e"
 
 PAGE = """<!doctype html>
@@ -163,6 +165,13 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
     return f"<td>{html.escape(str(value))}</td>"
+
+
+def picture_address(image: Image.Image) -> str:
+    """The picture itself as an address, so that a page needs no other files."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def figure(source: str, caption: str, width: int | None = None) -> str:

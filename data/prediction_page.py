@@ -1,7 +1,6 @@
 """Predictions as a page for people: the first pictures, as the network saw them, with labels."""
 
-import base64
-import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from data.predictions import Prediction
 PICTURE_SIDE = 224
 SHEET_COLUMNS = 6
 SUFFIXES = (".html", ".png")
-_JPEG_QUALITY = 85
 
 
 class Shown:
@@ -39,11 +37,14 @@ class Shown:
         """
         check(path)
         if path.endswith(".png"):
-            tiles = [pages.Tile(_or_blank(picture), _caption(row)) for row, picture in self._shown]
+            tiles = [
+                pages.Tile(_or_blank(picture), _caption(row), _is_right(row))
+                for row, picture in self._shown
+            ]
             pages.write_image(path, pages.contact_sheet(tiles, SHEET_COLUMNS, PICTURE_SIDE))
             return
         figures = [
-            pages.figure(_data_uri(_or_blank(picture)), _caption(row), PICTURE_SIDE)
+            pages.figure(pages.picture_address(_or_blank(picture)), _caption(row), PICTURE_SIDE)
             for row, picture in self._shown
         ]
         heading = f"The first {len(figures)} pictures"
@@ -63,6 +64,14 @@ def _caption(prediction: Prediction) -> str:
     return "\n".join([Path(prediction.image).name, *told])
 
 
+def _is_right(prediction: Prediction) -> bool | None:
+    """Whether the best label is among those given in the list; None where none was."""
+    given = re.findall(r"(?:^| )(\d+)(?=:| |$)", prediction.label)
+    if not given or not prediction.labels:
+        return None
+    return prediction.labels[0].index in map(int, given)
+
+
 def _picture(crop: np.ndarray) -> Image.Image:
     """An image of a crop float32 [S, S, 3] in [-1, 1]."""
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
@@ -70,9 +79,3 @@ def _picture(crop: np.ndarray) -> Image.Image:
 
 def _or_blank(picture: Image.Image | None) -> Image.Image:
     return picture or Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "#dddddd")
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,5 +1,6 @@
 """What the two kinds of result files have in common: bytes that are appended, then a last step."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,13 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
     """The format that the suffix of `result` names.
 
     Raises:
-      ResultError: none of them.
+      ResultError: none of them, or its package is missing: said before the work, not after it.
     """
     suffix = Path(result).suffix.lower()
     if suffix not in formats:
         raise ResultError(f"--result={result}: the name must end in {', '.join(formats)}")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ResultError(f"--result={result}: Parquet needs pyarrow: pip install pyarrow")
     return formats[suffix]
 
 

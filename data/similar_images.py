@@ -1,0 +1,97 @@
+"""Writes a page of pictures with their nearest neighbours among features.
+
+    python data/similar_images.py --features features.npz --output similar.html
+
+Features come from extract_feature.py; pictures are found by the names in it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from data import pages
+from data.feature_search import FeatureError, Table, nearest, read_table
+from data.images import ImageError, decode
+
+THUMBNAIL_SIDE = 144
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    try:
+        table = read_table(options.features)
+        queries = read_table(options.queries) if options.queries else table
+        rows = _query_rows(queries, options)
+        # A query out of the table finds itself first: one more, so that it can be left out.
+        found, cosines = nearest(table, queries.values[rows], options.neighbours + 1)
+        sections = [
+            _section(table, queries.names[row], *pair, options.neighbours)
+            for row, *pair in zip(rows, found, cosines, strict=True)
+        ]
+    except (FeatureError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    page = pages.page("Similar pictures", sections)
+    pages.write_file(options.output, page.encode("utf-8", "replace"))
+    print(f"{len(sections)} pictures with their neighbours among {len(table.names)}: ", end="")
+    print(options.output)
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--features", required=True, help="what is searched: .npz, .npy, .txt or .parquet")
+    add("--queries", help="features to look for; without it, pictures of --features")
+    add("--names", nargs="*", help="pictures to look for; default: some, spread evenly")
+    add("--count", type=int, default=20, help="how many, without --names (default 20)")
+    add("--neighbours", type=int, default=7, help="shown for each picture (default 7)")
+    add("--output", default="similar.html", help="page to write (default similar.html)")
+    return parser.parse_args(argv)
+
+
+def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
+    """Rows of the table of queries; a picture that was unreadable is not looked for."""
+    names = table.names
+    if not options.names:
+        step = max(1, len(names) // max(1, options.count))
+        spread = range(0, len(names), step)[: options.count]
+        return [row for row in spread if np.isfinite(table.values[row]).all()]
+    row_of = {name: row for row, name in reversed(list(enumerate(names)))}
+    unknown = [name for name in options.names if name not in row_of]
+    if unknown:
+        raise FeatureError(f"no features of {unknown[0]} among {len(names)}")
+    return [row_of[name] for name in options.names]
+
+
+def _section(
+    table: Table, name: str, rows: np.ndarray, cosines: np.ndarray, count: int
+) -> tuple[str, str]:
+    """Heading and pictures of one query: itself, then its neighbours with their cosines."""
+    pairs = [(table.names[row], cosine) for row, cosine in zip(rows, cosines, strict=True)]
+    others = [pair for pair in pairs if pair[0] != name and np.isfinite(pair[1])][:count]
+    figures = [pages.figure(_thumbnail(name), "looked for", THUMBNAIL_SIDE)]
+    figures += [
+        pages.figure(_thumbnail(other), f"{cosine:.3f}\n{Path(other).name}", THUMBNAIL_SIDE)
+        for other, cosine in others
+    ]
+    return name, "\n".join(figures)
+
+
+def _thumbnail(name: str) -> str:
+    """A picture as a data address; empty where it cannot be read (a record, a moved file)."""
+    try:
+        image = decode(Path(name).read_bytes())
+    except (ImageError, OSError):
+        return ""
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return pages.picture_address(image)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The best of 1,000 ImageNet classes for pictures, with a finetuned checkpoint.
+#
+#   example/image_classification.sh photo.jpg holiday/          files, folders, "globs/*.png"
+#   example/image_classification.sh --images=list.txt           a list: a path a row, a label if known
+#   ls *.jpg | example/image_classification.sh -                a list on standard input
+#   example/image_classification.sh --result=pred.csv photo.jpg or .jsonl, .parquet
+#
+# Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16 on
+# hardware that has it, --use_ema, --strict. Paths are relative to where the script is called.
+#
+# Where to get the checkpoint: checkpoints/README.md. Depth and class count are read from it.
+#
+# Writes label_pred.txt, as the released code did, and a page to look at:
+#
+#   +++ the predictions of photo.jpg is:
+#   281 tabby, tabby cat: 0.671
+#   285 Egyptian cat: 0.198
+set -euo pipefail
+
+project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=example/environment.sh
+source "$project/example/environment.sh"
+# shellcheck disable=SC2119 # no extras are needed
+prepare_environment
+
+exec python "$project/image_classification.py" \
+  --model_dir="$project/checkpoints/resnet.ckpt" \
+  --dictionary="$project/data/imagenet2012_dictionary.txt" \
+  --label_mode=single \
+  --top_k_pred=5 \
+  --batch_size=32 \
+  --num_preprocess_threads=4 \
+  --result=label_pred.txt \
+  --page=label_pred.html \
+  "$@"

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Pictures that look alike: a page of pictures with their nearest neighbours among the features.
+#
+#   example/similar_images.sh holiday/                          neighbours of 20 of its pictures
+#   example/similar_images.sh --layer=stage2 holiday/           by another layer's features
+#   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/    ... of a picture that is not in it
+#
+# Flags go to extract_feature.py, come last and win. Paths are relative to where the script is called.
+# Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are often the same picture twice.
+set -euo pipefail
+
+project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=example/environment.sh
+source "$project/example/environment.sh"
+# shellcheck disable=SC2119 # no extras are needed
+prepare_environment
+
+OUT="${OUT:-similar_images}"
+
+extract() {
+  python "$project/extract_feature.py" \
+    --pretrain_ckpt="$project/checkpoints/ckpt-resnet101-mlimages" \
+    --layer=pooled \
+    --batch_size=32 \
+    "$@"
+}
+
+extract --result="$OUT/features.npz" "$@"
+queries=()
+if [[ -n "${QUERIES:-}" ]]; then
+  flags=()
+  for argument in "$@"; do
+    [[ "$argument" != --* ]] || flags+=("$argument")
+  done
+  extract "${flags[@]}" --result="$OUT/queries.npz" "$QUERIES"
+  queries=(--queries "$OUT/queries.npz")
+fi
+python "$project/data/similar_images.py" \
+  --features "$OUT/features.npz" \
+  "${queries[@]}" \
+  --neighbours 7 \
+  --count 20 \
+  --output "$OUT/similar.html"
