@@ -22,8 +22,8 @@ from data.annotation_job import Annotator, Totals, Vocabulary, annotate, annotat
 from data.cooccurrence import Cooccurrence
 from data.hierarchy import Hierarchy
 from data.implication import Implication
+from data.list_arguments import list_parser
 from data.list_jobs import Refused
-from data.parallel import cores
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,12 +43,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = list_parser(__doc__)
     add = parser.add_argument
-    add("--list", required=True, help="the list to read")
-    add("--output", required=True, help="the list to write")
     add("--dictionary", required=True, help="the classes to write, with their hierarchy")
     add("--ancestors", action="store_true", help="annotate every ancestor of a tag")
     add("--tags", choices=("index", "id"), default="index", help="what the list's tags are")
@@ -61,7 +57,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--co_matrix", help="a co-occurrence matrix saved before, in place of --predictions")
     add("--co_threshold", type=float, default=0.5, help="tags are added above this (%(default)s)")
     add("--save_co_matrix", help="write the normalised co-occurrence matrix here")
-    add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     args = parser.parse_args(argv)
     if args.predictions and args.co_matrix:
         parser.error("give --predictions or --co_matrix, not both")

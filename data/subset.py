@@ -19,7 +19,7 @@ import numpy as np
 
 from data import selection
 from data.hierarchy import Hierarchy, HierarchyError
-from data.parallel import cores
+from data.list_arguments import list_parser
 from data.selection import Filter, Rows
 from data.sources import SOURCES
 
@@ -48,12 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = list_parser(__doc__)
     add = parser.add_argument
-    add("--list", required=True, help="the list to read")
-    add("--output", required=True, help="the list to write")
     add("--dictionary", help="the classes with their hierarchy; needed for names and --descendants")
     add("--classes", nargs="+", help="rows with one of these classes: indices, ids or names")
     add("--classes_file", help="the same, a class a line")
@@ -65,7 +61,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--fraction", type=float, help="this share of the rows, at random")
     add("--stratified", action="store_true", help="--count or --fraction with even class shares")
     add("--seed", type=int, default=SEED, help="of what is random (%(default)s)")
-    add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     args = parser.parse_args(argv)
     if args.count is not None and args.fraction is not None:
         parser.error("give --count or --fraction, not both")

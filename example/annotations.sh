@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Annotates a list as the paper did: vocabulary, tags that go together, all ancestors.
+#
+#   ./example/annotations.sh
+#   PREDICTIONS=out/label_pred.txt ./example/annotations.sh   # and co-occurrence, see below
+#
+# PREDICTIONS is what image_classification.py wrote for pictures of this list with a model of other
+# tags (the paper: 1,134 of Open Images), with --top_k_pred high enough for all tags above
+# 0.95; PREDICTION_DICTIONARY are the classes of that model. A tag that is seen in over half of a
+# class's images is added to all of them, unless the hierarchy joins the two.
+#
+# Expect: ./data/train_annotated.txt with the same rows; ./data/train_co.tsv with the co-occurrence
+# matrix if there are predictions; 17.6 million rows take a few minutes on two cores.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source example/environment.sh
+prepare_environment
+
+options=()
+if [[ -n "${PREDICTIONS:-}" ]]; then
+  options+=(--predictions "$PREDICTIONS" --save_co_matrix ./data/train_co.tsv)
+  options+=(--posterior 0.95 --co_threshold 0.5)
+fi
+if [[ -n "${PREDICTION_DICTIONARY:-}" ]]; then
+  options+=(--prediction_dictionary "$PREDICTION_DICTIONARY")
+fi
+
+exec python data/annotations.py \
+  --list ./data/train_im_list.txt \
+  --output ./data/train_annotated.txt \
+  --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
+  --ancestors \
+  "${options[@]}" \
+  "$@"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Takes an excerpt of ML-Images that one machine can train on.
+#
+#   ./example/subset.sh                                             # 100 images a class
+#   ./example/subset.sh --classes dog --descendants --per_class 500
+#   ./example/subset.sh --count 1000000 --stratified
+#
+# An image counts for its most specific classes: a poodle is no example of `animal`. The same seed
+# takes the same rows.
+#
+# Expect: ./data/train_subset.txt with about a million rows, in a few minutes on two cores.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source example/environment.sh
+prepare_environment
+
+exec python data/subset.py \
+  --list ./data/train_im_list.txt \
+  --output ./data/train_subset.txt \
+  --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
+  --per_class 100 \
+  --seed 1234 \
+  "$@"
