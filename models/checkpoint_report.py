@@ -21,7 +21,7 @@ def lines(prefix: str | Path) -> Iterator[str]:
     """
     opened = checkpoint.read(prefix)
     yield f"checkpoint {prefix}"
-    yield _network_line(opened)
+    yield summary(opened)
     yield ""
     yield _COLUMNS.format("variable", "shape", "type", *_STATISTICS)
     total_bytes = 0
@@ -44,7 +44,8 @@ def statistics(tensor: np.ndarray) -> tuple[str, ...]:
     return tuple(f"{value:.4g}" for value in values)
 
 
-def _network_line(opened: Checkpoint) -> str:
+def summary(opened: Checkpoint) -> str:
+    """One line: the network, its step and what lies beside the weights."""
     try:
         found = checkpoint.describe(opened.prefix)
     except CheckpointError as error:

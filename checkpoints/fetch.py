@@ -1,0 +1,187 @@
+"""Puts a checkpoint into this folder: from a URL, from an archive, from another folder.
+
+    python checkpoints/fetch.py SOURCE [--name NAME] [--sha256 FILE=HEX]...
+
+SOURCE is a URL or a path: of an archive (.zip, .tar, .tar.gz, .tgz) that holds one checkpoint, or
+of a checkpoint's prefix (its `.index` and `.data-00000-of-00001` are taken). A path may also be a
+folder, whose latest checkpoint is taken. An interrupted start goes on where it was. The checkpoint
+appears when it is whole and `verify.py` finds nothing wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent
+sys.path[0] = str(HERE.parent)
+
+from checkpoints.transfer import Limits, TransferError, download
+from checkpoints.verify import SUMS, problems
+from models import checkpoint
+from models.checkpoint import files_of
+from models.export_checks import sha256
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_PARTS = (".index", ".data-00000-of-00001")
+_MEMBER = re.compile(r"([\w.-]+?)(\.index|\.data-\d{5}-of-\d{5}|\.json)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    limits = Limits(
+        max_bytes=int(args.max_gigabytes * 1e9),
+        silence_seconds=args.silence_seconds,
+        total_seconds=args.total_minutes * 60,
+    )
+    try:
+        sums = dict(pair.rsplit("=", 1) for pair in args.sha256)
+        print(fetch(args.source, Path(args.to), args.name, sums, limits))
+        return 0
+    except (ValueError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def fetch(
+    source: str, folder: Path, name: str | None, sums: dict[str, str], limits: Limits
+) -> Path:
+    """The prefix of the checkpoint that `source` becomes in `folder`, under `name` if given.
+
+    Args:
+      sums: file, as the source calls it -> its SHA-256 in hexadecimal.
+
+    Raises TransferError, CheckpointError: it cannot be had, or is not sound.
+    """
+    if name:
+        _refuse_existing(folder / name)
+    # Named by the source, so that the next start finds what has arrived.
+    work = folder / f".fetch-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        held = _obtain(source, work, limits)
+        _check_sums(work, sums)
+        prefix = folder / (name or held.name)
+        wrong = list(problems(held, prefix.name))
+        if wrong:
+            raise TransferError(f"{source} is not sound: {'; '.join(wrong)}")
+        _refuse_existing(prefix)
+        _place(held, prefix)
+        return prefix
+    finally:
+        if not any(work.glob("*.part")):
+            shutil.rmtree(work)
+
+
+def _obtain(source: str, work: Path, limits: Limits) -> Path:
+    """The prefix of the checkpoint, in `work`."""
+    is_url = urlsplit(source).scheme in ("http", "https")
+    if not source.endswith(ARCHIVES):
+        return _from_url(source, work, limits) if is_url else _from_folder(source, work)
+    archive = Path(source)
+    if is_url:
+        archive = work / Path(urlsplit(source).path).name
+        if not archive.exists():
+            download(source, archive, limits)
+    return _unpack(archive, work, limits.max_bytes)
+
+
+def _from_url(source: str, work: Path, limits: Limits) -> Path:
+    prefix = work / Path(urlsplit(source).path).name
+    for suffix in _PARTS:
+        path = Path(f"{prefix}{suffix}")
+        if not path.exists():
+            download(f"{source}{suffix}", path, limits)
+    return prefix
+
+
+def _from_folder(source: str, work: Path) -> Path:
+    prefix = Path(checkpoint.find(source))
+    for path in files_of(prefix):
+        if _MEMBER.fullmatch(path.name):
+            shutil.copyfile(path, work / path.name)
+    return work / prefix.name
+
+
+def _unpack(archive: Path, work: Path, max_bytes: int) -> Path:
+    names = set()
+    for member, stream in _members(archive):
+        match = _MEMBER.fullmatch(Path(member).name)
+        if match is None:
+            continue
+        names.add(match[1])
+        with stream, open(work / match[0], "wb") as file:
+            while chunk := stream.read(1 << 20):
+                max_bytes -= file.write(chunk)
+                if max_bytes < 0:
+                    raise TransferError(f"{archive}: more than --max_gigabytes, unpacked")
+    if len(names) != 1:
+        found = ", ".join(sorted(names)) or "none"
+        raise TransferError(f"{archive} should hold one checkpoint, and holds {found}")
+    return work / names.pop()
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as held:
+            for info in held.infolist():
+                if not info.is_dir():
+                    yield info.filename, held.open(info)
+        return
+    with tarfile.open(archive) as held:
+        for member in held:
+            if member.isfile():
+                yield member.name, held.extractfile(member)
+
+
+def _check_sums(work: Path, sums: dict[str, str]) -> None:
+    for name, expected in sums.items():
+        if not (work / name).is_file():
+            held = ", ".join(sorted(path.name for path in work.iterdir()))
+            raise TransferError(f"--sha256 names {name}, which is not among {held}")
+        if sha256(work / name) != expected.lower():
+            raise TransferError(f"{name} has another SHA-256 than --sha256 says")
+
+
+def _refuse_existing(prefix: Path) -> None:
+    if Path(f"{prefix}.index").exists():
+        raise TransferError(f"{prefix} exists: choose another --name, or remove it")
+
+
+def _place(held: Path, prefix: Path) -> None:
+    """Moves the files under their name; the index last, because it makes them a checkpoint."""
+    files = [path for path in files_of(held) if _MEMBER.fullmatch(path.name)]
+    moves = {path: Path(f"{prefix}{path.name.removeprefix(held.name)}") for path in files}
+    lines = [f"{sha256(path)}  {target.name}\n" for path, target in moves.items()]
+    Path(f"{prefix}{SUMS}").write_text("".join(lines))
+    for path in sorted(files, key=lambda path: path.suffix == ".index"):
+        os.replace(path, moves[path])
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="URL, archive, prefix or folder")
+    add("--name", help="what to call it, e.g. ckpt-resnet101-mlimages (default: as the source)")
+    add("--to", default=str(HERE), help="the folder (%(default)s)")
+    add("--sha256", action="append", default=[], metavar="FILE=HEX", help="expected of a file")
+    add("--max_gigabytes", type=float, default=8.0, help="largest size (%(default)s)")
+    add("--silence_seconds", type=float, default=60.0, help="longest wait (%(default)s)")
+    add("--total_minutes", type=float, default=360.0, help="longest download (%(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Checks checkpoints: every tensor read and its checksum compared, names, shapes, values, SHA-256.
+
+    python checkpoints/verify.py                 every checkpoint in this folder
+    python checkpoints/verify.py PATH...         prefixes, files or folders
+    python -m checkpoints.verify                 the same, from the project's folder
+
+The exit code is 0 when all are sound, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[0] = str(HERE.parent)
+
+import numpy as np
+
+from models import checkpoint, checkpoint_report
+from models.checkpoint import MOMENTUM, Checkpoint, CheckpointError
+from models.export_checks import sha256
+from models.layout import variable_shapes
+
+# Depth and classes of the released checkpoints (spec section 1 and 4).
+RELEASED = {
+    "ckpt-resnet101-mlimages": (101, 11166),
+    "ckpt-resnet101-mlimages-imagenet": (101, 1000),
+}
+SUMS = ".sha256"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="prefix, file or folder")
+    paths = parser.parse_args(argv).paths or sorted(HERE.glob("**/*.index"))
+    if not paths:
+        print(f"error: no checkpoint in {HERE}: see {HERE / 'README.md'}", file=sys.stderr)
+        return 1
+    return max([_report(path) for path in paths])
+
+
+def problems(prefix: str | Path, name: str) -> Iterator[str]:
+    """What is wrong with a checkpoint, a line each; nothing when it is sound.
+
+    Args:
+      name: what it is called, or will be: released names tell depth and classes.
+
+    Raises CheckpointError when it is not a checkpoint at all.
+    """
+    yield from _wrong_sums(Path(prefix))
+    opened = checkpoint.read(prefix)
+    found = checkpoint.describe(prefix)
+    expected = RELEASED.get(name)
+    if expected and expected != (found.resnet_size, found.class_num):
+        yield (
+            f"depth {found.resnet_size} and {found.class_num} classes: the released checkpoint of "
+            f"this name has depth {expected[0]} and {expected[1]} classes"
+        )
+    wanted = variable_shapes(found.resnet_size, found.class_num, found.width)
+    kept = checkpoint.unskipped(opened.shapes, checkpoint.TRAINING_STATE)
+    checkpoint.compare(
+        str(prefix), wanted, {variable: opened.shapes[variable] for variable in kept}
+    )
+    for variable in opened.shapes:
+        yield from _wrong_values(opened, variable, wanted)
+
+
+def _wrong_values(opened: Checkpoint, name: str, wanted: dict[str, tuple]) -> Iterator[str]:
+    tensor = opened.tensor(name)
+    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        yield f"{name} holds {np.count_nonzero(~np.isfinite(tensor))} values that are no numbers"
+    if name.endswith("/moving_variance") and tensor.min() < 0:
+        yield f"{name} holds a negative variance, {tensor.min():g}"
+    of = name.removesuffix(MOMENTUM)
+    if of != name and wanted.get(of) != tensor.shape:
+        yield f"{name} is {list(tensor.shape)}, its variable {list(wanted.get(of, ()))}"
+
+
+def _wrong_sums(prefix: Path) -> Iterator[str]:
+    path = prefix.with_name(prefix.name + SUMS)
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        expected, name = line.split(maxsplit=1)
+        file = prefix.with_name(name.lstrip("*"))
+        if not file.is_file():
+            yield f"{path.name} names {file.name}, which is missing"
+        elif sha256(file) != expected:
+            yield f"{file.name} has another SHA-256 than {path.name} says"
+
+
+def _report(path: str | Path) -> int:
+    """Prints what is found; 1 for an unsound checkpoint."""
+    try:
+        prefix = checkpoint.find(path)
+        wrong = list(problems(prefix, Path(prefix).name))
+        summary = checkpoint_report.summary(checkpoint.read(prefix))
+    except (CheckpointError, OSError) as error:
+        print(f"BAD  {path}: {error}")
+        return 1
+    print(f"{'BAD ' if wrong else 'ok  '} {prefix}: {summary}")
+    for line in wrong:
+        print(f"     {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
