@@ -25,7 +25,7 @@ source "$project/example/environment.sh"
 prepare_environment
 
 exec python "$project/image_classification.py" \
-  --model_dir="$project/checkpoints/resnet.ckpt" \
+  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages-imagenet" \
   --dictionary="$project/data/imagenet2012_dictionary.txt" \
   --label_mode=single \
   --top_k_pred=5 \
