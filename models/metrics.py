@@ -147,9 +147,10 @@ class MultiLabelEvaluator:
             return
         with_positive = np.zeros(len(scores), bool)
         with_positive[positive[0]] = True
+        rows, classes, places = definitions.top_classes(scores, max(self._closures))
         for k, counted in self._closures.items():
-            rows, classes = definitions.top_classes(scores, k)
-            predicted = rows[with_positive[rows]], classes[with_positive[rows]]
+            used = with_positive[rows] & (places < k)
+            predicted = rows[used], classes[used]
             counted += definitions.hierarchical_counts(
                 predicted, positive, unknown, self._ancestors
             )
@@ -215,7 +216,9 @@ class SingleLabelEvaluator:
         )
         labels = list_labels(self.class_num, label_index, label_value)
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
-            raise MetricError("top-k accuracy needs exactly one label an image")
+            raise MetricError(
+                "top-k accuracy needs exactly one label an image; for several: --label_mode=multi"
+            )
         own = scores[labels.rows, labels.classes]
         tied = (scores == own[:, None]) & (np.arange(self.class_num) < labels.classes[:, None])
         before = np.count_nonzero((scores > own[:, None]) | tied, axis=1)

@@ -186,17 +186,20 @@ def image_set_metrics(
     }
 
 
-def top_classes(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, classes) of the k best known classes of each row, fewer where fewer are known.
+def top_classes(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k best known classes of each row, fewer where fewer are known, best first.
 
-    Among tied classes the lower index wins.
+    Returns: (rows, classes, places), each int [N], rows ascending and places from 0. Among tied
+      classes the lower index comes first.
     """
     k = min(k, scores.shape[1])
     bound = np.partition(scores, -k, axis=1)[:, -k, None]
-    above = scores > bound
-    level = (scores == bound) & (scores != LEFT_OUT)
-    room = k - np.count_nonzero(above, axis=1)[:, None]
-    return np.nonzero(above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room)))
+    rows, classes = np.nonzero((scores >= bound) & (scores != LEFT_OUT))
+    order = np.lexsort((classes, -scores[rows, classes], rows))
+    rows, classes = rows[order], classes[order]
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")
+    best = places < k
+    return rows[best], classes[best], places[best]
 
 
 # ---- Hierarchy ----------------------------------------------------------------------------------

@@ -45,9 +45,13 @@ class ScoreStore:
     def flush(self) -> None:
         """Writes what is pending as one chunk."""
         if self._pending_images:
-            chunk = memoryview(np.concatenate(self._pending).T.copy()).cast("B")
-            while chunk:
-                chunk = chunk[self._file.write(chunk) :]
+            chunk, first = np.empty((self.class_num, self._pending_images), np.float32), 0
+            for scores in self._pending:  # each stays in the cache while it is transposed
+                chunk[:, first : first + len(scores)] = scores.T
+                first += len(scores)
+            left = memoryview(chunk).cast("B")
+            while left:
+                left = left[self._file.write(left) :]
             self._chunks.append(self._pending_images)
             self._pending, self._pending_images = [], 0
 

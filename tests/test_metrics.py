@@ -151,8 +151,8 @@ def test_ties_at_k_go_to_the_lower_class():
     for wanted, hit in [(0, 1.0), (1, 1.0), (2, 0.0), (3, 0.0)]:
         labels = np.eye(4, dtype="f4")[[wanted]]
         assert evaluate(scores, labels, top=(2,)).summary()["recall_at_2"] == hit
-    rows, classes = definitions.top_classes(scores, 2)
-    assert (rows.tolist(), classes.tolist()) == ([0, 0], [0, 1])
+    rows, classes, places = definitions.top_classes(scores, 2)
+    assert (rows.tolist(), classes.tolist(), places.tolist()) == ([0, 0], [0, 1], [0, 1])
 
 
 def test_unknown_classes_take_no_place_in_the_ranking():
