@@ -126,7 +126,7 @@ def convert(
     if not part.collects:
         return None
     reports = sorted(folder.reports().values(), key=lambda report: report.name)
-    folder.finish(reports)
+    folder.finish(reports, [shard.name for shard in shards])
     return reports
 
 

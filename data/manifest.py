@@ -7,10 +7,10 @@ there, the reports become `manifest.json` and `bad_images.tsv`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,17 +83,30 @@ class ShardFolder:
         has_index = shard.with_name(shard.name + INDEX_SUFFIX).exists()
         return shard.exists() and has_index and shard.stat().st_size == report.bytes
 
-    def finish(self, reports: Iterable[ShardReport]) -> None:
-        """Writes manifest and bad images, and clears away what interrupted runs left."""
+    def finish(self, reports: Iterable[ShardReport], names: Iterable[str] | None = None) -> None:
+        """Writes manifest and bad images, and clears away what interrupted runs left.
+
+        Args:
+            reports: of all finished shards of the folder.
+            names: the shards of this run; another run may be making others beside it. None: all.
+        """
         reports = sorted(reports, key=lambda report: report.name)
         lines = ",\n  ".join(json.dumps(asdict(report)) for report in reports)
         bad = [entry for report in reports for entry in report.bad]
         listing = "".join("\t".join(entry) + "\n" for entry in bad)
         write_file(self.path / BAD_IMAGES, listing.encode("utf-8", "surrogateescape"))
         write_file(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n'.encode())
-        shutil.rmtree(self._reports, ignore_errors=True)
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink()
+        ours = {report.name for report in reports} if names is None else set(names)
+        for name in ours:
+            (self._reports / f"{name}.json").unlink(missing_ok=True)
+        written = ours | {name + INDEX_SUFFIX for name in ours} | {MANIFEST, BAD_IMAGES}
+        for folder in (self.path, self._reports):
+            for leftover in folder.glob(".*.tmp"):
+                name = leftover.name[1:].removesuffix(".tmp").rpartition(".")[0]  # its process id
+                if name in written or name.removesuffix(".json") in ours:
+                    leftover.unlink()
+        with contextlib.suppress(OSError):  # another run's reports are in it
+            self._reports.rmdir()
 
     def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
         """Reads every shard again: size, SHA-256, each record's CRC, rows, index; and no others.

@@ -190,6 +190,17 @@ def test_a_folder_of_split_lists_in_order_of_name(source):
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 8]
 
 
+def test_two_runs_may_fill_one_folder_at_the_same_time(source):
+    (source / "records/.shards").mkdir(parents=True)
+    of_another = [".00007.tfrecord.123.tmp", ".shards/.00007.tfrecord.json.123.tmp"]
+    ours = [".00000.tfrecord.123.tmp", ".00000.tfrecord.idx.123.tmp", ".manifest.json.123.tmp"]
+    for name in (*of_another, *ours, ".shards/.00000.tfrecord.json.123.tmp"):
+        (source / "records" / name).touch()
+    assert convert(source) == 0
+    hidden = [name for name in content(source / "records") if name.startswith(".")]
+    assert sorted(hidden) == sorted(of_another)
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "a\t1:1", "a\t1:1\n\n", "\ufeffa\t1:1\nb\t1:1\n"])
 @pytest.mark.parametrize("shard_size", [1, 2])
 def test_plans_hold_each_row_once(tmp_path, text, shard_size):
