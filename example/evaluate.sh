@@ -9,8 +9,8 @@
 #   example/evaluate.sh --threshold_file=thresholds.tsv  ... applied to another
 #
 # One label an image (ImageNet): --label_mode=single, and --image_size=299 or --ten_crop as wished.
-# On several GPUs: LAUNCH="horovodrun -np 8 python" example/evaluate.sh; the numbers are the same to
-# the last digit. Flags given to this script come last and win. Paths are relative to the project.
+# On several GPUs: NP=8 example/train_distributed.sh example/evaluate.sh; the numbers are the same
+# to the last digit. Flags given to this script come last and win. Paths are relative to the project.
 #
 # Writes, into --result: report.html, metrics.json, classes.csv (and confusions.csv for one label an
 # image). What each number means: docs/metrics.md. The 88,739 x 11,166 scores of the whole
@@ -24,7 +24,7 @@ source example/environment.sh
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
-# shellcheck disable=SC2086 # LAUNCH is several words
+# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh
 exec ${LAUNCH:-python} evaluate.py \
   --pretrain_ckpt=./out/checkpoint/ \
   --val_dir=./data/val/ \

@@ -8,6 +8,7 @@ import numpy as np
 import numpy_network
 import pytest
 from absl.testing import flagsaver
+from launching import Stage
 from sklearn.metrics import average_precision_score
 
 import evaluate
@@ -162,6 +163,19 @@ def test_batches_are_the_same_for_any_number_of_workers(data):
     shares = [batches(rank, 3) for rank in range(3)]
     assert [shares[i % 3][i // 3] for i in range(7)] == batches(0, 1)
     assert [p for batch in batches(0, 1) for p in batch] == list(range(PICTURES))
+
+
+def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
+    stage = Stage(tmp_path / "project")
+    command = f"evaluate.py --pretrain_ckpt={data}/run --dictionary={data}/dictionary.txt"
+    command += f" --label_mode=multi --batch_size=8 --result={data}/two {data}/gaps.txt"
+    (data / "gaps.txt").write_text((data / "list.txt").read_text() + "gone.jpg\t3:1\n")
+    code = stage.run("example/train_distributed.sh", stage.recipe("evaluate.sh", command), NP=2)
+    assert code == 0, stage.output
+    [together] = json.loads((data / "two/metrics.json").read_text())["evaluations"]
+    [alone] = run(data, "one", "gaps.txt", batch_size=8)["evaluations"]
+    assert together == alone
+    assert together["unreadable_pictures"] == 1
 
 
 def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):
