@@ -10,7 +10,8 @@
 #
 # One label an image (ImageNet): --label_mode=single, and --image_size=299 or --ten_crop as wished.
 # On several GPUs: NP=8 example/train_distributed.sh example/evaluate.sh; the numbers are the same
-# to the last digit. Flags given to this script come last and win. Paths are relative to the project.
+# to the last digit. Flags given to this script come last and win. Paths are relative to the
+# project's folder.
 #
 # Writes, into --result: report.html, metrics.json, classes.csv (and confusions.csv for one label an
 # image). What each number means: docs/metrics.md. The 88,739 x 11,166 scores of the whole
