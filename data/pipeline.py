@@ -10,7 +10,7 @@ threads, restarts nor the number of workers change it. No buffer of data is shuf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from data.order import RecordOrder
 from data.preprocessing import Augmentation
 from data.record_source import InputError, RecordSource, pad_labels
 from data.shares import Share
-from data.steps import Plan, Prepare, Slot, Slots, run
+from data.steps import Part, Plan, Prepare, Slot, Slots, run
 
 __all__ = [
     "Augmentation",
@@ -110,8 +110,7 @@ class TrainingInput:
 
         plan = Plan(positions, share.micro_batch, share.count)
         valid = tf.ones([share.count * share.micro_batch], tf.bool)
-        for slots, images in run(self._slots, self._prepare, plan, threads):
-            yield from _micro_batches(slots, images, valid)
+        yield from _labelled(run(self._slots, self._prepare, plan, threads), lambda part: valid)
 
     def _augmented(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(self._options.random_seed, tf.int64), position])
@@ -150,10 +149,13 @@ class EvaluationInput:
 
         plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
         threads = self._options.num_preprocess_threads
-        for step, (slots, images) in enumerate(run(self._slots, self._prepare, plan, threads)):
-            wanted = positions(step)
-            valid = (wanted < self.records) & (wanted == [slot.position for slot in slots])
-            yield from _micro_batches(slots, images, tf.constant(valid))
+
+        def valid(part: Part) -> tf.Tensor:
+            wanted = positions(part.step)
+            filled = np.array([slot.position for slot in part.slots])
+            return tf.constant((wanted < self.records) & (wanted == filled))
+
+        yield from _labelled(run(self._slots, self._prepare, plan, threads), valid)
 
     def _inference_image(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         del position
@@ -171,13 +173,22 @@ def _traced_once(prepare: Prepare) -> Prepare:
     return tf.function(prepare, signature, autograph=False)
 
 
-def _micro_batches(slots: list[Slot], images: list[tf.Tensor], valid: tf.Tensor) -> Iterator[Batch]:
-    size = len(slots) // len(images)
-    index, value = (tf.constant(part) for part in pad_labels([slot.sample for slot in slots]))
-    names = tf.constant([slot.sample.name for slot in slots])
-    for number, part in enumerate(images):
-        rows = slice(number * size, (number + 1) * size)
-        yield Batch(part, index[rows], value[rows], index, value, names[rows], valid[rows])
+def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], tf.Tensor]) -> Iterator[Batch]:
+    """Micro-batches with the labels of their slots.
+
+    Args:
+        valid_slots: which slots of a part's step count, bool [slots].
+    """
+    known: list[Slot] | None = None
+    for part in parts:
+        if part.slots is not known:
+            known, valid = part.slots, valid_slots(part)
+            samples = [slot.sample for slot in part.slots]
+            index, value = (tf.constant(labels) for labels in pad_labels(samples))
+            names = tf.constant([sample.name for sample in samples])
+        size = part.images.shape[0]
+        rows = slice(part.number * size, (part.number + 1) * size)
+        yield Batch(part.images, index[rows], value[rows], index, value, names[rows], valid[rows])
 
 
 def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:

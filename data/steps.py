@@ -47,6 +47,18 @@ class Plan(NamedTuple):
     steps: int | None = None
 
 
+class Part(NamedTuple):
+    """Micro-batch `number` of a step: images float32 [batch_size, S, S, 3].
+
+    `slots` are those of the whole step.
+    """
+
+    step: int
+    number: int
+    slots: list[Slot]
+    images: tf.Tensor
+
+
 class Slots:
     """Finds the sample of a position, and remembers the positions that have none.
 
@@ -79,29 +91,28 @@ class Slots:
         self._source.reject(self._record_at(position), reason)
 
 
-def run(
-    slots: Slots, prepare: Prepare, plan: Plan, threads: int
-) -> Iterator[tuple[list[Slot], list[tf.Tensor]]]:
-    """Yields each step's slots and the images of its micro-batches, float32 [batch_size, S, S, 3].
+def run(slots: Slots, prepare: Prepare, plan: Plan, threads: int) -> Iterator[Part]:
+    """Yields the micro-batches of the steps in order.
 
-    An image that does not decode ends the dataset with an error. The image is then found and
-    rejected, and the dataset begins again with the same step: this costs a second, but the images
+    An image that does not decode ends the dataset with an error. It is then found and rejected,
+    and the dataset begins again with the same micro-batch: this costs a second, but the images
     that decode, nearly all, pay nothing for it.
 
     Args:
         prepare: makes the image of a slot.
         threads: that prepare images.
     """
-    step = 0
+    step = number = 0
     while plan.steps is None or step < plan.steps:
         with ThreadPoolExecutor(READ_THREADS) as pool:
             reader = _Reader(slots, plan, pool)
-            images = iter(_dataset(reader, step, prepare, plan, threads))
             try:
-                while plan.steps is None or step < plan.steps:
-                    parts = [next(images) for _ in range(plan.micro_batches)]
-                    yield reader.slots.pop(step), parts
-                    step += 1
+                for images in _dataset(reader, step, prepare, plan, threads).skip(number):
+                    yield Part(step, number, reader.slots[step], images)
+                    number += 1
+                    if number == plan.micro_batches:
+                        del reader.slots[step]
+                        step, number = step + 1, 0
             except tf.errors.OpError as error:
                 if reader.error is not None:
                     raise reader.error from None

@@ -1,8 +1,10 @@
 """The training loop that `train.py` and `finetune.py` share: step, log, evaluate, checkpoint."""
 
 import dataclasses
+import itertools
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,18 +80,13 @@ def train(
     count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
-    meter = None
+    meter = Meter(options.prof_interval)
+    batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
     while step < options.max_iter and not interrupt.signal and not (best and best.exhausted):
-        with reported(f"worker {workers.rank} waits for its input", options.stall_seconds):
-            micro_batches = [next(batches) for _ in range(count)]
-        if meter is None:
-            recorder.images(step, micro_batches[0].images)
-            meter = Meter(int(micro_batches[0].images.shape[0]) * total, options.prof_interval)
-        meter.input_ready()
-        rate = schedule(step)
-        loss = trainer.step(micro_batches, rate, total)
+        rate, position = schedule(step), int(trainer.position.numpy())
+        loss = trainer.step(itertools.islice(batches, count), rate, total)
         loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
-        meter.step_done()
+        meter.step_done(int(trainer.position.numpy()) - position)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {step}: lower --lr or its warm-up; the checkpoints in "
@@ -117,6 +114,20 @@ def train(
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
     recorder.close()
     return 128 + interrupt.signal if interrupt.signal else 0
+
+
+def _watched(
+    batches: Iterator[Any], meter: Meter, rank: int, stall_seconds: int, recorder: Recorder
+) -> Iterator[Any]:
+    """The same batches; the time that each takes to come is metered, and reported when long."""
+    for number in itertools.count():
+        start = time.perf_counter()
+        with reported(f"worker {rank} waits for its input", stall_seconds):
+            batch = next(batches)
+        meter.waited(time.perf_counter() - start)
+        if number == 0:
+            recorder.images(0, batch.images)
+        yield batch
 
 
 def save(

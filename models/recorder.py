@@ -41,30 +41,30 @@ def reported(what: str, seconds: float) -> Iterator[None]:
 class Meter:
     """Speed over the last `window` steps: images/s and the share of time spent on input."""
 
-    def __init__(self, images_per_step: int, window: int) -> None:
-        self._images = images_per_step
-        self._steps: deque[tuple[float, float]] = deque(maxlen=window)
-        self._start = self._ready = time.perf_counter()
+    def __init__(self, window: int) -> None:
+        self._steps: deque[tuple[int, float, float]] = deque(maxlen=window)
+        self._waited = 0.0
+        self._start = time.perf_counter()
 
-    def input_ready(self) -> None:
-        self._ready = time.perf_counter()
+    def waited(self, seconds: float) -> None:
+        """Counts time of the present step that went by without input."""
+        self._waited += seconds
 
-    def step_done(self) -> None:
-        now = time.perf_counter()
-        self._steps.append((now - self._start, self._ready - self._start))
-        self._start = now
+    def step_done(self, images: int) -> None:
+        """Ends a step of `images`, over all workers."""
+        self._steps.append((images, time.perf_counter() - self._start, self._waited))
 
     def restart(self) -> None:
-        """Leaves out what happened since the last step: an evaluation, or a checkpoint."""
-        self._start = time.perf_counter()
+        """Begins the next step, leaving out an evaluation or a checkpoint since the last."""
+        self._waited, self._start = 0.0, time.perf_counter()
 
     def speed(self) -> dict[str, float]:
         """`images_per_second` (all workers), `step_seconds`, and the share `waiting`."""
-        total = sum(step for step, _ in self._steps)
+        images, seconds, waited = (sum(column) for column in zip(*self._steps, strict=True))
         return {
-            "images_per_second": self._images * len(self._steps) / total,
-            "step_seconds": total / len(self._steps),
-            "waiting": sum(wait for _, wait in self._steps) / total,
+            "images_per_second": images / seconds,
+            "step_seconds": seconds / len(self._steps),
+            "waiting": waited / seconds,
         }
 
 

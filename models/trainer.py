@@ -1,6 +1,7 @@
 """One optimizer step: micro-batches in, updated variables out, on one or many workers."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -79,25 +80,26 @@ class Trainer(tf.Module):
             if name in values:
                 variable.assign(tf.cast(values[name], variable.dtype))
 
-    def step(self, batches: Sequence[Any], rate: float, total: int | None = None) -> tf.Tensor:
+    def step(self, batches: Iterable[Any], rate: float, total: int | None = None) -> tf.Tensor:
         """Does one step, of which this worker computes the micro-batches `batches`.
 
         Args:
           batches: images [B, H, W, 3] with `label_index` and `label_value` [B, K], and the labels
-            of all of them together as `step_index`, `step_value`.
+            of all of them together as `step_index`, `step_value`; taken one at a time.
           rate: the learning rate.
           total: micro-batches of the step over all workers, which need not have equally many;
-            None: each worker has as many as this one.
+            None: one a worker.
 
         Returns:
           A loss, float32 []; its mean over the workers is the mean over the step's images.
         """
-        first, rate = batches[0], tf.constant(rate, tf.float32)
-        total = total or len(batches) * self._workers.size
+        batches, rate = iter(batches), tf.constant(rate, tf.float32)
+        first, total = next(batches), total or self._workers.size
         if total == self._workers.size:
             loss = self._step(first.images, first.label_index, first.label_value, rate)
         else:
-            loss = self._accumulated_step(batches, rate, self._workers.size / total)
+            share = self._workers.size / total
+            loss = self._accumulated_step(itertools.chain([first], batches), rate, share)
         self.position.assign_add(int(first.images.shape[0]) * total)
         self.global_step.assign_add(1)
         return loss
@@ -117,17 +119,18 @@ class Trainer(tf.Module):
         # Horovod: one set of moving statistics.
         return self._workers.average([variable.value() for variable in variables])
 
-    def _accumulated_step(self, batches: Sequence[Any], rate: tf.Tensor, share: float) -> tf.Tensor:
+    def _accumulated_step(self, batches: Iterator[Any], rate: tf.Tensor, share: float) -> tf.Tensor:
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._trainable]
-        share = tf.constant(share, tf.float32)
-        weights = self._begin(batches[0].step_index, batches[0].step_value)
-        losses = [
-            self._accumulate(b.images, b.label_index, b.label_value, weights, share)
-            for b in batches
-        ]
+        share, loss = tf.constant(share, tf.float32), tf.constant(0.0)
+        for number, batch in enumerate(batches):
+            if number == 0:
+                weights = self._begin(batch.step_index, batch.step_value)
+            loss += self._accumulate(
+                batch.images, batch.label_index, batch.label_value, weights, share
+            )
         self._finish(rate)
-        return tf.add_n(losses)
+        return loss
 
     @tf.function(reduce_retracing=True)
     def _step(

@@ -208,17 +208,15 @@ def test_the_record_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path) -> None:
 
 
 def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:
-    times = iter([0.0, 1.0, 2.0, 5.0, 6.0])  # start; ready, done; ready, done
+    times = iter([0.0, 2.0, 10.0, 14.0])  # made; done; restarted after an evaluation; done
     monkeypatch.setattr("models.recorder.time.perf_counter", lambda: next(times))
-    meter = Meter(images_per_step=30, window=10)
-    for _ in range(2):
-        meter.input_ready()
-        meter.step_done()
-    assert meter.speed() == {
-        "images_per_second": 10.0,
-        "step_seconds": 3.0,
-        "waiting": pytest.approx(4 / 6),
-    }
+    meter = Meter(window=10)
+    meter.waited(1.0)
+    meter.step_done(30)
+    meter.restart()
+    meter.waited(0.5)
+    meter.step_done(30)
+    assert meter.speed() == {"images_per_second": 10.0, "step_seconds": 3.0, "waiting": 0.25}
 
 
 def test_clock() -> None:
