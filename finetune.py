@@ -24,6 +24,8 @@ FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
 
 def main() -> int:
     single = FLAGS.loss == "softmax"
+    if not single and not FLAGS["count_classes"].present:
+        FLAGS.count_classes = True  # rare and empty classes are what to know of one's own labels
     evaluator = SingleLabelEvaluator if single else MultiLabelEvaluator
     return train.fit(
         make_objective,

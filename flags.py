@@ -55,6 +55,10 @@ flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", low
 flags.DEFINE_integer("shuffle_buffer", 2048, "least records shuffled together", lower_bound=1)
 flags.DEFINE_integer("random_seed", 1234, "seed of weights, order, augmentation and draws")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
+flags.DEFINE_float(
+    "class_balance", 0.0, "0: records as they are; 1: every class about equally often", 0.0
+)
+flags.DEFINE_boolean("count_classes", False, "read all labels first, and log each class's images")
 flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
 
 # Augmentation (training only).

@@ -14,6 +14,7 @@ import numpy as np
 
 DRAWN_TOGETHER = 4096
 BLOCKS_KEPT = 4
+CLASSES_LISTED = 100
 
 
 def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float) -> np.ndarray:
@@ -22,10 +23,27 @@ def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float
     Args:
         labels: the positive classes of each record.
     """
-    counts = np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
+    counts = _counts(labels, class_num)
     of_class = np.maximum(counts, 1) ** -float(strength)
     least = of_class.min()
     return np.array([of_class[classes].max() if len(classes) else least for classes in labels])
+
+
+def describe_counts(labels: Sequence[np.ndarray], class_num: int) -> str:
+    """How many records are positive for each class, in one line for the log."""
+    counts = _counts(labels, class_num)
+    if class_num <= CLASSES_LISTED:
+        each = ", ".join(f"{c}: {count}" for c, count in enumerate(counts))
+    else:
+        least, middle, most = np.percentile(counts, [0, 50, 100]).astype(int)
+        each = f"from {least} to {most}, median {middle}"
+    empty = np.flatnonzero(counts == 0)
+    none = f"; {len(empty)} without any, the first {empty[0]}" if len(empty) else ""
+    return f"positive records of {class_num} classes: {each}{none}"
+
+
+def _counts(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
+    return np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
 
 
 class BalancedOrder:

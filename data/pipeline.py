@@ -10,6 +10,7 @@ threads, restarts nor the number of workers change it. No buffer of data is shuf
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from data import preprocessing
+from data.balanced_order import BalancedOrder, describe_counts, record_weights
 from data.order import RecordOrder
 from data.preprocessing import Augmentation
 from data.record_source import InputError, RecordSource, pad_labels
@@ -32,6 +34,7 @@ __all__ = [
     "TrainingInput",
 ]
 
+LOGGER = logging.getLogger(__name__)
 SYNTHETIC_LABELS = 9  # an image, as in ML-Images (spec section 1: 8.72)
 
 
@@ -49,6 +52,8 @@ class InputOptions:
     random_seed: int = 1234
     max_bad_records: int = 100
     synthetic: bool = False
+    class_balance: float = 0.0
+    count_classes: bool = False
 
 
 class Batch(NamedTuple):
@@ -89,9 +94,7 @@ class TrainingInput:
             return
         source = _open(options)
         self.records = source.total
-        self._order = RecordOrder(
-            source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
-        )
+        self._order = _order(source, options)
         self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
         self._prepare = _traced_once(self._augmented)
 
@@ -161,6 +164,19 @@ class EvaluationInput:
         del position
         image = preprocessing.decode(contents)
         return preprocessing.inference_crops(image, self._options.image_size)[0]
+
+
+def _order(source: RecordSource, options: InputOptions) -> RecordOrder | BalancedOrder:
+    """What training reads at each position; `count_classes` and `class_balance` read all labels."""
+    positives = source.positives() if options.count_classes or options.class_balance else []
+    if options.count_classes:
+        LOGGER.info("%s", describe_counts(positives, options.class_num))
+    if options.class_balance:
+        weights = record_weights(positives, options.class_num, options.class_balance)
+        return BalancedOrder(weights, options.random_seed)
+    return RecordOrder(
+        source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
+    )
 
 
 def _open(options: InputOptions) -> RecordSource:

@@ -11,6 +11,8 @@ import math
 
 import tensorflow as tf
 
+from data.randaugment import rand_augment
+
 CHANNELS = 3
 CROP_TRIES = 100
 BRIGHTNESS = 32.0 / 255.0  # largest amount added, of [0, 1]
@@ -46,6 +48,8 @@ class Augmentation:
     rotate_probability: float = 1 / 3
     colour_probability: float = 1 / 3
     rotate_degrees: float = 45.0
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 9.0
 
     def __post_init__(self) -> None:
         for name in ("area", "aspect"):
@@ -76,7 +80,12 @@ def training_image(
     """
     image = random_crop(contents, seed, augmentation)
     image = _resize(image, image_size, image_size) / 255.0
-    return distort(image, seed, augmentation) * 2.0 - 1.0
+    image = distort(image, seed, augmentation)
+    if augmentation.randaugment_layers:
+        layers, magnitude = augmentation.randaugment_layers, augmentation.randaugment_magnitude
+        own_seed = seed + tf.constant([2 << 32, 0], tf.int64)
+        image = rand_augment(image, own_seed, layers, magnitude)
+    return image * 2.0 - 1.0
 
 
 def random_crop(contents: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from data import records
 from data.records import RecordError
@@ -19,6 +20,7 @@ from data.records import RecordError
 LOGGER = logging.getLogger(__name__)
 OPEN_FILES = 256  # well below the usual limit of 1,024 descriptors of a process
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
+READ_THREADS, READ_CHUNK = 8, 64
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tmp", ".part")
 GLOB_CHARACTERS = "*?["
 
@@ -141,6 +143,22 @@ class RecordSource:
             return parse(features, self._class_num)
         except InputError as error:
             raise InputError(f"{self._where(record)}: {error}") from None
+
+    def positives(self) -> list[np.ndarray]:
+        """The classes of every record with a label above 0, int32; reads all records once.
+
+        A damaged record has none here; it is counted as bad when its turn in training comes.
+        """
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            found = pool.map(self._positives_of, range(self.total), chunksize=READ_CHUNK)
+            return list(tqdm(found, "reading labels", self.total, disable=None, unit="record"))
+
+    def _positives_of(self, record: int) -> np.ndarray:
+        try:
+            sample = self.read(record)
+        except RecordError:
+            return np.zeros(0, np.int32)
+        return sample.classes[sample.values > 0]
 
 
 def _read_index(path: str) -> records.Index:

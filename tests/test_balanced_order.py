@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.balanced_order import DRAWN_TOGETHER, BalancedOrder, record_weights
+from data.balanced_order import DRAWN_TOGETHER, BalancedOrder, describe_counts, record_weights
 
 # Class 0 in eight records, class 1 in two, one of these with both; one record has no label.
 LABELS = [np.array([0])] * 7 + [np.array([0, 1]), np.array([1]), np.array([], int)]
@@ -22,3 +22,9 @@ def test_draws_follow_the_weights_and_depend_on_the_position_alone() -> None:
     part = BalancedOrder(weights, seed=7).records(start, 10)
     np.testing.assert_array_equal(part, drawn[start : start + 10])
     assert not np.array_equal(BalancedOrder(weights, seed=8).records(0, 100), drawn[:100])
+
+
+def test_counts_are_described_and_empty_classes_named() -> None:
+    line = "positive records of 3 classes: 0: 8, 1: 2, 2: 0; 1 without any, the first 2"
+    assert describe_counts(LABELS, 3) == line
+    assert "from 0 to 8, median 0; 499 without any" in describe_counts(LABELS, 501)

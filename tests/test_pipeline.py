@@ -357,3 +357,26 @@ def test_folders_without_records(tmp_path):
 def test_options_can_be_filled_for_another_folder(folder):
     held_out = dataclasses.replace(options("/nowhere"), data_dir=str(folder))
     assert EvaluationInput(held_out).records == TOTAL
+
+
+def test_classes_are_counted_and_balanced_on_request(tmp_path, caplog):
+    rare = {0: 1, 1: 40}
+    path = tmp_path / "records"
+    with records.RecordWriter(path) as writer:
+        for number, label in enumerate([0] * rare[0] + [1] * rare[1]):
+            payload = records.encode_example("single", jpeg(number), "", 40, 30, [label], None)
+            writer.write(payload)
+    with caplog.at_level("INFO", "data.pipeline"):
+        batches = train(path, 10, class_num=3, class_balance=1.0, count_classes=True)
+    assert "0: 1, 1: 40, 2: 0; 1 without any, the first 2" in caplog.text
+    drawn = [int(index) for batch in batches for index in batch.label_index[:, 0]]
+    assert 10 <= drawn.count(0) <= 30  # of 40; as the records are it would be 1
+
+
+def test_randaugment_changes_images_as_the_seed_says(folder):
+    plain, changed, again = (
+        train(folder, 1, augmentation=Augmentation(randaugment_layers=layers))[0].images
+        for layers in (0, 2, 2)
+    )
+    assert np.abs(plain - changed).max() > 0.1
+    np.testing.assert_array_equal(changed, again)
