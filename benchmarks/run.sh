@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the benchmarks and prints a table for each: ours, peers, the machine's limit, ratios, memory.
+#
+#   benchmarks/run.sh                    # all parts (about an hour on two cores)
+#   benchmarks/run.sh limits train loss  # some of them
+#   OUT=out/benchmarks                   # where the JSON of each part and the plots go
+#
+# Peers that are not installed are left out with a note; PyTorch, DALI and img2dataset are wanted
+# for benchmarks only: pip install torch nvidia-dali-cuda120 img2dataset
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source example/environment.sh
+prepare_environment demo export benchmark
+
+OUT="${OUT:-out/benchmarks}"
+PARTS=(limits train train_bfloat16 loss input inference conversion download lists metrics startup growth)
+mkdir -p "$OUT"
+(($#)) || set -- "${PARTS[@]}"
+
+for part in "$@"; do
+  printf '\n== %s, %s\n' "$part" "$(date -u +%F)"
+  json=(--json "$OUT/$part.json")
+  case "$part" in
+    train) python benchmarks/train_step.py "${json[@]}" ;;
+    train_bfloat16) python benchmarks/train_step.py --dtype bfloat16 --batch 8 "${json[@]}" ;;
+    input) python benchmarks/input_pipeline.py "${json[@]}" ;;
+    growth) python benchmarks/growth.py --plot "$OUT/growth.png" "${json[@]}" ;;
+    limits | loss | inference | conversion | download | lists | metrics | startup | scaling | transfer)
+      python "benchmarks/$part.py" "${json[@]}"
+      ;;
+    *)
+      echo "error: no benchmark $part; there are: ${PARTS[*]} scaling transfer" >&2
+      exit 1
+      ;;
+  esac
+done
