@@ -1,26 +1,56 @@
 #!/usr/bin/env bash
-# Builds Horovod 0.28.1 against the TensorFlow in .venv, with Gloo and MPI, and checks that the
-# build holds what was asked for. About two minutes on two cores; needs g++ and cmake.
+# Builds Horovod 0.28.1 against the TensorFlow in .venv, with Gloo and MPI, and with NCCL where the
+# TensorFlow is the one for GPUs; then checks that the build holds what was asked for and loads.
+# About two minutes on two cores (ten with NCCL); needs g++ and cmake, and for NCCL CUDA's nvcc.
 # A second start finds the working build and does nothing.
 #
-#   ./example/install_horovod.sh [more pip options]
+#   example/install_horovod.sh [more pip options]
 #
-# Expected: horovodrun --check-build marks TensorFlow, MPI and Gloo with [X].
-
+# CUDA_HOME=/usr/local/cuda   CUDA's folder with bin/nvcc; 12.x as in TensorFlow's wheel, or newer
+# NCCL_HOME=                  folder of NCCL's include and lib (default: TensorFlow's wheel's)
+# NCCL=yes|no                 default: yes when .venv holds the TensorFlow for GPUs
+#
+# Expect: horovodrun --check-build marks TensorFlow, MPI and Gloo, and NCCL if asked for, with [X].
 set -euo pipefail
+
 # shellcheck source=example/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment horovod mpi
 
 HOROVOD=horovod==0.28.1
+PARTS=(TensorFlow MPI Gloo)
+if [[ "${NCCL:-$([[ "$TENSORFLOW" != gpu ]] || echo yes)}" == yes ]]; then
+  PARTS+=(NCCL)
+fi
+# One file for each choice, so that asking for NCCL later builds anew.
+DONE="$(ready_file "horovod-build-${#PARTS[@]}")"
 
 is_built() {
-  local report
+  local report part
   report="$(horovodrun --check-build 2> /dev/null)" || return 1
-  for part in TensorFlow MPI Gloo; do
+  for part in "${PARTS[@]}"; do
     grep -qF "[X] $part" <<< "$report" || return 1
   done
   python -c 'import horovod.tensorflow' &> /dev/null # built against the TensorFlow that is here
+}
+
+need() {
+  command -v "$1" > /dev/null || {
+    echo "error: building Horovod needs $1; $2" >&2
+    exit 1
+  }
+}
+
+# Sets what Horovod's build reads about CUDA and NCCL.
+use_nccl() {
+  export HOROVOD_CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" HOROVOD_GPU_OPERATIONS=NCCL
+  export PATH="$HOROVOD_CUDA_HOME/bin:$PATH"
+  need nvcc "install CUDA's compiler, or name its folder: CUDA_HOME=..., or go without: NCCL=no"
+  local home="${NCCL_HOME:-$(python -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0])')}"
+  if [[ ! -e "$home/lib/libnccl.so" ]]; then
+    ln -s libnccl.so.2 "$home/lib/libnccl.so" # the wheel lacks the name that linkers look for
+  fi
+  export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
 build() {
@@ -30,24 +60,21 @@ build() {
 }
 
 mark_done() {
-  touch "$(ready_file horovod-build)"
+  touch "$DONE"
   exit 0
 }
 
-[[ ! -e "$(ready_file horovod-build)" ]] || exit 0
+[[ ! -e "$DONE" ]] || exit 0
 ! is_built || mark_done
-for tool in g++ cmake; do
-  command -v "$tool" > /dev/null || {
-    echo "error: building Horovod needs $tool; on Debian and Ubuntu: apt-get install $tool" >&2
-    exit 1
-  }
-done
-echo "== building Horovod (about two minutes on two cores)"
+need g++ "on Debian and Ubuntu: apt-get install g++"
+need cmake "on Debian and Ubuntu: apt-get install cmake"
+[[ "${PARTS[*]}" != *NCCL* ]] || use_nccl
+echo "== building Horovod with ${PARTS[*]} (minutes)"
 build "$@"
 ! is_built || mark_done
 # pip may have taken a wheel from its cache that was built with other options or another TensorFlow.
 build --no-cache-dir "$@"
 ! is_built || mark_done
 horovodrun --check-build >&2 || true
-echo "error: Horovod was built without TensorFlow, MPI or Gloo (see the list above)" >&2
+echo "error: Horovod lacks one of ${PARTS[*]}, or does not load (see the list above)" >&2
 exit 1

@@ -1,0 +1,115 @@
+"""example/install_horovod.sh and the Slurm script, among stand-ins for what they call."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from launching import ROOT, Stage, executable
+
+REPORT = "Horovod v0.28.1:\n    [X] TensorFlow\n    [X] MPI\n    [X] Gloo\n    [{}] NCCL\n"
+
+
+class Builder:
+    """A project whose `python` logs what it is asked to install, and with which settings."""
+
+    def __init__(self, folder: Path, tensorflow: str) -> None:
+        self.root, self.bin, self.log = folder / "p", folder / "bin", folder / "log"
+        (self.root / "example").mkdir(parents=True)
+        self.bin.mkdir()
+        script = self.root / "example" / "install_horovod.sh"
+        executable(script, (ROOT / "example" / "install_horovod.sh").read_text())
+        executable(
+            self.root / "example" / "environment.sh",
+            f"prepare_environment() {{ TENSORFLOW={tensorflow}; }}\n"
+            f'ready_file() {{ echo "{self.root}/ready-$1"; }}',
+        )
+        executable(self.bin / "horovodrun", f'cat "{folder}/report" 2> /dev/null')
+        self.report, self.builds = folder / "report", folder / "builds"
+        nccl = folder / "nccl"
+        (nccl / "lib").mkdir(parents=True)
+        executable(
+            self.bin / "python",
+            f'if [[ "$*" == *nvidia.nccl* ]]; then echo "{nccl}"; fi\n'
+            f'if [[ "$*" == *" install "* ]]; then\n'
+            f'  env | grep ^HOROVOD_ > "{self.log}"; echo "$*" >> "{self.log}"\n'
+            f'  if [[ -e "{self.builds}" ]]; then cp "{self.builds}" "{self.report}"; fi\n'
+            "fi",
+        )
+
+    def run(self, **variables: str) -> subprocess.CompletedProcess:
+        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}"} | variables
+        script = self.root / "example" / "install_horovod.sh"
+        return subprocess.run([script], env=environment, capture_output=True, text=True)
+
+    @property
+    def settings(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def test_a_working_build_is_found_once(tmp_path) -> None:
+    builder = Builder(tmp_path, "cpu")
+    builder.report.write_text(REPORT.format(" "))
+    assert builder.run().returncode == 0
+    builder.report.unlink()
+    assert builder.run().returncode == 0  # not asked again
+    assert builder.settings == ""
+
+
+def test_a_cpu_build_has_gloo_and_mpi(tmp_path) -> None:
+    builder = Builder(tmp_path, "cpu")
+    builder.builds.write_text(REPORT.format(" "))
+    assert builder.run().returncode == 0
+    assert "HOROVOD_WITH_GLOO=1" in builder.settings and "HOROVOD_WITH_MPI=1" in builder.settings
+    assert "NCCL" not in builder.settings
+
+
+def test_a_gpu_build_has_nccl_too(tmp_path) -> None:
+    builder = Builder(tmp_path, "gpu")
+    executable(builder.bin / "nvcc", "true")
+    builder.builds.write_text(REPORT.format("X"))
+    assert builder.run().returncode == 0
+    assert "HOROVOD_GPU_OPERATIONS=NCCL" in builder.settings
+    assert f"HOROVOD_NCCL_LIB={tmp_path}/nccl/lib" in builder.settings
+    assert (tmp_path / "nccl/lib/libnccl.so").is_symlink()
+
+
+def test_a_build_without_nccl_does_not_pass_for_one_with_it(tmp_path) -> None:
+    builder = Builder(tmp_path, "cpu")
+    executable(builder.bin / "nvcc", "true")
+    builder.report.write_text(REPORT.format(" "))
+    builder.builds.write_text(REPORT.format(" "))
+    result = builder.run(NCCL="yes")
+    assert result.returncode == 1
+    assert "error: Horovod lacks one of TensorFlow MPI Gloo NCCL" in result.stderr
+    assert "--no-cache-dir" in builder.settings
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "queued"),
+    [
+        (0, 0, False),
+        (143, 9, True),
+        (1, 0, True),
+        (1, 3, False),
+    ],
+)
+def test_slurm_queues_the_job_again_when_it_may(tmp_path, code, restarts, queued) -> None:
+    stage = Stage(tmp_path / "project")
+    executable(stage.root / "srun", f'echo "srun $*"; exit {code}')
+    executable(stage.root / "scontrol", 'echo "scontrol $*"')
+    recipe = stage.recipe("recipe.sh", "train.py")
+    status = stage.run(
+        "example/slurm_train.sbatch",
+        recipe,
+        "--lr=1",
+        PATH=f"{stage.root}:{os.environ['PATH']}",
+        SLURM_SUBMIT_DIR=stage.root,
+        SLURM_JOB_ID=7,
+        SLURM_CPUS_PER_TASK=8,
+        SLURM_RESTART_COUNT=restarts,
+    )
+    assert status == code
+    expected = "srun --mpi=pmix --kill-on-bad-exit=1 --label python train.py --lr=1"
+    assert f"{expected} --num_preprocess_threads=8" in stage.output
+    assert ("scontrol requeue 7" in stage.output) == queued
