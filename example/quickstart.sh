@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The whole way on a real data set, from nothing, in a few minutes on two cores:
-# handwritten digits with a small hierarchy of classes -> image lists -> TFRecords -> pretraining with
-# the multi-label loss -> predictions and features of held-out images -> curves and a contact sheet.
+# The whole way on a real data set, from nothing, in a few minutes on two cores: handwritten digits
+# with a small hierarchy of classes -> image lists -> TFRecords -> pretraining with the multi-label
+# loss -> predictions and features of held-out images -> curves and a contact sheet.
 #
 #   ./example/quickstart.sh                     writes into quickstart/
 #   OUT=/tmp/try ./example/quickstart.sh        ... into another folder
 #   ./example/quickstart.sh --max_iter=200      options go to train.py
 #
-# Everything here is an ordinary script with ordinary flags. A second start goes on where the first one
-# stopped, or finds everything done.
+# Everything here is an ordinary script with ordinary flags. A second start goes on where the first
+# one stopped, or finds everything done.
 #
 # Expected: a held-out mAP of at least 0.95 over all 14 classes (writers that training never saw).
 
@@ -33,8 +33,8 @@ for part in train val; do
 done
 
 step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels"
-# Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997 is
-# for long runs. Small batches learn better here: in large ones every class is positive all the time.
+# Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997
+# is for long runs. Small batches learn better here: in large ones every class is always positive.
 python train.py \
   --data_dir="$OUT/train" \
   --val_dir="$OUT/val" \
@@ -85,10 +85,10 @@ cat << TABLE
 == done in $((SECONDS / 60)) min $((SECONDS % 60)) s; what was made:
 
   $OUT/digits/             images, lists and the dictionary with the hierarchy
-  $OUT/train/, $OUT/val/   TFRecords with sparse labels
-  $OUT/checkpoint/         checkpoints in the released format, with flags and versions beside
+  $OUT/train/, val/        TFRecords with sparse labels
+  $OUT/checkpoint/         checkpoints in the released format; flags and versions beside
   $OUT/curves.png          $(grep map_macro <<< "$curves")
-  $OUT/predictions.png     contact sheet of held-out images with their labels
+  $OUT/predictions.png     contact sheet of held-out images
   $OUT/label_pred.txt      labels of all held-out images, in the released format
   $OUT/features.npz        their features
   $OUT/log/                for TensorBoard: .venv/bin/tensorboard --logdir $OUT/log
@@ -98,5 +98,5 @@ What to run next:
   . .venv/bin/activate
   python export.py --help                 SavedModel, ONNX, PyTorch
   ./example/finetune_own_data.sh          your own pictures, from a folder or a CSV
-  ./example/train.sh                      the paper's recipe, once ML-Images is there: README, "Data"
+  ./example/train.sh                      the paper's recipe; how to get ML-Images: README.md
 TABLE
