@@ -16,7 +16,7 @@
 # Writes, into --result: report.html, metrics.json, classes.csv (and confusions.csv for one label an
 # image). What each number means: docs/metrics.md. The 88,739 x 11,166 scores of the whole
 # validation set take 3.8 GiB below --scratch_dir (default: the system's temporary folder), and the
-# metrics less than 1 GiB of memory and four minutes on two cores.
+# metrics less than 1 GiB of memory and three minutes on two cores.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
