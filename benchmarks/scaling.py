@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     alone = next(row for row in rows if row["workers"] == 1)
     for row in rows:
         row["efficiency"] = row["images_per_second"] / row["workers"] / alone["images_per_second"]
+        row["cpu_efficiency"] = alone["cpu_seconds"] / row["cpu_seconds"]
     print_table(rows)
     if arguments.output:
         arguments.output.write_text(json.dumps({"rows": rows, **describe(arguments)}, indent=1))
@@ -190,34 +191,38 @@ def make_trainer(arguments: argparse.Namespace, job: Workers) -> Trainer:
 
 
 def time_steps(trainer: Trainer, batches: Any, job: Workers, steps: int) -> dict[str, float]:
-    """Medians over the steps, in seconds: a step, its input, and the averaging by itself."""
+    """Medians over the steps, in seconds: a step, its input, and the averaging by itself.
+
+    `cpu_seconds` is what a step takes of the processor, which other programs disturb least.
+    """
     gradients = [tf.zeros_like(v) for v in trainer.network.trainable_by_name().values()]
     average = tf.function(lambda: [tf.reduce_sum(g) for g in job.average_gradients(gradients)])
-    times: dict[str, list[float]] = {"step": [], "input": [], "average": []}
+    times: dict[str, list[float]] = {"step": [], "input": [], "average": [], "cpu": []}
     for number in range(steps + WARM_UP_STEPS):
-        started = time.perf_counter()
+        started, cpu_before = time.perf_counter(), time.process_time()
         batch = next(batches)
         ready = time.perf_counter()
         float(trainer.step([batch], 0.01))
-        done = time.perf_counter()
+        done, cpu_after = time.perf_counter(), time.process_time()
         average()[0].numpy()
         if number >= WARM_UP_STEPS:
             times["step"].append(done - started)
+            times["cpu"].append(cpu_after - cpu_before)
             times["input"].append(ready - started)
             times["average"].append(time.perf_counter() - done)
     return {f"{name}_seconds": statistics.median(values) for name, values in times.items()}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print(
-        f"{'workers':>7}  {'setting':26}{'images/s':>9}{'efficiency':>12}{'average':>9}{'input':>7}"
-    )
+    """Rates, efficiency by the clock and by the processor, shares of averaging and input."""
+    heads = ("images/s", "efficiency", "by CPU", "average", "input")
+    print(f"{'workers':>7}  {'setting':25}" + "".join(f"{head:>11}" for head in heads))
     for row in rows:
         step = row["step_seconds"]
         print(
-            f"{row['workers']:7d}  {row['setting']:26}{row['images_per_second']:9.2f}"
-            f"{row['efficiency']:12.3f}{row['average_seconds'] / step:9.1%}"
-            f"{row['input_seconds'] / step:7.1%}"
+            f"{row['workers']:7d}  {row['setting']:25}{row['images_per_second']:11.2f}"
+            f"{row['efficiency']:11.3f}{row['cpu_efficiency']:11.3f}"
+            f"{row['average_seconds'] / step:11.1%}{row['input_seconds'] / step:11.1%}"
         )
 
 

@@ -114,7 +114,7 @@ class Trainer(tf.Module):
             for variable, mean in zip(local, self._average_over_workers(local), strict=True):
                 variable.assign(mean)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _average_over_workers(self, variables: list[tf.Variable]) -> list[tf.Tensor]:
         # Horovod: one set of moving statistics.
         return self._workers.average([variable.value() for variable in variables])
@@ -132,7 +132,7 @@ class Trainer(tf.Module):
         self._finish(rate)
         return loss
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _step(
         self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, rate: tf.Tensor
     ) -> tf.Tensor:
@@ -141,13 +141,13 @@ class Trainer(tf.Module):
         self._update(gradients, rate)
         return loss
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _begin(self, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor | None:
         for total in self._sums:  # Not after the step: an elastic job may leave one half done.
             total.assign(tf.zeros_like(total))
         return self.objective.begin_step(index, value, self.global_step, self._workers)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(
         self,
         images: tf.Tensor,
@@ -162,7 +162,7 @@ class Trainer(tf.Module):
             total.assign_add(gradient * share)
         return loss * share
 
-    @tf.function
+    @tf.function(autograph=False)
     def _finish(self, rate: tf.Tensor) -> None:
         self._update([total.value() for total in self._sums], rate)
 

@@ -1,0 +1,204 @@
+"""Predicts training on 8 to 1,024 GPUs from what one GPU does and what the network carries.
+
+    python benchmarks/scaling_model.py --plot scaling.png
+    python benchmarks/scaling_model.py --measured scaling.json      # of benchmarks/scaling.py
+
+A model, not a measurement: a step is computing, plus what of the gradients' sum does not hide
+behind the backward pass, or the input's time where that is longer. It is compared with what was
+measured (--measured) and with published points. Sources: Patarasuk and Yuan, "Bandwidth optimal
+all-reduce" (2009), for the ring; Goyal et al., arXiv 1706.02677, section 4, for the hierarchy.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
+BITS = 8
+BACKWARD_SHARE = 2 / 3  # of a step's computing
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What carries gradients: bytes/s and seconds a message, inside a machine and between machines.
+
+    `between` is what all GPUs of a machine share.
+    """
+
+    gpus_per_node: int = 8
+    inside: float = 130e9
+    inside_latency: float = 3e-6
+    between: float = 100e9 / BITS
+    between_latency: float = 15e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker does: its batch, images/s alone, gradients, and what it can read.
+
+    `overlap` is the share of the backward pass that gradients can travel behind; `groups` are
+    all-reduce calls a step; `input_rate` is images/s of a worker's input, None: any number.
+    """
+
+    batch: int
+    images_per_second: float
+    gradient_bytes: float
+    groups: int = 4
+    overlap: float = 0.5
+    input_rate: float | None = None
+
+
+def ring_seconds(size: float, workers: int, bandwidth: float, latency: float) -> float:
+    """A ring all-reduce of `size` bytes: 2 (n - 1) messages of a n-th each."""
+    return 2 * (workers - 1) * (size / workers / bandwidth + latency)
+
+
+def flat_seconds(size: float, workers: int, cluster: Cluster) -> float:
+    """One ring through all GPUs; its slowest link is the one between machines."""
+    if workers <= cluster.gpus_per_node:
+        return ring_seconds(size, workers, cluster.inside, cluster.inside_latency)
+    return ring_seconds(size, workers, cluster.between, cluster.between_latency)
+
+
+def hierarchical_seconds(size: float, workers: int, cluster: Cluster) -> float:
+    """Reduce-scatter in each machine, a ring between machines for each share, all-gather."""
+    local = min(workers, cluster.gpus_per_node)
+    nodes = -(-workers // cluster.gpus_per_node)
+    inside = ring_seconds(size, local, cluster.inside, cluster.inside_latency)
+    # The machine's GPUs send their shares of 1 / local at once over one connection.
+    return inside + ring_seconds(size, nodes, cluster.between, cluster.between_latency)
+
+
+ALGORITHMS = {"ring": flat_seconds, "hierarchical": hierarchical_seconds}
+
+
+def step_seconds(job: Job, workers: int, cluster: Cluster, algorithm: str) -> float:
+    """Seconds of a step; the last group can never hide."""
+    compute = job.batch / job.images_per_second
+    size = job.gradient_bytes / job.groups
+    group = ALGORITHMS[algorithm](size, workers, cluster) if workers > 1 else 0.0
+    hidden = min(job.overlap * BACKWARD_SHARE * compute, (job.groups - 1) * group)
+    needed = compute + job.groups * group - hidden
+    return max(needed, job.batch / job.input_rate) if job.input_rate else needed
+
+
+def efficiency(job: Job, workers: int, cluster: Cluster, algorithm: str) -> float:
+    """Images/s of `workers`, over `workers` times those of one."""
+    alone = job.batch / job.images_per_second
+    return alone / step_seconds(job, workers, cluster, algorithm)
+
+
+# TensorFlow's benchmark page of 2017: a P100 does 219 images/s of ResNet-50 and 91.8 of ResNet-152;
+# 129 of ResNet-101 lies between by the operations. The cluster is that of arXiv 1802.05799: 128
+# machines of 4 Pascal GPUs with 25 Gbit/s; gradients of 44.5 million weights.
+HOROVOD_JOB = Job(batch=64, images_per_second=129, gradient_bytes=4 * 44_545_192)
+HOROVOD_CLUSTER = Cluster(gpus_per_node=4, inside=10e9, between=25e9 / BITS)
+HOROVOD_POINT = (512, 0.90)
+# ML-Images: 11,077 images/s on 128 GPUs, 4,096 images a step, gradients of 65.4 million weights.
+ML_IMAGES_POINT = (128, 11_077)
+ML_IMAGES_BATCH, ML_IMAGES_BYTES = 32, 4 * 65_375_326
+
+
+def horovod_bracket() -> tuple[float, float]:
+    """Efficiency at the published point, from no overlap to all of the backward pass."""
+    jobs = [dataclasses.replace(HOROVOD_JOB, overlap=overlap) for overlap in (0.0, 1.0)]
+    none, full = (efficiency(j, HOROVOD_POINT[0], HOROVOD_CLUSTER, "hierarchical") for j in jobs)
+    return none, full
+
+
+def ml_images_rate(cluster: Cluster) -> float:
+    """images/s that one GPU alone must do for the published rate of 128, by bisection."""
+    workers, published = ML_IMAGES_POINT
+    low, high = published / workers, 10.0 * published / workers
+    for _ in range(60):
+        middle = (low + high) / 2
+        job = Job(ML_IMAGES_BATCH, middle, ML_IMAGES_BYTES)
+        rate = workers * ML_IMAGES_BATCH / step_seconds(job, workers, cluster, "hierarchical")
+        low, high = (middle, high) if rate < published else (low, middle)
+    return low
+
+
+def validate(measured: list[dict[str, Any]]) -> None:
+    """Prints the model beside what was measured and published."""
+    none, full = horovod_bracket()
+    print(
+        f"Horovod, ResNet-101 on {HOROVOD_POINT[0]}: published {HOROVOD_POINT[1]:.2f}, "
+        f"model {none:.2f} (no overlap) to {full:.2f} (all of the backward pass)"
+    )
+    for gbit in (25, 100):
+        rate = ml_images_rate(Cluster(between=gbit * 1e9 / BITS))
+        print(
+            f"ML-Images, 11,077 images/s on 128: {11_077 / 128:.1f} a GPU; with {gbit} Gbit/s the "
+            f"model needs {rate:.1f} of one GPU alone (efficiency {11_077 / 128 / rate:.2f})"
+        )
+    together = {row["workers"]: row for row in measured if row["setting"] == "not communicating"}
+    for row in measured:
+        if row["workers"] in together and row["setting"] != "not communicating":
+            # On CPUs nothing hides: the sum is done by the cores that compute.
+            step = row["step_seconds"]
+            model = together[row["workers"]]["step_seconds"] + row["average_seconds"]
+            print(
+                f"measured, {row['workers']} workers, {row['setting']}: {step:.2f} s a step, "
+                f"model {model:.2f} s ({model / step - 1:+.0%})"
+            )
+
+
+def print_table(job: Job, cluster: Cluster) -> None:
+    print(f"{'GPUs':>5}" + "".join(f"{name + ', images/s':>26}" for name in ALGORITHMS))
+    for workers in GPUS:
+        cells = []
+        for name in ALGORITHMS:
+            share = efficiency(job, workers, cluster, name)
+            cells.append(f"{share * workers * job.images_per_second:16,.0f} ({share:6.1%}) ")
+        print(f"{workers:5d}" + "".join(f"{cell:>26}" for cell in cells))
+
+
+def plot(job: Job, path: Path) -> None:
+    """Efficiency over the number of GPUs, for networks of 25, 100 and 400 Gbit/s a machine."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for gbit in (25, 100, 400):
+        cluster = Cluster(between=gbit * 1e9 / BITS)
+        for name, style in zip(ALGORITHMS, ("--", "-"), strict=True):
+            shares = [100 * efficiency(job, workers, cluster, name) for workers in GPUS]
+            axes.plot(GPUS, shares, style, label=f"model: {gbit} Gbit/s, {name}")
+    axes.plot(HOROVOD_POINT[0], 100 * HOROVOD_POINT[1], "k*", markersize=12, label="Horovod, 2018")
+    axes.set(xscale="log", xlabel="GPUs", ylabel="efficiency, %", ylim=(0, 105), xticks=GPUS)
+    axes.set_xticks(GPUS, [str(workers) for workers in GPUS])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images_per_second", type=float, default=360, help="of one GPU alone")
+    parser.add_argument("--batch", type=int, default=64, help="images of a GPU and step")
+    parser.add_argument("--gradient_bytes", type=float, default=ML_IMAGES_BYTES, help="fp16: half")
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--overlap", type=float, default=0.5, help="of the backward pass, 0 to 1")
+    parser.add_argument("--input_rate", type=float, help="images/s that a GPU's input delivers")
+    parser.add_argument("--gbit", type=float, default=100, help="network of a machine, Gbit/s")
+    parser.add_argument("--gpus_per_node", type=int, default=8)
+    parser.add_argument("--measured", type=Path, help="JSON of scaling.py")
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    arguments = parser.parse_args(argv)
+    names = [field.name for field in dataclasses.fields(Job)]
+    job = Job(**{name: getattr(arguments, name) for name in names})
+    print_table(job, Cluster(arguments.gpus_per_node, between=arguments.gbit * 1e9 / BITS))
+    validate(json.loads(arguments.measured.read_text())["rows"] if arguments.measured else [])
+    if arguments.plot:
+        plot(job, arguments.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
