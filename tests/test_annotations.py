@@ -229,6 +229,8 @@ def test_cooccurrence_counted_and_added(tmp_path, dictionary, predictions):
 
     again, _ = run(tmp_path, dictionary, LIST, "--ancestors", "--co_matrix", saved)
     assert again == rows
+    apart, _ = run(tmp_path, dictionary, LIST, "--co_matrix", saved)
+    assert apart["c"] == {6: 0.5, 5: 0.5}
     fewer, _ = run(
         tmp_path, dictionary, LIST, "--ancestors", "--co_matrix", saved, "--co_threshold", 0.75
     )

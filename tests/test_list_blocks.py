@@ -19,7 +19,11 @@ CLASS = st.sampled_from(["0", "7", "007", "12345", "99999999", "100000000", "214
 VALUE = st.sampled_from(
     ["1", "0.9", "-1", ".5", "1e-3", "0.12345678901", "1.0", "", "2", "nan", "x", "0.5.5", "-0.5"]
 ) | st.floats(0, 1).map(repr)
-TAG = st.builds("{}:{}".format, CLASS, VALUE) | CLASS | st.sampled_from(["", ":", "a:1", "1:1:1"])
+TAG = (
+    st.builds("{}:{}".format, CLASS, VALUE)
+    | CLASS
+    | st.sampled_from(["", ":", ":1", "a:1", "1:1:1"])
+)
 BLANK = st.sampled_from(["\t", "\t", "\t", " ", "  ", "\t\t", " \t"])
 LINE = st.builds(
     lambda name, tags, end: name + "".join(blank + tag for blank, tag in tags) + end,

@@ -219,7 +219,9 @@ def test_any_number_of_workers_writes_the_same_files(source):
     convert(source, "--shard_size", 3, output="one")
     convert(source, "--shard_size", 3, "--processes", 3, output="three")
     for part in ("1/2", "0/2"):
+        before = len(list((source / "parts").glob("*.tfrecord")))
         assert convert(source, "--shard_size", 3, "--part", part, output="parts") == 0
+        assert len(list((source / "parts").glob("*.tfrecord"))) == before + 2  # of 4
         assert not (source / "parts/manifest.json").exists()
     convert(source, "--shard_size", 3, output="parts")
     expected = content(source / "one")
