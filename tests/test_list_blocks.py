@@ -93,6 +93,26 @@ def test_formatted_blocks_are_formatted_rows(lines, data):
     assert text.decode() == "".join(f"{line}\n" for line in expected)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a\t:1",
+        "a\t1:",
+        "a\t:",
+        "a\t\t1:1",
+        "a\t1:1:1",
+        "\t1:1",
+        "a\tb:1",
+        "a\t1:1\t",
+        "a\t12345678901:1",
+    ],
+)
+def test_a_single_odd_line(line):
+    block = list_blocks.parse_block(f"{line}\n".encode())
+    rows, problems = plainly(line)
+    assert (rows_of(block), block.problems) == (rows, problems)
+
+
 def test_a_line_that_is_not_utf8_is_a_problem_of_that_line():
     block = list_blocks.parse_block(b"a\t1:1\n\xff\t1:1\nb\t2:1\n")
     assert [block.name(r) for r in range(len(block))] == ["a", "b"]
