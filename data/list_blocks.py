@@ -191,6 +191,7 @@ def _classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """int32 values of decimal texts, and bool: which of them are no class index."""
     sizes = stops - starts
+    # At least one byte is kept: of an empty text, the tab before it, which is no digit.
     surplus = np.clip(_WORD_BYTES - sizes, 0, _WORD_BYTES - 1).astype(np.uint64) * np.uint64(8)
     keep = np.uint64(2**64 - 1) << surplus
     words = _words(data, stops - _WORD_BYTES) & keep | _ZEROS & ~keep
@@ -200,7 +201,6 @@ def _classes(
     values = (words & np.uint64(0x0F0F0F0F0F0F0F0F)) * np.uint64(2561) >> np.uint64(8)
     values = (values & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
     values = (values & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
-    bad |= sizes == 0
     for tag in np.flatnonzero(sizes > _WORD_BYTES):
         text = data[starts[tag] : stops[tag]].tobytes()
         bad[tag] = not text.isdigit() or int(text) > _LARGEST_CLASS
