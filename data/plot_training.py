@@ -15,16 +15,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.pages import PageError, panels, write_figure
 
 RECORD = "training.jsonl"
-PANELS = (
-    ("train", "loss"),
-    ("train", "rate"),
-    ("train", "images_per_second"),
-    ("val", "map_macro"),
-    ("val", "map_micro"),
-    ("val", "top_1"),
-    ("val", "top_5"),
-)
-TITLES = {"train": "training", "val": "held-out"}
+# (kind of record, its number) -> title of the panel
+PANELS = {
+    ("train", "loss"): "training loss",
+    ("train", "rate"): "learning rate",
+    ("train", "images_per_second"): "training images/s",
+    ("val", "map_macro"): "held-out mAP (mean over classes)",
+    ("val", "top_1"): "held-out top-1",
+    ("val", "top_5"): "held-out top-5",
+}
 COLOURS = {"train": "tab:blue", "val": "tab:orange"}
 FEW_POINTS = 40  # up to here each point is marked
 Curve = tuple[list[int], list[float]]
@@ -62,14 +61,13 @@ def plot(curves: Curves, output: Path) -> list[str]:
     Raises:
         PageError: there is nothing to show.
     """
-    shown = [(kind, name) for kind, name in PANELS if name in curves.get(kind, {})]
+    shown = {key: title for key, title in PANELS.items() if key[1] in curves.get(key[0], {})}
     if not shown:
         raise PageError("the run has recorded nothing yet")
     figure, axes = panels(len(shown))
     told = []
-    for axis, (kind, name) in zip(axes, shown, strict=True):
+    for axis, ((kind, name), title) in zip(axes, shown.items(), strict=True):
         steps, values = curves[kind][name]
-        title = f"{TITLES[kind]} {name}"
         marker = "o" if len(steps) < FEW_POINTS else None
         axis.plot(steps, values, marker=marker, markersize=3, color=COLOURS[kind])
         axis.set(title=title, xlabel="step")

@@ -87,7 +87,7 @@ cat << TABLE
   $OUT/digits/             images, lists and the dictionary with the hierarchy
   $OUT/train/, val/        TFRecords with sparse labels
   $OUT/checkpoint/         checkpoints in the released format; flags and versions beside
-  $OUT/curves.png          $(grep map_macro <<< "$curves")
+  $OUT/curves.png          $(grep mAP <<< "$curves")
   $OUT/predictions.png     contact sheet of held-out images
   $OUT/label_pred.txt      labels of all held-out images, in the released format
   $OUT/features.npz        their features
