@@ -12,6 +12,7 @@ from data.predictions import Prediction
 
 PICTURE_SIDE = 224
 SHEET_COLUMNS = 6
+CENTRE = 4  # of ten crops: four corners, the centre, and their mirrors
 SUFFIXES = (".html", ".png")
 
 
@@ -26,7 +27,7 @@ class Shown:
         """Keeps what still fits of a batch's predictions."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            picture = None if prediction.problem else _picture(crops[0])
+            picture = None if prediction.problem else _picture(crops[CENTRE % len(crops)])
             self._shown.append((prediction, picture))
 
     def write(self, path: str) -> None:

@@ -1,0 +1,259 @@
+"""Images a second of the inference scripts, from files of about a megapixel to features on disk.
+
+    python benchmarks/inference.py [--precision float32] [--depth 101] [--pictures 128]
+        [--rounds 3] [--contenders network files ...] [--json FILE]
+
+Beside it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
+PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
+own and take turns, a pass each a round, so that a noisy machine slows all alike; rates are medians
+over the rounds. What cannot be imported says so. The bar: files at least 0.9 of the network alone.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measuring import report
+
+CLASS_NUM = 11166
+IMAGE_SIZE = 224
+BATCH_SIZE = 32
+THREADS = 4
+PICTURE_SIZE = (1184, 888)
+JPEG_QUALITY = 90
+
+Pass = Callable[[], None]
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """JPEG files of about a megapixel, cut out of real photographs."""
+    from skimage import data as photographs
+
+    sources = [photographs.astronaut(), photographs.coffee(), photographs.chelsea()]
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(count):
+        image = Image.fromarray(sources[number % len(sources)])
+        left, top = (int(rng.integers(side // 5)) for side in image.size)
+        part = image.crop((left, top, left + image.width * 4 // 5, top + image.height * 4 // 5))
+        part = part.resize(PICTURE_SIZE, Image.Resampling.BICUBIC)
+        part.save(folder / f"{number:05d}.jpg", quality=JPEG_QUALITY)
+
+
+def make_checkpoint(folder: Path, depth: int) -> None:
+    """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
+    from models import checkpoint
+    from models.layout import variable_shapes
+    from models.resnet import initial_value
+
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in variable_shapes(depth, CLASS_NUM).items():
+        tensors[name] = initial_value(name, shape, seed=0).numpy()
+        if name.endswith(("beta", "moving_mean")):
+            tensors[name] += rng.normal(0, 0.1, shape).astype(np.float32)
+        elif name.endswith(("gamma", "moving_variance")):
+            tensors[name] *= rng.uniform(0.8, 1.2, shape).astype(np.float32)
+    checkpoint.save(folder / "model.ckpt-0", {**tensors, "global_step": 0}, {})
+    for module, suffix, options in (
+        ("export_onnx", "onnx", ["softmax"]),
+        ("pytorch_weights", "safetensors", [1e-5]),
+    ):
+        try:
+            writer = __import__(f"models.{module}", fromlist=["write"])
+        except ImportError:
+            continue  # its contender will say so
+        writer.write(folder / f"model.{suffix}", tensors, depth, *options)
+
+
+def random_crops(count: int) -> np.ndarray:
+    shape = (count, 1, IMAGE_SIZE, IMAGE_SIZE, 3)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
+    from models import inference
+
+    options = inference.NetworkOptions(precision=args.precision, fold_batch_norm=fold)
+    network = inference.load(args.folder, options).network
+    predict, crops = inference.Predictor(network, "pooled"), random_crops(BATCH_SIZE)
+    return lambda: _repeat(lambda: predict(crops), args.pictures // BATCH_SIZE)
+
+
+def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
+    """What extract_feature.py does, without the start of the process."""
+    from data import feature_files
+    from data.parallel import Part
+    from data.picture_batches import Preparation
+    from data.picture_job import Job
+    from extract_feature import extract
+    from models import inference
+
+    options = inference.NetworkOptions(precision=args.precision)
+    predict = inference.Predictor(inference.load(args.folder, options).network, "pooled")
+    job = Job(
+        sources=[f"{args.folder}/pictures"],
+        result=Path(args.folder) / f"features-{batch_size}.npz",
+        format=feature_files.formats("float32")[".npz"],
+        prepare=Preparation(IMAGE_SIZE),
+        describe=lambda batch: extract(predict, batch),
+        settings={},
+        batch_size=batch_size,
+        threads=THREADS,
+        part=Part(),
+    )
+    return lambda: _ignore(job.run())
+
+
+def onnx_runtime(args: argparse.Namespace) -> Pass:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Threads that wait by spinning would slow the contender whose turn it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        f"{args.folder}/model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    images = np.ascontiguousarray(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))
+    one_batch = lambda: session.run(["features"], {"images": images})  # noqa: E731
+    return lambda: _repeat(one_batch, args.pictures // BATCH_SIZE)
+
+
+def pytorch(args: argparse.Namespace) -> Pass:
+    import torch
+
+    from models.pytorch_network import load
+
+    network = load(f"{args.folder}/model.safetensors").to(memory_format=torch.channels_last)
+    images = torch.from_numpy(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))
+    images = images.contiguous(memory_format=torch.channels_last)
+    dtype = getattr(torch, args.precision)
+
+    def one_batch() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, args.precision != "float32"):
+            network.features(images)
+
+    return lambda: _repeat(one_batch, args.pictures // BATCH_SIZE)
+
+
+CONTENDERS: dict[str, Callable[[argparse.Namespace], Pass]] = {
+    "network": network_alone,
+    "files": files,
+    "files, batch 1": lambda args: files(args, batch_size=1),
+    "network, unfolded": lambda args: network_alone(args, fold=False),
+    "onnxruntime": onnx_runtime,
+    "pytorch": pytorch,
+}
+
+
+def _repeat(call: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        call()
+
+
+def _ignore(value: Any) -> None:
+    del value
+
+
+class Contender:
+    """A process that runs a pass when told to."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--one", name, "--folder", args.folder]
+        for flag in ("precision", "pictures"):
+            command += [f"--{flag}", str(getattr(args, flag))]
+        pipe = subprocess.PIPE
+        self.name = name
+        self.rates: list[float] = []
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+        self.note = self._process.stdout.readline().strip()
+
+    def run(self) -> None:
+        """A pass; its images a second are added to `rates`."""
+        print("run", file=self._process.stdin, flush=True)
+        self.rates.append(float(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(args: argparse.Namespace) -> None:
+    """The contender's side: says "ready" or what is missing, then times passes on demand."""
+    try:
+        one_pass = CONTENDERS[args.one](args)
+    except (ImportError, FileNotFoundError) as error:
+        print(f"not measured: {error}", flush=True)
+        return
+    one_pass()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        one_pass()
+        print(args.pictures / (time.perf_counter() - started), flush=True)
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a contender."""
+    contenders = [Contender(name, args) for name in args.contenders]
+    ready = [contender for contender in contenders if contender.note == "ready"]
+    for _ in range(args.rounds):
+        for contender in ready:
+            contender.run()
+    for contender in contenders:
+        contender.close()
+    alone = next((c.rates for c in ready if c.name == "network"), [])
+    rows = []
+    for contender in contenders:
+        row: dict[str, Any] = {"what": contender.name}
+        if contender.rates:
+            row["images/s"] = statistics.median(contender.rates)
+            row["least"], row["most"] = min(contender.rates), max(contender.rates)
+            pairs = zip(contender.rates, alone, strict=False)
+            row["of the network"] = statistics.median(
+                [rate / other for rate, other in pairs] or [0]
+            )
+        else:
+            row["note"] = contender.note
+        rows.append(row)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--depth", type=int, default=101, choices=[14, 50, 101, 152])
+    parser.add_argument("--pictures", type=int, default=4 * BATCH_SIZE, help="a pass")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--json", help="file for the rows as JSON")
+    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one:
+        serve(args)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="inference-") as args.folder:
+        make_pictures(Path(args.folder) / "pictures", args.pictures)
+        make_checkpoint(Path(args.folder), args.depth)
+        rows = measure(args)
+    title = f"ResNet-{args.depth}, {args.precision}, {args.pictures} pictures of "
+    report(f"{title}{PICTURE_SIZE[0]} x {PICTURE_SIZE[1]} pixels", rows, args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
