@@ -119,31 +119,45 @@ def mistake(run_script, script: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data_format=NCWH", "<NHWC|NCHW>"),
+        ("--log_interval=0", "log_interval"),
+        ("--weigth_decay=0", "weight_decay"),
+        ("positional", "'positional'"),
+    ],
+)
+def test_a_wrong_flag_ends_the_process_with_its_name(
+    run_script, argument: str, message: str
+) -> None:
+    assert message in mistake(run_script, "train.py", argument)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data_dir=none"], "none: no such folder"),
         (["--data_dir=empty"], "empty: no record files"),
         (["--data_dir={records}", "--val_dir=absent"], "absent: no such folder"),
         (["--data_dir={records}", "--class_num=5"], "is not within 0..4; mend --class_num"),
-        (["--data_dir={records}", "--data_format=NCWH"], "<NHWC|NCHW>"),
         (["--data_dir={records}", "--data_format=NCHW"], "use NHWC"),
-        (["--data_dir={records}", "--log_interval=0"], "log_interval"),
-        (["--data_dir={records}", "--weigth_decay=0"], "weight_decay"),
         (["--data_dir={records}", "--restore"], "no checkpoint in --model_dir"),
         (["--data_dir={records}", "--pretrain_ckpt=gone"], "gone"),
-        (["--data_dir={records}", "positional"], "'positional'"),
+        (["--data_dir={records}", "--best_metric=mAP"], "needs --val_dir"),
         (["--data_dir=imageless"], "record 0: no image in it"),
     ],
 )
 def test_a_mistake_ends_in_a_line_that_names_it(
-    run_script, records: Path, tmp_path: Path, arguments: list[str], message: str
+    call_script, records: Path, tmp_path: Path, capsys, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "imageless").mkdir()
     with RecordWriter(tmp_path / "imageless" / "one") as writer:
         writer.write(encode_example("sparse", b"", "nothing", 1, 1, [0], [1.0]))
     arguments = [text.format(records=records) for text in arguments]
-    assert message in mistake(run_script, "train.py", *arguments)
+    assert call_script("train.py", *NETWORK, *arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
 
 
 def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_path: Path) -> None:
