@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tqdm import tqdm
-
 from data.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.lists import ListError, Row, parse_row
 from data.manifest import ManifestError, ShardFolder, ShardReport, file_sha256
 from data.parallel import Part, ordered_map
+from data.progress import Progress
 from data.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
@@ -119,9 +118,9 @@ def convert(
         for shard in ours
         if not folder.is_done(done.get(shard.name)) or (retry_bad and done[shard.name].bad)
     ]
-    with tqdm(total=len(ours), initial=len(ours) - len(todo), unit="shard", disable=None) as bar:
+    with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
         for _ in ordered_map(job, todo, processes):
-            bar.update()
+            progress.update()
     part.wait()
     if not part.collects:
         return None

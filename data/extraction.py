@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from data.archives import ArchiveError, Unit, read_pictures
 from data.list_blocks import Block, chunks, read_block
 from data.list_jobs import Refused, over_list, rewritten
 from data.pages import write_file
 from data.parallel import ordered_map
+from data.progress import Progress
 
 JOURNALS = ".extracted"
 _NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
@@ -160,10 +160,10 @@ def extract(
     ]
     todo = [job for job in jobs if not extractor.is_done(job)]
     problems = []
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="synset", disable=None) as bar:
+    with Progress("extraction", len(jobs), "synset", len(jobs) - len(todo)) as progress:
         for problem in ordered_map(extractor, todo, processes):
             problems += [problem] if problem else []
-            bar.update()
+            progress.update()
     return extractor, problems
 
 

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from tqdm import tqdm
-
 from data.list_blocks import Chunk, chunks
 from data.parallel import ordered_map
+from data.progress import Progress
 
 
 class ChunkResult(Protocol):
@@ -40,17 +39,12 @@ def over_list(
     pieces = list(chunks(path))
     work = pieces if extras is None else zip(pieces, extras, strict=True)
     lines = 0
-    with tqdm(
-        total=sum(chunk.size for chunk in pieces),
-        desc=os.path.basename(path),
-        unit="B",
-        unit_scale=True,
-        disable=None,
-    ) as bar:
+    size = sum(chunk.size for chunk in pieces)
+    with Progress(os.path.basename(path), size, "B") as progress:
         for chunk, result in zip(pieces, ordered_map(job, work, processes), strict=True):
             yield result, lines, chunk
             lines += result.lines
-            bar.update(chunk.size)
+            progress.update(chunk.size)
 
 
 @contextmanager
