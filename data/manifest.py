@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data.pages import write_file
 from data.parallel import ordered_map
+from data.progress import Progress
 from data.records import INDEX_SUFFIX, RecordError, read_index, read_records
 
 MANIFEST = "manifest.json"
@@ -118,7 +119,11 @@ class ShardFolder:
             raise ManifestError(f"{self.path / MANIFEST} is missing: no whole conversion is here")
         reports = [ShardReport(**entry) for entry in self._manifest()]
         work = [(self.path, report) for report in reports]
-        problems = [problem for problem in ordered_map(_shard_problem, work, processes) if problem]
+        problems = []
+        with Progress("verification", len(work), "shard") as progress:
+            for problem in ordered_map(_shard_problem, work, processes):
+                problems += [problem] if problem else []
+                progress.update()
         known = {report.name for report in reports}
         suffixes = {Path(name).suffix for name in known}
         problems += [
