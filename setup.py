@@ -13,6 +13,8 @@ TENSORFLOW = "2.18.1"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "google-crc32c>=1.5,<2",
+    # Compiles the augmentation of training images (data/pixels.py).
+    "numba>=0.61,<0.62",
     "numpy==2.0.2",
     "pillow>=12,<14",
     "requests>=2.32,<3",

@@ -11,8 +11,8 @@ from typing import Any
 from absl import logging
 
 import flags
+from data.augmentation import Augmentation
 from data.pipeline import EvaluationInput, InputOptions, TrainingInput
-from data.preprocessing import Augmentation
 from data.shares import StepOptions, arithmetic, step_share
 from models import checkpoint, loop, resume, workers
 from models.best import Best

@@ -1,7 +1,7 @@
 """The input pipeline: from record files to batches, for training and for evaluation.
 
     position -> record (data/order.py) -> bytes (data/record_source.py)
-             -> image (data/preprocessing.py) -> batch (data/steps.py)
+             -> image (data/augmentation.py, data/preprocessing.py) -> batch (data/steps.py)
 
 A batch is a pure function of the options and of its position in the order of training: neither
 threads, restarts nor the number of workers change it. No buffer of data is shuffled.
@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data import preprocessing
+from data import augmentation, preprocessing
+from data.augmentation import Augmentation
 from data.balanced_order import BalancedOrder, describe_counts, record_weights
 from data.order import RecordOrder
-from data.preprocessing import Augmentation
 from data.record_source import InputError, RecordSource, pad_labels
 from data.shares import Share
 from data.steps import Part, Plan, Prepare, Slot, Slots, run
@@ -117,7 +117,7 @@ class TrainingInput:
 
     def _augmented(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(self._options.random_seed, tf.int64), position])
-        return preprocessing.training_image(
+        return augmentation.training_image(
             contents, seed, self._options.image_size, self._augmentation
         )
 

@@ -155,7 +155,7 @@ def _reject_undecodable(slots: Slots, prepare: Prepare, positions: np.ndarray) -
 
 def _reason(error: tf.errors.OpError) -> str:
     """The operation's own words, without the names of graph nodes around them."""
-    return error.message.split("}} ")[-1].split(" [Op:")[0].split("\n")[0]
+    return error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1].split(" [Op:")[0]
 
 
 class _Reader:

@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from data import pipeline, preprocessing, records
+from data.augmentation import Augmentation
 from data.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
-from data.preprocessing import Augmentation
 from data.shares import Share, StepOptions, step_share
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files

@@ -1,0 +1,154 @@
+"""The random changes of training images: spec section 5.
+
+Every random number is drawn from a pair (seed, position), where the position is that of the record
+in the order of training: an image depends neither on threads nor on workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from data import pixels
+from data.preprocessing import CHANNELS, decode_other
+from data.randaugment import rand_augment
+
+CROP_TRIES = 100
+# Seeds of the draws that an image needs, apart from each other.
+CROP_SEED, PIXEL_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
+
+
+class AugmentationError(ValueError):
+    """Options that contradict each other; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is drawn, and from what ranges; the fields are the flags of the same name.
+
+    Of the images, `rotate_probability` are rotated and get colour order A (brightness, saturation,
+    hue, contrast), `colour_probability` get order B (brightness, contrast, saturation, hue), the
+    rest keep their colours: the defaults are the released draw from {0, 1, 2}. RandAugment, if
+    asked for, comes last.
+
+    Raises:
+        AugmentationError: a range the wrong way round, or probabilities that exceed 1 together.
+    """
+
+    area_min: float = 0.7
+    area_max: float = 1.0
+    aspect_min: float = 0.75
+    aspect_max: float = 1.33
+    flip_probability: float = 0.5
+    rotate_probability: float = 1 / 3
+    colour_probability: float = 1 / 3
+    rotate_degrees: float = 45.0
+    brightness: float = 32 / 255
+    saturation_min: float = 0.5
+    saturation_max: float = 1.5
+    hue: float = 0.2
+    contrast_min: float = 0.5
+    contrast_max: float = 1.5
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 9.0
+
+    def __post_init__(self) -> None:
+        for name in ("area", "aspect", "saturation", "contrast"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if low > high or (name in ("area", "aspect") and low <= 0):
+                raise AugmentationError(f"--{name}_min={low} to --{name}_max={high} is no range")
+        if self.rotate_probability + self.colour_probability > 1 + 1e-6:
+            raise AugmentationError(
+                f"--rotate_probability={self.rotate_probability} and --colour_probability="
+                f"{self.colour_probability} are shares of the same images: together at most 1"
+            )
+
+
+def training_image(
+    contents: tf.Tensor, seed: tf.Tensor, image_size: int, options: Augmentation
+) -> tf.Tensor:
+    """One augmented image.
+
+    Args:
+        contents: string scalar, an encoded image.
+        seed: int64 [2], the run's seed and the record's position.
+        image_size: side of the result in pixels.
+
+    Returns:
+        float32 [image_size, image_size, 3] in [-1, 1].
+    """
+    crop = random_crop(contents, _salted(seed, CROP_SEED), options)
+    low, high = (np.array(bounds, np.float32) for bounds in zip(*_ranges(options), strict=True))
+    draws = tf.random.stateless_uniform(low.shape, _salted(seed, PIXEL_SEED)) * (high - low) + low
+
+    def change(crop: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        return change_pixels(crop, draws, image_size, options)
+
+    image = tf.numpy_function(change, [crop, draws], tf.float32, stateful=False)
+    image = tf.ensure_shape(image, [image_size, image_size, CHANNELS])
+    if options.randaugment_layers:
+        layers, magnitude = options.randaugment_layers, options.randaugment_magnitude
+        seed = _salted(seed, RANDAUGMENT_SEED)
+        image = rand_augment((image + 1.0) / 2.0, seed, layers, magnitude) * 2.0 - 1.0
+    return image
+
+
+def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
+    return seed + tf.constant([salt, 0], tf.int64)
+
+
+def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
+    """uint8 [h, w, 3]: a random part of an encoded image, the whole if no try fits."""
+    is_jpeg = tf.io.is_jpeg(contents)
+    shape = tf.cond(
+        is_jpeg,
+        lambda: tf.io.extract_jpeg_shape(contents),
+        lambda: tf.shape(decode_other(contents)),
+    )
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(options.aspect_min, options.aspect_max),
+        area_range=(options.area_min, options.area_max),
+        max_attempts=CROP_TRIES,
+        use_image_if_no_bounding_boxes=True,
+    )
+    window = tf.concat([begin[:2], size[:2]], 0)
+    return tf.cond(
+        is_jpeg,
+        lambda: tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST"),
+        lambda: tf.image.crop_to_bounding_box(decode_other(contents), *tf.unstack(window)),
+    )
+
+
+def change_pixels(
+    crop: np.ndarray, draws: np.ndarray, image_size: int, options: Augmentation
+) -> np.ndarray:
+    """Resizes a crop, and flips, rotates and colours it as float32 `draws` of `_ranges` say."""
+    mirrored, kind, *values = draws
+    if kind < options.rotate_probability:
+        colours = pixels.ORDER_A
+    elif kind < options.rotate_probability + options.colour_probability:
+        colours = pixels.ORDER_B
+    else:
+        colours = pixels.KEEP
+    return pixels.augment(crop, image_size, mirrored < options.flip_probability, colours, *values)
+
+
+def _ranges(options: Augmentation) -> list[tuple[float, float]]:
+    """Of the draws of `change_pixels`: mirror, kind, and what `pixels.augment` takes."""
+    radians = math.radians(options.rotate_degrees)
+    return [
+        (0.0, 1.0),
+        (0.0, 1.0),
+        (-radians, radians),
+        (-options.brightness, options.brightness),
+        (options.saturation_min, options.saturation_max),
+        (-options.hue, options.hue),
+        (options.contrast_min, options.contrast_max),
+    ]
