@@ -86,11 +86,13 @@ def checkpoint_path() -> str:
 
 
 def _our_part() -> Part:
-    """Our share of the pictures: by Horovod under horovodrun, else by MPI, else all of them."""
-    if "HOROVOD_SIZE" not in os.environ:
-        return our_part(None)
-    job = workers.start()
-    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else Part()
+    """Our share of the pictures: by MPI under mpirun, else by Horovod, else all of them."""
+    part = our_part(None)
+    if part.count > 1:
+        return part
+    # Shares may take differently long: those who are done wait without a limit.
+    job = workers.start(workers.WorkerOptions(stall_shutdown_seconds=0))
+    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else part
 
 
 class _HorovodWorld:

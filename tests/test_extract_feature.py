@@ -1,6 +1,9 @@
 """Files of features, and the script from end to end: order, resume, shares, broken pictures."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +21,7 @@ from data.picture_job import Job
 from data.picture_source import pictures
 from data.result_format import choose_format
 
+ROOT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
 ROWS = [
     Feature("a b.jpg", "7", np.array([0.1, -2.5e-8, 3], np.float32)),
@@ -170,6 +174,17 @@ def test_processes_share_the_work_and_make_the_same_file(photos, tmp_path, ranks
         world = type("World", (), {"Barrier": lambda self: None})()
         job(photos, tmp_path / "many.txt", Part(index, ranks, world)).run()
     assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
+
+
+def test_two_processes_under_mpirun_make_the_file_of_one(
+    call_script, thin_checkpoint, photos, tmp_path
+):
+    arguments = ["photos", f"--pretrain_ckpt={thin_checkpoint}", "--batch_size=2"]
+    assert call_script("extract_feature.py", *arguments, "--result=one.npz") == 0
+    mpirun = [Path(sys.executable).with_name("mpirun"), "--allow-run-as-root", "--oversubscribe"]
+    script = [sys.executable, ROOT / "extract_feature.py", *arguments, "--result=two.npz"]
+    subprocess.run([*map(str, [*mpirun, "-np", 2, *script])], cwd=tmp_path, check=True, timeout=120)
+    assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
 
 
 def test_few_batches_wait_for_a_slow_network(tmp_path, monkeypatch):
