@@ -70,14 +70,14 @@ echo "$curves"
 
 step "4/5 predictions for the held-out images"
 # The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92.
-python image_classification.py --model_dir="$OUT/checkpoint" --image_size=32 \
+python image_classification.py --model_dir="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" \
   --label_mode=multi --threshold=0.92 --top_k_pred=3 \
   --dictionary="$OUT/digits/dictionary_and_semantic_hierarchy.txt" \
   --result="$OUT/label_pred.txt" --page="$OUT/predictions.png" --page_images=48
 
 step "5/5 features of the held-out images"
-python extract_feature.py --pretrain_ckpt="$OUT/checkpoint" --image_size=32 \
+python extract_feature.py --pretrain_ckpt="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" --result="$OUT/features.npz"
 
 cat << TABLE
