@@ -11,7 +11,8 @@
 # NP=2             processes to start
 # HOSTS=           machine:processes,...; the project and .venv at the same path on each, ssh
 #                  without a password (default: this machine)
-# CONTROLLER=gloo  what the processes find each other with: gloo or mpi
+# CONTROLLER=gloo  what the processes find each other with: gloo, or mpi (by mpirun_train.sh,
+#                  because horovodrun 0.28 does not know the options of Open MPI 5)
 # NIC=             network interfaces between the machines, comma-separated (default: found out)
 # DISCOVERY=       script that prints machine:processes lines, asked every second: the job goes on
 #                  with those who are there, MIN_NP (1) to MAX_NP of them; it needs --global_batch
@@ -37,7 +38,10 @@ example/install_horovod.sh
 prepare_environment horovod mpi
 
 NP="${NP:-2}"
-launch=(horovodrun -np "$NP" "--${CONTROLLER:-gloo}")
+if [[ "${CONTROLLER:-gloo}" == mpi ]]; then
+  set -- example/mpirun_train.sh "$@"
+fi
+launch=(horovodrun -np "$NP" --gloo)
 if [[ -n "${NIC:-}" ]]; then
   launch+=(--network-interfaces "$NIC")
 fi

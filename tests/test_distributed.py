@@ -48,10 +48,11 @@ def alone() -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def launch(folder: Path, launcher: str, processes: int, cases: list[str]) -> Stage:
+def launch(folder: Path, processes: int, controller: str, cases: list[str]) -> Stage:
     stage = Stage(folder)
     recipe = stage.recipe("checks.sh", f"tests/distributed_checks.py {folder} {' '.join(cases)}")
-    code = stage.run(f"example/{launcher}", recipe, NP=processes)
+    launcher = "example/train_distributed.sh"
+    code = stage.run(launcher, recipe, NP=processes, CONTROLLER=controller)
     assert code == 0, stage.output
     return stage
 
@@ -59,12 +60,12 @@ def launch(folder: Path, launcher: str, processes: int, cases: list[str]) -> Sta
 @pytest.fixture(scope="module")
 def on_two(tmp_path_factory) -> Stage:
     cases = [*ON_TWO, *INEXACT, *OWN_STATISTICS]
-    return launch(tmp_path_factory.mktemp("two") / "p", "train_distributed.sh", 2, cases)
+    return launch(tmp_path_factory.mktemp("two") / "p", 2, "gloo", cases)
 
 
 @pytest.fixture(scope="module")
 def on_four(tmp_path_factory) -> Stage:
-    return launch(tmp_path_factory.mktemp("four") / "p", "mpirun_train.sh", 4, list(ON_FOUR))
+    return launch(tmp_path_factory.mktemp("four") / "p", 4, "mpi", list(ON_FOUR))
 
 
 def saved(stage: Stage, name: str, rank: int = 0) -> dict[str, np.ndarray]:
