@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# From a list of URLs straight to TFRecord shards, shared among MPI ranks of one or more machines.
+#
+#   ./example/download_to_records.sh --url_list urls.txt
+#   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh --url_list urls.txt
+#
+# Machines without MPI share a list by --part 0/8, 1/8 and so on; then put their folders into one and
+# run once without --part. All ranks of one machine ask its hosts: --host_limit counts for each.
+#
+# Expect: ./data/train/*.tfrecord with pictures of short side 256 (about 25 kB each), manifest.json
+# with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no picture files.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source example/environment.sh
+prepare_environment mpi
+
+options=()
+[[ "$(id -u)" != 0 ]] || options+=(--allow-run-as-root)
+[[ -z "${HOSTS:-}" ]] || options+=(--host "$HOSTS")
+
+exec mpirun -np "${NP:-2}" "${options[@]}" --oversubscribe \
+  python data/download_urls_multithreading.py \
+  --url_list ./data/train_urls_from_openimages.txt \
+  --save_dir ./data/train/ \
+  --tfrecords \
+  --shard_size 1024 \
+  --kind sparse \
+  --num_class 11166 \
+  --short_side 256 \
+  --quality 95 \
+  --num_threads 32 \
+  --host_limit 8 \
+  "$@"
