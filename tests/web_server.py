@@ -73,6 +73,7 @@ class WebServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.open_requests: Counter[str] = Counter()  # by host name
         self.most_at_once: Counter[str] = Counter()
+        self.connections = 0
         self.delay_seconds = 0.0
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -85,6 +86,10 @@ class WebServer(ThreadingHTTPServer):
         self.closing.set()
         self.shutdown()
         self.server_close()
+
+    def process_request(self, *arguments: object) -> None:
+        self.connections += 1
+        super().process_request(*arguments)
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server_address[1]}/{path}"
@@ -186,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def loop(self) -> None:
         self.answer(b"", 302, Location=self.path)
+
+    def zipped(self) -> None:
+        self.answer(gzip.compress(picture(self.number)), Content_Encoding="gzip")
 
     def moved(self) -> None:
         self.answer(b"moved", 301, Location=f"/ok/{self.number}.jpg")
