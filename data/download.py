@@ -153,8 +153,17 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Manifest(path, {**settings, "rows": rows}, rows)
 
-    def temporary(self, index: int) -> Path:
-        return self.options.save_dir / f".partial{self._suffix(index)}"
+    def store(self, index: int, shards: ShardMaker | None) -> Store:
+        options = self.options
+        return Store(
+            shards.spool if shards else options.save_dir,
+            options.save_dir / f".partial{self._suffix(index)}",
+            Placeholders([PLACEHOLDERS, *options.placeholders]),
+            as_jpeg=shards is not None,
+            short_side=options.short_side,
+            quality=options.quality,
+            max_pixels=options.max_pixels,
+        )
 
     def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:
         options, suffix = self.options, self._suffix(index)
@@ -197,33 +206,13 @@ def download(
             manifest.forget_failures()
         watch(manifest, None)
         shards = plan.shard_maker(index, manifest)
-        folder = shards.spool if shards else options.save_dir
-        store = Store(
-            folder,
-            plan.temporary(index),
-            Placeholders([PLACEHOLDERS, *options.placeholders]),
-            as_jpeg=shards is not None,
-            short_side=options.short_side,
-            quality=options.quality,
-            max_pixels=options.max_pixels,
+        store = plan.store(index, shards)
+        engine = Engine(
+            _work(plan, store, shards),
+            Scheduler(options.host_limit, options.retries),
+            options.threads,
+            options.limits.total_seconds + PATIENCE_SECONDS,
         )
-        fetcher = Fetcher(options.limits, options.threads, options.user_agent)
-
-        def path_of(task: Task) -> str:
-            name = plan.naming.file(task.image)
-            return f"{shards.spool_folder(task.row)}/{name}" if shards else name
-
-        def fetch_and_store(task: Task) -> Stored:
-            body, url = fetcher.fetch(task.url)
-            try:
-                return store.store(body, url, path_of(task))
-            except ImageError as error:
-                is_transient = error.kind == "truncated"
-                raise FetchError(error.kind, str(error), is_transient) from error
-
-        patience = options.limits.total_seconds + PATIENCE_SECONDS
-        scheduler = Scheduler(options.host_limit, options.retries)
-        engine = Engine(fetch_and_store, scheduler, options.threads, patience)
         for task, result in engine.run(_pending(plan, index, manifest)):
             manifest.append(_entry(task, result, plan.naming))
             watch(manifest, result)
@@ -231,6 +220,24 @@ def download(
                 shards.advance()
         store.close()
         return totals([manifest])
+
+
+def _work(plan: Plan, store: Store, shards: ShardMaker | None) -> Callable[[Task], Stored]:
+    """What a thread does with a task."""
+    options = plan.options
+    fetcher = Fetcher(options.limits, options.threads, options.user_agent)
+
+    def fetch_and_store(task: Task) -> Stored:
+        body, url = fetcher.fetch(task.url)
+        name = plan.naming.file(task.image)
+        if shards:
+            name = f"{shards.spool_folder(task.row)}/{name}"
+        try:
+            return store.store(body, url, name)
+        except ImageError as error:
+            raise FetchError(error.kind, str(error), error.kind == "truncated") from error
+
+    return fetch_and_store
 
 
 def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:

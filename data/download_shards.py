@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from data.conversion import SUFFIX
-from data.download_manifest import OK, PENDING, Manifest
+from data.download_manifest import OK, PENDING, Manifest, ManifestError
 from data.download_names import Naming
 from data.images import probe
 from data.lists import Row
@@ -101,24 +101,24 @@ class ShardMaker:
     def _make(self, name: str, spool: Path, first: int, rows: Sequence[Row]) -> ShardReport:
         path = self._folder.path / name
         in_shard = _pictures(path)
-        bad, image_bytes, kept = [], 0, 0
+        image_bytes, kept = 0, 0
         with RecordWriter(path) as writer:
             for number, row in enumerate(rows, first):
-                file = self._naming.file(row.image)
                 if not self._manifest.is_ok(number):
-                    kind = self._manifest.kind(number)
-                    bad.append((f"row {number + 1}", row.image, kind, "not downloaded"))
                     continue
+                file = self._naming.file(row.image)
                 waiting = spool / file
-                data = waiting.read_bytes() if waiting.exists() else in_shard[file]
+                data = waiting.read_bytes() if waiting.exists() else in_shard.get(file)
+                if data is None:
+                    raise ManifestError(
+                        f"{path}: {file} is gone, which was downloaded; give another --save_dir"
+                    )
                 writer.write(self._example(row, file, data))
                 image_bytes += len(data)
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((self._options, first, list(rows))).encode()).hexdigest()[:32]
         size, digest = path.stat().st_size, file_sha256(path)
-        return ShardReport(
-            name, source, writer.count, size, digest, kept=kept, image_bytes=image_bytes, bad=bad
-        )
+        return ShardReport(name, source, writer.count, size, digest, kept, image_bytes)
 
     def _example(self, row: Row, name: str, data: bytes) -> bytes:
         found = probe(data)

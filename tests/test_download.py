@@ -260,7 +260,7 @@ def test_short_side_makes_jpegs(web, tmp_path) -> None:
     assert set(statuses(save_dir).values()) == {"converted"}
 
 
-def test_shards(web, tmp_path) -> None:
+def test_shards(web, tmp_path, capsys) -> None:
     """Records in the order of the list, with its tags; a retry adds what it gets to its shard."""
     kinds = ["ok", "broken_once", "gone", "ok", "ok", "broken_once", "ok"]
     urls = [web.url(f"{kind}/{n}.jpg") for n, kind in enumerate(kinds)]
@@ -284,8 +284,10 @@ def test_shards(web, tmp_path) -> None:
     assert names() == [["0", "1"], ["3", "4", "5"], ["6"]]
     reports, problems = ShardFolder(tmp_path / "records").verify(1)
     assert (problems, [report.rows for report in reports]) == ([], [2, 3, 1])
-    assert reports[0].bad == [["row 3", urls[2], "http_404", "not downloaded"]]
     assert not (tmp_path / "records" / ".spool").exists()
+    (tmp_path / "records" / "00000.tfrecord").unlink()
+    assert run(*arguments) == 1
+    assert "00000.tfrecord: 0-" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shards", [False, True])
