@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 import psutil
 
-from benchmarks.measuring import report
+from benchmarks.measuring import child_cpu_seconds, report
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TREES = 11_166, 4
@@ -72,21 +72,20 @@ def make_list(path: Path, rows: int) -> None:
             )
 
 
-def run(script: str, *options: object) -> tuple[float, int, str]:
-    """Seconds, peak bytes of the process and its children, and what it printed."""
+def run(script: str, *options: object) -> tuple[float, float, int]:
+    """Seconds, seconds of CPU, and peak bytes of the process and its children together."""
     command = [sys.executable, ROOT / "data" / script, *map(str, options)]
     peak = 0
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), child_cpu_seconds()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max(peak, tree_bytes(process.pid))
             time.sleep(SAMPLE_SECONDS)
         seconds = time.perf_counter() - start
-        output = process.stdout.read()
-    print(output)
+        print(process.stdout.read())
     if process.returncode:
         raise SystemExit(f"{script} failed")
-    return seconds, peak, output
+    return seconds, child_cpu_seconds() - cpu, peak
 
 
 def tree_bytes(pid: int) -> int:
@@ -126,13 +125,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         }  # fmt: skip
         rows = []
         for job, command in jobs.items():
-            seconds, peak, _ = run(*command)
-            rows.append({"job": job, "seconds": round(seconds, 1), "MiB": peak >> 20})
+            seconds, cpu, peak = run(*command)
+            rows.append({"job": job, "seconds": seconds, "CPU seconds": cpu, "MiB": peak >> 20})
         sizes = f"{raw.stat().st_size:,} bytes, with ancestors {full.stat().st_size:,}"
     rows.append(
         {
             "job": "all",
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "seconds": sum(row["seconds"] for row in rows),
+            "CPU seconds": sum(row["CPU seconds"] for row in rows),
             "MiB": max(row["MiB"] for row in rows),
         }
     )

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,12 @@ def median_seconds(job: Callable[[], Any], repeats: int = 7, warm_ups: int = 2) 
         job()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def child_cpu_seconds() -> float:
+    """CPU seconds of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def memory_bytes(name: str = "VmRSS") -> int:
