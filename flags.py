@@ -6,11 +6,17 @@ dataclasses of `data` and `models`, whose fields bear the flags' names.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
+
+# Read when TensorFlow is imported, so root scripts import this module first. It leaves oneDNN off
+# on processors without AVX-512, where convolutions are a third faster with it, too.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")

@@ -13,6 +13,7 @@ Keras, 1.1 x PyTorch, memory at most 1.1 x PyTorch's.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from models.layout import blocks
 
 PASSES = 3  # forward, and backward to activations and to weights
 LABELS_PER_IMAGE = 9
+# Fast convolutions for all that use TensorFlow, see flags.py.
+ENVIRONMENT = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
 CONTENDERS = ("ours", "ours, recomputing", "keras", "pytorch")
 
 
@@ -178,7 +181,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             command = [sys.executable, __file__, "--one", one, "--batch_size", str(batch)]
             for name in ("dtype", "image_size", "class_num", "repeats"):
                 command += [f"--{name}", str(getattr(args, name))]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
             lines = done.stdout.strip().splitlines()
             if done.returncode or not lines:
                 reason = (done.stderr.strip().splitlines() or ["no output"])[-1]

@@ -94,5 +94,6 @@ prepare_environment() {
     done
   fi
   export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+  export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}" # flags.py says why
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # leaves TensorFlow's own chatter out
 }
