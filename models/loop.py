@@ -84,8 +84,9 @@ def train(
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
     while step < options.max_iter and not interrupt.signal and not (best and best.exhausted):
         rate, position = schedule(step), int(trainer.position.numpy())
-        loss = trainer.step(itertools.islice(batches, count), rate, total)
-        loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
+        with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
+            loss = trainer.step(itertools.islice(batches, count), rate, total)
+            loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         if not math.isfinite(loss):
             raise TrainingError(
