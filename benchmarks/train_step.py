@@ -49,8 +49,8 @@ def multiplications(image_size: int, class_num: int, resnet_size: int = 101) -> 
 
 
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
-    from data.pipeline import InputOptions, TrainingInput
     from data.augmentation import Augmentation
+    from data.pipeline import InputOptions, TrainingInput
     from models.losses import MultiLabelOptions
     from models.objectives import MultiLabelObjective
     from models.optimizers import Optimizer, OptimizerOptions
