@@ -214,7 +214,7 @@ def download(
             options.limits.total_seconds + PATIENCE_SECONDS,
         )
         for task, result in engine.run(_pending(plan, index, manifest)):
-            manifest.append(_entry(task, result, plan.naming))
+            manifest.append(_entry(task, result))
             watch(manifest, result)
             if shards:
                 shards.advance()
@@ -229,9 +229,7 @@ def _work(plan: Plan, store: Store, shards: ShardMaker | None) -> Callable[[Task
 
     def fetch_and_store(task: Task) -> Stored:
         body, url = fetcher.fetch(task.url)
-        name = plan.naming.file(task.image)
-        if shards:
-            name = f"{shards.spool_folder(task.row)}/{name}"
+        name = f"{shards.spool_folder(task.row)}/{task.file}" if shards else task.file
         try:
             return store.store(body, url, name)
         except ImageError as error:
@@ -244,15 +242,14 @@ def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:
     for number, row in enumerate(plan.rows(index)):
         if manifest.codes[number] == PENDING:
             url = plan.naming.url(row.image)
-            yield Task(number, row.image, url, host_of(url))
+            yield Task(number, plan.naming.file(row.image), url, host_of(url))
 
 
-def _entry(task: Task, result: Stored | FetchError, naming: Naming) -> Entry:
+def _entry(task: Task, result: Stored | FetchError) -> Entry:
     if isinstance(result, FetchError):
         return Entry(task.row, task.url, result.kind, error=str(result))
     status = "converted" if result.is_converted else "ok"
-    file = naming.file(task.image)
-    return Entry(task.row, task.url, status, file, *result[:4])
+    return Entry(task.row, task.url, status, task.file, *result[:4])
 
 
 def join(plan: Plan) -> tuple[Totals, list[Repeated]]:

@@ -34,10 +34,10 @@ _REMEMBERED_HOSTS = 100_000
 
 @dataclass(eq=False)
 class Task:
-    """A row to fetch; `attempts` were made so far, `throttled` of them refused as too many."""
+    """A row to fetch into `file`; of `attempts` so far, `throttled` were refused as too many."""
 
     row: int
-    image: str
+    file: str
     url: str
     host: str
     attempts: int = 0

@@ -111,7 +111,7 @@ class Store:
         if self._placeholders.match(body, url):
             raise ImageError("placeholder", "the host's picture for one that is gone")
         data, width, height = self._checked(body)
-        self._write(data, self._folder / name)
+        self._write(data, f"{self._folder}/{name}")
         digest = hashlib.sha256(data).hexdigest()
         return Stored(len(data), digest, width, height, data is not body)
 
@@ -127,11 +127,12 @@ class Store:
             found = whole(body, self._max_pixels)
             return body, found.width, found.height
 
-    def _write(self, data: bytes, path: Path) -> None:
-        temporary = self._temporary / str(threading.get_ident())
-        temporary.write_bytes(data)
+    def _write(self, data: bytes, path: str) -> None:
+        temporary = f"{self._temporary}/{threading.get_ident()}"
+        with open(temporary, "wb") as file:
+            file.write(data)
         try:
             os.replace(temporary, path)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(temporary, path)

@@ -3,7 +3,7 @@
 #
 #   ./data/download_urls_multithreading.sh                       # the Open Images part of ML-Images
 #   ./data/download_urls_multithreading.sh --dry_run             # a sample: how much disk, how long
-#   ./data/download_urls_multithreading.sh --short_side 256      # flags given here come last and win
+#   ./data/download_urls_multithreading.sh --short_side 256      # flags given here win
 #   ./data/download_urls_multithreading.sh --retry_failed        # the failed rows once more
 #
 # Expect: pictures in ./data/images/ (in 256 folders, if the list has over 100,000 rows), the list

@@ -2,10 +2,10 @@
 # From a list of URLs straight to TFRecord shards, shared among MPI ranks of one or more machines.
 #
 #   ./example/download_to_records.sh --url_list urls.txt
-#   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh --url_list urls.txt
+#   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh
 #
-# Machines without MPI share a list by --part 0/8, 1/8 and so on; then put their folders into one and
-# run once without --part. All ranks of one machine ask its hosts: --host_limit counts for each.
+# Machines without MPI share a list by --part 0/8, 1/8 and so on; put their folders into one then,
+# and run once without --part. Each rank asks hosts for itself: --host_limit counts for each.
 #
 # Expect: ./data/train/*.tfrecord with pictures of short side 256 (about 25 kB each), manifest.json
 # with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no picture files.
