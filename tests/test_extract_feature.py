@@ -167,12 +167,19 @@ def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatc
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "whole.npz", "cut.npz"}
 
 
+def places(batch):
+    """A stand-in whose rows tell which pictures shared a batch: a network's numbers do as well."""
+    count = len(batch.pictures)
+    return [Feature(p.name, "", np.array([place, count], np.float32))
+            for place, p in enumerate(batch.pictures)]  # fmt: skip
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 7])
 def test_processes_share_the_work_and_make_the_same_file(photos, tmp_path, ranks):
-    job(photos, tmp_path / "one.txt").run()
+    job(photos, tmp_path / "one.txt", describe=places).run()
     for index in range(ranks - 1, -1, -1):  # the first process comes last, and joins
         world = type("World", (), {"Barrier": lambda self: None})()
-        job(photos, tmp_path / "many.txt", Part(index, ranks, world)).run()
+        job(photos, tmp_path / "many.txt", Part(index, ranks, world), places).run()
     assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 
 
