@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data.download_engine import Engine
+from data.download_engine import THREADS_A_PROCESS, Engine, Job
 from data.download_finish import Repeated, mark_repeated, write_lists
 from data.download_manifest import PENDING, Entry, Manifest, ManifestError, read_settings
 from data.download_names import FLAT_ROWS, Naming, host_of
@@ -23,6 +23,7 @@ from data.fetching import USER_AGENT, Fetcher, FetchError, Limits
 from data.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.lists import Row, count_lines, read_rows
 from data.manifest import ShardFolder, file_sha256
+from data.parallel import cores
 
 HOST_LIMIT = 8
 """Requests to one host at the same time; a bucket of one's own choice gets all threads."""
@@ -69,6 +70,11 @@ class Options:
     repeated_urls: int = 10
     shards: ShardOptions | None = None
     class_num: int | None = None
+
+    @property
+    def processes(self) -> int:
+        """Worker processes: no more than cores, and none for a few threads alone."""
+        return min(cores(), -(-self.threads // THREADS_A_PROCESS))
 
 
 class Totals(NamedTuple):
@@ -163,6 +169,7 @@ class Plan:
             short_side=options.short_side,
             quality=options.quality,
             max_pixels=options.max_pixels,
+            decoders=-(-cores() // options.processes),
         )
 
     def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:
@@ -211,6 +218,7 @@ def download(
             _work(plan, store, shards),
             Scheduler(options.host_limit, options.retries),
             options.threads,
+            options.processes,
             options.limits.total_seconds + PATIENCE_SECONDS,
         )
         for task, result in engine.run(_pending(plan, index, manifest)):
@@ -222,14 +230,14 @@ def download(
         return totals([manifest])
 
 
-def _work(plan: Plan, store: Store, shards: ShardMaker | None) -> Callable[[Task], Stored]:
-    """What a thread does with a task."""
+def _work(plan: Plan, store: Store, shards: ShardMaker | None) -> Callable[[Job], Stored]:
+    """What a thread of a worker does."""
     options = plan.options
     fetcher = Fetcher(options.limits, options.threads, options.user_agent)
 
-    def fetch_and_store(task: Task) -> Stored:
-        body, url = fetcher.fetch(task.url)
-        name = f"{shards.spool_folder(task.row)}/{task.file}" if shards else task.file
+    def fetch_and_store(job: Job) -> Stored:
+        body, url = fetcher.fetch(job.url)
+        name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
         try:
             return store.store(body, url, name)
         except ImageError as error:

@@ -1,13 +1,26 @@
-"""Threads that work through tasks as the scheduler hands them out; results come as an iterator."""
+"""Worker processes, of many threads each, that work through tasks as the scheduler hands them out.
+
+The parent has the scheduler, and no threads. Workers are there because threads of one Python
+process stop one another; and because a worker can be killed: when an attempt never ends (a header
+sent a byte a minute, a resolver that does not answer), and when a decoder crashes.
+"""
 
 from __future__ import annotations
 
-import queue
+import os
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, TypeVar
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
 
 from data.download_scheduler import Scheduler, Task
 from data.fetching import FetchError
@@ -17,129 +30,206 @@ Result = TypeVar("Result")
 WINDOW = 20_000
 """Tasks looked ahead: while one host makes its tasks wait, others are found to go on with."""
 
+THREADS_A_PROCESS = 32
+
 _BATCH = 256
-_TICK_SECONDS = 0.2
+_TICK_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
 
 
+class Job(NamedTuple):
+    """What a worker needs to know of a task."""
+
+    row: int
+    file: str
+    url: str
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    threads: int
+    in_flight: dict[int, tuple[Task, float]] = field(default_factory=dict)  # by row, since when
+
+    @property
+    def free_threads(self) -> int:
+        return self.threads - len(self.in_flight)
+
+
 class Engine(Generic[Result]):
-    """Runs `work` on tasks in threads.
+    """Runs `work` on tasks in threads of several processes.
 
     Args:
-        work: fetches and stores one task; raises FetchError where that fails. Any other exception
-            ends the run.
+        work: fetches and stores; raises FetchError where that fails. Any other exception ends the
+            run. It is called in forked processes.
         scheduler: decides on the order, and on another attempt.
-        threads: number of attempts made at the same time.
-        patience_seconds: an attempt that takes longer is given up, and its thread replaced. This is
-            the last resort against what no socket time-out ends, such as a header sent a byte a
-            minute or a resolver that does not answer.
+        threads: attempts made at the same time, over all processes.
+        processes: over which the threads are spread.
+        patience_seconds: an attempt that takes longer fails, and its process is killed. The other
+            tasks of the process go to a new one.
     """
 
     def __init__(
         self,
-        work: Callable[[Task], Result],
+        work: Callable[[Job], Result],
         scheduler: Scheduler,
         threads: int,
+        processes: int,
         patience_seconds: float,
     ) -> None:
         self._work = work
         self._scheduler = scheduler
+        self._shares = [threads // processes + (i < threads % processes) for i in range(processes)]
         self._patience_seconds = patience_seconds
-        self._results: queue.SimpleQueue = queue.SimpleQueue()
-        self._changed = threading.Condition()  # guards all that follows, and the scheduler
-        self._in_flight: dict[Task, float] = {}
-        self._is_over = False
-        self._threads = [self._new_thread() for _ in range(threads)]
+        self._workers: list[_Worker] = []
+        self._final: list[tuple[Task, Result | FetchError]] = []
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FetchError]]:
         """Final results as they come, each task's once; `tasks` is read as far as is needed."""
         source = iter(tasks)
         try:
-            while self._refill(source):
-                yield from self._next_results()
-                self._give_up_overdue()
-        finally:
-            with self._changed:
-                self._is_over = True
-                self._changed.notify_all()
-            end = time.monotonic() + _JOIN_SECONDS
-            for thread in self._threads:
-                thread.join(max(0.0, end - time.monotonic()))
-
-    def _refill(self, source: Iterator[Task]) -> bool:
-        """Keeps the window full; False when there is nothing left to wait for."""
-        while self._scheduler.waiting + self._results.qsize() < WINDOW - _BATCH:
-            batch = list(islice(source, _BATCH))
-            with self._changed:
-                for task in batch:
-                    self._scheduler.add(task)
-                self._changed.notify(len(batch))
-            if len(batch) < _BATCH:
-                break
-        with self._changed:
-            due = self._scheduler.next_time()
-            if due is not None and due <= time.monotonic():
-                self._changed.notify_all()
-            is_busy = bool(self._in_flight or self._scheduler.waiting)
-        return is_busy or not self._results.empty()
-
-    def _next_results(self) -> Iterator[tuple[Task, Result | FetchError]]:
-        try:
-            found = self._results.get(timeout=_TICK_SECONDS)
+            self._workers = [self._start(share) for share in self._shares]
             while True:
-                task, result = found
-                if isinstance(result, Exception) and not isinstance(result, FetchError):
-                    raise result
-                yield task, result
-                found = self._results.get_nowait()
-        except queue.Empty:
-            return
-
-    def _give_up_overdue(self) -> None:
-        now = time.monotonic()
-        with self._changed:
-            overdue = [t for t, s in self._in_flight.items() if now - s > self._patience_seconds]
-            for task in overdue:
-                self._give_back(task, FetchError("time_out", "no end in sight"), now)
-                self._threads.append(self._new_thread())
-
-    def _new_thread(self) -> threading.Thread:
-        thread = threading.Thread(target=self._loop, daemon=True)
-        thread.start()
-        return thread
-
-    def _loop(self) -> None:
-        while (task := self._take()) is not None:
-            try:
-                result = self._work(task)
-            except Exception as error:
-                result = error
-            with self._changed:
-                if task not in self._in_flight:  # given up meanwhile: another thread took our place
+                self._refill(source)
+                self._dispatch()
+                if self._is_over() and not self._final:
                     return
-                self._give_back(task, result, time.monotonic())
+                if not self._final:
+                    self._receive()
+                    self._kill_overdue()
+                done, self._final = self._final, []
+                yield from done
+        finally:
+            for worker in self._workers:
+                worker.connection.close()  # which it ends at
+            for worker in self._workers:
+                worker.process.join(_JOIN_SECONDS)
 
-    def _take(self) -> Task | None:
-        with self._changed:
-            while not self._is_over:
-                now = time.monotonic()
-                task = self._scheduler.take(now)
-                if task is None:
-                    self._changed.wait()
-                    continue
-                self._in_flight[task] = now
-                refusal = self._scheduler.given_up(task.host)
-                if refusal is None:
-                    return task
-                self._give_back(task, FetchError(refusal, "the host was given up"), now)
-        return None
+    def _is_over(self) -> bool:
+        is_busy = any(worker.in_flight for worker in self._workers)
+        return not (is_busy or self._scheduler.waiting)
 
-    def _give_back(self, task: Task, result: Result | Exception, now: float) -> None:
-        """Ends an attempt; the lock is held."""
-        del self._in_flight[task]
-        if isinstance(result, FetchError) and result.is_transient:
-            if self._scheduler.failed(task, now, result):
+    def _refill(self, source: Iterator[Task]) -> None:
+        """Keeps the window full."""
+        while self._scheduler.waiting <= WINDOW - _BATCH:
+            batch = list(islice(source, _BATCH))
+            for task in batch:
+                self._scheduler.add(task)
+            if len(batch) < _BATCH:
                 return
-        else:
+
+    def _dispatch(self) -> None:
+        """Gives tasks to free threads, of the process that has most of them."""
+        while True:
+            worker = max(self._workers, key=lambda worker: worker.free_threads)
+            now = time.monotonic()
+            task = self._scheduler.take(now) if worker.free_threads else None
+            if task is None:
+                return
+            refusal = self._scheduler.given_up(task.host)
+            if refusal is not None:
+                self._end(task, FetchError(refusal, "the host was given up"))
+                continue
+            worker.in_flight[task.row] = task, now
+            with suppress(OSError):  # a dead worker is found out by `_receive`
+                worker.connection.send(Job(task.row, task.file, task.url))
+
+    def _receive(self) -> None:
+        due = self._scheduler.next_time()
+        seconds = _TICK_SECONDS if due is None else due - time.monotonic()
+        waiting = {worker.connection: worker for worker in self._workers}
+        for connection in wait(waiting, min(max(seconds, 0.0), _TICK_SECONDS)):
+            worker = waiting[connection]
+            results, is_alive = _read(connection)
+            for row, result in results:
+                self._end(worker.in_flight.pop(row)[0], result)
+            if not is_alive:
+                self._replace(worker)
+                for task, _ in worker.in_flight.values():
+                    self._end(task, FetchError("crashed", "a worker process died", True))
+
+    def _end(self, task: Task, result: Result | Exception) -> None:
+        """Ends an attempt: the task is done, or the scheduler has it again."""
+        if isinstance(result, FetchError):
+            if result.is_transient and self._scheduler.failed(task, time.monotonic(), result):
+                return
+        elif isinstance(result, Exception):
+            raise result
+        if not (isinstance(result, FetchError) and result.is_transient):
             self._scheduler.succeeded(task)
-        self._results.put((task, result))
+        self._final.append((task, result))
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            tasks = worker.in_flight.values()
+            overdue = {task for task, since in tasks if now - since > self._patience_seconds}
+            if not overdue:
+                continue
+            worker.process.kill()
+            self._replace(worker)
+            for task, _ in tasks:
+                if task in overdue:
+                    self._end(task, FetchError("time_out", "no end in sight"))
+                else:
+                    self._scheduler.put_back(task)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.connection.close()
+        worker.process.join(_JOIN_SECONDS)
+        self._workers[self._workers.index(worker)] = self._start(worker.threads)
+
+    def _start(self, threads: int) -> _Worker:
+        ours, theirs = get_context("fork").Pipe()
+        arguments = self._work, theirs, threads
+        process = get_context("fork").Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, threads)
+
+
+def _read(connection: Connection) -> tuple[list[tuple[int, object]], bool]:
+    """The (row, result) pairs that a worker has sent, and whether it lives."""
+    results = []
+    try:
+        while connection.poll():
+            results.append(connection.recv())
+    except (EOFError, OSError):
+        return results, False
+    return results, True
+
+
+def _serve(work: Callable[[Job], object], connection: Connection, threads: int) -> None:
+    """The life of a worker process: until the parent, which may be killed, is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    # Inherited files would keep the manifest locked and the pipes of our siblings open.
+    os.closerange(3, connection.fileno())
+    os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    lock = threading.Lock()
+    for _ in range(threads):
+        arguments = work, jobs, connection, lock
+        threading.Thread(target=_work_for_ever, args=arguments, daemon=True).start()
+    with suppress(EOFError, OSError):
+        while True:
+            jobs.put(connection.recv())
+    os._exit(0)  # in the middle of whatever the threads are doing
+
+
+def _work_for_ever(
+    work: Callable[[Job], object],
+    jobs: SimpleQueue[Job],
+    connection: Connection,
+    lock: threading.Lock,
+) -> None:
+    while True:
+        job = jobs.get()
+        try:
+            result = work(job)
+        except (FetchError, OSError) as error:
+            result = error
+        except Exception:
+            result = RuntimeError(traceback.format_exc())
+        with lock:
+            connection.send((job.row, result))

@@ -118,6 +118,12 @@ class Scheduler:
         self._unanswered = self._offline_pauses = 0
         self._release(task.host)
 
+    def put_back(self, task: Task) -> None:
+        """Takes back a task whose attempt was cut short by us; it does not count."""
+        self.waiting += 1
+        self._hosts[task.host].waiting.appendleft(task)
+        self._release(task.host)
+
     def failed(self, task: Task, now: float, error: FetchError) -> bool:
         """Takes back a task whose attempt failed for now; True if it will be tried again."""
         host = self._hosts[task.host]

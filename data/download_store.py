@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.images import JPEG_QUALITY, MAX_PIXELS, ImageError, to_jpeg, whole
-from data.parallel import cores
 
 PLACEHOLDERS = Path(__file__).with_name("placeholders.txt")
 """The list that comes with the project."""
@@ -67,7 +66,7 @@ class Stored(NamedTuple):
 
 
 class Store:
-    """Writes pictures below a folder; one object serves all threads.
+    """Writes pictures below a folder; one object serves all threads, of forked processes too.
 
     Args:
         folder: where the files go.
@@ -77,6 +76,8 @@ class Store:
         quality: of JPEGs encoded here.
         max_pixels: larger pictures are refused.
         placeholders: what to refuse.
+        decoders: pictures decoded at the same time in a process; more than there are cores would
+            only take more memory.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Store:
         short_side: int | None = None,
         quality: int = JPEG_QUALITY,
         max_pixels: int = MAX_PIXELS,
+        decoders: int = 1,
     ) -> None:
         self._folder = folder
         self._temporary = temporary
@@ -96,8 +98,7 @@ class Store:
         self._short_side = short_side
         self._quality = quality
         self._max_pixels = max_pixels
-        # More decoders than cores would only take more memory.
-        self._decoders = threading.BoundedSemaphore(cores())
+        self._decoders = threading.BoundedSemaphore(decoders)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
@@ -128,7 +129,7 @@ class Store:
             return body, found.width, found.height
 
     def _write(self, data: bytes, path: str) -> None:
-        temporary = f"{self._temporary}/{threading.get_ident()}"
+        temporary = f"{self._temporary}/{os.getpid()}-{threading.get_ident()}"
         with open(temporary, "wb") as file:
             file.write(data)
         try:

@@ -71,11 +71,14 @@ class FetchError(Exception):
         retry_after: float | None = None,
         is_throttled: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(kind, message, is_transient, retry_after, is_throttled)  # for pickle
         self.kind = kind
         self.is_transient = is_transient
         self.retry_after = retry_after
         self.is_throttled = is_throttled
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 class Fetcher:

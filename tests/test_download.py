@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from PIL import Image
 from web_server import WebServer, picture, placeholder
 
 from data import download_engine, download_scheduler, download_urls_multithreading
-from data.download_engine import Engine
+from data.download_engine import Engine, Job
 from data.download_scheduler import Scheduler, Task
 from data.lists import Row, read_rows
 from data.manifest import ShardFolder
@@ -354,6 +354,41 @@ def test_dry_run_leaves_nothing(web, tmp_path, capsys) -> None:
     assert sum(web.requests.values()) == 200
 
 
+def results(work: Callable[[Job], object], rows: int, **options: float) -> dict[int, object]:
+    """What the engine makes of so many tasks of one host; failures by their kind."""
+    engine = Engine(work, Scheduler(8, 6), 8, 2, **{"patience_seconds": 30.0} | options)
+    tasks = (Task(row, "", "", "host") for row in range(rows))
+    found = [(task.row, getattr(result, "kind", result)) for task, result in engine.run(tasks)]
+    assert len(found) == rows
+    return dict(found)
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    def work(job: Job) -> int:
+        if job.row == 7:
+            os._exit(1)  # as after a crash of a decoder
+        return job.row
+
+    assert results(work, 100) == {row: "crashed" if row == 7 else row for row in range(100)}
+
+
+def test_an_attempt_without_end_is_given_up() -> None:
+    def work(job: Job) -> int:
+        if job.row in (3, 50):
+            time.sleep(1000)
+        return job.row
+
+    begun = time.monotonic()
+    found = results(work, 100, patience_seconds=0.5)
+    assert found == {row: "time_out" if row in (3, 50) else row for row in range(100)}
+    assert time.monotonic() - begun < 30
+
+
+def test_a_mistake_of_ours_ends_the_run() -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        results(lambda job: 1 // job.row, 10)
+
+
 def test_tasks_are_read_no_further_than_the_window(monkeypatch) -> None:
     """Constant memory: of a list without end only the window is read ahead."""
     monkeypatch.setattr(download_engine, "WINDOW", 1000)
@@ -365,7 +400,7 @@ def test_tasks_are_read_no_further_than_the_window(monkeypatch) -> None:
             read += 1
             yield Task(read, "", "", "host")
 
-    engine = Engine(lambda task: task.row, Scheduler(4, 0), 4, 10.0)
+    engine = Engine(lambda job: job.row, Scheduler(4, 0), 4, 2, 10.0)
     for done, _ in enumerate(engine.run(endless())):
         assert read <= done + 1000 + 2 * 4
         if done == 5000:
