@@ -5,8 +5,9 @@
 
 Beside it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
-own and take turns, a pass each a round, so that a noisy machine slows all alike; rates are medians
-over the rounds. What cannot be imported says so. The bar: files at least 0.9 of the network alone.
+own and take turns, a pass each a round, so that noise slows all alike; figures are medians
+over the rounds. Core milliseconds, of all threads together, tell most where other programs run.
+What cannot be imported says so. The bar: files at least 0.9 of the network alone.
 """
 
 import argparse
@@ -176,15 +177,19 @@ class Contender:
         pipe = subprocess.PIPE
         self.name = name
         self.rates: list[float] = []
+        self.core_ms: list[float] = []
+        self._pictures = args.pictures
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
         )
         self.note = self._process.stdout.readline().strip()
 
     def run(self) -> None:
-        """A pass; its images a second are added to `rates`."""
+        """A pass; its images a second and core milliseconds an image are kept."""
         print("run", file=self._process.stdin, flush=True)
-        self.rates.append(float(self._process.stdout.readline()))
+        seconds, core_seconds = map(float, self._process.stdout.readline().split())
+        self.rates.append(self._pictures / seconds)
+        self.core_ms.append(1000 * core_seconds / self._pictures)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -201,9 +206,10 @@ def serve(args: argparse.Namespace) -> None:
     one_pass()
     print("ready", flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, core_started = time.perf_counter(), time.process_time()
         one_pass()
-        print(args.pictures / (time.perf_counter() - started), flush=True)
+        seconds = time.perf_counter() - started
+        print(seconds, time.process_time() - core_started, flush=True)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -222,6 +228,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         if contender.rates:
             row["images/s"] = statistics.median(contender.rates)
             row["least"], row["most"] = min(contender.rates), max(contender.rates)
+            row["core ms/image"] = statistics.median(contender.core_ms)
             pairs = zip(contender.rates, alone, strict=False)
             row["of the network"] = statistics.median(
                 [rate / other for rate, other in pairs] or [0]

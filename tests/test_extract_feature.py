@@ -194,21 +194,16 @@ def test_two_processes_under_mpirun_make_the_file_of_one(
     assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
 
 
-def test_few_batches_wait_for_a_slow_network(tmp_path, monkeypatch):
+def test_few_batches_wait_for_a_slow_network(tmp_path):
     """Memory stays constant: decoding does not run ahead of the network without end."""
-    prepared = []
-
-    class Counting(Preparation):
-        def __call__(self, data):
-            prepared.append(1)
-            return super().__call__(data)
-
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     (tmp_path / "list.txt").write_text(f"{tmp_path}/x.png\n" * 50)
-    stream = batches(pictures([str(tmp_path / "list.txt")]), Counting(32), 2, threads=2)
+    taken = []
+    source = (taken.append(p) or p for p in pictures([str(tmp_path / "list.txt")]))
+    stream = batches(source, Preparation(32), 2, threads=2)
     for number in range(1, 11):
         next(stream)
-        assert len(prepared) <= 2 * (number + picture_batches._BATCHES_AHEAD)
+        assert len(taken) <= 2 * (number + picture_batches._BATCHES_AHEAD)
     stream.close()
 
 
