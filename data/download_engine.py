@@ -231,5 +231,8 @@ def _work_for_ever(
             result = error
         except Exception:
             result = RuntimeError(traceback.format_exc())
-        with lock:
-            connection.send((job.row, result))
+        try:
+            with lock:
+                connection.send((job.row, result))
+        except OSError:
+            os._exit(0)  # the parent is gone
