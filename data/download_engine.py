@@ -204,8 +204,9 @@ def _serve(work: Callable[[Job], object], connection: Connection, threads: int) 
     """The life of a worker process: until the parent, which may be killed, is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     # Inherited files would keep the manifest locked and the pipes of our siblings open.
-    os.closerange(3, connection.fileno())
-    os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
+        with suppress(OSError):
+            os.close(descriptor)
     jobs: SimpleQueue[Job] = SimpleQueue()
     lock = threading.Lock()
     for _ in range(threads):

@@ -160,7 +160,7 @@ class Scheduler:
 
     def _pause(self, name: str, now: float, retry_after: float | None) -> None:
         host = self._hosts[name]
-        seconds = retry_after if retry_after is not None else _FIRST_PAUSE_SECONDS * 2**host.pauses
+        seconds = max(retry_after or 0.0, _FIRST_PAUSE_SECONDS * 2**host.pauses)
         host.pauses += 1
         host.paused_until = now + min(seconds, LONGEST_PAUSE_SECONDS)
         heapq.heappush(self._timers, (host.paused_until, next(self._order), name, None))
