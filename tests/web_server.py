@@ -58,7 +58,7 @@ def bomb() -> bytes:
 
 @cache
 def gzip_bomb() -> bytes:
-    return gzip.compress(bytes(64 << 20))
+    return gzip.compress(bytes(16 << 20))
 
 
 class WebServer(ThreadingHTTPServer):
