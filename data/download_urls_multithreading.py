@@ -90,20 +90,50 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dry_run", action="store_true", help="download a sample; tell disk and time of the rest")
     add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
     add("--short_side", type=_positive, help="shrink pictures to this short side, in pixels")
-    add("--quality", type=_positive, default=JPEG_QUALITY, help="of JPEGs encoded here")
+    add(
+        "--quality",
+        type=_positive,
+        default=JPEG_QUALITY,
+        help="of JPEGs encoded here (%(default)s)",
+    )
     add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
-    add("--shard_size", type=_positive, default=ShardOptions.size, help="rows of a shard")
-    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label in shards")
+    add(
+        "--shard_size",
+        type=_positive,
+        default=ShardOptions.size,
+        help="rows of a shard (%(default)s)",
+    )
+    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label in shards (%(default)s)")
     add("--num_class", type=_positive, help="classes are 0..num_class-1; dense labels need it")
     add("--host_limit", type=_positive, help=f"threads for one host ({HOST_LIMIT}; by id, all)")
-    add("--retries", type=int, default=Options.retries, help="after time-outs, resets, 429, 5xx")
-    add("--connect_timeout", type=float, default=limits.connect_seconds, help="seconds")
-    add("--read_timeout", type=float, default=limits.read_seconds, help="seconds of silence")
-    add("--time_limit", type=float, default=limits.total_seconds, help="seconds for one attempt")
-    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file")
-    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of one picture")
-    add("--max_redirects", type=int, default=limits.max_redirects)
-    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves")
+    add(
+        "--retries",
+        type=int,
+        default=Options.retries,
+        help="after time-outs, resets, 429, 5xx (%(default)s)",
+    )
+    add(
+        "--connect_timeout",
+        type=float,
+        default=limits.connect_seconds,
+        help="seconds (%(default)s)",
+    )
+    add(
+        "--read_timeout",
+        type=float,
+        default=limits.read_seconds,
+        help="seconds of silence (%(default)s)",
+    )
+    add(
+        "--time_limit",
+        type=float,
+        default=limits.total_seconds,
+        help="seconds for one attempt (%(default)s)",
+    )
+    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of one picture (%(default)s)")
+    add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
+    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
     add("--placeholders", type=Path, action="append", default=[],
         help="more hashes, as in data/placeholders.txt, of pictures to refuse")  # fmt: skip
     add("--repeated", type=int, default=Options.repeated_urls,
