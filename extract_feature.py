@@ -26,16 +26,12 @@ def main() -> int:
     result_format = choose_format(feature_files.formats(FLAGS.feature_type), FLAGS.result)
     loaded = inference_job.load()
     predictor = Predictor(loaded.network, FLAGS.layer, FLAGS.l2_normalize)
-
-    def describe(batch: PictureBatch) -> list[Feature]:
-        return extract(predictor, batch)
-
-    return inference_job.run(loaded, Path(FLAGS.result), result_format, describe, SETTINGS)
+    result = Path(FLAGS.result)
+    return inference_job.run(loaded, result, result_format, predictor, describe, SETTINGS)
 
 
-def extract(predictor: Predictor, batch: PictureBatch) -> list[Feature]:
+def describe(batch: PictureBatch, values: np.ndarray) -> list[Feature]:
     """The features of each picture of a batch, in order; not-a-number where unreadable."""
-    values = predictor(batch.crops)
     values[[bool(picture.problem) for picture in batch.pictures]] = np.nan
     return [
         Feature(picture.name, picture.label, numbers, picture.problem)

@@ -36,12 +36,13 @@ def main() -> int:
     labels = make_labels(loaded.network.class_num)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
 
-    def describe(batch: PictureBatch) -> list[Prediction]:
-        predictions = predict(predictor, labels, batch)
+    def describe(batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
+        predictions = predict(labels, batch, probabilities)
         shown.add(predictions, batch)
         return predictions
 
-    code = inference_job.run(loaded, Path(FLAGS.result), result_format, describe, SETTINGS)
+    result = Path(FLAGS.result)
+    code = inference_job.run(loaded, result, result_format, predictor, describe, SETTINGS)
     if FLAGS.page:
         shown.write(FLAGS.page)
     return code
@@ -56,13 +57,13 @@ def make_labels(class_num: int) -> Labels:
     return Labels(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
 
 
-def predict(predictor: Predictor, labels: Labels, batch: PictureBatch) -> list[Prediction]:
+def predict(labels: Labels, batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
     """The prediction of each picture of a batch, in order."""
     return [
         Prediction(picture.name, picture.label, (), picture.problem)
         if picture.problem
-        else Prediction(picture.name, picture.label, labels.choose(probabilities))
-        for picture, probabilities in zip(batch.pictures, predictor(batch.crops), strict=True)
+        else Prediction(picture.name, picture.label, labels.choose(scores))
+        for picture, scores in zip(batch.pictures, probabilities, strict=True)
     ]
 
 

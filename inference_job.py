@@ -50,12 +50,14 @@ def run(
     loaded: inference.Loaded,
     result: Path,
     result_format: ResultFormat,
-    describe: Callable[[PictureBatch], list],
+    predict: inference.Predictor,
+    describe: Callable[[PictureBatch, np.ndarray], list],
     settings: tuple[str, ...],
 ) -> int:
-    """Runs `describe` over every batch of --images and writes `result`; the exit code.
+    """Runs the network over every batch of --images and writes `result`; the exit code.
 
     Args:
+      describe: see `Job`.
       settings: the script's own flags that decide on the rows.
     """
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
@@ -66,6 +68,7 @@ def run(
         result=result,
         format=result_format,
         prepare=prepare,
+        predict=predict,
         describe=describe,
         settings={"checkpoint": loaded.prefix, "image_size": loaded.image_size, **decisive},
         batch_size=max(1, FLAGS.batch_size // prepare.crops),

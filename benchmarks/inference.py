@@ -98,7 +98,7 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     from data.parallel import Part
     from data.picture_batches import Preparation
     from data.picture_job import Job
-    from extract_feature import extract
+    from extract_feature import describe
     from models import inference
 
     options = inference.NetworkOptions(precision=args.precision)
@@ -108,7 +108,8 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
         result=Path(args.folder) / f"features-{batch_size}.npz",
         format=feature_files.formats("float32")[".npz"],
         prepare=Preparation(IMAGE_SIZE),
-        describe=lambda batch: extract(predict, batch),
+        predict=predict,
+        describe=describe,
         settings={},
         batch_size=batch_size,
         threads=THREADS,

@@ -6,10 +6,12 @@ Both inference scripts are this job; they differ in what they make of a batch.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from data import picture_source, resumable
@@ -42,7 +44,8 @@ class Job(Generic[Row]):
       result: the file to make.
       format: of the result.
       prepare: makes crops of pictures.
-      describe: makes the rows of a batch, in order.
+      predict: the network: crops float32 [B, K, S, S, 3] -> numbers [B, ...].
+      describe: makes the rows of a batch, in order, of it and of what `predict` gave.
       settings: whatever else decides on the rows; a resumed run must have the same.
       batch_size: in pictures.
       threads: that read and decode.
@@ -53,7 +56,8 @@ class Job(Generic[Row]):
     result: Path
     format: ResultFormat[Row]
     prepare: Preparation
-    describe: Callable[[PictureBatch], list[Row]]
+    predict: Callable[[np.ndarray], np.ndarray]
+    describe: Callable[[PictureBatch, np.ndarray], list[Row]]
     settings: dict[str, Any]
     batch_size: int
     threads: int
@@ -95,12 +99,25 @@ class Job(Generic[Row]):
                 _log.info("going on after the %d pictures of an interrupted run", output.items)
             share = None if stop is None else stop - start
             progress = _Progress(share, output.items)
-            for batch in self.batches(start + output.items, stop):
-                rows = b"".join(map(self.format.encode, self.describe(batch)))
-                problems = [(p.name, p.problem) for p in batch.pictures if p.problem]
-                output.append(rows, len(batch.pictures), len(problems))
-                progress.show(len(batch.pictures), problems)
+            # Rows are made and written while the network is at the next batch.
+            with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+                written: Future[None] | None = None
+                for batch in self.batches(start + output.items, stop):
+                    values = self.predict(batch.crops)
+                    if written:
+                        written.result()
+                    written = writer.submit(self._write, batch, values, output, progress)
+            if written:
+                written.result()
         return progress.close()
+
+    def _write(
+        self, batch: PictureBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"
+    ) -> None:
+        rows = b"".join(map(self.format.encode, self.describe(batch, values)))
+        problems = [(p.name, p.problem) for p in batch.pictures if p.problem]
+        output.append(rows, len(batch.pictures), len(problems))
+        progress.show(len(batch.pictures), problems)
 
     def _count(self) -> int | None:
         """Pictures in all; None where only reading them would tell."""
