@@ -34,7 +34,8 @@ done
 
 step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels"
 # Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997
-# is for long runs. Small batches learn better here: in large ones every class is always positive.
+# is for long runs. Without the warm-up the first steps can spoil the weights for good. Small batches
+# learn better here: in large ones every class is always positive.
 python train.py \
   --data_dir="$OUT/train" \
   --val_dir="$OUT/val" \
@@ -58,11 +59,12 @@ python train.py \
   --contrast_max=1.3 \
   --lr_policy=cosine \
   --lr=0.05 \
+  --warmup=100 \
   --batch_norm_decay=0.9 \
-  --max_iter=1500 \
+  --max_iter=1200 \
   --eval_interval=100 \
   --log_interval=50 \
-  --snapshot=500 \
+  --snapshot=400 \
   --max_to_keep=3 \
   "$@"
 curves="$(python data/plot_training.py --log_dir "$OUT/log" --output "$OUT/curves.png")"
