@@ -34,8 +34,8 @@ done
 
 step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels"
 # Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997
-# is for long runs. Without the warm-up the first steps can spoil the weights for good. Small batches
-# learn better here: in large ones every class is always positive.
+# is for long runs. Without the warm-up the first steps can spoil the weights for good. Small
+# batches learn better here: in large ones every class is always positive.
 python train.py \
   --data_dir="$OUT/train" \
   --val_dir="$OUT/val" \
