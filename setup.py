@@ -70,7 +70,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     packages=["data", "models"],
-    package_data={"data": ["imagenet2012_dictionary.txt"]},
+    package_data={"data": ["imagenet2012_dictionary.txt", "placeholders.txt"]},
     py_modules=[
         "evaluate",
         "evaluation_report",

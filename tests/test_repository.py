@@ -103,6 +103,14 @@ def test_arrows_point_one_way(package, other):
     assert wrong == {}
 
 
+def test_all_modules_are_installed():
+    """setup.py names every root script and data file, so an install outside the project works."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    roots = [path for path in tracked("*.py") if path.parent == ROOT and path.name != "setup.py"]
+    needed = [*(path.stem for path in roots), *(path.name for path in tracked("data/*.txt"))]
+    assert [name for name in needed if f'"{name}"' not in setup] == []
+
+
 def test_no_commented_out_code():
     run(sys.executable, "-m", "ruff", "check", "--select", "ERA001", *tracked("*.py"))
 
