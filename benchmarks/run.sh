@@ -28,7 +28,8 @@ for part in "$@"; do
     train_bfloat16) python benchmarks/train_step.py --dtype bfloat16 --batch 8 "${json[@]}" ;;
     input) python benchmarks/input_pipeline.py "${json[@]}" ;;
     growth) python benchmarks/growth.py --plot "$OUT/growth.png" "${json[@]}" ;;
-    limits | loss | inference | conversion | download | lists | metrics | startup | scaling | transfer)
+    limits | loss | inference | conversion | download | lists | metrics | startup | scaling | \
+      transfer)
       python "benchmarks/$part.py" "${json[@]}"
       ;;
     *)

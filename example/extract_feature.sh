@@ -2,17 +2,17 @@
 # The 2,048 features of pictures, for another program: search, clustering, a small classifier.
 #
 #   example/extract_feature.sh holiday/                          files, folders, "globs/*.png"
-#   example/extract_feature.sh --images=list.txt                 a list: a path a row, a label if any
+#   example/extract_feature.sh --images=list.txt                 a list: a path a row, maybe a label
 #   example/extract_feature.sh --images=data/train/ --result=f.parquet "shards/*.tfrecords"
 #   example/extract_feature.sh --layer=stage2 --l2_normalize --feature_type=float16 holiday/
-#   LAUNCH="mpirun -n 4 python" example/extract_feature.sh ...   shared by 4 processes (or horovodrun)
+#   LAUNCH="mpirun -n 4 python" example/extract_feature.sh ... shared by 4 processes (or horovodrun)
 #
 # Flags given to this script come last and win. Paths are relative to where the script is called.
 # The same command goes on where a killed one stopped, and ends in the same bytes.
 #
-# Writes features.npz: `features` [N, 2048], `names`, `labels` and `problems` [N], in the order of the
-# input; a picture that cannot be read is a row of not-a-number with its problem. By the suffix of
-# --result: .npz, .npy, .parquet, .tfrecord, and .txt, the released `PATH<TAB>LABEL<TAB>f0 f1 ...`.
+# Writes features.npz: `features` [N, 2048], `names`, `labels` and `problems` [N], in the order of
+# the input; a picture that cannot be read is a row of not-a-number with its problem. By the suffix
+# of --result: .npz, .npy, .parquet, .tfrecord, and .txt, the released `PATH<TAB>LABEL<TAB>f0 f1 ...`.
 set -euo pipefail
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

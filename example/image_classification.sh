@@ -2,12 +2,12 @@
 # The best of 1,000 ImageNet classes for pictures, with a finetuned checkpoint.
 #
 #   example/image_classification.sh photo.jpg holiday/          files, folders, "globs/*.png"
-#   example/image_classification.sh --images=list.txt           a list: a path a row, a label if known
+#   example/image_classification.sh --images=list.txt           a list: a path a row, maybe a label
 #   ls *.jpg | example/image_classification.sh -                a list on standard input
 #   example/image_classification.sh --result=pred.csv photo.jpg or .jsonl, .parquet
 #
-# Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16 on
-# hardware that has it, --use_ema, --strict. Paths are relative to where the script is called.
+# Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16
+# on hardware that has it, --use_ema, --strict. Paths are relative to where the script is called.
 #
 # Where to get the checkpoint: checkpoints/README.md. Depth and class count are read from it.
 #

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All that is in a picture: every one of the 11,166 classes of ML-Images on its own (sigmoid), with a
-# checkpoint from pretraining.
+# All that is in a picture: every one of the 11,166 classes of ML-Images on its own (sigmoid), with
+# a checkpoint from pretraining.
 #
-#   example/multi_label_classification.sh photo.jpg holiday/     see image_classification.sh for more
+#   example/multi_label_classification.sh photo.jpg holiday/    see image_classification.sh for more
 #   example/multi_label_classification.sh --show_labels=path ... thing > animal > ... > tabby
 #   example/multi_label_classification.sh --show_labels=all ...  "animal" beside "tabby" as well
 #   example/multi_label_classification.sh --threshold_file=thresholds.tsv ...  a threshold a class,
@@ -11,8 +11,8 @@
 # Flags given to this script come last and win. Paths are relative to where the script is called.
 # The dictionary is the one of the released data set; it holds the hierarchy too.
 #
-# Writes label_pred.txt and a page to look at: for each picture, the classes above the threshold that
-# have no class below them above it, best first.
+# Writes label_pred.txt and a page to look at: for each picture, the classes above the threshold
+# that have no class below them above it, best first.
 set -euo pipefail
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -3,10 +3,11 @@
 #
 #   example/similar_images.sh holiday/                          neighbours of 20 of its pictures
 #   example/similar_images.sh --layer=stage2 holiday/           by another layer's features
-#   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/    ... of a picture that is not in it
+#   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/   ... of one that is not in it
 #
-# Flags go to extract_feature.py, come last and win. Paths are relative to where the script is called.
-# Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are often the same picture twice.
+# Flags go to extract_feature.py, come last and win. Paths are relative to where the script is
+# called. Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are
+# often the same picture twice.
 set -euo pipefail
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
