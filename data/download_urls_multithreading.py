@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         plan = Plan(options, count)
         if count == part.count:
             totals = download(plan, part.index, args.retry_failed, progress.watch)
-            print(progress.close())
+            if rates := progress.close():
+                print(rates)
             if count > 1:
                 print(f"part {part.index}/{count}: {describe(totals)}")
         part.wait()

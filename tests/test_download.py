@@ -175,6 +175,24 @@ def test_killed_at_random_moments(web, tmp_path, shards: bool) -> None:
     assert sum(web.requests.values()) <= needed + kills * 2 * threads
 
 
+def test_ctrl_c_stops_without_a_traceback(web, tmp_path) -> None:
+    web.delay_seconds = 0.05
+    url_list = write_list(tmp_path / "urls.txt", [web.url(f"ok/{n}.jpg") for n in range(100)])
+    arguments = [str(a) for a in ["--url_list", url_list, "--save_dir", tmp_path / "images"]]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *arguments, "--num_threads", "4"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while sum(web.requests.values()) < 20:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "stopped; the same command goes on from here\n"
+    assert process.returncode == 130
+    assert run(*arguments) == 0
+    assert sum(web.requests.values()) <= 100 + 4
+
+
 def test_a_second_run_asks_for_nothing_and_retry_failed_for_failures_only(web, tmp_path) -> None:
     urls = [web.url(f"{kind}/{n}.jpg") for n, kind in enumerate(["ok", "broken_once", "gone"] * 3)]
     url_list = write_list(tmp_path / "urls.txt", urls)
