@@ -199,6 +199,8 @@ class Contender:
 
 def serve(args: argparse.Namespace) -> None:
     """The contender's side: says "ready" or what is missing, then times passes on demand."""
+    import flags  # noqa: F401 - switches oneDNN on before TensorFlow is imported, as scripts do
+
     try:
         one_pass = CONTENDERS[args.one](args)
     except (ImportError, FileNotFoundError) as error:
