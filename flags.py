@@ -292,7 +292,8 @@ def run(main: Callable[[], int | None], files: str | None = None, **defaults: An
     The project's own error classes, and files that are missing or refuse access, are a user's
     mistakes; whatever else is raised keeps its traceback.
     """
-    flags.adopt_module_key_flags(sys.modules[__name__])
+    for flag in FLAGS.get_key_flags_for_module(__name__):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # --help lists them
     for name, value in defaults.items():
         FLAGS.set_default(name, value)
     FLAGS.set_gnu_getopt(True)  # flags may follow arguments

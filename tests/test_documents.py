@@ -35,3 +35,8 @@ def test_commands_name_files_that_exist(page):
         r"(?:python |\./)([\w/]+\.(?:py|sh|sbatch))", page.read_text(encoding="utf-8")
     )
     assert sorted({name for name in named if not (ROOT / name).exists()}) == []
+
+
+def test_help_lists_the_flags(run_script):
+    told = run_script("train.py", "--help").stdout
+    assert "--max_iter: steps to train" in told and "Pretrains on multi-label TFRecords" in told
