@@ -77,68 +77,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    limits = Limits()
     add = parser.add_argument
     add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and tags")
     add("--im_list", type=Path, help="the list to write of images (SAVE_DIR/im_list.txt)")
     add("--num_threads", type=_positive, default=20, help="at the same time (%(default)s)")
     add("--save_dir", type=Path, default=Path("images"), help="for images (%(default)s)")
-    ids = parser.add_argument_group("Open Images by id, instead of --url_list")
-    ids.add_argument("--image_ids", type=Path, help="a list of ids, or the data set's CSV")
-    ids.add_argument("--annotations", type=Path, help="a list of ids or original URLs, and tags")
-    ids.add_argument("--url_template", help=f"with {{id}} and perhaps {{subset}} ({BUCKET})")
     add("--retry_failed", action="store_true", help="try the rows again that failed before")
     add("--dry_run", action="store_true", help="download a sample; tell disk and time of the rest")
     add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
-    add("--short_side", type=_positive, help="shrink pictures to this short side, in pixels")
-    add(
-        "--quality",
-        type=_positive,
-        default=JPEG_QUALITY,
-        help="of JPEGs encoded here (%(default)s)",
-    )
-    add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
-    add(
-        "--shard_size",
-        type=_positive,
-        default=ShardOptions.size,
-        help="rows of a shard (%(default)s)",
-    )
-    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label in shards (%(default)s)")
-    add("--num_class", type=_positive, help="classes are 0..num_class-1; dense labels need it")
-    add("--host_limit", type=_positive, help=f"threads for one host ({HOST_LIMIT}; by id, all)")
-    add(
-        "--retries",
-        type=int,
-        default=Options.retries,
-        help="after time-outs, resets, 429, 5xx (%(default)s)",
-    )
-    add(
-        "--connect_timeout",
-        type=float,
-        default=limits.connect_seconds,
-        help="seconds (%(default)s)",
-    )
-    add(
-        "--read_timeout",
-        type=float,
-        default=limits.read_seconds,
-        help="seconds of silence (%(default)s)",
-    )
-    add(
-        "--time_limit",
-        type=float,
-        default=limits.total_seconds,
-        help="seconds for one attempt (%(default)s)",
-    )
-    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
-    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of one picture (%(default)s)")
-    add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
-    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
-    add("--placeholders", type=Path, action="append", default=[],
-        help="more hashes, as in data/placeholders.txt, of pictures to refuse")  # fmt: skip
-    add("--repeated", type=int, default=Options.repeated_urls,
-        help="a body that so many URLs give is no picture; 0: it may be (%(default)s)")  # fmt: skip
+    _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
+    _add_output(parser.add_argument_group("what is written"))
+    _add_limits(parser.add_argument_group("limits and manners"))
     args = parser.parse_args(argv)
     if (args.url_list is None) == (args.image_ids is None):
         parser.error("give either --url_list or --image_ids")
@@ -147,6 +96,45 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.quality > 100 or args.retries < 0 or args.max_redirects < 0 or 0 < args.repeated < 3:
         parser.error("--quality is 1 to 100, --repeated 0 or from 3 on, and counts not negative")
     return args
+
+
+def _add_ids(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--image_ids", type=Path, help="a list of ids, or the data set's CSV")
+    add("--annotations", type=Path, help="a list of ids or original URLs, and tags")
+    add("--url_template", help=f"with {{id}} and perhaps {{subset}} ({BUCKET})")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--short_side", type=_positive, help="shrink pictures to this short side, in pixels")
+    add("--quality", type=_positive, default=JPEG_QUALITY, help="of JPEGs made here (%(default)s)")
+    add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
+    add("--shard_size", type=_positive, default=ShardOptions.size, help="in rows (%(default)s)")
+    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label (%(default)s)")
+    add("--num_class", type=_positive, help="classes are 0..num_class-1; dense labels need it")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    add, limits = group.add_argument, Limits()
+    add("--host_limit", type=_positive, help=f"threads for one host ({HOST_LIMIT}; by id, all)")
+    add("--retries", type=int, default=Options.retries, help="of one row (%(default)s)")
+    add("--connect_timeout", type=float, default=limits.connect_seconds, help="s (%(default)s)")
+    add(
+        "--read_timeout",
+        type=float,
+        default=limits.read_seconds,
+        help="s without a byte (%(default)s)",
+    )
+    add("--time_limit", type=float, default=limits.total_seconds, help="s an attempt (%(default)s)")
+    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of a picture (%(default)s)")
+    add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
+    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
+    add("--placeholders", type=Path, action="append", default=[], help="more hashes of pictures"
+        " that stand for missing ones, as in data/placeholders.txt")  # fmt: skip
+    add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs give"
+        " is no picture; 0: it may be (%(default)s)")  # fmt: skip
 
 
 def _positive(text: str) -> int:
