@@ -7,7 +7,9 @@ in the order of training: an image depends neither on threads nor on workers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -67,33 +69,55 @@ class Augmentation:
             )
 
 
-def training_image(
-    contents: tf.Tensor, seed: tf.Tensor, image_size: int, options: Augmentation
+def training_images(
+    contents: tf.Tensor, seeds: tf.Tensor, image_size: int, options: Augmentation
 ) -> tf.Tensor:
-    """One augmented image.
+    """Augmented images.
 
     Args:
-        contents: string scalar, an encoded image.
-        seed: int64 [2], the run's seed and the record's position.
-        image_size: side of the result in pixels.
+        contents: string [n], encoded images; n is static.
+        seeds: int64 [n, 2], the run's seed and the record's position.
+        image_size: side of the results in pixels.
 
     Returns:
-        float32 [image_size, image_size, 3] in [-1, 1].
+        float32 [n, image_size, image_size, 3] in [-1, 1].
     """
-    crop = random_crop(contents, _salted(seed, CROP_SEED), options)
-    low, high = (np.array(bounds, np.float32) for bounds in zip(*_ranges(options), strict=True))
-    draws = tf.random.stateless_uniform(low.shape, _salted(seed, PIXEL_SEED)) * (high - low) + low
 
-    def change(crop: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        return change_pixels(crop, draws, image_size, options)
+    def change(draws: np.ndarray, *crops: np.ndarray) -> np.ndarray:
+        images = pixels.empty_images(len(crops), image_size)
+        for image, crop, values in zip(images, crops, draws, strict=True):
+            change_pixels(crop, values, options, image)
+        return images
 
-    image = tf.numpy_function(change, [crop, draws], tf.float32, stateful=False)
-    image = tf.ensure_shape(image, [image_size, image_size, CHANNELS])
-    if options.randaugment_layers:
+    crop_and_draws = _crop_and_draws(options)
+    pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
+    crops, draws = zip(*(crop_and_draws(*pair) for pair in pairs), strict=True)
+    # One call for all: it costs as much as the pixels of an image do.
+    images = tf.numpy_function(change, [tf.stack(draws), *crops], tf.float32, stateful=False)
+    images = tf.ensure_shape(images, [len(crops), image_size, image_size, CHANNELS])
+    return _with_randaugment(images, seeds, options) if options.randaugment_layers else images
+
+
+@functools.lru_cache(maxsize=4)
+def _crop_and_draws(options: Augmentation) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """(encoded image, seed) -> (its random crop, draws from `_ranges`), traced once for all."""
+    low, high = (np.array(ends, np.float32) for ends in zip(*_ranges(options), strict=True))
+
+    def crop_and_draws(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = tf.random.stateless_uniform(low.shape, _salted(seed, PIXEL_SEED))
+        crop = random_crop(contents, _salted(seed, CROP_SEED), options)
+        return crop, draws * (high - low) + low
+
+    return tf.function(crop_and_draws, autograph=False)
+
+
+def _with_randaugment(images: tf.Tensor, seeds: tf.Tensor, options: Augmentation) -> tf.Tensor:
+    def change(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        image, seed = (pair[0] + 1.0) / 2.0, _salted(pair[1], RANDAUGMENT_SEED)
         layers, magnitude = options.randaugment_layers, options.randaugment_magnitude
-        seed = _salted(seed, RANDAUGMENT_SEED)
-        image = rand_augment((image + 1.0) / 2.0, seed, layers, magnitude) * 2.0 - 1.0
-    return image
+        return rand_augment(image, seed, layers, magnitude) * 2.0 - 1.0
+
+    return tf.map_fn(change, (images, seeds), fn_output_signature=images.dtype)
 
 
 def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
@@ -102,12 +126,21 @@ def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
 
 def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
     """uint8 [h, w, 3]: a random part of an encoded image, the whole if no try fits."""
-    is_jpeg = tf.io.is_jpeg(contents)
-    shape = tf.cond(
-        is_jpeg,
-        lambda: tf.io.extract_jpeg_shape(contents),
-        lambda: tf.shape(decode_other(contents)),
-    )
+
+    def of_jpeg() -> tf.Tensor:
+        window = _window(tf.io.extract_jpeg_shape(contents), seed, options)
+        return tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST")
+
+    def of_other() -> tf.Tensor:
+        image = decode_other(contents)
+        window = _window(tf.shape(image), seed, options)
+        return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
+
+    return tf.cond(tf.io.is_jpeg(contents), of_jpeg, of_other)
+
+
+def _window(shape: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
+    """int32 [4]: top, left, height and width of a random part of an image of this shape."""
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
         tf.zeros([1, 0, 4]),
@@ -118,18 +151,13 @@ def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> 
         max_attempts=CROP_TRIES,
         use_image_if_no_bounding_boxes=True,
     )
-    window = tf.concat([begin[:2], size[:2]], 0)
-    return tf.cond(
-        is_jpeg,
-        lambda: tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST"),
-        lambda: tf.image.crop_to_bounding_box(decode_other(contents), *tf.unstack(window)),
-    )
+    return tf.concat([begin[:2], size[:2]], 0)
 
 
 def change_pixels(
-    crop: np.ndarray, draws: np.ndarray, image_size: int, options: Augmentation
-) -> np.ndarray:
-    """Resizes a crop, and flips, rotates and colours it as float32 `draws` of `_ranges` say."""
+    crop: np.ndarray, draws: np.ndarray, options: Augmentation, image: np.ndarray
+) -> None:
+    """Resizes a crop into `image`, flips, rotates and colours it as `draws` from `_ranges` say."""
     mirrored, kind, *values = draws
     if kind < options.rotate_probability:
         colours = pixels.ORDER_A
@@ -137,7 +165,7 @@ def change_pixels(
         colours = pixels.ORDER_B
     else:
         colours = pixels.KEEP
-    return pixels.augment(crop, image_size, mirrored < options.flip_probability, colours, *values)
+    pixels.augment(crop, image, mirrored < options.flip_probability, colours, *values)
 
 
 def _ranges(options: Augmentation) -> list[tuple[float, float]]:

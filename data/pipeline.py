@@ -23,7 +23,7 @@ from data.balanced_order import BalancedOrder, describe_counts, record_weights
 from data.order import RecordOrder
 from data.record_source import InputError, RecordSource, pad_labels
 from data.shares import Share
-from data.steps import Part, Plan, Prepare, Slot, Slots, run
+from data.steps import Part, Plan, Slot, Slots, run
 
 __all__ = [
     "Augmentation",
@@ -96,7 +96,7 @@ class TrainingInput:
         self.records = source.total
         self._order = _order(source, options)
         self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
-        self._prepare = _traced_once(self._augmented)
+        self._prepare = tf.function(self._augmented, autograph=False)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from position `start`: the number of records that all workers have used."""
@@ -112,13 +112,14 @@ class TrainingInput:
             return np.arange(first, first + share.count * share.micro_batch)
 
         plan = Plan(positions, share.micro_batch, share.count)
-        valid = tf.ones([share.count * share.micro_batch], tf.bool)
+        valid = np.ones(share.count * share.micro_batch, bool)
         yield from _labelled(run(self._slots, self._prepare, plan, threads), lambda part: valid)
 
-    def _augmented(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(self._options.random_seed, tf.int64), position])
-        return augmentation.training_image(
-            contents, seed, self._options.image_size, self._augmentation
+    def _augmented(self, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+        seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
+        seeds = tf.stack([seed, positions], 1)
+        return augmentation.training_images(
+            contents, seeds, self._options.image_size, self._augmentation
         )
 
 
@@ -140,7 +141,7 @@ class EvaluationInput:
         source = _open(options)
         self.records = source.total
         self._slots = Slots(source, lambda position: position % source.total)
-        self._prepare = _traced_once(self._inference_image)
+        self._prepare = tf.function(self._inference_images, autograph=False)
 
     def batches(self) -> Iterator[Batch]:
         """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
@@ -153,17 +154,22 @@ class EvaluationInput:
         plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
         threads = self._options.num_preprocess_threads
 
-        def valid(part: Part) -> tf.Tensor:
+        def valid(part: Part) -> np.ndarray:
             wanted = positions(part.step)
             filled = np.array([slot.position for slot in part.slots])
-            return tf.constant((wanted < self.records) & (wanted == filled))
+            return (wanted < self.records) & (wanted == filled)
 
         yield from _labelled(run(self._slots, self._prepare, plan, threads), valid)
 
-    def _inference_image(self, contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        del position
-        image = preprocessing.decode(contents)
-        return preprocessing.inference_crops(image, self._options.image_size)[0]
+    def _inference_images(self, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+        del positions
+
+        @tf.function(autograph=False)  # traced once, for all images
+        def centre(contents: tf.Tensor) -> tf.Tensor:
+            image = preprocessing.decode(contents)
+            return preprocessing.inference_crops(image, self._options.image_size)[0]
+
+        return tf.stack([centre(image) for image in tf.unstack(contents)])
 
 
 def _order(source: RecordSource, options: InputOptions) -> RecordOrder | BalancedOrder:
@@ -183,13 +189,7 @@ def _open(options: InputOptions) -> RecordSource:
     return RecordSource(options.data_dir, options.class_num, options.max_bad_records)
 
 
-def _traced_once(prepare: Prepare) -> Prepare:
-    # A dataset that begins again would else trace it again, for seconds.
-    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
-    return tf.function(prepare, signature, autograph=False)
-
-
-def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], tf.Tensor]) -> Iterator[Batch]:
+def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:
     """Micro-batches with the labels of their slots.
 
     Args:
@@ -200,11 +200,14 @@ def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], tf.Tensor]) -
         if part.slots is not known:
             known, valid = part.slots, valid_slots(part)
             samples = [slot.sample for slot in part.slots]
-            index, value = (tf.constant(labels) for labels in pad_labels(samples))
-            names = tf.constant([sample.name for sample in samples])
+            index, value = pad_labels(samples)
+            step_labels = tf.constant(index), tf.constant(value)
         size = part.images.shape[0]
         rows = slice(part.number * size, (part.number + 1) * size)
-        yield Batch(part.images, index[rows], value[rows], index, value, names[rows], valid[rows])
+        whole = size == len(known)
+        labels = step_labels if whole else (tf.constant(index[rows]), tf.constant(value[rows]))
+        names = tf.constant([sample.name for sample in samples[rows]])
+        yield Batch(part.images, *labels, *step_labels, names, tf.constant(valid[rows]))
 
 
 def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ import math
 
 import numba
 import numpy as np
-from numpy import float32
+from numpy import float32, int32
 
 KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colours
 ALIGNMENT = 64  # bytes; TensorFlow takes over an array so aligned without a copy
@@ -24,9 +24,17 @@ HALF, MAX = float32(0.5), float32(255)
 _compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
+def empty_images(count: int, size: int) -> np.ndarray:
+    """float32 [count, size, size, 3], uninitialised, where TensorFlow takes it without a copy."""
+    length = count * size * size * 3
+    memory = np.empty(length + ALIGNMENT // 4, np.float32)
+    start = -(memory.ctypes.data // 4) % (ALIGNMENT // 4)
+    return memory[start : start + length].reshape(count, size, size, 3)
+
+
 def augment(
     image: np.ndarray,
-    size: int,
+    out: np.ndarray,
     mirror: bool,
     kind: int,
     angle: float32,
@@ -34,12 +42,12 @@ def augment(
     saturation: float32,
     hue: float32,
     contrast: float32,
-) -> np.ndarray:
-    """Resizes, mirrors, rotates and colours an image.
+) -> None:
+    """Resizes, mirrors, rotates and colours an image, and writes it to `out`.
 
     Args:
         image: uint8 [H, W, 3], contiguous.
-        size: side of the result in pixels.
+        out: float32 [S, S, 3], the result, in [-1, 1].
         mirror: whether left becomes right.
         kind: KEEP; ORDER_A, rotation, then brightness, saturation, hue, contrast; or ORDER_B,
             brightness, contrast, saturation, hue. Both are clipped to [0, 1].
@@ -47,12 +55,9 @@ def augment(
         brightness: added, of [0, 1].
         saturation, contrast: factors.
         hue: in turns, within +-0.5.
-
-    Returns:
-        float32 [size, size, 3] in [-1, 1].
     """
     # Not compiled as a whole: inlined into one function, the loops would not be vectorised.
-    planes = _resize(image, size, mirror)
+    planes = _resize(image, len(out), mirror)
     scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
     if kind == ORDER_A:
         planes = _rotate(planes, angle)
@@ -62,7 +67,7 @@ def augment(
         offset = (ONE - contrast) / MAX * _means(planes) + brightness
         _turn_colours(planes, scale * contrast, offset, saturation, hue)
         scale, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
-    return _finish(planes, scale, offset)
+    _finish(planes, scale, offset, out)
 
 
 @_compiled
@@ -106,24 +111,28 @@ def _taps(length, size, mirror):
 @_compiled
 def _rotate(planes, angle):
     """About the centre; the nearest pixel, black where there was none."""
-    size = planes.shape[0]
+    size = int32(planes.shape[0])
     middle = float32(size - 1) / TWO
     cos, sin = float32(math.cos(angle)), float32(math.sin(angle))
-    turned = np.empty_like(planes)
-    rows, columns = np.empty(size, np.int64), np.empty(size, np.int64)
+    turned, pixels = np.empty_like(planes), planes.reshape(-1)
+    places = np.empty(size, np.int32)
+    # `+ size` keeps coordinates above 0, where the conversion to int32, one instruction, is floor.
+    start = middle + HALF + float32(size)
     for y in range(size):
-        start_x = middle - cos * middle - sin * (float32(y) - middle) + HALF
-        start_y = middle - sin * middle + cos * (float32(y) - middle) + HALF
+        start_x = start - cos * middle - sin * (float32(y) - middle)
+        start_y = start - sin * middle + cos * (float32(y) - middle)
         for x in range(size):
-            columns[x] = math.floor(start_x + cos * float32(x))
-            rows[x] = math.floor(start_y + sin * float32(x))
+            column = int32(int32(start_x + cos * float32(x)) - size)
+            row = int32(int32(start_y + sin * float32(x)) - size)
+            inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+            places[x] = int32(row * int32(3 * size) + column) if inside else int32(-1)
         red, green, blue = turned[y, 0], turned[y, 1], turned[y, 2]
         for x in range(size):
-            row, column = rows[x], columns[x]
-            if 0 <= row < size and 0 <= column < size:
-                red[x] = planes[row, 0, column]
-                green[x] = planes[row, 1, column]
-                blue[x] = planes[row, 2, column]
+            place = places[x]
+            if place >= 0:
+                red[x] = pixels[place]
+                green[x] = pixels[place + size]
+                blue[x] = pixels[place + 2 * size]
             else:
                 red[x] = green[x] = blue[x] = ZERO
     return turned
@@ -180,19 +189,16 @@ def _means(planes):
 
 
 @_compiled
-def _finish(planes, scale, offset):
+def _finish(planes, scale, offset, out):
     """`planes * scale + offset`, clipped to [0, 1], scaled to [-1, 1]: [row, column, channel]."""
     size = planes.shape[0]
-    memory = np.empty(3 * size * size + ALIGNMENT // 4, np.float32)
-    start = -(memory.ctypes.data // 4) % (ALIGNMENT // 4)
-    lines = memory[start : start + 3 * size * size].reshape(size, 3 * size)
+    lines = out.reshape(size, 3 * size)
     for y in range(size):
         line, red, green, blue = lines[y], planes[y, 0], planes[y, 1], planes[y, 2]
         for x in range(size):
             line[3 * x] = _unit(red[x] * scale[0] + offset[0])
             line[3 * x + 1] = _unit(green[x] * scale[1] + offset[1])
             line[3 * x + 2] = _unit(blue[x] * scale[2] + offset[2])
-    return lines.reshape(size, size, 3)
 
 
 @_compiled

@@ -7,11 +7,13 @@ import functools
 import glob
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from data import records
@@ -102,6 +104,12 @@ class RecordSource:
         with contextlib.suppress(RecordError):
             self.read(0)
 
+    def announce(self, records_ahead: Iterable[int]) -> None:
+        """Lets the system fetch records that are soon read, all at once: hides latency."""
+        for record in records_ahead:
+            file, offset, size = self._place(record)
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
     def reject(self, record: int, reason: str) -> None:
         """Count and name a record that cannot be used; in a later epoch it does not count again.
 
@@ -125,8 +133,15 @@ class RecordSource:
             )
 
     def _where(self, record: int) -> str:
-        file = int(np.searchsorted(self._first, record, "right")) - 1
+        file = self._file_of(record)
         return f"{self.files[file]}: record {record - self._first[file]}"
+
+    def _place(self, record: int) -> tuple[BinaryIO, int, int]:
+        file = self._open(self.files[self._file_of(record)])
+        return file, int(self._offsets[record]), int(self._sizes[record])
+
+    def _file_of(self, record: int) -> int:
+        return int(np.searchsorted(self._first, record, "right")) - 1
 
     def read(self, record: int) -> Sample:
         """One record.
@@ -135,10 +150,13 @@ class RecordSource:
             RecordError: its bytes are damaged.
             InputError: it has no image, no label, or one outside the classes.
         """
-        file = self._open(self.files[int(np.searchsorted(self._first, record, "right")) - 1])
-        offset, size = int(self._offsets[record]), int(self._sizes[record])
+        file, offset, size = self._place(record)
         payload = records.read_record(file.fileno(), offset, size)
-        features = records.decode_example(payload)
+        try:
+            # Compiled, and so three times faster than `records.decode_example`.
+            features = tf.train.Example.FromString(payload).features.feature
+        except DecodeError as error:
+            raise RecordError(f"not a tf.train.Example ({error})") from error
         try:
             return parse(features, self._class_num)
         except InputError as error:
@@ -173,37 +191,42 @@ def _open(path: str) -> BinaryIO:
     return open(path, "rb", buffering=0)
 
 
-def parse(features: dict[str, list], class_num: int) -> Sample:
+def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
     """The sample of an example's features, whichever of the three kinds its label is.
 
     Raises:
         InputError: without the record's place, which the caller adds.
     """
-    image, name = features.get("image"), features.get("name")
+    image = features["image"].bytes_list.value
+    name = features["name"].bytes_list.value
     if not image or not image[0]:
         raise InputError("no image in it; a record holds `image`, the bytes of a JPEG")
     classes, values = _labels(features, class_num)
-    outside = classes[(classes < 0) | (classes >= class_num)]
-    if outside.size:
+    if classes.size and not 0 <= classes.min() <= classes.max() < class_num:
+        outside = classes[(classes < 0) | (classes >= class_num)]
         raise InputError(f"class {outside[0]} is not within 0..{class_num - 1}; mend --class_num")
     return Sample(image[0], name[0] if name else b"", classes.astype(np.int32), values)
 
 
-def _labels(features: dict[str, list], class_num: int) -> tuple[np.ndarray, np.ndarray]:
+def _labels(
+    features: Mapping[str, tf.train.Feature], class_num: int
+) -> tuple[np.ndarray, np.ndarray]:
     if "label_index" in features:
-        classes = np.array(features["label_index"], np.int64)
-        values = np.array(features.get("label_value") or np.ones(len(classes)), np.float32)
+        classes = np.array(features["label_index"].int64_list.value, np.int64)
+        values = np.array(features["label_value"].float_list.value, np.float32)
+        if not values.size:
+            values = np.ones(len(classes), np.float32)
         if len(values) != len(classes):
             raise InputError(f"{len(classes)} `label_index` but {len(values)} `label_value`")
         return classes, values
-    label = features.get("label")
-    if not label:
+    single, dense = features["label"].int64_list.value, features["label"].bytes_list.value
+    if single:
+        return np.array(single, np.int64), np.ones(len(single), np.float32)
+    if not dense:
         raise InputError("neither `label` nor `label_index` in it")
-    if not isinstance(label[0], bytes):
-        return np.array(label, np.int64), np.ones(len(label), np.float32)
-    if len(label[0]) != 4 * class_num:
-        raise InputError(f"a dense label of {len(label[0]) // 4} classes; mend --class_num")
-    vector = np.frombuffer(label[0], "<f4")
+    if len(dense[0]) != 4 * class_num:
+        raise InputError(f"a dense label of {len(dense[0]) // 4} classes; mend --class_num")
+    vector = np.frombuffer(dense[0], "<f4")
     classes = np.flatnonzero(vector)
     return classes, vector[classes]
 

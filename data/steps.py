@@ -9,7 +9,6 @@ a few steps and `BATCHES_AHEAD` batches are all that is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +19,10 @@ from data.records import RecordError
 
 STEPS_READ_AHEAD = 2
 BATCHES_AHEAD = 2
-READ_THREADS = 8  # records read at once: hides the latency of a disk or a network
+MOST_TOGETHER = 8  # images prepared by one call, which costs as much as an image does
 
-
-# (encoded image, int64 position) -> float32 [S, S, 3], in TensorFlow operations.
+# (encoded images, string [n]; positions, int64 [n]) -> float32 [n, S, S, 3]; a TensorFlow function
+# for any static n.
 Prepare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -85,6 +84,11 @@ class Slots:
                     self.reject(position, str(error))
             position += 1
 
+    def read_all(self, positions: list[int]) -> list[Slot]:
+        """The slots of positions, fetched at once."""
+        self._source.announce(self._record_at(position) for position in positions)
+        return [self.read(position) for position in positions]
+
     def reject(self, position: int, reason: str) -> None:
         """Fill this position by the next one from now on, and count its record as bad."""
         self._bad.add(position)
@@ -99,25 +103,24 @@ def run(slots: Slots, prepare: Prepare, plan: Plan, threads: int) -> Iterator[Pa
     that decode, nearly all, pay nothing for it.
 
     Args:
-        prepare: makes the image of a slot.
+        prepare: makes the images of slots.
         threads: that prepare images.
     """
     step = number = 0
     while plan.steps is None or step < plan.steps:
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            reader = _Reader(slots, plan, pool)
-            try:
-                for images in _dataset(reader, step, prepare, plan, threads).skip(number):
-                    yield Part(step, number, reader.slots[step], images)
-                    number += 1
-                    if number == plan.micro_batches:
-                        del reader.slots[step]
-                        step, number = step + 1, 0
-            except tf.errors.OpError as error:
-                if reader.error is not None:
-                    raise reader.error from None
-                if not _reject_undecodable(slots, prepare, plan.positions(step)):
-                    raise error
+        reader = _Reader(slots, plan)
+        try:
+            for images in _dataset(reader, step, prepare, plan, threads).skip(number):
+                yield Part(step, number, reader.slots[step], images)
+                number += 1
+                if number == plan.micro_batches:
+                    del reader.slots[step]
+                    step, number = step + 1, 0
+        except tf.errors.OpError as error:
+            if reader.error is not None:
+                raise reader.error from None
+            if not _reject_undecodable(slots, prepare, plan.positions(step)):
+                raise error
 
 
 def _dataset(
@@ -129,10 +132,12 @@ def _dataset(
 ) -> tf.data.Dataset:
     last_step = np.iinfo(np.int64).max if plan.steps is None else plan.steps
     dataset = tf.data.Dataset.range(first_step, last_step)
-    # Whole steps of encoded records, each read by `READ_THREADS`.
+    # Whole steps of encoded records, then a few images at a time.
     dataset = dataset.map(reader.load, num_parallel_calls=STEPS_READ_AHEAD).unbatch()
     dataset = dataset.map(prepare, num_parallel_calls=threads)
-    dataset = dataset.batch(plan.batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
+    if reader.together < plan.batch_size:
+        dataset = dataset.batch(plan.batch_size // reader.together).map(_joined)
+    dataset = dataset.prefetch(BATCHES_AHEAD)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = threads + STEPS_READ_AHEAD
@@ -141,12 +146,16 @@ def _dataset(
     return dataset.with_options(options)
 
 
+def _joined(images: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(images, [-1, *images.shape[2:]])
+
+
 def _reject_undecodable(slots: Slots, prepare: Prepare, positions: np.ndarray) -> bool:
     found = False
     for position in positions.tolist():
         slot = slots.read(position)
         try:
-            prepare(tf.constant(slot.sample.image), tf.constant(slot.position, tf.int64))
+            prepare(tf.constant([slot.sample.image]), tf.constant([slot.position], tf.int64))
         except tf.errors.OpError as error:
             slots.reject(slot.position, f"the image does not decode: {_reason(error)}")
             found = True
@@ -161,20 +170,22 @@ def _reason(error: tf.errors.OpError) -> str:
 class _Reader:
     """Reads the slots of one dataset's steps, and keeps them until their images are ready."""
 
-    def __init__(self, slots: Slots, plan: Plan, pool: ThreadPoolExecutor):
-        self._slots, self._plan, self._pool = slots, plan, pool
+    def __init__(self, slots: Slots, plan: Plan):
+        self._slots, self._plan = slots, plan
+        most = min(plan.batch_size, MOST_TOGETHER)
+        self.together = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
         self.slots: dict[int, list[Slot]] = {}
         self.error: Exception | None = None
 
     def load(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded images of a step, string [slots], and their positions, int64 [slots]."""
+        """The encoded images of a step, string [-1, together], and their positions, int64."""
         contents, positions = tf.numpy_function(self._load, [step], [tf.string, tf.int64])
-        return tf.ensure_shape(contents, [None]), tf.ensure_shape(positions, [None])
+        shape = [-1, self.together]
+        return tf.reshape(contents, shape), tf.reshape(positions, shape)
 
     def _load(self, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
         try:
-            positions = self._plan.positions(int(step)).tolist()
-            slots = list(self._pool.map(self._slots.read, positions))
+            slots = self._slots.read_all(self._plan.positions(int(step)).tolist())
         except Exception as error:
             self.error = error  # tf.data would pass it on as a string with a traceback
             raise

@@ -34,7 +34,9 @@ def encoded(kind="JPEG"):
 
 
 def augment(image, kind, change, mirror=False):
-    return pixels.augment(image, SIZE, mirror, kind, *np.array(change, np.float32))
+    (out,) = pixels.empty_images(1, SIZE)
+    pixels.augment(image, out, mirror, kind, *np.array(change, np.float32))
+    return out
 
 
 def resized(image=FLOWER):
@@ -73,7 +75,7 @@ def assert_close(ours, theirs, except_share=0.0):
     difference = np.abs(ours - theirs).max(-1)
     close = difference < 5e-4  # float32 in another order; hue divides by small numbers
     assert 1 - close.mean() <= except_share
-    assert difference[close].mean() < 5e-6
+    assert difference[close].mean() < 5e-5  # another pixel moves the mean that contrast keeps
 
 
 @pytest.mark.parametrize("shape", [(230, 320), (64, 64), (33, 50), (200, 7), (1, 1)])
@@ -120,27 +122,30 @@ def test_mirroring_swaps_left_and_right_before_all_else():
 
 
 def test_tensorflow_takes_the_result_over_without_a_copy():
-    assert augment(FLOWER, pixels.KEEP, CHANGES[0]).ctypes.data % pixels.ALIGNMENT == 0
+    images = pixels.empty_images(3, 5)
+    assert images.shape == (3, 5, 5, 3)
+    assert images.ctypes.data % pixels.ALIGNMENT == 0
 
 
-def images(options, count=200, contents=None):
-    contents = encoded() if contents is None else contents
-    make = tf.function(lambda seed: augmentation.training_image(contents, seed, 8, options))
-    return np.stack([make(tf.constant([7, position], tf.int64)) for position in range(count)])
+def images(options, count=8):
+    make = tf.function(lambda c, s: augmentation.training_images(c, s, 8, options))
+    contents, seeds = tf.fill([8], encoded()), tf.range(count, dtype=tf.int64)
+    seeds = tf.reshape(tf.stack([tf.fill([count], tf.constant(7, tf.int64)), seeds], 1), [-1, 8, 2])
+    return np.concatenate([make(contents, part) for part in seeds])
 
 
 def test_an_image_is_a_function_of_its_seed_pair():
-    first, again = images(Augmentation(), 8), images(Augmentation(), 8)
+    first, again = images(Augmentation()), images(Augmentation())
     np.testing.assert_array_equal(first, again)
     assert len({image.tobytes() for image in first}) == 8
 
 
 def test_the_released_draw_is_from_three_kinds_and_two_sides(monkeypatch):
     seen = []
-    monkeypatch.setattr(pixels, "augment", lambda image, size, *rest: seen.append(rest))
+    monkeypatch.setattr(pixels, "augment", lambda image, out, *rest: seen.append(rest))
     rng = np.random.default_rng(0)
     for draws in rng.uniform(size=(3000, 7)).astype(np.float32):
-        augmentation.change_pixels(None, draws, 8, Augmentation())
+        augmentation.change_pixels(None, draws, Augmentation(), None)
     mirror, kind = np.array([rest[:2] for rest in seen]).T
     assert np.abs(np.bincount(kind) / 3000 - 1 / 3).max() < 0.03
     assert abs(mirror.mean() - 0.5) < 0.03
@@ -149,9 +154,8 @@ def test_the_released_draw_is_from_three_kinds_and_two_sides(monkeypatch):
 def test_draws_fill_the_ranges_of_the_specification(monkeypatch):
     draws = []
 
-    def change(crop, values, size, options):
+    def change(crop, values, options, image):
         draws.append(values.copy())
-        return np.zeros((size, size, 3), np.float32)
 
     monkeypatch.setattr(augmentation, "change_pixels", change)
     images(Augmentation(), 400)
@@ -198,7 +202,7 @@ def test_probabilities_of_nought_leave_crop_and_size_alone():
     options = dataclasses.replace(options, colour_probability=0)
     decoded = tf.io.decode_jpeg(encoded(), dct_method="INTEGER_FAST")
     expected = tf.image.resize(decoded, [8, 8]) / 127.5 - 1
-    for image in images(options, 5):
+    for image in images(options):
         np.testing.assert_allclose(image, expected, atol=1e-4)
 
 
