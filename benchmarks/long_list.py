@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         make_inputs(folder, args.pictures)
         straight = extract(folder, "straight.npz")
+        if args.plot:
+            plot(args.plot, straight)
         size = (folder / "straight.npz").stat().st_size
         killed = extract(folder, "killed.npz", kill_at_bytes=size // 2)
         resumed = extract(folder, "killed.npz")
         same = filecmp.cmp(folder / "straight.npz", folder / "killed.npz", shallow=False)
-    if args.plot:
-        plot(args.plot, straight)
     # The first quarter is the start of Python and TensorFlow.
     quarter = len(straight.memory_bytes) // 4
     middle = max(straight.memory_bytes[quarter : 2 * quarter])
