@@ -18,7 +18,7 @@ from data.download_manifest import PENDING, Entry, Manifest, ManifestError, read
 from data.download_names import FLAT_ROWS, Naming, host_of
 from data.download_scheduler import Scheduler, Task
 from data.download_shards import ShardMaker, ShardOptions
-from data.download_store import PLACEHOLDERS, Placeholders, Store, Stored
+from data.download_store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
 from data.fetching import USER_AGENT, Fetcher, FetchError, Limits
 from data.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.lists import Row, count_lines, read_rows
@@ -159,11 +159,10 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Manifest(path, {**settings, "rows": rows}, rows)
 
-    def store(self, index: int, shards: ShardMaker | None) -> Store:
+    def store(self, shards: ShardMaker | None) -> Store:
         options = self.options
         return Store(
             shards.spool if shards else options.save_dir,
-            options.save_dir / f".partial{self._suffix(index)}",
             Placeholders([PLACEHOLDERS, *options.placeholders]),
             as_jpeg=shards is not None,
             short_side=options.short_side,
@@ -213,9 +212,8 @@ def download(
             manifest.forget_failures()
         watch(manifest, None)
         shards = plan.shard_maker(index, manifest)
-        store = plan.store(index, shards)
         engine = Engine(
-            _work(plan, store, shards),
+            _work(plan, index, shards),
             Scheduler(options.host_limit, options.retries),
             options.threads,
             options.processes,
@@ -226,20 +224,20 @@ def download(
             watch(manifest, result)
             if shards:
                 shards.advance()
-        store.close()
         return totals([manifest])
 
 
-def _work(plan: Plan, store: Store, shards: ShardMaker | None) -> Callable[[Job], Stored]:
+def _work(plan: Plan, index: int, shards: ShardMaker | None) -> Callable[[Job], Stored]:
     """What a thread of a worker does."""
-    options = plan.options
+    options, part = plan.options, (index, plan.count)
+    store = plan.store(shards)
     fetcher = Fetcher(options.limits, options.threads, options.user_agent)
 
     def fetch_and_store(job: Job) -> Stored:
         body, url = fetcher.fetch(job.url)
         name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
         try:
-            return store.store(body, url, name)
+            return store.store(body, url, name, partial_name(job.row, part))
         except ImageError as error:
             raise FetchError(error.kind, str(error), error.kind == "truncated") from error
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from data.download_manifest import Entry, Manifest
 from data.download_names import Naming
+from data.download_store import partial_name
 from data.list_jobs import rewritten
 from data.lists import Row, format_row, read_rows
 
@@ -94,20 +95,22 @@ def write_lists(
 ) -> None:
     """The image list and the list of failed rows, both with their tags, in the order of the list.
 
-    Files of repeated bodies are removed from `folder` on the way. The list of failed rows is a
-    list of URLs (or ids) again.
+    Files of repeated bodies, and half-written ones, are removed from `folder` on the way. The list
+    of failed rows is a list of URLs (or ids) again.
 
     Args:
         manifests: of all parts of the list, in order; no row of them is pending.
     """
     with rewritten(im_list) as images, rewritten(invalid_list) as invalid:
         for index, manifest in enumerate(manifests):
-            rows = read_rows(url_list, part=(index, len(manifests)))
+            part = index, len(manifests)
+            rows = read_rows(url_list, part=part)
             for number, row in enumerate(rows):
                 file = naming.file(row.image)
                 if manifest.is_ok(number):
                     images.write(_line(row._replace(image=file)))
                     continue
+                (folder / file).with_name(partial_name(number, part)).unlink(missing_ok=True)
                 if manifest.kind(number) == REPEATED:
                     (folder / file).unlink(missing_ok=True)
                 invalid.write(_line(row))

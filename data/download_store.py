@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +69,6 @@ class Store:
 
     Args:
         folder: where the files go.
-        temporary: a folder of our own on the same file system; what a killed run left is removed.
         as_jpeg: make everything an upright RGB JPEG; implied by `short_side`.
         short_side: shrink to it, in pixels.
         quality: of JPEGs encoded here.
@@ -83,7 +81,6 @@ class Store:
     def __init__(
         self,
         folder: Path,
-        temporary: Path,
         placeholders: Placeholders,
         as_jpeg: bool = False,
         short_side: int | None = None,
@@ -92,18 +89,18 @@ class Store:
         decoders: int = 1,
     ) -> None:
         self._folder = folder
-        self._temporary = temporary
         self._placeholders = placeholders
         self._as_jpeg = as_jpeg or short_side is not None
         self._short_side = short_side
         self._quality = quality
         self._max_pixels = max_pixels
         self._decoders = threading.BoundedSemaphore(decoders)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
 
-    def store(self, body: bytes, url: str, name: str) -> Stored:
+    def store(self, body: bytes, url: str, name: str, partial: str) -> Stored:
         """Checks the body and writes it as `folder/name`.
+
+        Args:
+            partial: name of the file while it is written; see `partial_name`.
 
         Raises:
             ImageError: not a whole picture, or (kind `placeholder`) a known stand-in.
@@ -112,13 +109,9 @@ class Store:
         if self._placeholders.match(body, url):
             raise ImageError("placeholder", "the host's picture for one that is gone")
         data, width, height = self._checked(body)
-        self._write(data, f"{self._folder}/{name}")
+        _write(data, f"{self._folder}/{name}", partial)
         digest = hashlib.sha256(data).hexdigest()
         return Stored(len(data), digest, width, height, data is not body)
-
-    def close(self) -> None:
-        """Removes the folder of temporary files."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _checked(self, body: bytes) -> tuple[bytes, int, int]:
         with self._decoders:
@@ -128,12 +121,24 @@ class Store:
             found = whole(body, self._max_pixels)
             return body, found.width, found.height
 
-    def _write(self, data: bytes, path: str) -> None:
-        temporary = f"{self._temporary}/{os.getpid()}-{threading.get_ident()}"
-        with open(temporary, "wb") as file:
-            file.write(data)
-        try:
-            os.replace(temporary, path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.replace(temporary, path)
+
+def partial_name(row: int, part: tuple[int, int]) -> str:
+    """What a row's file is called while it is written, in the folder where it will be.
+
+    The name is that of the row, so that another attempt replaces what a killed one left. (The same
+    folder, because renaming between folders takes a lock on the whole file system.)
+    """
+    return f".{row}-{part[0]}-{part[1]}.part"
+
+
+def _write(data: bytes, path: str, partial: str) -> None:
+    folder = os.path.dirname(path)
+    temporary = f"{folder}/{partial}"
+    try:
+        file = open(temporary, "wb")  # noqa: SIM115
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        file = open(temporary, "wb")  # noqa: SIM115
+    with file:
+        file.write(data)
+    os.replace(temporary, path)

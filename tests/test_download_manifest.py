@@ -9,6 +9,7 @@ import pytest
 from data.download_finish import mark_repeated, write_lists
 from data.download_manifest import Entry, Manifest, ManifestError
 from data.download_names import Naming
+from data.download_store import partial_name
 from data.lists import ListError
 from data.open_images import join_ids
 
@@ -113,6 +114,7 @@ def test_lists_are_in_order_and_files_of_repeated_bodies_are_removed(tmp_path) -
     url_list.write_text("".join(f"http://x/{row}.jpg\t{row}:0.5 7:1\r\n" for row in range(4)))
     names = [Naming().file(f"http://x/{row}.jpg") for row in range(4)]
     (tmp_path / names[1]).write_bytes(b"placeholder")
+    (tmp_path / partial_name(3, (0, 1))).write_bytes(b"of an attempt that was killed")
     with opened(tmp_path / "manifest.tsv", rows=4) as manifest:
         for row, status in [(2, "ok"), (3, "http_404"), (1, "repeated"), (0, "converted")]:
             manifest.append(Entry(row, "", status))
@@ -120,7 +122,8 @@ def test_lists_are_in_order_and_files_of_repeated_bodies_are_removed(tmp_path) -
         write_lists([manifest], url_list, Naming(), tmp_path, *lists)
     assert lists[0].read_text() == f"{names[0]}\t0:0.5\t7:1\n{names[2]}\t2:0.5\t7:1\n"
     assert lists[1].read_text() == "http://x/1.jpg\t1:0.5\t7:1\nhttp://x/3.jpg\t3:0.5\t7:1\n"
-    assert not (tmp_path / names[1]).exists()
+    left = {"manifest.tsv", "urls.txt", "im_list.txt", "invalid_url.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 CSV = """ImageID,Subset,OriginalURL,Title
