@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -69,33 +69,45 @@ class Augmentation:
             )
 
 
-def training_images(
+def decode(
     contents: tf.Tensor, seeds: tf.Tensor, image_size: int, options: Augmentation
-) -> tf.Tensor:
-    """Augmented images.
+) -> list[tf.Tensor]:
+    """The part of the work that TensorFlow does; `write` does the rest.
 
     Args:
         contents: string [n], encoded images; n is static.
         seeds: int64 [n, 2], the run's seed and the record's position.
         image_size: side of the results in pixels.
-
-    Returns:
-        float32 [n, image_size, image_size, 3] in [-1, 1].
     """
-
-    def change(draws: np.ndarray, *crops: np.ndarray) -> np.ndarray:
-        images = pixels.empty_images(len(crops), image_size)
-        for image, crop, values in zip(images, crops, draws, strict=True):
-            change_pixels(crop, values, options, image)
-        return images
-
     crop_and_draws = _crop_and_draws(options)
     pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
     crops, draws = zip(*(crop_and_draws(*pair) for pair in pairs), strict=True)
-    # One call for all: it costs as much as the pixels of an image do.
-    images = tf.numpy_function(change, [tf.stack(draws), *crops], tf.float32, stateful=False)
+    parts = [tf.stack(draws), *crops]
+    if not options.randaugment_layers:
+        return parts
+
+    def change(*parts: np.ndarray) -> np.ndarray:
+        images = np.empty((len(crops), image_size, image_size, CHANNELS), np.float32)
+        _change_all(parts, images, options)
+        return images
+
+    images = tf.numpy_function(change, parts, tf.float32, stateful=False)
     images = tf.ensure_shape(images, [len(crops), image_size, image_size, CHANNELS])
-    return _with_randaugment(images, seeds, options) if options.randaugment_layers else images
+    return [_with_randaugment(images, seeds, options)]
+
+
+def write(parts: Sequence[np.ndarray], images: np.ndarray, options: Augmentation) -> None:
+    """Fills `images`, float32 [n, image_size, image_size, 3], in [-1, 1], from `decode`'s parts."""
+    if options.randaugment_layers:
+        images[...] = parts[0]
+    else:
+        _change_all(parts, images, options)
+
+
+def _change_all(parts: Sequence[np.ndarray], images: np.ndarray, options: Augmentation) -> None:
+    draws, *crops = parts
+    for image, crop, values in zip(images, crops, draws, strict=True):
+        change_pixels(crop, values, options, image)
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from data.balanced_order import BalancedOrder, describe_counts, record_weights
 from data.order import RecordOrder
 from data.record_source import InputError, RecordSource, pad_labels
 from data.shares import Share
-from data.steps import Part, Plan, Slot, Slots, run
+from data.steps import Part, Plan, Preparation, Slot, Slots, run
 
 __all__ = [
     "Augmentation",
@@ -96,7 +96,8 @@ class TrainingInput:
         self.records = source.total
         self._order = _order(source, options)
         self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
-        self._prepare = tf.function(self._augmented, autograph=False)
+        decode = tf.function(self._decode, autograph=False)
+        self._preparation = Preparation(decode, self._write, options.image_size)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from position `start`: the number of records that all workers have used."""
@@ -113,14 +114,15 @@ class TrainingInput:
 
         plan = Plan(positions, share.micro_batch, share.count)
         valid = np.ones(share.count * share.micro_batch, bool)
-        yield from _labelled(run(self._slots, self._prepare, plan, threads), lambda part: valid)
+        yield from _labelled(run(self._slots, self._preparation, plan, threads), lambda part: valid)
 
-    def _augmented(self, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
         seeds = tf.stack([seed, positions], 1)
-        return augmentation.training_images(
-            contents, seeds, self._options.image_size, self._augmentation
-        )
+        return augmentation.decode(contents, seeds, self._options.image_size, self._augmentation)
+
+    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
+        augmentation.write(parts, images, self._augmentation)
 
 
 class EvaluationInput:
@@ -141,7 +143,8 @@ class EvaluationInput:
         source = _open(options)
         self.records = source.total
         self._slots = Slots(source, lambda position: position % source.total)
-        self._prepare = tf.function(self._inference_images, autograph=False)
+        decode = tf.function(self._decode, autograph=False)
+        self._preparation = Preparation(decode, self._write, options.image_size)
 
     def batches(self) -> Iterator[Batch]:
         """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
@@ -159,9 +162,9 @@ class EvaluationInput:
             filled = np.array([slot.position for slot in part.slots])
             return (wanted < self.records) & (wanted == filled)
 
-        yield from _labelled(run(self._slots, self._prepare, plan, threads), valid)
+        yield from _labelled(run(self._slots, self._preparation, plan, threads), valid)
 
-    def _inference_images(self, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         del positions
 
         @tf.function(autograph=False)  # traced once, for all images
@@ -169,7 +172,11 @@ class EvaluationInput:
             image = preprocessing.decode(contents)
             return preprocessing.inference_crops(image, self._options.image_size)[0]
 
-        return tf.stack([centre(image) for image in tf.unstack(contents)])
+        return [centre(image) for image in tf.unstack(contents)]
+
+    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
+        for image, part in zip(images, parts, strict=True):
+            image[...] = part
 
 
 def _order(source: RecordSource, options: InputOptions) -> RecordOrder | BalancedOrder:

@@ -8,28 +8,23 @@ loop over columns fills whole vector registers.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numba
 import numpy as np
 from numpy import float32, int32
 
+from data.memory import Recycler
+
+CHANNELS = 3
 KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colours
-ALIGNMENT = 64  # bytes; TensorFlow takes over an array so aligned without a copy
 TINY = float32(1e-12)
 ZERO, ONE, TWO, SIX = float32(0), float32(1), float32(2), float32(6)
 HALF, MAX = float32(0.5), float32(255)
 
 # `fastmath`: no NaN comes in, and sums may be vectorised.
 _compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-
-
-def empty_images(count: int, size: int) -> np.ndarray:
-    """float32 [count, size, size, 3], uninitialised, where TensorFlow takes it without a copy."""
-    length = count * size * size * 3
-    memory = np.empty(length + ALIGNMENT // 4, np.float32)
-    start = -(memory.ctypes.data // 4) % (ALIGNMENT // 4)
-    return memory[start : start + length].reshape(count, size, size, 3)
 
 
 def augment(
@@ -57,10 +52,12 @@ def augment(
         hue: in turns, within +-0.5.
     """
     # Not compiled as a whole: inlined into one function, the loops would not be vectorised.
-    planes = _resize(image, len(out), mirror)
+    planes, turned = _scratch(len(out)).take()
+    _resize(image, planes, mirror)
     scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
     if kind == ORDER_A:
-        planes = _rotate(planes, angle)
+        _rotate(planes, turned, angle)
+        planes = turned
         _turn_colours(planes, scale, offset + brightness, saturation, hue)
         scale, offset = np.full(3, contrast), (ONE - contrast) * _means(planes)
     elif kind == ORDER_B:
@@ -70,15 +67,20 @@ def augment(
     _finish(planes, scale, offset, out)
 
 
+@functools.cache
+def _scratch(size: int) -> Recycler:
+    return Recycler((2, size, CHANNELS, size))
+
+
 @_compiled
-def _resize(image, size, mirror):
+def _resize(image, planes, mirror):
     """Bilinear, half-pixel centres, no antialiasing: `tf.image.resize`; in the image's range."""
     height, width, _ = image.shape
+    size = planes.shape[0]
     lines = image.reshape(height, 3 * width)
     upper, lower, down = _taps(height, size, False)
     left, right, across = _taps(width, size, mirror)
     line = np.empty(3 * width, np.float32)
-    planes = np.empty((size, 3, size), np.float32)
     for y in range(size):
         above, below, weight = lines[upper[y]], lines[lower[y]], down[y]
         for x in range(3 * width):
@@ -90,7 +92,6 @@ def _resize(image, size, mirror):
             red[x] = line[a] + (line[b] - line[a]) * weight
             green[x] = line[a + 1] + (line[b + 1] - line[a + 1]) * weight
             blue[x] = line[a + 2] + (line[b + 2] - line[a + 2]) * weight
-    return planes
 
 
 @_compiled
@@ -109,13 +110,12 @@ def _taps(length, size, mirror):
 
 
 @_compiled
-def _rotate(planes, angle):
+def _rotate(planes, turned, angle):
     """About the centre; the nearest pixel, black where there was none."""
     size = int32(planes.shape[0])
     middle = float32(size - 1) / TWO
     cos, sin = float32(math.cos(angle)), float32(math.sin(angle))
-    turned, pixels = np.empty_like(planes), planes.reshape(-1)
-    places = np.empty(size, np.int32)
+    pixels, places = planes.reshape(-1), np.empty(size, np.int32)
     # `+ size` keeps coordinates above 0, where the conversion to int32, one instruction, is floor.
     start = middle + HALF + float32(size)
     for y in range(size):
@@ -135,7 +135,6 @@ def _rotate(planes, angle):
                 blue[x] = pixels[place + 2 * size]
             else:
                 red[x] = green[x] = blue[x] = ZERO
-    return turned
 
 
 @_compiled

@@ -8,12 +8,15 @@ a few steps and `BATCHES_AHEAD` batches are all that is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from data.memory import Recycler
+from data.preprocessing import CHANNELS
 from data.record_source import RecordSource, Sample
 from data.records import RecordError
 
@@ -21,9 +24,17 @@ STEPS_READ_AHEAD = 2
 BATCHES_AHEAD = 2
 MOST_TOGETHER = 8  # images prepared by one call, which costs as much as an image does
 
-# (encoded images, string [n]; positions, int64 [n]) -> float32 [n, S, S, 3]; a TensorFlow function
-# for any static n.
-Prepare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+class Preparation(NamedTuple):
+    """How images are made: by TensorFlow as far as it is quick, then in NumPy, where it is not.
+
+    `decode`: (encoded images, string [n]; positions, int64 [n]) -> tensors; for any static n.
+    `write`: (the arrays of those tensors; images, float32 [n, image_size, image_size, 3], to fill).
+    """
+
+    decode: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]
+    write: Callable[[Sequence[np.ndarray], np.ndarray], None]
+    image_size: int
 
 
 class Slot(NamedTuple):
@@ -95,7 +106,7 @@ class Slots:
         self._source.reject(self._record_at(position), reason)
 
 
-def run(slots: Slots, prepare: Prepare, plan: Plan, threads: int) -> Iterator[Part]:
+def run(slots: Slots, preparation: Preparation, plan: Plan, threads: int) -> Iterator[Part]:
     """Yields the micro-batches of the steps in order.
 
     An image that does not decode ends the dataset with an error. It is then found and rejected,
@@ -103,59 +114,36 @@ def run(slots: Slots, prepare: Prepare, plan: Plan, threads: int) -> Iterator[Pa
     that decode, nearly all, pay nothing for it.
 
     Args:
-        prepare: makes the images of slots.
+        preparation: makes the images of slots.
         threads: that prepare images.
     """
     step = number = 0
     while plan.steps is None or step < plan.steps:
-        reader = _Reader(slots, plan)
+        flow = _Flow(slots, preparation, plan)
         try:
-            for images in _dataset(reader, step, prepare, plan, threads).skip(number):
-                yield Part(step, number, reader.slots[step], images)
+            for images in flow.dataset(step, threads).skip(number):
+                yield Part(step, number, flow.slots[step], images)
                 number += 1
                 if number == plan.micro_batches:
-                    del reader.slots[step]
+                    del flow.slots[step]
                     step, number = step + 1, 0
         except tf.errors.OpError as error:
-            if reader.error is not None:
-                raise reader.error from None
-            if not _reject_undecodable(slots, prepare, plan.positions(step)):
+            if flow.error is not None:
+                raise flow.error from None
+            if not _reject_undecodable(slots, preparation, plan.positions(step)):
                 raise error
 
 
-def _dataset(
-    reader: _Reader,
-    first_step: int,
-    prepare: Prepare,
-    plan: Plan,
-    threads: int,
-) -> tf.data.Dataset:
-    last_step = np.iinfo(np.int64).max if plan.steps is None else plan.steps
-    dataset = tf.data.Dataset.range(first_step, last_step)
-    # Whole steps of encoded records, then a few images at a time.
-    dataset = dataset.map(reader.load, num_parallel_calls=STEPS_READ_AHEAD).unbatch()
-    dataset = dataset.map(prepare, num_parallel_calls=threads)
-    if reader.together < plan.batch_size:
-        dataset = dataset.batch(plan.batch_size // reader.together).map(_joined)
-    dataset = dataset.prefetch(BATCHES_AHEAD)
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = threads + STEPS_READ_AHEAD
-    # One thread an image: more would only wait for each other.
-    options.threading.max_intra_op_parallelism = 1
-    return dataset.with_options(options)
-
-
-def _joined(images: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(images, [-1, *images.shape[2:]])
-
-
-def _reject_undecodable(slots: Slots, prepare: Prepare, positions: np.ndarray) -> bool:
+def _reject_undecodable(slots: Slots, preparation: Preparation, positions: np.ndarray) -> bool:
     found = False
     for position in positions.tolist():
         slot = slots.read(position)
         try:
-            prepare(tf.constant([slot.sample.image]), tf.constant([slot.position], tf.int64))
+            contents, place = (
+                tf.constant([slot.sample.image]),
+                tf.constant([slot.position], tf.int64),
+            )
+            preparation.decode(contents, place)
         except tf.errors.OpError as error:
             slots.reject(slot.position, f"the image does not decode: {_reason(error)}")
             found = True
@@ -167,28 +155,76 @@ def _reason(error: tf.errors.OpError) -> str:
     return error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1].split(" [Op:")[0]
 
 
-class _Reader:
-    """Reads the slots of one dataset's steps, and keeps them until their images are ready."""
+class _Flow:
+    """What one dataset holds outside TensorFlow: the slots and the images of its steps.
 
-    def __init__(self, slots: Slots, plan: Plan):
-        self._slots, self._plan = slots, plan
+    Images are written into the memory of their micro-batch, which TensorFlow takes over as it is,
+    rather than copied together: copying would cost a third of what making them does.
+    """
+
+    def __init__(self, slots: Slots, preparation: Preparation, plan: Plan):
+        self._slots, self._preparation, self._plan = slots, preparation, plan
         most = min(plan.batch_size, MOST_TOGETHER)
-        self.together = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
+        self._together = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
+        size = preparation.image_size
+        self._shape = plan.batch_size, size, size, CHANNELS
+        self._memory = Recycler(self._shape)
+        self._images: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
         self.slots: dict[int, list[Slot]] = {}
         self.error: Exception | None = None
 
-    def load(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded images of a step, string [-1, together], and their positions, int64."""
-        contents, positions = tf.numpy_function(self._load, [step], [tf.string, tf.int64])
-        shape = [-1, self.together]
-        return tf.reshape(contents, shape), tf.reshape(positions, shape)
+    def dataset(self, first_step: int, threads: int) -> tf.data.Dataset:
+        """The micro-batches from a step on, float32 [batch_size, S, S, 3]."""
+        last_step = np.iinfo(np.int64).max if self._plan.steps is None else self._plan.steps
+        dataset = tf.data.Dataset.range(first_step, last_step)
+        # Whole steps of encoded records, then a few images at a time.
+        dataset = dataset.map(self._load, num_parallel_calls=STEPS_READ_AHEAD).unbatch()
+        dataset = dataset.map(self._prepare, num_parallel_calls=threads)
+        dataset = dataset.batch(self._plan.batch_size // self._together).map(self._collect)
+        options = tf.data.Options()
+        options.deterministic = True
+        options.threading.private_threadpool_size = threads + STEPS_READ_AHEAD
+        # One thread an image: more would only wait for each other.
+        options.threading.max_intra_op_parallelism = 1
+        return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
-    def _load(self, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            slots = self._slots.read_all(self._plan.positions(int(step)).tolist())
-        except Exception as error:
-            self.error = error  # tf.data would pass it on as a string with a traceback
-            raise
-        self.slots[int(step)] = slots
-        contents = np.array([slot.sample.image for slot in slots], object)
-        return contents, np.array([slot.position for slot in slots], np.int64)
+    def _load(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """A few slots a row: number among all rows, encoded images, positions."""
+
+        def load(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+            try:
+                slots = self._slots.read_all(self._plan.positions(int(step)).tolist())
+            except Exception as error:
+                self.error = error  # tf.data would pass it on as a string with a traceback
+                raise
+            self.slots[int(step)] = slots
+            contents = np.array([slot.sample.image for slot in slots], object)
+            return contents, np.array([slot.position for slot in slots], np.int64)
+
+        contents, positions = tf.numpy_function(load, [step], [tf.string, tf.int64])
+        rows = self._plan.micro_batches * self._plan.batch_size // self._together
+        numbers = step * rows + tf.range(rows, dtype=tf.int64)
+        shape = [rows, self._together]
+        return numbers, tf.reshape(contents, shape), tf.reshape(positions, shape)
+
+    def _prepare(self, row: tf.Tensor, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+        """Writes the images of a row into their place; returns the number of their micro-batch."""
+
+        def write(row: np.int64, *parts: np.ndarray) -> np.int64:
+            number, begin = divmod(int(row) * self._together, self._plan.batch_size)
+            with self._lock:
+                if number not in self._images:
+                    self._images[number] = self._memory.take()
+                images = self._images[number][begin : begin + self._together]
+            self._preparation.write(parts, images)
+            return np.int64(number)
+
+        parts = self._preparation.decode(contents, positions)
+        return tf.ensure_shape(tf.numpy_function(write, [row, *parts], tf.int64), [])
+
+    def _collect(self, numbers: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(
+            lambda numbers: self._images.pop(int(numbers[0])), [numbers], tf.float32
+        )
+        return tf.ensure_shape(images, self._shape)
