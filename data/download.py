@@ -71,11 +71,6 @@ class Options:
     shards: ShardOptions | None = None
     class_num: int | None = None
 
-    @property
-    def processes(self) -> int:
-        """Worker processes: no more than cores, and none for a few threads alone."""
-        return min(cores(), -(-self.threads // THREADS_A_PROCESS))
-
 
 class Totals(NamedTuple):
     """Rows by kind (ok, converted, pending, or a kind of failure) and bytes of the files."""
@@ -168,7 +163,6 @@ class Plan:
             short_side=options.short_side,
             quality=options.quality,
             max_pixels=options.max_pixels,
-            decoders=-(-cores() // options.processes),
         )
 
     def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:
@@ -206,19 +200,12 @@ def download(
     Raises:
         OSError: a file cannot be written. What is done so far is kept, here as ever.
     """
-    options = plan.options
     with plan.open(index) as manifest:
         if retry_failed:
             manifest.forget_failures()
         watch(manifest, None)
         shards = plan.shard_maker(index, manifest)
-        engine = Engine(
-            _work(plan, index, shards),
-            Scheduler(options.host_limit, options.retries),
-            options.threads,
-            options.processes,
-            options.limits.total_seconds + PATIENCE_SECONDS,
-        )
+        engine = _engine(plan, index, shards)
         for task, result in engine.run(_pending(plan, index, manifest)):
             manifest.append(_entry(task, result))
             watch(manifest, result)
@@ -227,21 +214,31 @@ def download(
         return totals([manifest])
 
 
-def _work(plan: Plan, index: int, shards: ShardMaker | None) -> Callable[[Job], Stored]:
-    """What a thread of a worker does."""
+def _engine(plan: Plan, index: int, shards: ShardMaker | None) -> Engine:
     options, part = plan.options, (index, plan.count)
-    store = plan.store(shards)
     fetcher = Fetcher(options.limits, options.threads, options.user_agent)
+    store = plan.store(shards)
 
-    def fetch_and_store(job: Job) -> Stored:
-        body, url = fetcher.fetch(job.url)
+    def fetch(job: Job) -> tuple[bytes, str]:
+        return fetcher.fetch(job.url)
+
+    def store_body(job: Job, fetched: tuple[bytes, str]) -> Stored:
         name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
         try:
-            return store.store(body, url, name, partial_name(job.row, part))
+            return store.store(*fetched, name, partial_name(job.row, part))
         except ImageError as error:
             raise FetchError(error.kind, str(error), error.kind == "truncated") from error
 
-    return fetch_and_store
+    processes = min(cores(), -(-options.threads // THREADS_A_PROCESS))
+    return Engine(
+        fetch,
+        store_body,
+        Scheduler(options.host_limit, options.retries),
+        options.threads,
+        processes,
+        storing_threads=-(-cores() // processes),
+        patience_seconds=options.limits.total_seconds + PATIENCE_SECONDS,
+    )
 
 
 def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:

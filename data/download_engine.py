@@ -25,6 +25,7 @@ from typing import Generic, NamedTuple, TypeVar
 from data.download_scheduler import Scheduler, Task
 from data.fetching import FetchError
 
+Body = TypeVar("Body")
 Result = TypeVar("Result")
 
 WINDOW = 20_000
@@ -35,6 +36,7 @@ THREADS_A_PROCESS = 32
 _BATCH = 256
 _TICK_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
+_FETCHED = None  # a worker's word for a body that it has and has not stored yet
 
 
 class Job(NamedTuple):
@@ -46,39 +48,52 @@ class Job(NamedTuple):
 
 
 @dataclass(eq=False)
+class _Attempt:
+    task: Task
+    since: float
+    is_fetched: bool = False
+
+
+@dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     connection: Connection
     threads: int
-    in_flight: dict[int, tuple[Task, float]] = field(default_factory=dict)  # by row, since when
+    attempts: dict[int, _Attempt] = field(default_factory=dict)  # by row
+    fetching: int = 0
 
     @property
     def free_threads(self) -> int:
-        return self.threads - len(self.in_flight)
+        # Bodies may wait to be stored, but not more of them than there are threads.
+        return min(self.threads - self.fetching, 2 * self.threads - len(self.attempts))
 
 
-class Engine(Generic[Result]):
-    """Runs `work` on tasks in threads of several processes.
+class Engine(Generic[Body, Result]):
+    """Fetches in many threads, and stores what was fetched in a few, of several processes.
 
     Args:
-        work: fetches and stores; raises FetchError where that fails. Any other exception ends the
-            run. It is called in forked processes.
+        fetch: gets a body; raises FetchError where that fails. Any other exception ends the run.
+            Like `store`, it is called in forked processes.
+        store: makes the result of a body; raises FetchError, too.
         scheduler: decides on the order, and on another attempt.
-        threads: attempts made at the same time, over all processes.
+        threads: bodies fetched at the same time, over all processes.
         processes: over which the threads are spread.
+        storing_threads: in each process.
         patience_seconds: an attempt that takes longer fails, and its process is killed. The other
             tasks of the process go to a new one.
     """
 
     def __init__(
         self,
-        work: Callable[[Job], Result],
+        fetch: Callable[[Job], Body],
+        store: Callable[[Job, Body], Result],
         scheduler: Scheduler,
         threads: int,
-        processes: int,
-        patience_seconds: float,
+        processes: int = 1,
+        storing_threads: int = 1,
+        patience_seconds: float = 150.0,
     ) -> None:
-        self._work = work
+        self._work = fetch, store, storing_threads
         self._scheduler = scheduler
         self._shares = [threads // processes + (i < threads % processes) for i in range(processes)]
         self._patience_seconds = patience_seconds
@@ -107,7 +122,7 @@ class Engine(Generic[Result]):
                 worker.process.join(_JOIN_SECONDS)
 
     def _is_over(self) -> bool:
-        is_busy = any(worker.in_flight for worker in self._workers)
+        is_busy = any(worker.attempts for worker in self._workers)
         return not (is_busy or self._scheduler.waiting)
 
     def _refill(self, source: Iterator[Task]) -> None:
@@ -129,9 +144,10 @@ class Engine(Generic[Result]):
                 return
             refusal = self._scheduler.given_up(task.host)
             if refusal is not None:
-                self._end(task, FetchError(refusal, "the host was given up"))
+                self._end(_Attempt(task, now), FetchError(refusal, "the host was given up"))
                 continue
-            worker.in_flight[task.row] = task, now
+            worker.attempts[task.row] = _Attempt(task, now)
+            worker.fetching += 1
             with suppress(OSError):  # a dead worker is found out by `_receive`
                 worker.connection.send(Job(task.row, task.file, task.url))
 
@@ -141,39 +157,53 @@ class Engine(Generic[Result]):
         waiting = {worker.connection: worker for worker in self._workers}
         for connection in wait(waiting, min(max(seconds, 0.0), _TICK_SECONDS)):
             worker = waiting[connection]
-            results, is_alive = _read(connection)
-            for row, result in results:
-                self._end(worker.in_flight.pop(row)[0], result)
-            if not is_alive:
+            try:
+                row, result = connection.recv()
+            except (EOFError, OSError):
                 self._replace(worker)
-                for task, _ in worker.in_flight.values():
-                    self._end(task, FetchError("crashed", "a worker process died", True))
+                for attempt in worker.attempts.values():
+                    self._end(attempt, FetchError("crashed", "a worker process died", True))
+                continue
+            attempt = worker.attempts[row]
+            worker.fetching -= not attempt.is_fetched
+            if result is _FETCHED:
+                attempt.is_fetched, attempt.since = True, time.monotonic()
+                self._scheduler.answered(attempt.task)
+            else:
+                del worker.attempts[row]
+                self._end(attempt, result)
 
-    def _end(self, task: Task, result: Result | Exception) -> None:
+    def _end(self, attempt: _Attempt, result: Result | Exception) -> None:
         """Ends an attempt: the task is done, or the scheduler has it again."""
+        task, scheduler = attempt.task, self._scheduler
         if isinstance(result, FetchError):
-            if result.is_transient and self._scheduler.failed(task, time.monotonic(), result):
-                return
+            if result.is_transient:
+                take_back = scheduler.retry if attempt.is_fetched else scheduler.failed
+                if take_back(task, time.monotonic(), result):
+                    return
+            elif not attempt.is_fetched:
+                scheduler.answered(task)
         elif isinstance(result, Exception):
             raise result
-        if not (isinstance(result, FetchError) and result.is_transient):
-            self._scheduler.succeeded(task)
         self._final.append((task, result))
 
     def _kill_overdue(self) -> None:
-        now = time.monotonic()
+        end = time.monotonic() - self._patience_seconds
         for worker in list(self._workers):
-            tasks = worker.in_flight.values()
-            overdue = {task for task, since in tasks if now - since > self._patience_seconds}
-            if not overdue:
+            attempts = worker.attempts.values()
+            if all(attempt.since > end for attempt in attempts):
                 continue
             worker.process.kill()
             self._replace(worker)
-            for task, _ in tasks:
-                if task in overdue:
-                    self._end(task, FetchError("time_out", "no end in sight"))
+            for attempt in attempts:
+                if attempt.since <= end:
+                    # Of bodies that wait behind one another, only one is to blame.
+                    error = FetchError("time_out", "no end in sight", attempt.is_fetched)
+                    self._end(attempt, error)
+                elif attempt.is_fetched:
+                    self._scheduler.add(attempt.task)
                 else:
-                    self._scheduler.put_back(task)
+                    self._scheduler.put_back(attempt.task)
 
     def _replace(self, worker: _Worker) -> None:
         worker.connection.close()
@@ -182,58 +212,65 @@ class Engine(Generic[Result]):
 
     def _start(self, threads: int) -> _Worker:
         ours, theirs = get_context("fork").Pipe()
-        arguments = self._work, theirs, threads
+        arguments = theirs, threads, *self._work
         process = get_context("fork").Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, threads)
 
 
-def _read(connection: Connection) -> tuple[list[tuple[int, object]], bool]:
-    """The (row, result) pairs that a worker has sent, and whether it lives."""
-    results = []
-    try:
-        while connection.poll():
-            results.append(connection.recv())
-    except (EOFError, OSError):
-        return results, False
-    return results, True
-
-
-def _serve(work: Callable[[Job], object], connection: Connection, threads: int) -> None:
+def _serve(
+    connection: Connection,
+    threads: int,
+    fetch: Callable[[Job], object],
+    store: Callable[[Job, object], object],
+    storing_threads: int,
+) -> None:
     """The life of a worker process: until the parent, which may be killed, is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     # Inherited files would keep the manifest locked and the pipes of our siblings open.
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
             os.close(descriptor)
-    jobs: SimpleQueue[Job] = SimpleQueue()
-    lock = threading.Lock()
-    for _ in range(threads):
-        arguments = work, jobs, connection, lock
-        threading.Thread(target=_work_for_ever, args=arguments, daemon=True).start()
+    jobs: SimpleQueue = SimpleQueue()
+    bodies: SimpleQueue = SimpleQueue()
+    sending = threading.Lock()
+
+    def send(job: Job, result: object) -> None:
+        try:
+            with sending:
+                connection.send((job.row, result))
+        except OSError:
+            os._exit(0)  # the parent is gone
+
+    def fetch_for_ever() -> None:
+        while True:
+            job = jobs.get()
+            body = _result(fetch, job)
+            if isinstance(body, Exception):
+                send(job, body)
+            else:
+                send(job, _FETCHED)  # the thread is free, and so is the host
+                bodies.put((job, body))
+
+    def store_for_ever() -> None:
+        while True:
+            job, body = bodies.get()
+            send(job, _result(store, job, body))
+
+    for loop in [fetch_for_ever] * threads + [store_for_ever] * storing_threads:
+        threading.Thread(target=loop, daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
             jobs.put(connection.recv())
     os._exit(0)  # in the middle of whatever the threads are doing
 
 
-def _work_for_ever(
-    work: Callable[[Job], object],
-    jobs: SimpleQueue[Job],
-    connection: Connection,
-    lock: threading.Lock,
-) -> None:
-    while True:
-        job = jobs.get()
-        try:
-            result = work(job)
-        except (FetchError, OSError) as error:
-            result = error
-        except Exception:
-            result = RuntimeError(traceback.format_exc())
-        try:
-            with lock:
-                connection.send((job.row, result))
-        except OSError:
-            os._exit(0)  # the parent is gone
+def _result(work: Callable, *arguments: object) -> object:
+    """What the work returns, or the exception that it raises."""
+    try:
+        return work(*arguments)
+    except (FetchError, OSError) as error:
+        return error
+    except Exception:
+        return RuntimeError(traceback.format_exc())

@@ -111,12 +111,17 @@ class Scheduler:
         """Why this host is not asked any more, as a kind of failure; None if it is."""
         return self._given_up.get(host)
 
-    def succeeded(self, task: Task) -> None:
-        """The host answered, well or with a final refusal; the task is done."""
+    def answered(self, task: Task) -> None:
+        """The host answered, well or with a final refusal: it may be asked for something else."""
         host = self._hosts[task.host]
         host.unreachable = host.pauses = 0
         self._unanswered = self._offline_pauses = 0
         self._release(task.host)
+
+    def retry(self, task: Task, now: float, error: FetchError) -> bool:
+        """Takes back a task whose answer was of no use; True if it will be tried again."""
+        task.attempts += 1
+        return self._again(task, now, now, error)
 
     def put_back(self, task: Task) -> None:
         """Takes back a task whose attempt was cut short by us; it does not count."""
@@ -125,7 +130,7 @@ class Scheduler:
         self._release(task.host)
 
     def failed(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back a task whose attempt failed for now; True if it will be tried again."""
+        """Takes back a task that got no answer, or one for now; True if it will be tried again."""
         host = self._hosts[task.host]
         has_answered = error.kind not in ("unreachable", "offline")
         self._unanswered = 0 if has_answered else self._unanswered + 1
@@ -137,17 +142,21 @@ class Scheduler:
             self._pause(task.host, now, error.retry_after)
         if host.unreachable >= UNREACHABLE_ATTEMPTS or host.pauses > THROTTLED_PAUSES:
             self._give_up(task.host, error.kind)
-        again = (
-            task.host not in self._given_up
-            and task.attempts - task.throttled <= self._retries
-            and task.throttled <= _THROTTLED_RETRIES
-        )
-        if again:
-            self.waiting += 1
-            due = max(host.paused_until, now + _backoff(task, error.retry_after))
-            heapq.heappush(self._timers, (due, next(self._order), task.host, task))
+        again = self._again(task, now, host.paused_until, error)
         self._release(task.host)
         return again
+
+    def _again(self, task: Task, now: float, not_before: float, error: FetchError) -> bool:
+        if (
+            task.host in self._given_up
+            or task.attempts - task.throttled > self._retries
+            or task.throttled > _THROTTLED_RETRIES
+        ):
+            return False
+        self.waiting += 1
+        due = max(not_before, now + _backoff(task, error.retry_after))
+        heapq.heappush(self._timers, (due, next(self._order), task.host, task))
+        return True
 
     def _is_offline(self, kind: str, now: float) -> bool:
         """Whether our own network is down; if so, everything waits."""

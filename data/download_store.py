@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -74,8 +73,6 @@ class Store:
         quality: of JPEGs encoded here.
         max_pixels: larger pictures are refused.
         placeholders: what to refuse.
-        decoders: pictures decoded at the same time in a process; more than there are cores would
-            only take more memory.
     """
 
     def __init__(
@@ -86,7 +83,6 @@ class Store:
         short_side: int | None = None,
         quality: int = JPEG_QUALITY,
         max_pixels: int = MAX_PIXELS,
-        decoders: int = 1,
     ) -> None:
         self._folder = folder
         self._placeholders = placeholders
@@ -94,7 +90,6 @@ class Store:
         self._short_side = short_side
         self._quality = quality
         self._max_pixels = max_pixels
-        self._decoders = threading.BoundedSemaphore(decoders)
 
     def store(self, body: bytes, url: str, name: str, partial: str) -> Stored:
         """Checks the body and writes it as `folder/name`.
@@ -114,12 +109,10 @@ class Store:
         return Stored(len(data), digest, width, height, data is not body)
 
     def _checked(self, body: bytes) -> tuple[bytes, int, int]:
-        with self._decoders:
-            if self._as_jpeg:
-                options = {"quality": self._quality, "max_pixels": self._max_pixels}
-                return to_jpeg(body, self._short_side, **options)
-            found = whole(body, self._max_pixels)
-            return body, found.width, found.height
+        if self._as_jpeg:
+            return to_jpeg(body, self._short_side, self._quality, max_pixels=self._max_pixels)
+        found = whole(body, self._max_pixels)
+        return body, found.width, found.height
 
 
 def partial_name(row: int, part: tuple[int, int]) -> str:

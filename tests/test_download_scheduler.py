@@ -37,7 +37,7 @@ def test_host_limit_and_turns() -> None:
     first = taken(scheduler)
     assert [task.host for task in first] == ["a", "b", "a", "b"]
     assert scheduler.waiting == 2
-    scheduler.succeeded(first[0])
+    scheduler.answered(first[0])
     assert [task.row for task in taken(scheduler)] == [2]
 
 
@@ -63,7 +63,7 @@ def test_retry_after_pauses_the_whole_host() -> None:
     error = FetchError("http_429", "", is_transient=True, retry_after=30.0, is_throttled=True)
     assert scheduler.failed(a, 0.0, error)
     assert taken(scheduler, 29.0) == []
-    scheduler.succeeded(b)
+    scheduler.answered(b)
     assert [task.row for task in taken(scheduler, 30.0)] == [1]
 
 
@@ -86,7 +86,7 @@ def test_a_host_that_stays_busy_is_given_up() -> None:
     assert scheduler.given_up("a") == "http_429"
     # What waits can be had at once, to be refused.
     while (task := scheduler.take(now + 1e6)) is not None:
-        scheduler.succeeded(task)
+        scheduler.answered(task)
     assert scheduler.waiting == 0
 
 
@@ -96,7 +96,7 @@ def test_a_success_between_pauses_keeps_the_host() -> None:
     for _ in range(25):
         scheduler.failed(taken(scheduler, now)[0], now, BUSY)
         now += 1e4
-        scheduler.succeeded(taken(scheduler, now)[0])
+        scheduler.answered(taken(scheduler, now)[0])
     assert scheduler.given_up("a") is None
 
 
@@ -105,7 +105,7 @@ def test_an_unreachable_host_is_given_up_and_others_are_not() -> None:
     scheduler = filled(attempts + 5, *"a" * attempts, "b")
     for task in taken(scheduler):
         if task.host == "b":
-            scheduler.succeeded(task)
+            scheduler.answered(task)
         else:
             assert scheduler.given_up("a") is None
             scheduler.failed(task, 0.0, UNREACHABLE)
@@ -122,7 +122,7 @@ def test_an_outage_is_waited_for_and_costs_no_attempts() -> None:
     back = taken(scheduler, download_scheduler.OFFLINE_PAUSE_SECONDS + 1)
     assert len(back) == 11
     for task in back:
-        scheduler.succeeded(task)
+        scheduler.answered(task)
 
 
 def test_an_unanswering_resolver_does_not_hold_us_for_ever() -> None:
@@ -160,7 +160,7 @@ def test_every_task_ends_once(limit: int) -> None:
         task = flying.pop(generator.randrange(len(flying)))
         error = generator.choice([None, None, BROKEN, BUSY, UNREACHABLE])
         if error is None:
-            scheduler.succeeded(task)
+            scheduler.answered(task)
         elif scheduler.failed(task, now, error):
             continue
         ended.append(task.row)
