@@ -1,19 +1,23 @@
-"""Times the input pipeline stage by stage, beside JPEG decoding and a plain tf.image pipeline.
+"""Times the input pipeline stage by stage, beside JPEG decoding and other pipelines.
 
-    python benchmarks/input_pipeline.py [--threads 2] [--images 512] [--rounds 5]
+    python benchmarks/input_pipeline.py [--threads 1 2] [--images 512] [--rounds 5]
         [--areas 0.7 0.05] [--json FILE]
 
 The records hold distinct 500 x 375 JPEGs cut out of real photographs. Contenders take turns, a
 stretch each a round, so that a noisy machine slows all alike; figures are medians over the rounds.
 `CPU us` is processor time an image, which other processes on the machine disturb less. The plain
 pipeline is what the released system did, in TensorFlow 2: TFRecordDataset, `tf.image` operations,
-a shuffled buffer. The bar: full augmentation at least 0.6 of the decode rate.
+a shuffled buffer. NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) take part where
+they are installed; `ours, times` is full augmentation's rate over the row's. The bars: full
+augmentation at least 0.6 of the decode rate, and 1.5 times DALI's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
+import itertools
 import math
 import os
 import statistics
@@ -31,6 +35,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks import input_peers
 from benchmarks.measuring import memory_bytes, report
 from data import records
 from data.augmentation import Augmentation, random_crop
@@ -39,6 +44,7 @@ from data.record_source import RecordSource
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SHARDS, CLASSES, BATCH, SIZE, SHUFFLED = 4, 1000, 32, 224, 2048
+FULL = "full augmentation"
 WARM_UP = 3  # batches, until buffers are full
 CROP_ONLY = {"rotate_probability": 0.0, "colour_probability": 0.0}
 
@@ -70,6 +76,7 @@ def jpegs(count: int) -> list[bytes]:
 
 def write_records(folder: Path, images: Sequence[bytes]) -> None:
     """A few shards, with the labels of nine classes an image."""
+    folder.mkdir()
     rng = np.random.default_rng(1)
     for shard in range(SHARDS):
         with records.RecordWriter(folder / f"shard-{shard}") as writer:
@@ -83,20 +90,35 @@ def write_records(folder: Path, images: Sequence[bytes]) -> None:
                 )
 
 
+def write_files(folder: Path, images: Sequence[bytes]) -> None:
+    """The same images as single files, which the peers read."""
+    (folder / "class").mkdir(parents=True)
+    for number, image in enumerate(images):
+        (folder / "class" / f"{number}.jpg").write_bytes(image)
+
+
 def contenders(folder: Path, area_min: float, threads: int) -> dict[str, Batches]:
-    """What is timed, by name: each gives endless batches of `BATCH` images."""
-    options = InputOptions(str(folder), SIZE, BATCH, CLASSES, threads)
+    """What is timed, by name: each gives many batches of `BATCH` images."""
+    shards, files = folder / "records", folder / "files"
+    options = InputOptions(str(shards), SIZE, BATCH, CLASSES, threads)
+    full = Augmentation(area_min=area_min)
 
     def ours(**changes: float) -> Batches:
         return TrainingInput(options, Augmentation(area_min=area_min, **changes)).batches
 
-    return {
-        "records read": lambda: read_only(folder),
-        "JPEG decoded": lambda: decode_only(folder, threads),
+    found = {
+        "records read": lambda: read_only(shards),
+        "JPEG decoded": lambda: decode_only(shards, threads),
         "crop, resize, flip": ours(**CROP_ONLY),
-        "full augmentation": ours(),
-        "plain tf.image": lambda: plain(folder, Augmentation(area_min=area_min), threads),
+        FULL: ours(),
+        "plain tf.image": lambda: plain(shards, full, threads),
     }
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        found["NVIDIA DALI"] = lambda: input_peers.dali(files, full, SIZE, BATCH, threads)
+    if importlib.util.find_spec("torch"):
+        loader = input_peers.torch_loader(files, full, SIZE, BATCH, threads)
+        found["torch DataLoader"] = lambda: (images for _ in itertools.count() for images in loader)
+    return found
 
 
 def read_only(folder: Path) -> Iterator[Any]:
@@ -180,28 +202,31 @@ def stretch(batches: Batches, count: int) -> tuple[float, float]:
     return count * BATCH / seconds, processor / (count * BATCH)
 
 
-def measure(folder: Path, args: argparse.Namespace, area_min: float) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, args: argparse.Namespace, area_min: float, threads: int
+) -> list[dict[str, Any]]:
     """A row for each contender."""
-    timed = contenders(folder, area_min, args.threads)
+    timed = contenders(folder, area_min, threads)
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
     for _ in range(args.rounds):
         for name, batches in timed.items():
             results[name].append(stretch(batches, args.batches))
-    rows = []
+    rows = {}
     for name, pairs in results.items():
         rate, processor = (statistics.median(values) for values in zip(*pairs, strict=True))
-        rows.append({"area from": area_min, "what": name, "images/s": rate})
-        rows[-1] |= {"CPU us": processor * 1e6, "threads": args.threads}
-    decode = next(row for row in rows if row["what"] == "JPEG decoded")
-    for row in rows:
-        row["of decoding"] = row["images/s"] / decode["images/s"]
-        row["of decoding, CPU"] = decode["CPU us"] / row["CPU us"]
-    return rows
+        rows[name] = {"area from": area_min, "threads": threads, "what": name, "images/s": rate}
+        if name != "torch DataLoader":  # the work is done in other processes
+            rows[name]["CPU us"] = processor * 1e6
+    for row in rows.values():
+        row["of decoding"] = row["images/s"] / rows["JPEG decoded"]["images/s"]
+        row["ours, times"] = rows[FULL]["images/s"] / row["images/s"]
+    return list(rows.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that decode")
+    cores = sorted({1, os.cpu_count() or 1})
+    parser.add_argument("--threads", type=int, nargs="+", default=cores, help="that decode")
     parser.add_argument("--images", type=int, default=512, help="distinct images")
     parser.add_argument("--batches", type=int, default=20, help="batches of 32 a stretch")
     parser.add_argument("--rounds", type=int, default=5)
@@ -210,8 +235,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_records(folder, jpegs(args.images))
-        rows = [row for area in args.areas for row in measure(folder, args, area)]
+        images = jpegs(args.images)
+        write_records(folder / "records", images)
+        write_files(folder / "files", images)
+        settings = itertools.product(args.areas, args.threads)
+        rows = [row for setting in settings for row in measure(folder, args, *setting)]
     report("Input pipeline", rows, args.json)
     print(f"\npeak memory {memory_bytes('VmHWM') / 2**30:.2f} GiB")
     return 0

@@ -31,8 +31,23 @@ ROOT = Path(__file__).resolve().parents[1]
 FIRST_DIGIT = len(digits.ABOVE)  # its class; the classes before it are the hierarchy's
 PRETRAINED_DIGITS = 5
 CLASSES = len(digits.CATEGORIES)
-NETWORK = ("--resnet_size=14", "--image_size=32", "--batch_norm_decay=0.9")
-NATURAL = ("--flip_probability=0", "--rotate_degrees=15")  # a digit is not its mirror image
+# The network, the augmentation of digits and the pretraining are those of example/quickstart.sh.
+NETWORK = ("--resnet_size=14", "--width=32", "--image_size=32", "--batch_norm_decay=0.9")
+AUGMENTATION = (
+    "--flip_probability=0",
+    "--rotate_probability=0.5",
+    "--rotate_degrees=10",
+    "--colour_probability=0",
+    "--brightness=0",
+    "--hue=0",
+    "--saturation_min=1",
+    "--saturation_max=1",
+    "--contrast_min=0.7",
+    "--contrast_max=1.3",
+    "--area_min=0.8",
+)
+PRETRAINING = ("--batch_size=16", "--lr_policy=cosine", "--lr=0.05", "--warmup=100")
+FINETUNING = ("--batch_size=10", "--lr_policy=cosine", "--lr=0.01", "--warmup=10")
 
 
 def digit_of(row: Row) -> int:
@@ -56,7 +71,7 @@ def write(folder: Path, rows: Iterable[Row], source: Path, single: bool) -> Path
 
 def run(script: str, *arguments: str) -> None:
     """Runs a root script; its log is shown when it fails."""
-    command = [sys.executable, str(ROOT / script), *NETWORK, *NATURAL, *arguments]
+    command = [sys.executable, str(ROOT / script), *NETWORK, *AUGMENTATION, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{script} failed:\n{done.stderr}")
@@ -80,9 +95,8 @@ def finetuned(folder: Path, rows: list[Row], seed: int, args: argparse.Namespace
     for start in ("pretrained", "scratch"):
         model = folder / f"{start}-{seed}"
         arguments = [f"--data_dir={records}", f"--val_dir={folder / 'test'}", "--class_num=5"]
-        arguments += [f"--model_dir={model}", f"--log_dir={model / 'log'}", "--batch_size=10"]
-        arguments += [f"--random_seed={seed}", f"--max_iter={args.steps}", "--area_min=0.7"]
-        arguments += ["--lr_policy=cosine", "--lr=0.01", "--warmup=10"]
+        arguments += [f"--model_dir={model}", f"--log_dir={model / 'log'}", *FINETUNING]
+        arguments += [f"--random_seed={seed}", f"--max_iter={args.steps}"]
         if start == "pretrained":
             arguments.append(f"--pretrain_ckpt={folder / 'pretraining'}")
         run("finetune.py", *arguments)
@@ -109,8 +123,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             f"--model_dir={pretraining}",
             f"--log_dir={pretraining / 'log'}",
             f"--class_num={CLASSES}",
-            "--batch_size=16",
-            "--lr=0.05",
+            *PRETRAINING,
             f"--max_iter={args.pretraining_steps}",
         )
         found = [finetuned(folder, others, seed, args) for seed in args.seeds]
@@ -135,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--images_per_class", type=int, default=10)
     parser.add_argument("--steps", type=int, default=60, help="of finetuning")
-    parser.add_argument("--pretraining_steps", type=int, default=600)
+    parser.add_argument("--pretraining_steps", type=int, default=1200)
     parser.add_argument("--json", help="file for the rows as JSON")
     args = parser.parse_args(argv)
     report("Finetuning on digits 5 to 9, held-out writers", measure(args), args.json)

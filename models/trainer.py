@@ -177,7 +177,12 @@ class Trainer(tf.Module):
             logits = self.network(images, training=True)
             loss = self.objective.loss(logits, index, value, weights)
             scaled = loss * self.loss_scale if self._scaled else loss
-        return loss, tape.gradient(scaled, self._trainable)
+        gradients = tape.gradient(scaled, self._trainable)
+        if not self._scaled:
+            # oneDNN's batch norm with ReLU makes 0 of NaN, so the loss alone may look sound.
+            first = tf.reduce_sum(gradients[0])
+            loss = tf.where(tf.math.is_finite(first), loss, first)
+        return loss, gradients
 
     def _update(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
         # Horovod: mean over all workers' images.
