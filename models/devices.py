@@ -1,7 +1,6 @@
 """The devices of a process: which it sees, how many threads, how exactly they repeat."""
 
 import dataclasses
-import os
 
 import tensorflow as tf
 
@@ -37,7 +36,6 @@ class DeviceOptions:
                 )
             tf.config.set_visible_devices(gpus[index], "GPU")
             tf.config.experimental.set_memory_growth(gpus[index], True)
-        self._check_threads()
         if self.threads:
             tf.config.threading.set_intra_op_parallelism_threads(self.threads)
         if self.deterministic:
@@ -45,19 +43,6 @@ class DeviceOptions:
         if self.xla:
             tf.config.optimizer.set_jit("autoclustering")
         tf.random.set_seed(self.random_seed)
-
-    def _check_threads(self) -> None:
-        """TensorFlow 2.18's oneDNN lays work out for every core, and one thread then crashes."""
-        variables = os.environ
-        threads = self.threads or int(variables.get("TF_NUM_INTRAOP_THREADS") or 0)
-        if threads != 1 or variables.get("TF_ENABLE_ONEDNN_OPTS") == "0":
-            return
-        if len(os.sched_getaffinity(0)) > 1:
-            raise DeviceError(
-                "one thread (--threads=1 or TF_NUM_INTRAOP_THREADS=1) on several cores makes "
-                "TensorFlow crash: give the process one core (taskset -c 0 python ...), or set "
-                "TF_ENABLE_ONEDNN_OPTS=0"
-            )
 
     def _first_gpu(self) -> int:
         first = self.visiable_gpu.split(",")[0].strip()

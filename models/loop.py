@@ -16,6 +16,9 @@ from models.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
 from models.trainer import Trainer
 from models.workers import Workers
 
+# Of an evaluation while training; training.jsonl has all metrics.
+LOGGED_METRICS = ("map_macro", "map_micro", "f1_at_5", "top_1", "top_5")
+
 
 class TrainingError(ValueError):
     """Training cannot start, or cannot go on."""
@@ -185,7 +188,10 @@ def _evaluate(
 ) -> Mapping[str, float]:
     metrics = evaluate()
     recorder.scalars(step, "val", metrics)
+    shown = {name: x for name, x in metrics.items() if name.removeprefix("ema_") in LOGGED_METRICS}
     recorder.say(
-        "step %d  val  %s", step, "  ".join(f"{name} {x:.4f}" for name, x in metrics.items())
+        "step %d  val  %s",
+        step,
+        "  ".join(f"{name} {x:.4f}" for name, x in (shown or metrics).items()),
     )
     return metrics

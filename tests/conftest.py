@@ -72,7 +72,7 @@ def thin_checkpoint(tmp_path_factory) -> Path:
     from models.layout import variable_shapes
 
     folder = tmp_path_factory.mktemp("thin")
-    weights = numpy_network.random_weights(variable_shapes(14, 11, width=4))
+    weights = numpy_network.random_weights(variable_shapes(14, 11, width=8))
     meta = {"flags": {"image_size": 64}}
     checkpoint.save(folder / "model.ckpt-7", {**weights, "global_step": 7}, meta)
     return folder

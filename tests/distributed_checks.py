@@ -150,6 +150,7 @@ def stall(job: Workers) -> None:
 
 def main(arguments: list[str]) -> None:
     folder, names = Path(arguments[0]), arguments[1:]
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     job = workers.start(WorkerOptions(stall_seconds=STALL_SECONDS))
     check_sums(job)

@@ -14,6 +14,7 @@ prepare_environment demo export horovod mpi test
 ./example/install_horovod.sh
 
 processes="$(nproc)" # asked first: nproc answers OMP_NUM_THREADS where that is set
-export OMP_NUM_THREADS=1 TF_NUM_INTEROP_THREADS=1 # the processes do not fight for cores
+# Each pytest process runs TensorFlow on one core, so that as many as there are cores do not fight.
+export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 # A crash ends the run: pytest-xdist may wait for ever after restarting a process.
 exec python -m pytest -n "$processes" --dist loadfile --max-worker-restart 0 "$@"

@@ -19,12 +19,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def thin_tensors(class_num: int = 5, depth: int = 14, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    shapes = variable_shapes(depth, class_num, width=2)
+    shapes = variable_shapes(depth, class_num, width=8)
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def thin_network(class_num: int = 5) -> ResNet:
-    return ResNet(14, class_num, width=2)
+    return ResNet(14, class_num, width=8)
 
 
 def training_tensors(step: int) -> dict[str, np.ndarray]:
@@ -89,9 +89,9 @@ def test_variables_and_numbers_come_back_with_their_types(tmp_path):
 
 def test_describe_reads_depth_classes_width_and_step(tmp_path):
     full = checkpoint.describe(checkpoint.save(tmp_path / "full", training_tensors(123), {}))
-    assert full[1:] == (14, 5, 2, 123, True, False)
+    assert full[1:] == (14, 5, 8, 123, True, False)
     bare = checkpoint.describe(checkpoint.save(tmp_path / "bare", thin_tensors(7, 101), {}))
-    assert bare[1:] == (101, 7, 2, None, False, False)
+    assert bare[1:] == (101, 7, 8, None, False, False)
 
 
 def test_disagreement_with_a_flag_names_both_numbers(tmp_path):
@@ -119,7 +119,7 @@ def test_every_difference_is_listed_and_nothing_is_assigned(tmp_path):
     assert str(caught.value) == (
         f"checkpoint {prefix} does not fit: 1 missing: logits/dense/bias; "
         "1 extra: init/init_conv/bias; 1 of another shape: "
-        "global_pool/bn/batch_normalization/gamma [3] instead of [64]"
+        "global_pool/bn/batch_normalization/gamma [3] instead of [256]"
     )
     for name, variable in network.variables_by_name().items():
         np.testing.assert_array_equal(variable.numpy(), before[name])

@@ -81,7 +81,7 @@ def server(source):
 
 
 def save(folder: Path, **changes: np.ndarray) -> Path:
-    weights = numpy_network.random_weights(variable_shapes(14, 3, width=2))
+    weights = numpy_network.random_weights(variable_shapes(14, 3, width=8))
     checkpoint.save(folder / NAME, {**weights, "global_step": 9, **changes}, {})
     return folder
 
@@ -196,7 +196,7 @@ def test_another_sha256_is_refused(source, tmp_path, capsys):
 
 def test_unsound_checkpoints_are_told_and_not_fetched(tmp_path, capsys):
     variance = "stages_0_block_0/conv1_b2_bn/batch_normalization/moving_variance"
-    save(tmp_path / "negative", **{variance: np.full(2, -1, np.float32)})
+    save(tmp_path / "negative", **{variance: np.full(8, -1, np.float32)})
     save(tmp_path / "infinite", **{"logits/dense/bias": np.array([1, np.inf, 0], np.float32)})
     save(tmp_path / "extra", **{"logits/dense/other": np.zeros(1, np.float32)})
     save(tmp_path / "slot", **{"logits/dense/bias/Momentum": np.zeros(2, np.float32)})

@@ -22,7 +22,7 @@ STEPS = 400
 SNAPSHOT = 50
 GLOBAL_BATCH = 8
 FLAGS = (
-    "--resnet_size=14 --width=4 --class_num=14 --image_size=32 --batch_size=4 "
+    "--resnet_size=14 --width=8 --class_num=14 --image_size=32 --batch_size=4 "
     f"--max_iter={STEPS} --snapshot={SNAPSHOT} --global_batch={GLOBAL_BATCH} --log_interval=10 "
     "--lr_policy=constant --lr=0.01 --shuffle_buffer=64 --threads=1 --num_preprocess_threads=1 "
     "--deterministic --data_dir=records --model_dir=out --log_dir=out/log"

@@ -34,7 +34,7 @@ PICTURES = 40
 
 
 def save(folder, step, class_num=CLASSES, seed=0):
-    weights = numpy_network.random_weights(variable_shapes(14, class_num, 4), seed)
+    weights = numpy_network.random_weights(variable_shapes(14, class_num, 8), seed)
     meta = {"flags": {"image_size": SIDE}}
     return checkpoint.save(folder / f"model.ckpt-{step}", {**weights, "global_step": step}, meta)
 

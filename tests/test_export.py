@@ -22,7 +22,7 @@ from models.export_checks import ExportError
 from models.layout import variable_shapes
 from models.resnet import ResNet
 
-SIZE, CLASSES, DEPTH, WIDTH = 64, 6, 50, 4
+SIZE, CLASSES, DEPTH, WIDTH = 64, 6, 50, 8
 NAMES = [f"class {c}" for c in range(CLASSES)]
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
 
@@ -116,7 +116,7 @@ def test_pytorch_names_and_layout(exported, weights):
     for theirs, ours in pairs.items():
         np.testing.assert_array_equal(state[theirs], weights[ours])
     np.testing.assert_array_equal(state["head.fc.weight"], weights["logits/dense/kernel"].T)
-    assert state["stages.2.blocks.0.downsample.conv.weight"].shape == (64, 32, 1, 1)
+    assert state["stages.2.blocks.0.downsample.conv.weight"].shape == (128, 64, 1, 1)
 
 
 def test_the_folder_is_complete_and_described(exported):
@@ -146,7 +146,7 @@ def test_weights_come_back_by_the_script(exported, weights, tmp_path):
 
 
 def thin_weights() -> dict[str, np.ndarray]:
-    return numpy_network.random_weights(variable_shapes(14, 3, width=2))
+    return numpy_network.random_weights(variable_shapes(14, 3, width=8))
 
 
 def write_keras(path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -191,7 +191,7 @@ def test_unfit_weight_files_are_one_error(tmp_path):
 
 def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
     lines = list(checkpoint_report.lines(prefix))
-    assert lines[1].startswith("ResNet-50, width 4, 6 classes, ")
+    assert lines[1].startswith("ResNet-50, width 8, 6 classes, ")
     assert lines[1].endswith("parameters, step 7, with weights only")
     (line,) = (line for line in lines if line.startswith("logits/dense/bias "))
     bias = weights["logits/dense/bias"].astype(np.float64)
@@ -204,7 +204,7 @@ def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
 
 
 def thin_source(**changes) -> exporting.Source:
-    network = ResNet(14, 3, width=2)
+    network = ResNet(14, 3, width=8)
     options = {
         "network": network,
         "served": network,
@@ -225,7 +225,7 @@ def test_an_export_that_differs_is_an_error(tmp_path):
     with pytest.raises(ExportError, match=r"model\.onnx differs from the checkpoint by .*0\.0001"):
         exporting.export_onnx(thin_source(epsilon=0.5), tmp_path)
     with pytest.raises(ExportError, match=r"saved_model, logits of images differs"):
-        exporting.export_saved_model(thin_source(served=ResNet(14, 3, width=2, seed=1)), tmp_path)
+        exporting.export_saved_model(thin_source(served=ResNet(14, 3, width=8, seed=1)), tmp_path)
 
 
 def test_what_is_no_number_is_no_match():

@@ -110,13 +110,13 @@ def test_the_script_writes_a_line_a_picture_in_order(
     assert [row[0] for row in rows] == names
     assert {row[1] for row in rows} == {"5"}
     values = np.array([row[2].split() for row in rows], np.float32)
-    assert values.shape == (9, 128)
+    assert values.shape == (9, 256)
     assert np.isnan(values).all(axis=1).tolist() == [i == 4 for i in range(9)]
     assert call_script(*arguments, "--result=strict.txt", "--strict") == 1
 
 
 @pytest.mark.parametrize(
-    ("flags", "width"), [(["--layer=stage1"], 32), (["--layer=logits", "--ten_crop"], 11)]
+    ("flags", "width"), [(["--layer=stage1"], 64), (["--layer=logits", "--ten_crop"], 11)]
 )
 def test_other_layers_and_unit_length(call_script, thin_checkpoint, photos, tmp_path, flags, width):
     call_script("extract_feature.py", photos, f"--pretrain_ckpt={thin_checkpoint}", *flags,

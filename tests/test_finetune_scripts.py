@@ -17,7 +17,7 @@ from models import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_DIGIT = len(digits.ABOVE)
-TINY = ("--resnet_size=14", "--width=4", "--log_interval=1")
+TINY = ("--resnet_size=14", "--width=8", "--log_interval=1")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from models.layout import variable_shapes
 CLASSES = 40
 
 
-def save(folder, depth, width=4, class_num=CLASSES, **meta):
+def save(folder, depth, width=8, class_num=CLASSES, **meta):
     weights = numpy_network.random_weights(variable_shapes(depth, class_num, width))
     checkpoint.save(folder / "model.ckpt-7", {**weights, "global_step": 7}, meta)
     return weights
@@ -92,7 +92,7 @@ def test_scores_and_features_of_the_same_crops_belong_together(tmp_path):
     np.testing.assert_allclose(
         by_name["softmax"], powers / powers.sum(axis=1, keepdims=True), rtol=1e-3
     )
-    assert [by_name[f"stage{i}"].shape for i in range(4)] == [(3, 16), (3, 32), (3, 64), (3, 128)]
+    assert [by_name[f"stage{i}"].shape for i in range(4)] == [(3, 32), (3, 64), (3, 128), (3, 256)]
     unit = Predictor(network, "pooled", l2_normalize=True)(crops)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(
@@ -137,8 +137,8 @@ def test_flags_that_disagree_with_the_checkpoint_are_named(tmp_path, options, nu
 
 
 def test_the_moving_average_of_the_weights_is_taken_on_request(tmp_path):
-    weights = numpy_network.random_weights(variable_shapes(14, CLASSES, 4))
-    averages = numpy_network.random_weights(variable_shapes(14, CLASSES, 4), seed=9)
+    weights = numpy_network.random_weights(variable_shapes(14, CLASSES, 8))
+    averages = numpy_network.random_weights(variable_shapes(14, CLASSES, 8), seed=9)
     shadow = {
         f"{name}/ExponentialMovingAverage": value
         for name, value in averages.items()

@@ -89,7 +89,7 @@ def test_gradient_clipping_bounds_the_global_norm():
 
 
 def test_pretraining_decays_exactly_what_is_not_batch_norm():
-    names = list(ResNet(14, 5, width=4).trainable_by_name())
+    names = list(ResNet(14, 5, width=8).trainable_by_name())
     rates = decay_rates(names, 1e-4)
     assert set(rates) == {name for name in names if name.split("/")[-1] in ("kernel", "bias")}
     assert set(rates.values()) == {1e-4}
@@ -97,7 +97,7 @@ def test_pretraining_decays_exactly_what_is_not_batch_norm():
 
 
 def test_finetuning_decays_gamma_and_beta_by_a_tenth():
-    names = list(ResNet(14, 5, width=4).trainable_by_name())
+    names = list(ResNet(14, 5, width=8).trainable_by_name())
     rates = decay_rates(names, 1e-4, bn_share=0.1)
     assert set(rates) == set(names)
     for name, rate in rates.items():

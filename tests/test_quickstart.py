@@ -15,7 +15,12 @@ STEPS = 24
 
 def quickstart(folder: Path) -> str:
     """Runs it into a folder; what it printed."""
-    command = [ROOT / "example" / "quickstart.sh", f"--max_iter={STEPS}", "--eval_interval=12"]
+    command = [
+        ROOT / "example" / "quickstart.sh",
+        f"--max_iter={STEPS}",
+        "--warmup=4",
+        "--eval_interval=12",
+    ]
     environment = os.environ | {"OUT": str(folder)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -23,7 +23,7 @@ def images(count: int = 2, size: int = 33) -> np.ndarray:
 
 
 def thin(**options) -> ResNet:
-    return ResNet(14, 5, **{"width": 4, **options})
+    return ResNet(14, 5, **{"width": 8, **options})
 
 
 def values(network: ResNet) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def test_names_and_shapes_of_the_released_checkpoint():
 def test_the_network_has_these_variables_and_their_types():
     network = thin(compute_dtype="bfloat16")
     variables = network.variables_by_name()
-    assert {n: tuple(v.shape) for n, v in variables.items()} == variable_shapes(14, 5, width=4)
+    assert {n: tuple(v.shape) for n, v in variables.items()} == variable_shapes(14, 5, width=8)
     assert {v.dtype for v in variables.values()} == {tf.float32}
     assert network.trainable_by_name().keys() == {n for n in variables if "/moving_" not in n}
     assert len(network.trainable_variables) == len(network.trainable_by_name())
@@ -114,7 +114,7 @@ def test_a_released_checkpoint_gives_the_logits_of_numpy(tmp_path, depth):
 
 @pytest.mark.parametrize("size", [32, 33, 65, 299])
 def test_padding_is_numpys_at_any_size(size):
-    network = thin(width=2)
+    network = thin(width=8)
     batch = images(1, size)
     expected = numpy_network.features(values(network), batch, 14)
     np.testing.assert_allclose(network.features(batch), expected, atol=1e-5)
@@ -123,9 +123,9 @@ def test_padding_is_numpys_at_any_size(size):
 def test_features_logits_and_stages_are_separate():
     network, batch = thin(), images()
     features = network.features(batch)
-    assert features.shape == (2, 128)
+    assert features.shape == (2, 256)
     np.testing.assert_array_equal(network.logits(features), network(batch))
-    assert [network.stage_features(batch, s).shape[1] for s in range(4)] == [16, 32, 64, 128]
+    assert [network.stage_features(batch, s).shape[1] for s in range(4)] == [32, 64, 128, 256]
     with pytest.raises(NetworkError, match="stage is 4"):
         network.stage_features(batch, 4)
 
@@ -135,7 +135,7 @@ def test_moving_statistics_are_numpys():
     network = thin(batch_norm_decay=0.9)
     kernel = network.variables_by_name()["init/init_conv/conv2d/kernel"].numpy()
     network(images(), training=True)
-    stem = numpy_network.convolve(images().astype(np.float64), kernel, 2).reshape(-1, 4)
+    stem = numpy_network.convolve(images().astype(np.float64), kernel, 2).reshape(-1, 8)
     after = values(network)
     for conv in ("conv1_b1", "conv1_b2"):  # both norms that see the stem's output
         base = f"stages_0_block_0/{conv}_bn/batch_normalization"

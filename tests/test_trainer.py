@@ -50,7 +50,7 @@ def batches(position: int) -> Iterator[Held]:
 
 
 def trainer_of(objective=None, dtype=tf.float32, mixup=None, average=0.0, best=None) -> Trainer:
-    network = ResNet(14, CLASSES, width=4, compute_dtype=dtype, seed=3)
+    network = ResNet(14, CLASSES, width=8, compute_dtype=dtype, seed=3)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     return Trainer(
         network,
