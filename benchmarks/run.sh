@@ -3,10 +3,12 @@
 #
 #   benchmarks/run.sh                    # all parts (about an hour on two cores)
 #   benchmarks/run.sh limits train loss  # some of them
+#   ROWS=17609752                        # of the lists: the size of ML-Images
 #   OUT=out/benchmarks                   # where the JSON of each part and the plots go
+#   IMG2DATASET=i2d/bin/python           # an environment that has it, see benchmarks/download.py
 #
-# Peers that are not installed are left out with a note; PyTorch, DALI and img2dataset are wanted
-# for benchmarks only: pip install torch nvidia-dali-cuda120 img2dataset
+# Peers that are not installed are left out with a note; they are wanted for benchmarks only:
+# pip install torch nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,9 +29,11 @@ for part in "$@"; do
     train) python benchmarks/train_step.py "${json[@]}" ;;
     train_bfloat16) python benchmarks/train_step.py --dtype bfloat16 --batch 8 "${json[@]}" ;;
     input) python benchmarks/input_pipeline.py "${json[@]}" ;;
+    download) python benchmarks/download.py ${IMG2DATASET:+--img2dataset "$IMG2DATASET"} "${json[@]}" ;;
+    lists) python benchmarks/lists.py ${ROWS:+--rows "$ROWS"} "${json[@]}" ;;
+    scaling) python benchmarks/scaling.py --output "$OUT/scaling.json" ;;
     growth) python benchmarks/growth.py --plot "$OUT/growth.png" "${json[@]}" ;;
-    limits | loss | inference | conversion | download | lists | metrics | startup | scaling | \
-      transfer)
+    limits | loss | inference | conversion | metrics | startup | transfer)
       python "benchmarks/$part.py" "${json[@]}"
       ;;
     *)

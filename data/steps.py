@@ -180,7 +180,7 @@ class _Flow:
         dataset = tf.data.Dataset.range(first_step, last_step)
         # Whole steps of encoded records, then a few images at a time.
         dataset = dataset.map(self._load, num_parallel_calls=STEPS_READ_AHEAD).unbatch()
-        dataset = dataset.map(self._prepare, num_parallel_calls=threads)
+        dataset = dataset.map(self._prepare, num_parallel_calls=2 * threads)
         dataset = dataset.batch(self._plan.batch_size // self._together).map(self._collect)
         options = tf.data.Options()
         options.deterministic = True
