@@ -1,7 +1,7 @@
 """The augmentation of one image as plain loops over pixels, compiled by Numba.
 
 TensorFlow has no fast operations for this: `tf.image` takes longer to turn hue or saturation than
-to decode the image. The functions here agree with `tf.image` to rounding (tests/test_pixels.py)
+to decode the image. The functions here agree with `tf.image` to rounding (tests/test_augmentation.py)
 and run without Python's lock. Between them an image is float32 [row, channel, column], so that a
 loop over columns fills whole vector registers.
 """
@@ -51,25 +51,32 @@ def augment(
         saturation, contrast: factors.
         hue: in turns, within +-0.5.
     """
-    # Not compiled as a whole: inlined into one function, the loops would not be vectorised.
     planes, turned = _scratch(len(out)).take()
-    _resize(image, planes, mirror)
-    scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
-    if kind == ORDER_A:
-        _rotate(planes, turned, angle)
-        planes = turned
-        _turn_colours(planes, scale, offset + brightness, saturation, hue)
-        scale, offset = np.full(3, contrast), (ONE - contrast) * _means(planes)
-    elif kind == ORDER_B:
-        offset = (ONE - contrast) / MAX * _means(planes) + brightness
-        _turn_colours(planes, scale * contrast, offset, saturation, hue)
-        scale, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
-    _finish(planes, scale, offset, out)
+    _augment(image, planes, turned, out, mirror, kind, angle, brightness, saturation, hue, contrast)
 
 
 @functools.cache
 def _scratch(size: int) -> Recycler:
     return Recycler((2, size, CHANNELS, size))
+
+
+@_compiled
+def _augment(
+    image, planes, turned, out, mirror, kind, angle, brightness, saturation, hue, contrast
+):
+    _resize(image, planes, mirror)
+    scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
+    if kind == ORDER_A:
+        _rotate(planes, turned, angle)
+        _turn_colours(turned, scale, offset + brightness, saturation, hue)
+        offset = (ONE - contrast) * _means(turned)
+        _finish(turned, np.full(3, contrast), offset, out)
+    elif kind == ORDER_B:
+        offset = (ONE - contrast) / MAX * _means(planes) + brightness
+        _turn_colours(planes, scale * contrast, offset, saturation, hue)
+        _finish(planes, np.ones(3, np.float32), np.zeros(3, np.float32), out)
+    else:
+        _finish(planes, scale, offset, out)
 
 
 @_compiled
