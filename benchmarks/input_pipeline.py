@@ -1,6 +1,6 @@
 """Times the input pipeline stage by stage, beside JPEG decoding and other pipelines.
 
-    python benchmarks/input_pipeline.py [--threads 1 2] [--images 512] [--rounds 5]
+    python benchmarks/input_pipeline.py [--threads 2] [--images 512] [--rounds 5]
         [--areas 0.7 0.05] [--json FILE]
 
 The records hold distinct 500 x 375 JPEGs cut out of real photographs. Contenders take turns, a
@@ -9,7 +9,8 @@ stretch each a round, so that a noisy machine slows all alike; figures are media
 pipeline is what the released system did, in TensorFlow 2: TFRecordDataset, `tf.image` operations,
 a shuffled buffer. NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) take part where
 they are installed; `ours, times` is full augmentation's rate over the row's. The bars: full
-augmentation at least 0.6 of the decode rate, and 1.5 times DALI's.
+augmentation at least 0.6 of the decode rate, and 1.5 times DALI's. For the growth with cores, start
+it on fewer of them: `taskset --cpu-list 0 python benchmarks/input_pipeline.py`.
 """
 
 from __future__ import annotations
@@ -202,11 +203,9 @@ def stretch(batches: Batches, count: int) -> tuple[float, float]:
     return count * BATCH / seconds, processor / (count * BATCH)
 
 
-def measure(
-    folder: Path, args: argparse.Namespace, area_min: float, threads: int
-) -> list[dict[str, Any]]:
+def measure(folder: Path, args: argparse.Namespace, area_min: float) -> list[dict[str, Any]]:
     """A row for each contender."""
-    timed = contenders(folder, area_min, threads)
+    timed = contenders(folder, area_min, args.threads)
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
     for _ in range(args.rounds):
         for name, batches in timed.items():
@@ -214,7 +213,12 @@ def measure(
     rows = {}
     for name, pairs in results.items():
         rate, processor = (statistics.median(values) for values in zip(*pairs, strict=True))
-        rows[name] = {"area from": area_min, "threads": threads, "what": name, "images/s": rate}
+        rows[name] = {
+            "area from": area_min,
+            "threads": args.threads,
+            "what": name,
+            "images/s": rate,
+        }
         if name != "torch DataLoader":  # the work is done in other processes
             rows[name]["CPU us"] = processor * 1e6
     for row in rows.values():
@@ -225,8 +229,8 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    cores = sorted({1, os.cpu_count() or 1})
-    parser.add_argument("--threads", type=int, nargs="+", default=cores, help="that decode")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=cores, help="that decode")
     parser.add_argument("--images", type=int, default=512, help="distinct images")
     parser.add_argument("--batches", type=int, default=20, help="batches of 32 a stretch")
     parser.add_argument("--rounds", type=int, default=5)
@@ -238,8 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = jpegs(args.images)
         write_records(folder / "records", images)
         write_files(folder / "files", images)
-        settings = itertools.product(args.areas, args.threads)
-        rows = [row for setting in settings for row in measure(folder, args, *setting)]
+        rows = [row for area in args.areas for row in measure(folder, args, area)]
     report("Input pipeline", rows, args.json)
     print(f"\npeak memory {memory_bytes('VmHWM') / 2**30:.2f} GiB")
     return 0

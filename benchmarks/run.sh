@@ -28,7 +28,10 @@ for part in "$@"; do
   case "$part" in
     train) python benchmarks/train_step.py "${json[@]}" ;;
     train_bfloat16) python benchmarks/train_step.py --dtype bfloat16 --batch 8 "${json[@]}" ;;
-    input) python benchmarks/input_pipeline.py "${json[@]}" ;;
+    input)
+      python benchmarks/input_pipeline.py "${json[@]}"
+      taskset --cpu-list 0 python benchmarks/input_pipeline.py --json "$OUT/input_one_core.json"
+      ;;
     download) python benchmarks/download.py ${IMG2DATASET:+--img2dataset "$IMG2DATASET"} "${json[@]}" ;;
     lists) python benchmarks/lists.py ${ROWS:+--rows "$ROWS"} "${json[@]}" ;;
     scaling) python benchmarks/scaling.py --output "$OUT/scaling.json" ;;
