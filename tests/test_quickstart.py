@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -79,3 +80,89 @@ def test_a_second_start_finds_everything_done(first):
     assert "== installing" not in printed
     quickstart(folder)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+@pytest.fixture
+def script(first, tmp_path):
+    """Runs a script of example/ in an empty folder; it ends well; what it printed."""
+
+    def run(name: str, *arguments: object, **environment: str) -> str:
+        command = [ROOT / "example" / name, *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout + result.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(first) -> list[Path]:
+    digits = first[0] / "digits"
+    lines = (digits / "val_im_list.txt").read_text().splitlines()
+    return [digits / line.split("\t")[0] for line in lines[:5]]
+
+
+def dictionary(first) -> str:
+    return f"--dictionary={first[0]}/digits/dictionary_and_semantic_hierarchy.txt"
+
+
+@pytest.mark.parametrize("name", ["image_classification.sh", "multi_label_classification.sh"])
+def test_the_classification_scripts_write_labels_and_a_page(
+    first, script, pictures, tmp_path, name
+):
+    script(name, f"--model_dir={first[0]}/checkpoint", dictionary(first), *pictures)
+    labels = (tmp_path / "label_pred.txt").read_text()
+    assert labels.count("+++ the predictions of ") == len(pictures)
+    page = (tmp_path / "label_pred.html").read_text()
+    assert all(picture.name in page for picture in pictures)
+
+
+def test_the_feature_script_writes_a_row_a_picture(first, script, pictures, tmp_path):
+    script(
+        "extract_feature.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        "--result=features.npy",
+        *pictures,
+    )
+    assert np.load(tmp_path / "features.npy").shape == (len(pictures), 1024)
+
+
+def test_a_picture_is_its_own_nearest_neighbour(first, script, pictures, tmp_path):
+    script(
+        "similar_images.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        *pictures,
+        OUT="alike",
+        QUERIES=str(pictures[0]),
+    )
+    page = (tmp_path / "alike" / "similar.html").read_text()
+    assert "1.000" in page
+
+
+def test_the_export_script_checks_each_format(first, script, pictures, tmp_path):
+    printed = script(
+        "export.sh",
+        f"--model_dir={first[0]}/checkpoint",
+        "--label_mode=multi",
+        dictionary(first),
+        f"--export_dir={tmp_path}/exported",
+        *pictures,
+    )
+    differences = [float(value) for value in re.findall(r"max difference (\S+)", printed)]
+    assert len(differences) >= 2 and max(differences) <= 1e-4
+    for name in ("saved_model", "model.onnx", "model.safetensors", "README.md"):
+        assert (tmp_path / "exported" / name).exists()
+
+
+def test_the_evaluation_script_writes_a_report(first, script, tmp_path):
+    script(
+        "evaluate.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        f"--val_dir={first[0]}/val",
+        f"--result={tmp_path}/evaluation",
+        dictionary(first),
+    )
+    reports = list((tmp_path / "evaluation").glob("*.json"))
+    assert reports and "map_macro" in reports[0].read_text()
