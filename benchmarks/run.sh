@@ -32,7 +32,9 @@ for part in "$@"; do
       python benchmarks/input_pipeline.py "${json[@]}"
       taskset --cpu-list 0 python benchmarks/input_pipeline.py --json "$OUT/input_one_core.json"
       ;;
-    download) python benchmarks/download.py ${IMG2DATASET:+--img2dataset "$IMG2DATASET"} "${json[@]}" ;;
+    download)
+      python benchmarks/download.py ${IMG2DATASET:+--img2dataset "$IMG2DATASET"} "${json[@]}"
+      ;;
     lists) python benchmarks/lists.py ${ROWS:+--rows "$ROWS"} "${json[@]}" ;;
     scaling) python benchmarks/scaling.py --output "$OUT/scaling.json" ;;
     growth) python benchmarks/growth.py --plot "$OUT/growth.png" "${json[@]}" ;;
