@@ -1,9 +1,9 @@
 """The augmentation of one image as plain loops over pixels, compiled by Numba.
 
 TensorFlow has no fast operations for this: `tf.image` takes longer to turn hue or saturation than
-to decode the image. The functions here agree with `tf.image` to rounding (the tests hold them to it)
-and run without Python's lock. Between them an image is float32 [row, channel, column], so that a
-loop over columns fills whole vector registers.
+to decode the image. The functions here agree with `tf.image` to rounding and run without Python's
+lock. Between them an image is float32 [row, channel, column], so that a loop over columns fills
+whole vector registers.
 """
 
 from __future__ import annotations
