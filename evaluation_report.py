@@ -12,12 +12,11 @@ from data import evaluation_files, evaluation_page, pages
 from data.evaluation_input import EvaluationPictures
 from data.picture_batches import Preparation
 from models.evaluation import NOBODY, Evaluation
-from models.metrics_results import MultiLabelMetrics, SingleLabelMetrics
+from models.metrics_results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
 
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3
 LISTED_CONFUSIONS = 30
-HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")
 
 
 class Report(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from data.augmentation import Augmentation
+from data.augmentation import CROP_TRIES, Augmentation
 
 
 def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: int) -> Iterator[Any]:
@@ -46,7 +46,7 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
             files,
             random_aspect_ratio=(options.aspect_min, options.aspect_max),
             random_area=(options.area_min, options.area_max),
-            num_attempts=100,
+            num_attempts=CROP_TRIES,
             use_fast_idct=True,
         )
         images = fn.resize(
@@ -67,7 +67,7 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
             output_layout="HWC",
             mean=[127.5] * 3,
             std=[127.5] * 3,
-            mirror=fn.random.coin_flip(),
+            mirror=fn.random.coin_flip(probability=options.flip_probability),
         )
 
     made = pipeline()
@@ -102,7 +102,7 @@ class Photographs:
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         options = self._options
-        for _ in range(100):
+        for _ in range(CROP_TRIES):
             area = random.uniform(options.area_min, options.area_max) * width * height
             aspect = random.uniform(options.aspect_min, options.aspect_max)
             wide, high = math.sqrt(area * aspect), math.sqrt(area / aspect)

@@ -16,6 +16,7 @@ it on fewer of them: `taskset --cpu-list 0 python benchmarks/input_pipeline.py`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import io
 import itertools
@@ -105,7 +106,7 @@ def contenders(folder: Path, area_min: float, threads: int) -> dict[str, Batches
     full = Augmentation(area_min=area_min)
 
     def ours(**changes: float) -> Batches:
-        return TrainingInput(options, Augmentation(area_min=area_min, **changes)).batches
+        return TrainingInput(options, dataclasses.replace(full, **changes)).batches
 
     found = {
         "records read": lambda: read_only(shards),

@@ -136,14 +136,10 @@ def run(slots: Slots, preparation: Preparation, plan: Plan, threads: int) -> Ite
 
 def _reject_undecodable(slots: Slots, preparation: Preparation, positions: np.ndarray) -> bool:
     found = False
-    for position in positions.tolist():
-        slot = slots.read(position)
+    for slot in map(slots.read, positions.tolist()):
         try:
-            contents, place = (
-                tf.constant([slot.sample.image]),
-                tf.constant([slot.position], tf.int64),
-            )
-            preparation.decode(contents, place)
+            position = tf.constant([slot.position], tf.int64)
+            preparation.decode(tf.constant([slot.sample.image]), position)
         except tf.errors.OpError as error:
             slots.reject(slot.position, f"the image does not decode: {_reason(error)}")
             found = True

@@ -12,12 +12,13 @@ import numpy as np
 
 from models.best import Best
 from models.checkpoint import CheckpointFolder
+from models.metrics_results import HEADLINES
 from models.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
 from models.trainer import Trainer
 from models.workers import Workers
 
 # Of an evaluation while training; training.jsonl has all metrics.
-LOGGED_METRICS = ("map_macro", "map_micro", "f1_at_5", "top_1", "top_5")
+LOGGED_METRICS = (*HEADLINES, "f1_at_5")
 
 
 class TrainingError(ValueError):

@@ -11,6 +11,8 @@ import numpy as np
 from models import metrics_definitions as definitions
 from models.metrics_definitions import MetricError, RankedPositives, ratio
 
+# What tells most, of several labels or one.
+HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")
 SET_METRICS = ("precision", "recall", "f1")
 # Averaged over all images, as scikit-learn does.
 RANKING_METRICS = ("coverage", "ranking_loss", "label_ranking_ap")

@@ -153,7 +153,7 @@ def test_the_moving_average_of_the_weights_is_taken_on_request(tmp_path):
 
 
 def test_bfloat16_gives_nearly_the_same_features(tmp_path):
-    save(tmp_path, 14, width=8)
+    save(tmp_path, 14)
     crops = np.random.default_rng(4).uniform(-1, 1, (2, 1, 64, 64, 3)).astype(np.float32)
     exact, rough = (
         Predictor(

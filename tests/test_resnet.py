@@ -114,7 +114,7 @@ def test_a_released_checkpoint_gives_the_logits_of_numpy(tmp_path, depth):
 
 @pytest.mark.parametrize("size", [32, 33, 65, 299])
 def test_padding_is_numpys_at_any_size(size):
-    network = thin(width=8)
+    network = thin()
     batch = images(1, size)
     expected = numpy_network.features(values(network), batch, 14)
     np.testing.assert_allclose(network.features(batch), expected, atol=1e-5)
