@@ -7,11 +7,11 @@ other branches use too, so they stay.
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from models.batch_norm import affine
 from models.layout import kernel_name, norm_names
 from models.resnet import ResNet
 
@@ -31,7 +31,8 @@ class FoldedResNet(ResNet):
         for block in self._blocks:
             for before, after in itertools.pairwise(block.branch):
                 norm = f"{after.name}_bn"
-                scale, offset = affine(self._by_name, norm, self._epsilon)
+                values = [self._by_name[name] for name in norm_names(norm)]
+                scale, offset = affine(*values, self._epsilon)
                 kernel = self._by_name[kernel_name(before.name)]
                 kernel.assign(kernel * scale)
                 self._offsets[norm] = tf.Variable(offset, trainable=False)
@@ -43,12 +44,3 @@ class FoldedResNet(ResNet):
             return super()._norm_relu(x, name, training, moments)
         offset = tf.cast(offset, x.dtype)
         return tf.nn.relu(tf.nn.bias_add(x, offset, data_format=self.data_format))
-
-
-def affine(
-    variables: Mapping[str, tf.Variable], norm: str, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale and offset, float32 [C] each, that the batch norm `norm` is in inference."""
-    gamma, beta, mean, variance = (variables[name] for name in norm_names(norm))
-    scale = gamma / tf.sqrt(variance + epsilon)
-    return scale, beta - mean * scale

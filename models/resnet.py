@@ -9,10 +9,12 @@ Raw fused operations instead of Keras layers because Keras 3 does not fuse batch
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
+from models import batch_norm
+from models.convolution import convolve
 from models.layout import (
     BLOCKS,
     DENSE_BIAS,
@@ -39,7 +41,6 @@ LEAST_WIDTH = 8
 # The standard deviation of a unit normal that is cut at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
-ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 # Batch norm name -> new (moving mean, moving variance).
 _Moments = dict[str, tuple[tf.Tensor, tf.Tensor]]
 
@@ -99,7 +100,7 @@ class ResNet(tf.Module):
         seed: int = 1234,
         freeze_batch_norm: bool = False,
         recompute: bool = False,
-        reduce_moments: ReduceMoments | None = None,
+        reduce_moments: batch_norm.ReduceMoments | None = None,
         moment_workers: int = 1,
     ) -> None:
         super().__init__(name="resnet")
@@ -196,54 +197,26 @@ class ResNet(tf.Module):
         return self._convolve(x, unit.name, unit.stride)
 
     def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
-        kernel = tf.cast(self._by_name[kernel_name(name)], self.compute_dtype)
-        size = kernel.shape[0]
-        if stride > 1 and size > 1:
-            # Not by EXPLICIT padding: with it the bfloat16 gradients leave oneDNN's fast path.
-            side, none = [(size - 1) // 2, size - 1 - (size - 1) // 2], [0, 0]
-            nhwc = self.data_format == "NHWC"
-            x = tf.pad(x, [none, side, side, none] if nhwc else [none, none, side, side])
-        padding = "SAME" if stride == 1 else "VALID"
-        return tf.nn.conv2d(x, kernel, stride, padding, data_format=self.data_format)
+        return convolve(x, self._by_name[kernel_name(name)], stride, self.data_format)
 
     def _norm_relu(self, x: tf.Tensor, name: str, training: bool, moments: _Moments) -> tf.Tensor:
-        gamma, beta, mean, variance = (self._by_name[part] for part in norm_names(name))
-        from_batch = training and not self._freeze_batch_norm
-        if from_batch and self._reduce_moments is not None:
-            return tf.nn.relu(self._synchronised_norm(x, name, moments))
-        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=mean,
-            variance=variance,
-            epsilon=self._epsilon,
-            exponential_avg_factor=1 - self._decay if from_batch else 1.0,
-            data_format=self.data_format,
-            is_training=from_batch,
-        )
-        if from_batch:
-            moments[name] = (mean, variance)
-        return tf.nn.relu(y)
-
-    def _synchronised_norm(self, x: tf.Tensor, name: str, moments: _Moments) -> tf.Tensor:
-        """Batch norm by the moments of all workers' batches, which must be of one size."""
         gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
-        nhwc = self.data_format == "NHWC"
-        axes, shape = ([0, 1, 2], [-1]) if nhwc else ([0, 2, 3], [-1, 1, 1])
-        exact = tf.cast(x, tf.float32)
-        raw = [tf.reduce_mean(exact, axes), tf.reduce_mean(tf.square(exact), axes)]
-        mean, mean_square = self._reduce_moments(raw)  # Horovod: all-reduce in the forward pass
-        variance = tf.maximum(mean_square - tf.square(mean), 0.0)
-        count = tf.cast(tf.size(x) / tf.size(mean) * self._moment_workers, tf.float32)
-        unbiased = variance * count / tf.maximum(count - 1, 1)  # as the fused operation does
+        epsilon, data_format = self._epsilon, self.data_format
+        if not training or self._freeze_batch_norm:
+            return batch_norm.by_moments(
+                x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
+            )
+        if self._reduce_moments is None:
+            y, mean, variance = batch_norm.by_batch(x, gamma, beta, epsilon, data_format)
+        else:
+            y, mean, variance = batch_norm.by_all_batches(
+                x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format
+            )
         moments[name] = (
             moving_mean * self._decay + mean * (1 - self._decay),
-            moving_variance * self._decay + unbiased * (1 - self._decay),
+            moving_variance * self._decay + variance * (1 - self._decay),
         )
-        scale = gamma * tf.math.rsqrt(variance + self._epsilon)
-        y = exact * tf.reshape(scale, shape) + tf.reshape(beta - mean * scale, shape)
-        return tf.cast(y, self.compute_dtype)
+        return y
 
     def _update(self, moments: _Moments) -> None:
         for norm, values in moments.items():

@@ -1,0 +1,44 @@
+"""Convolution in every compute type; its padding is tested with the network (test_resnet.py)."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import convolution
+
+
+def values_and_gradients(dtype: str, stride: int, size: int) -> list[np.ndarray]:
+    draw = np.random.default_rng(5)
+    x = tf.cast(draw.uniform(-1, 1, (2, 9, 9, 8)).astype(np.float32), dtype)
+    kernel = tf.Variable(draw.uniform(-1, 1, (size, size, 8, 8)).astype(np.float32))
+
+    @tf.function
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = convolution.convolve(x, kernel, stride)
+            total = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
+        return [y, *tape.gradient(total, [x, kernel])]
+
+    y, dx, dkernel = run()
+    assert (y.dtype, dx.dtype, dkernel.dtype) == (x.dtype, x.dtype, tf.float32)
+    return [tf.cast(tensor, tf.float32).numpy() for tensor in (y, dx, dkernel)]
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 1), (2, 1), (1, 3), (2, 3), (2, 7)])
+@pytest.mark.parametrize("slow", [True, False])
+def test_bfloat16_is_near_float32_on_both_paths(monkeypatch, slow, stride, size):
+    monkeypatch.setattr(convolution, "slow_bfloat16_gradients", lambda: slow)
+    exact = values_and_gradients("float32", stride, size)
+    for near, full in zip(values_and_gradients("bfloat16", stride, size), exact, strict=True):
+        assert 0 < np.abs(near - full).max() < 0.02 * np.abs(full).max()
+
+
+def test_processors_without_avx512_are_told_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(convolution.platform, "machine", lambda: "x86_64")
+    for flags, slow in (("fma avx2", True), ("avx2 avx512f avx512bw", False)):
+        (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(convolution, "CPU_INFO", tmp_path / "cpuinfo")
+        assert convolution.slow_bfloat16_gradients() is slow
+    monkeypatch.setattr(convolution, "CPU_INFO", tmp_path / "none")
+    assert not convolution.slow_bfloat16_gradients()
