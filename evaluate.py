@@ -18,13 +18,14 @@ from data.evaluation_input import EvaluationPictures, InputError, read_classes, 
 from data.picture_batches import Preparation
 from data.predictions import class_names, read_thresholds
 from evaluation_report import Report
-from models import checkpoint, inference, workers
+from models import checkpoint, inference, launch
 from models.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.evaluation import Evaluation, TellingPictures, evaluate
 from models.inference import Loaded, Predictor
 from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics_results import MultiLabelMetricOptions
+from models.workers import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 RESULT = "./out/evaluation/"
@@ -38,7 +39,7 @@ SETTINGS = (
 
 
 def main() -> int:
-    job = workers.start(flags.fill(workers.WorkerOptions))  # Horovod: join the other processes.
+    job = launch.start(flags.fill(WorkerOptions))  # Horovod: join the other processes.
     flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
@@ -82,7 +83,7 @@ def labelled_pictures(class_num: int) -> EvaluationPictures:
     return EvaluationPictures(FLAGS.images, records, class_num, FLAGS.max_bad_records)
 
 
-def measure(loaded: Loaded, pictures: EvaluationPictures, job: workers.Workers) -> Evaluation:
+def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evaluation:
     """The metrics of a checkpoint over this worker's batches and all others'."""
     class_num = loaded.network.class_num
     prepare = preparation(loaded)
@@ -105,9 +106,7 @@ def preparation(loaded: Loaded) -> Preparation:
     return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
 
 
-def make_evaluator(
-    class_num: int, job: workers.Workers
-) -> MultiLabelEvaluator | SingleLabelEvaluator:
+def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | SingleLabelEvaluator:
     """An empty evaluator as the flags say."""
     if FLAGS.label_mode == "single":
         return SingleLabelEvaluator(class_num, job)

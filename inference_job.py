@@ -13,8 +13,9 @@ from data.parallel import Part, our_part
 from data.picture_batches import PictureBatch, Preparation
 from data.picture_job import Job
 from data.result_format import ResultFormat
-from models import inference, workers
+from models import inference, launch
 from models.devices import DeviceOptions
+from models.workers import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 BATCH_SIZE = 32
@@ -94,14 +95,14 @@ def _our_part() -> Part:
     if part.count > 1:
         return part
     # Shares may take differently long: those who are done wait without a limit.
-    job = workers.start(workers.WorkerOptions(stall_shutdown_seconds=0))
+    job = launch.start(WorkerOptions(stall_shutdown_seconds=0))
     return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else part
 
 
 class _HorovodWorld:
     """What `Part` asks of MPI's communicator, by Horovod."""
 
-    def __init__(self, job: workers.Workers) -> None:
+    def __init__(self, job: Workers) -> None:
         self._job = job
 
     def Barrier(self) -> None:  # noqa: N802 - MPI's name

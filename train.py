@@ -14,7 +14,7 @@ import flags
 from data.augmentation import Augmentation
 from data.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.shares import StepOptions, arithmetic, step_share
-from models import checkpoint, loop, resume, workers
+from models import checkpoint, launch, loop, resume
 from models.best import Best
 from models.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
@@ -27,7 +27,7 @@ from models.resnet import ResNet
 from models.schedules import ScheduleOptions, make_schedule
 from models.trainer import Trainer
 from models.validation import Validation
-from models.workers import WorkerOptions
+from models.workers import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 
@@ -44,7 +44,7 @@ def make_objective() -> MultiLabelObjective:
 
 def fit(
     make_objective: Callable[[], Objective],
-    make_evaluator: Callable[[workers.Workers], Any],
+    make_evaluator: Callable[[Workers], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
     bn_decay_share: float = 0.0,
@@ -61,7 +61,7 @@ def fit(
     Returns:
       The exit code.
     """
-    job = workers.start(flags.fill(WorkerOptions))  # Horovod: join the other processes, if any.
+    job = launch.start(flags.fill(WorkerOptions))  # Horovod: join the other processes, if any.
     flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
@@ -82,9 +82,9 @@ def fit(
 
 def run(
     trainer: Trainer,
-    job: workers.Workers,
+    job: Workers,
     checkpoints: CheckpointFolder,
-    make_evaluator: Callable[[workers.Workers], Any],
+    make_evaluator: Callable[[Workers], Any],
     best: Best | None,
 ) -> int:
     """Goes on from the trainer's step with the present workers; returns the exit code."""
@@ -127,7 +127,7 @@ def run(
     )
 
 
-def make_network(job: workers.Workers) -> ResNet:
+def make_network(job: Workers) -> ResNet:
     """The network of the flags, with its initial values."""
     synchronised = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(

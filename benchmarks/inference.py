@@ -7,7 +7,8 @@ Beside it: the network alone, batch 1, the network without folded batch norm, an
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
 own and take turns, a pass each a round, so that noise slows all alike; figures are medians
 over the rounds. Core milliseconds, of all threads together, tell most where other programs run.
-What cannot be imported says so. The bar: files at least 0.9 of the network alone.
+The limit is the rate at which a convolution does as many operations. What cannot be imported says
+so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the limit.
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import report
+from benchmarks.measuring import multiplications, report
 
 CLASS_NUM = 11166
 IMAGE_SIZE = 224
@@ -118,6 +119,17 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     return lambda: _ignore(job.run())
 
 
+def convolutions(args: argparse.Namespace) -> Pass:
+    """The limit: as many operations as the network's, all in one of its larger convolutions."""
+    import tensorflow as tf
+
+    from benchmarks.limits import convolution
+
+    run, operations = convolution(tf.as_dtype(args.precision))
+    total = 2 * args.pictures * multiplications(IMAGE_SIZE, 0, args.depth)
+    return lambda: _repeat(run, round(total / operations))
+
+
 def onnx_runtime(args: argparse.Namespace) -> Pass:
     import onnxruntime
 
@@ -154,6 +166,7 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace], Pass]] = {
     "files": files,
     "files, batch 1": lambda args: files(args, batch_size=1),
     "network, unfolded": lambda args: network_alone(args, fold=False),
+    "limit: one convolution": convolutions,
     "onnxruntime": onnx_runtime,
     "pytorch": pytorch,
 }
@@ -173,7 +186,7 @@ class Contender:
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--one", name, "--folder", args.folder]
-        for flag in ("precision", "pictures"):
+        for flag in ("precision", "pictures", "depth"):
             command += [f"--{flag}", str(getattr(args, flag))]
         pipe = subprocess.PIPE
         self.name = name
@@ -224,7 +237,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             contender.run()
     for contender in contenders:
         contender.close()
-    alone = next((c.rates for c in ready if c.name == "network"), [])
+    beside = {
+        "of the network": next((c.rates for c in ready if c.name == "network"), []),
+        "of the limit": next((c.rates for c in ready if c.name.startswith("limit")), []),
+    }
     rows = []
     for contender in contenders:
         row: dict[str, Any] = {"what": contender.name}
@@ -232,10 +248,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             row["images/s"] = statistics.median(contender.rates)
             row["least"], row["most"] = min(contender.rates), max(contender.rates)
             row["core ms/image"] = statistics.median(contender.core_ms)
-            pairs = zip(contender.rates, alone, strict=False)
-            row["of the network"] = statistics.median(
-                [rate / other for rate, other in pairs] or [0]
-            )
+            for name, others in beside.items():
+                pairs = zip(contender.rates, others, strict=False)
+                row[name] = statistics.median([rate / other for rate, other in pairs] or [0])
         else:
             row["note"] = contender.note
         rows.append(row)

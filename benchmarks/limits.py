@@ -9,7 +9,7 @@ reading of records. On a processor without bfloat16 instructions that type is em
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,17 @@ COPIED_BYTES = 256 << 20
 RECORDS, RECORD_BYTES = 2000, 60_000
 
 
-def convolution_flops(dtype: tf.DType = tf.float32, repeats: int = 7) -> float:
-    """Floating-point operations a second of one large convolution."""
+def convolution(dtype: tf.DType = tf.float32) -> tuple[Callable[[], tf.Tensor], int]:
+    """One large convolution, and its floating-point operations."""
     images = tf.cast(tf.random.normal([IMAGES, SIDE, SIDE, CHANNELS]), dtype)
     kernel = tf.cast(tf.random.normal([KERNEL, KERNEL, CHANNELS, CHANNELS]), dtype)
     run = tf.function(lambda: tf.nn.conv2d(images, kernel, 1, "SAME"))
-    operations = 2 * IMAGES * SIDE**2 * CHANNELS**2 * KERNEL**2
+    return run, 2 * IMAGES * SIDE**2 * CHANNELS**2 * KERNEL**2
+
+
+def convolution_flops(dtype: tf.DType = tf.float32, repeats: int = 7) -> float:
+    """Floating-point operations a second of that convolution."""
+    run, operations = convolution(dtype)
     return operations / median_seconds(run, repeats)
 
 

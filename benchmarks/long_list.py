@@ -30,7 +30,7 @@ DIFFERENT_PICTURES = 300
 SAMPLE_SECONDS = 0.5
 MOST_GROWTH = 1.05
 KINDS = ("jpg", "png", "webp", "gif", "bmp")
-IMAGE_SIZE, WIDTH, CLASS_NUM = 32, 4, 20
+IMAGE_SIZE, WIDTH, CLASS_NUM = 32, 8, 20
 
 
 class Run(NamedTuple):

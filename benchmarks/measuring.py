@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians, peak memory, tables."""
+"""What the benchmarks share: medians, peak memory, operations of the network, tables."""
 
 import ctypes
 import gc
@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from models.layout import blocks
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -57,6 +59,20 @@ def peak_growth_bytes(job: Callable[[], Any]) -> int:
     before = memory_bytes()
     job()
     return memory_bytes("VmHWM") - before
+
+
+def multiplications(image_size: int, class_num: int, resnet_size: int = 101) -> int:
+    """Multiply-adds of our network's forward pass for one image."""
+    side = -(-image_size // 2)
+    total = side**2 * 7 * 7 * 3 * 64
+    for block in blocks(resnet_size):
+        before = side
+        side = -(-side // block.branch[1].stride)
+        for unit, at in zip(block.branch, (before, side, side), strict=True):
+            total += at**2 * unit.size**2 * unit.inputs * unit.outputs
+        if block.shortcut:
+            total += side**2 * block.shortcut.inputs * block.shortcut.outputs
+    return total + 2048 * class_num
 
 
 def report(title: str, rows: Rows, json_file: str | None = None) -> None:

@@ -28,7 +28,7 @@ from absl import logging
 
 from data.pipeline import Augmentation, InputOptions, TrainingInput
 from data.shares import share_out
-from models import workers
+from models import launch
 from models.losses import MultiLabelOptions
 from models.objectives import MultiLabelObjective
 from models.optimizers import Optimizer, OptimizerOptions
@@ -144,7 +144,7 @@ def run(commands: list[tuple[list[Any], dict[str, str]]]) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """In a worker: times steps, their input and, alone, the averaging of all gradients."""
     setting = Setting(*arguments.setting)
-    job = workers.start(WorkerOptions(setting.compression, setting.gradient_groups))
+    job = launch.start(WorkerOptions(setting.compression, setting.gradient_groups))
     pin(job)
     trainer = make_trainer(arguments, job)
     share = share_out(arguments.batch_size * job.size, arguments.batch_size, job.rank, job.size)

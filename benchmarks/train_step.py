@@ -6,10 +6,11 @@
 Ours is the step of train.py with the multi-label loss. Keras is `ResNet101V2` with a plain
 GradientTape loop: a somewhat smaller network (it pools after the stem), so its share of the peak
 is computed from its own operations; once with oneDNN on, as ours, and once as TensorFlow is
-installed. PyTorch is the same network as ours, channels last. Each runs in a process of its own,
-and the convolution peak is measured in that process right after, so that a noisy machine slows
-both. Bars (float32, batch 32): 0.80 of the peak, 1.25 x Keras, 1.1 x PyTorch, memory at most
-1.1 x PyTorch's.
+installed. PyTorch is the same network as ours, channels last. Each has a process of its own; ours
+and as many of the others as memory holds (`--together`) do a step in turn, so that a noisy machine
+slows all of them; after each step the process measures the convolution peak. Ratios are medians
+over the rounds. Bars (float32, batch 32): 0.80 of the peak, 1.25 x Keras, 1.1 x PyTorch, memory at
+most 1.1 x PyTorch's.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +27,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.measuring import memory_bytes, report
-from models.layout import blocks
+from benchmarks.measuring import memory_bytes, multiplications, report
 
 PASSES = 3  # forward, and backward to activations and to weights
 LABELS_PER_IMAGE = 9
@@ -34,21 +35,8 @@ LABELS_PER_IMAGE = 9
 ENVIRONMENT = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
 # TensorFlow as installed turns oneDNN on or off by the processor.
 AS_INSTALLED = "keras, as installed"
-CONTENDERS = ("ours", "ours, recomputing", "keras", AS_INSTALLED, "pytorch")
-
-
-def multiplications(image_size: int, class_num: int, resnet_size: int = 101) -> int:
-    """Multiply-adds of our network's forward pass for one image."""
-    side = -(-image_size // 2)
-    total = side**2 * 7 * 7 * 3 * 64
-    for block in blocks(resnet_size):
-        before = side
-        side = -(-side // block.branch[1].stride)
-        for unit, at in zip(block.branch, (before, side, side), strict=True):
-            total += at**2 * unit.size**2 * unit.inputs * unit.outputs
-        if block.shortcut:
-            total += side**2 * block.shortcut.inputs * block.shortcut.outputs
-    return total + 2048 * class_num
+OURS = "ours"
+CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch")
 
 
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
@@ -135,10 +123,10 @@ def pytorch_step(args: argparse.Namespace) -> Callable[[], Any]:
     return step
 
 
-def measure_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs one contender in this process."""
+def serve(args: argparse.Namespace) -> None:
+    """One contender in this process: answers each word on standard input by a line of JSON."""
     makers = {
-        "ours": our_step,
+        OURS: our_step,
         "ours, recomputing": lambda a: our_step(a, recompute=True),
         "keras": keras_step,
         AS_INSTALLED: keras_step,
@@ -149,25 +137,20 @@ def measure_one(args: argparse.Namespace) -> dict[str, Any]:
     step()
     first = time.perf_counter() - start
     step()
-    seconds = []
-    for _ in range(args.repeats):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    memory = memory_bytes("VmHWM")
-    rate = args.batch_size / statistics.median(seconds)
-    row = {
-        "what": args.one,
-        "batch": args.batch_size,
-        "images/s": rate,
-        "GFLOP/s": rate * args.flops / 1e9,
-        "memory GiB": memory / 2**30,
-        "first step s": first,
+    print(json.dumps({"flops": args.flops, "first": first}), flush=True)
+    answers = {
+        "step": lambda: _seconds(step),
+        "peak": lambda: _peak(args),
+        "memory": lambda: memory_bytes("VmHWM"),
     }
-    if args.one != AS_INSTALLED:  # there the peak would be another one
-        peak = _peak(args)
-        row |= {"peak GFLOP/s": peak / 1e9, "of the peak": rate * args.flops / peak}
-    return row
+    for word in sys.stdin:
+        print(json.dumps(answers[word.strip()]()), flush=True)
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def _peak(args: argparse.Namespace) -> float:
@@ -178,22 +161,86 @@ def _peak(args: argparse.Namespace) -> float:
     return convolution_flops(tf.as_dtype(args.dtype))
 
 
+class Contender:
+    """A process of its own that does one step when asked to."""
+
+    def __init__(self, one: str, batch: int, args: argparse.Namespace) -> None:
+        self.one, self.batch = one, batch
+        self.seconds: list[float] = []
+        self.peaks: list[float] = []
+        command = [sys.executable, __file__, "--one", one, "--batch_size", str(batch)]
+        for name in ("dtype", "image_size", "class_num"):
+            command += [f"--{name}", str(getattr(args, name))]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it goes with the process
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ if one == AS_INSTALLED else ENVIRONMENT,
+        )
+        # Built and run twice when this comes.
+        line = self._process.stdout.readline()
+        self.facts = json.loads(line) if line else None
+
+    def step(self) -> None:
+        self.seconds.append(self.ask("step"))
+        if self.one != AS_INSTALLED:  # there the peak would be another one
+            self.peaks.append(self.ask("peak"))
+
+    def ask(self, word: str) -> float:
+        print(word, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def row(self, ours: Sequence[float]) -> dict[str, Any]:
+        """`ours`: the seconds of our steps in the same rounds."""
+        row = {"what": self.one, "batch": self.batch}
+        if self.facts is None:
+            self._errors.seek(0)
+            lines = self._errors.read().strip().splitlines() or ["no output"]
+            return row | {"note": lines[-1][:80]}
+        rates = [self.batch * self.facts["flops"] / seconds for seconds in self.seconds]
+        row |= {
+            "images/s": self.batch / statistics.median(self.seconds),
+            "GFLOP/s": statistics.median(rates) / 1e9,
+        }
+        if self.peaks:
+            row |= {
+                "peak GFLOP/s": statistics.median(self.peaks) / 1e9,
+                "of the peak": _median_ratio(rates, self.peaks),
+            }
+        row |= {
+            "memory GiB": self.ask("memory") / 2**30,
+            "first step s": self.facts["first"],
+        }
+        return row | ({"ours, times": _median_ratio(self.seconds, ours)} if ours else {})
+
+
+def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a batch and contender, in turn; contenders that cannot be imported say so."""
+    """A row a batch and contender; those that cannot be imported say so."""
     rows = []
+    peers = [one for one in args.contenders if one != OURS]
     for batch in args.batch:
-        for one in args.contenders:
-            command = [sys.executable, __file__, "--one", one, "--batch_size", str(batch)]
-            for name in ("dtype", "image_size", "class_num", "repeats"):
-                command += [f"--{name}", str(getattr(args, name))]
-            environment = os.environ if one == AS_INSTALLED else ENVIRONMENT
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            lines = done.stdout.strip().splitlines()
-            if done.returncode or not lines:
-                reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-                rows.append({"what": one, "batch": batch, "note": reason[:80]})
-            else:
-                rows.append(json.loads(lines[-1]))
+        for at in range(0, max(1, len(peers)), args.together - 1):
+            names = [OURS] * (OURS in args.contenders) + peers[at : at + args.together - 1]
+            contenders = [Contender(one, batch, args) for one in names]
+            running = [contender for contender in contenders if contender.facts]
+            for _ in range(args.repeats):
+                for contender in running:
+                    contender.step()
+            ours = contenders[0].seconds if names[0] == OURS else []
+            rows += [c.row(ours) for c in contenders if at == 0 or c.one != OURS]
+            for contender in contenders:
+                contender.close()
     return rows
 
 
@@ -204,13 +251,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--class_num", type=int, default=11166)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--together", type=int, default=3, help="processes at once, from 2 on")
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--json", help="file for the rows as JSON")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--batch_size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
-        print(json.dumps(measure_one(args)))
+        serve(args)
         return 0
     report("Training step of ResNet-101", measure(args), args.json)
     return 0

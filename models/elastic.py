@@ -14,7 +14,8 @@ from absl import logging
 from horovod.common.elastic import State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
-from models.workers import HorovodWorkers, WorkerOptions, is_lost_connection
+from models.horovod_workers import HorovodWorkers, is_lost_connection
+from models.workers import WorkerOptions
 
 
 class ElasticWorkers(HorovodWorkers):

@@ -1,8 +1,4 @@
-"""Who we are among the training processes, and what they do together.
-
-Under `horovodrun`, `mpirun` or `srun` with more than one process, Horovod joins them; a process
-that was started alone runs the same code, and then Horovod need not be installed.
-"""
+"""Who we are among the training processes, and what they do together."""
 
 import dataclasses
 import os
@@ -11,11 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-
-# The variables by which the launchers say how many processes they started.
-SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-# Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
-ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 
 class WorkersError(ValueError):
@@ -122,121 +113,3 @@ class OneWorker:
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array)
-
-
-class HorovodWorkers:
-    """The processes of a Horovod job; gradients travel over NCCL, MPI or Gloo, as it was built.
-
-    `hvd` is the module `horovod.tensorflow`, which only multi-process jobs need installed.
-    """
-
-    launched = True
-    elastic = False
-
-    def __init__(self, hvd: Any, options: WorkerOptions) -> None:
-        options.apply()
-        hvd.init()  # Horovod: connect to the other workers.
-        self._hvd, self.options = hvd, options
-        self._compression = getattr(hvd.Compression, options.compression)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Asks Horovod who we are: at the start, and after workers came or went."""
-        hvd = self._hvd
-        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
-
-    def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
-        try:
-            # Horovod: every worker starts with what rank 0 has.
-            self._hvd.broadcast_variables(list(variables), root_rank=0)
-            return body()
-        except (tf.errors.OpError, RuntimeError) as error:
-            if not is_lost_connection(error):
-                raise
-            raise WorkersError(
-                f"worker {self.rank} of {self.size} lost another one, which the launcher names; "
-                "started again, the job resumes from its latest checkpoint "
-                f"({reason(error)})"
-            ) from error
-
-    def step_done(self) -> None:
-        pass
-
-    def average_gradients(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        groups = 1 if self.options.deterministic else self.options.gradient_groups
-        averaged: dict[int, tf.Tensor] = {}
-        for number, members in enumerate(split(tensors, groups)):
-            reduced = self._hvd.grouped_allreduce(  # Horovod: one fused all-reduce a group.
-                [tensors[member] for member in members],
-                op=self._hvd.Average,
-                compression=self._compression,
-                name=f"gradients_{number}",
-            )
-            averaged.update(zip(members, reduced, strict=True))
-        return [averaged[position] for position in range(len(tensors))]
-
-    def average(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # Horovod: its gradient is the mean over the workers' gradients.
-        return self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Average)
-
-    def any_positive(self, mask: tf.Tensor) -> tf.Tensor:
-        votes = self._hvd.allreduce(  # Horovod: one byte a class.
-            tf.cast(mask, tf.uint8), op=self._hvd.Max, name="positive_classes"
-        )
-        return votes > 0
-
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        total = self._hvd.allreduce(  # Horovod: totals and counts, divided only afterwards.
-            tf.convert_to_tensor(array), op=self._hvd.Sum, name="sum"
-        )
-        return total.numpy()
-
-
-def split(tensors: Sequence[tf.Tensor], groups: int) -> list[list[int]]:
-    """Positions of `tensors` in `groups` groups of about equal bytes; 0: a group for each.
-
-    From the last to the first, because gradients become ready in this order and a group that is
-    complete travels while the rest is still computed.
-    """
-    backwards = range(len(tensors) - 1, -1, -1)
-    if not groups:
-        return [[position] for position in backwards]
-    sizes = [tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors]
-    target, found, before = sum(sizes) / groups, {}, 0
-    for position in backwards:
-        middle = before + sizes[position] / 2
-        found.setdefault(int(middle / target) if target else 0, []).append(position)
-        before += sizes[position]
-    return list(found.values())
-
-
-def reason(error: BaseException) -> str:
-    """The first of Horovod's own words in an error, without TensorFlow's around them."""
-    lines = str(error).splitlines()
-    return next((line for line in lines if "Horovod" in line), lines[0] if lines else "")[:200]
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether Horovod failed because another worker did."""
-    return "Horovod" in type(error).__name__ or "Horovod" in str(error)
-
-
-def start(options: WorkerOptions) -> Workers:
-    """Joins the job that this process was launched in; alone, it is a job of one.
-
-    Raises:
-      WorkersError: launched with others, but Horovod is not installed.
-    """
-    elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
-    if not elastic and not any(int(os.environ.get(name) or 1) > 1 for name in SIZE_VARIABLES):
-        return OneWorker()
-    try:
-        import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
-
-        from models.elastic import ElasticWorkers
-    except ImportError as error:
-        raise WorkersError(
-            f"several processes were launched, but Horovod cannot be imported ({error}): "
-            "run example/install_horovod.sh"
-        ) from error
-    return (ElasticWorkers if elastic else HorovodWorkers)(hvd, options)

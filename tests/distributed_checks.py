@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.shares import Share, share_out
-from models import workers
+from models import launch
 from models.losses import MultiLabelOptions
 from models.objectives import MultiLabelObjective, SoftmaxObjective
 from models.optimizers import Optimizer, OptimizerOptions
@@ -152,10 +152,10 @@ def main(arguments: list[str]) -> None:
     folder, names = Path(arguments[0]), arguments[1:]
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    job = workers.start(WorkerOptions(stall_seconds=STALL_SECONDS))
+    job = launch.start(WorkerOptions(stall_seconds=STALL_SECONDS))
     check_sums(job)
     for name in names:
-        job = workers.start(CASES[name].workers)
+        job = launch.start(CASES[name].workers)
         np.savez(folder / f"{name}.{job.rank}.npz", **train(CASES[name], job))
     stall(job)
 
