@@ -13,10 +13,11 @@ from absl import logging
 
 import flags
 import inference_job
-from data import evaluation_files
-from data.evaluation_input import EvaluationPictures, InputError, read_classes, watched
-from data.picture_batches import Preparation
-from data.predictions import class_names, read_thresholds
+import script
+from data.inference import evaluation_files
+from data.inference.evaluation_input import EvaluationPictures, InputError, read_classes, watched
+from data.inference.picture_batches import Preparation
+from data.inference.predictions import class_names, read_thresholds
 from evaluation_report import Report
 from models import checkpoint, inference, launch
 from models.checkpoint import CheckpointFolder
@@ -39,8 +40,8 @@ SETTINGS = (
 
 
 def main() -> int:
-    job = launch.start(flags.fill(WorkerOptions))  # Horovod: join the other processes.
-    flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
+    script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
     same_classes([*compared, *prefixes])
@@ -161,4 +162,4 @@ def write(
 
 if __name__ == "__main__":
     batch_size = inference_job.BATCH_SIZE
-    flags.run(main, files="images", result=RESULT, threshold=0.5, batch_size=batch_size)
+    script.run(main, files="images", result=RESULT, threshold=0.5, batch_size=batch_size)

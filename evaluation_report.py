@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import evaluation_files, evaluation_page, pages
-from data.evaluation_input import EvaluationPictures
-from data.picture_batches import Preparation
+from data.common import pages
+from data.inference import evaluation_files, evaluation_page
+from data.inference.evaluation_input import EvaluationPictures
+from data.inference.picture_batches import Preparation
 from models.evaluation import NOBODY, Evaluation
 from models.metrics_results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
 

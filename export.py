@@ -19,9 +19,11 @@ import tensorflow as tf
 from absl import logging
 
 import flags
-from data import exif_ops, picture_source, preprocessing
-from data.images import to_jpeg
-from data.predictions import class_names
+import script
+from data.common.images import to_jpeg
+from data.inference import exif_ops, picture_source
+from data.inference.predictions import class_names
+from data.input import preprocessing
 from models import checkpoint, checkpoint_report, model_card, weight_files
 from models.export_checks import Check, ExportError
 from models.exporting import EXPORTERS, Source
@@ -118,7 +120,7 @@ def _load(fold_batch_norm: bool) -> Loaded:
         name: FLAGS[name].value if FLAGS[name].present else None
         for name in ("resnet_size", "class_num", "image_size")
     }
-    options = flags.fill(
+    options = script.fill(
         NetworkOptions, fold_batch_norm=fold_batch_norm, precision="float32", **given
     )
     return load(_path(), options)
@@ -156,4 +158,4 @@ def _new_folder(path: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    flags.run(main, files="images")
+    script.run(main, files="images")

@@ -11,10 +11,11 @@ import numpy as np
 
 import flags
 import inference_job
-from data import feature_files
-from data.feature_files import Feature
-from data.picture_batches import PictureBatch
-from data.result_format import choose_format
+import script
+from data.inference import feature_files
+from data.inference.feature_files import Feature
+from data.inference.picture_batches import PictureBatch
+from data.inference.result_format import choose_format
 from models.inference import Predictor
 
 FLAGS = flags.FLAGS
@@ -40,4 +41,4 @@ def describe(batch: PictureBatch, values: np.ndarray) -> list[Feature]:
 
 
 if __name__ == "__main__":
-    flags.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)
+    script.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)

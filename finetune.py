@@ -8,6 +8,7 @@ import fnmatch
 from collections.abc import Callable
 
 import flags
+import script
 import train
 from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
 from models.objectives import (
@@ -55,4 +56,4 @@ def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
 
 
 if __name__ == "__main__":
-    flags.run(main, lr_policy="staircase", area_min=0.05)
+    script.run(main, lr_policy="staircase", area_min=0.05)

@@ -1,17 +1,13 @@
 """Every command-line flag of the root scripts, each defined once, typed and bounded.
 
 The names and defaults are the released system's (spelling included); flags that it lacked follow
-in groups of their own. Only root scripts read flags: `fill` copies the values into the option
+in groups of their own. Only root scripts read flags: script.py copies the values into the option
 dataclasses of `data` and `models`, whose fields bear the flags' names.
 """
 
-import dataclasses
 import os
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
-from absl import app, flags, logging
+from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 
 # Read when TensorFlow is imported, so root scripts import this module first. It leaves oneDNN off
 # on processors without AVX-512, where convolutions are a third faster with it, too.
@@ -19,7 +15,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
 
 FLAGS = flags.FLAGS
-Options = TypeVar("Options")
 
 # The released code defines these and never reads them.
 WITHOUT_EFFECT = {
@@ -268,55 +263,3 @@ flags.DEFINE_boolean("list", False, "print what the checkpoint holds, and stop")
 
 for _name, _instead in WITHOUT_EFFECT.items():
     flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")
-
-
-def fill(cls: type[Options], **values: Any) -> Options:
-    """Builds the dataclass `cls` from `values` and, for its other fields, same-named flags."""
-    for field in dataclasses.fields(cls):
-        if field.name not in values and field.name in FLAGS:
-            values[field.name] = FLAGS[field.name].value
-    return cls(**values)
-
-
-def as_dict() -> dict[str, Any]:
-    """Every flag defined here with its value, for the record that is kept beside a checkpoint."""
-    return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
-
-
-def run(main: Callable[[], int | None], files: str | None = None, **defaults: Any) -> None:
-    """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
-
-    `files` names the list flag to which arguments without a dash are added; None refuses them.
-    `defaults` are the script's own where they differ from the ones defined here.
-
-    The project's own error classes, and files that are missing or refuse access, are a user's
-    mistakes; whatever else is raised keeps its traceback.
-    """
-    for flag in FLAGS.get_key_flags_for_module(__name__):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # --help lists them
-    for name, value in defaults.items():
-        FLAGS.set_default(name, value)
-    FLAGS.set_gnu_getopt(True)  # flags may follow arguments
-    app.run(lambda argv: _run_checked(main, files, argv))
-
-
-def _run_checked(
-    main: Callable[[], int | None], files: str | None, argv: Sequence[str]
-) -> int | None:
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    try:
-        if files:
-            FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
-        elif len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
-        for name, instead in WITHOUT_EFFECT.items():
-            if FLAGS[name].present:
-                logging.warning("--%s has no effect (%s)", name, instead)
-        return main()
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.split(".")[0] in ("data", "models", __name__)
-        if not (ours or isinstance(error, OSError)):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1

@@ -11,11 +11,12 @@ import numpy as np
 
 import flags
 import inference_job
-from data import prediction_page
-from data.picture_batches import PictureBatch
-from data.prediction_files import FORMATS
-from data.predictions import Labels, Prediction, class_names, read_thresholds
-from data.result_format import choose_format
+import script
+from data.inference import prediction_page
+from data.inference.picture_batches import PictureBatch
+from data.inference.prediction_files import FORMATS
+from data.inference.predictions import Labels, Prediction, class_names, read_thresholds
+from data.inference.result_format import choose_format
 from models.inference import Predictor
 
 FLAGS = flags.FLAGS
@@ -68,4 +69,4 @@ def predict(labels: Labels, batch: PictureBatch, probabilities: np.ndarray) -> l
 
 
 if __name__ == "__main__":
-    flags.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)
+    script.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)

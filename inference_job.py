@@ -9,10 +9,11 @@ import numpy as np
 from absl import logging
 
 import flags
-from data.parallel import Part, our_part
-from data.picture_batches import PictureBatch, Preparation
-from data.picture_job import Job
-from data.result_format import ResultFormat
+import script
+from data.common.parallel import Part, our_part
+from data.inference.picture_batches import PictureBatch, Preparation
+from data.inference.picture_job import Job
+from data.inference.result_format import ResultFormat
 from models import inference, launch
 from models.devices import DeviceOptions
 from models.workers import WorkerOptions, Workers
@@ -27,7 +28,7 @@ _DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels"
 
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
-    flags.fill(DeviceOptions).apply(_local_rank(), several_processes=_local_rank() > 0)
+    script.fill(DeviceOptions).apply(_local_rank(), several_processes=_local_rank() > 0)
     loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
@@ -44,7 +45,7 @@ def network_options() -> inference.NetworkOptions:
         name: FLAGS[name].value if FLAGS[name].present else None
         for name in ("resnet_size", "class_num", "image_size")
     }
-    return flags.fill(inference.NetworkOptions, **given)
+    return script.fill(inference.NetworkOptions, **given)
 
 
 def run(

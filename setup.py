@@ -13,7 +13,7 @@ TENSORFLOW = "2.18.1"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "google-crc32c>=1.5,<2",
-    # Compiles the augmentation of training images (data/pixels.py).
+    # Compiles the augmentation of training images (data/input/pixels.py).
     "numba>=0.61,<0.62",
     "numpy==2.0.2",
     "pillow>=12,<14",
@@ -48,6 +48,8 @@ EXTRAS = {
         "pyarrow>=20,<27",
         "safetensors>=0.4,<1",
     ],
+    # Runs exported PyTorch weights; on Linux PyPI's wheel brings CUDA along, gigabytes of it.
+    "pytorch": ["torch>=2.5,<3"],
     "test": [
         "hypothesis>=6.100,<7",
         "psutil>=6,<8",
@@ -61,6 +63,16 @@ EXTRAS = {
     "benchmark": ["psutil>=6,<8"],
 }
 
+DATA_PACKAGES = [
+    "common",
+    "downloading",
+    "imagenet",
+    "inference",
+    "input",
+    "listing",
+    "tfrecords",
+]
+
 setup(
     name="ml-images",
     version="1.0.0",
@@ -69,7 +81,7 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    packages=["data", "models"],
+    packages=["data", *(f"data.{package}" for package in DATA_PACKAGES), "models"],
     package_data={"data": ["imagenet2012_dictionary.txt", "placeholders.txt"]},
     py_modules=[
         "evaluate",
@@ -80,6 +92,7 @@ setup(
         "flags",
         "image_classification",
         "inference_job",
+        "script",
         "train",
     ],
 )

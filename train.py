@@ -11,9 +11,10 @@ from typing import Any
 from absl import logging
 
 import flags
-from data.augmentation import Augmentation
-from data.pipeline import EvaluationInput, InputOptions, TrainingInput
-from data.shares import StepOptions, arithmetic, step_share
+import script
+from data.input.augmentation import Augmentation
+from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
+from data.input.shares import StepOptions, arithmetic, step_share
 from models import checkpoint, launch, loop, resume
 from models.best import Best
 from models.checkpoint import CheckpointFolder
@@ -38,7 +39,7 @@ def main() -> int:
 
 def make_objective() -> MultiLabelObjective:
     """The pretraining loss with the numbers of the flags."""
-    options = flags.fill(MultiLabelOptions)
+    options = script.fill(MultiLabelOptions)
     return MultiLabelObjective(FLAGS.class_num, options, FLAGS.random_seed)
 
 
@@ -61,11 +62,11 @@ def fit(
     Returns:
       The exit code.
     """
-    job = launch.start(flags.fill(WorkerOptions))  # Horovod: join the other processes, if any.
-    flags.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes, if any.
+    script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
-    optimizer = Optimizer(trainable, flags.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
+    optimizer = Optimizer(trainable, script.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
     average = (
         WeightAverage(network.variables_by_name(), FLAGS.ema_decay) if FLAGS.ema_decay else None
     )
@@ -88,7 +89,7 @@ def run(
     best: Best | None,
 ) -> int:
     """Goes on from the trainer's step with the present workers; returns the exit code."""
-    records = flags.fill(InputOptions)
+    records = script.fill(InputOptions)
     evaluate = None
     if FLAGS.val_dir is not None:
         # Horovod: each worker evaluates its own share of the records.
@@ -105,11 +106,11 @@ def run(
     if FLAGS.mode == "val":
         return show(evaluate)
     share = step_share(
-        flags.fill(StepOptions), job.rank, job.size, job.elastic, FLAGS.sync_batch_norm
+        script.fill(StepOptions), job.rank, job.size, job.elastic, FLAGS.sync_batch_norm
     )
     # Horovod: each worker trains on its own share of every step's records.
-    source = TrainingInput(records, flags.fill(Augmentation), share)
-    schedule = make_schedule(flags.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
+    source = TrainingInput(records, script.fill(Augmentation), share)
+    schedule = make_schedule(script.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         logging.info("%s", arithmetic(share, job.size, source.records, FLAGS.max_iter))
         logging.info("learning rate %g at first, %g warm", schedule(0), schedule(FLAGS.warmup))
@@ -118,10 +119,10 @@ def run(
         source.batches(int(trainer.position.numpy())),
         schedule,
         checkpoints,
-        flags.fill(loop.LoopOptions),
+        script.fill(loop.LoopOptions),
         job,
         evaluate,
-        {"flags": flags.as_dict(), "versions": checkpoint.versions(), "workers": job.size},
+        {"flags": script.as_dict(), "versions": checkpoint.versions(), "workers": job.size},
         share,
         best,
     )
@@ -166,4 +167,4 @@ def show(evaluate: Validation | None) -> int:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    script.run(main)

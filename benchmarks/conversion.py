@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measuring import child_cpu_seconds, report
-from data import images
-from data.records import encode_example
+from data.common import images
+from data.tfrecords.records import encode_example
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, QUALITY = 500, 375, 92

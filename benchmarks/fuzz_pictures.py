@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from skimage import data as photographs
 
-from data.images import ImageError
-from data.picture_batches import Preparation
+from data.common.images import ImageError
+from data.inference.picture_batches import Preparation
 
 LONGEST_SECONDS = 60.0
 MOST_BYTES = 2 << 30

@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, report
-from data.lists import Row, format_row, read_rows
-from data.order import RecordOrder
+from data.input.order import RecordOrder
+from data.listing.lists import Row, format_row, read_rows
 from models.losses import MultiLabelOptions
 from models.metrics import MultiLabelEvaluator
 from models.objectives import MultiLabelObjective

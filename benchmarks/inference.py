@@ -95,10 +95,10 @@ def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
 
 def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     """What extract_feature.py does, without the start of the process."""
-    from data import feature_files
-    from data.parallel import Part
-    from data.picture_batches import Preparation
-    from data.picture_job import Job
+    from data.common.parallel import Part
+    from data.inference import feature_files
+    from data.inference.picture_batches import Preparation
+    from data.inference.picture_job import Job
     from extract_feature import describe
     from models import inference
 

@@ -39,10 +39,10 @@ from PIL import Image
 
 from benchmarks import input_peers
 from benchmarks.measuring import memory_bytes, report
-from data import records
-from data.augmentation import Augmentation, random_crop
-from data.pipeline import InputOptions, TrainingInput
-from data.record_source import RecordSource
+from data.input.augmentation import Augmentation, random_crop
+from data.input.pipeline import InputOptions, TrainingInput
+from data.tfrecords import records
+from data.tfrecords.record_source import RecordSource
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SHARDS, CLASSES, BATCH, SIZE, SHUFFLED = 4, 1000, 32, 224, 2048

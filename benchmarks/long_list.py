@@ -93,7 +93,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def plot(path: str, run: Run) -> None:
-    from data import pages
+    from data.common import pages
 
     figure, (axes,) = pages.panels(1)
     seconds = np.linspace(0, run.seconds, len(run.memory_bytes))

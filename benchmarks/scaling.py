@@ -26,8 +26,8 @@ sys.path[0] = str(ROOT)
 import tensorflow as tf
 from absl import logging
 
-from data.pipeline import Augmentation, InputOptions, TrainingInput
-from data.shares import share_out
+from data.input.pipeline import Augmentation, InputOptions, TrainingInput
+from data.input.shares import share_out
 from models import launch
 from models.losses import MultiLabelOptions
 from models.objectives import MultiLabelObjective

@@ -40,8 +40,8 @@ CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch")
 
 
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
-    from data.augmentation import Augmentation
-    from data.pipeline import InputOptions, TrainingInput
+    from data.input.augmentation import Augmentation
+    from data.input.pipeline import InputOptions, TrainingInput
     from models.losses import MultiLabelOptions
     from models.objectives import MultiLabelObjective
     from models.optimizers import Optimizer, OptimizerOptions

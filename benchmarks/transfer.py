@@ -28,8 +28,8 @@ import numpy as np
 
 from benchmarks.measuring import report
 from data import digits
-from data.lists import Row, read_rows
-from data.records import RecordWriter, encode_example
+from data.listing.lists import Row, read_rows
+from data.tfrecords.records import RecordWriter, encode_example
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_DIGIT = len(digits.ABOVE)  # its class; the classes before it are the hierarchy's

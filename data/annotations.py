@@ -17,13 +17,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from data import cooccurrence, vocabulary
-from data.annotation_job import Annotator, Totals, Vocabulary, annotate, annotated_blocks
-from data.cooccurrence import Cooccurrence
-from data.hierarchy import Hierarchy
-from data.implication import Implication
-from data.list_arguments import list_parser
-from data.list_jobs import Refused
+from data.listing import cooccurrence, vocabulary
+from data.listing.annotation_job import Annotator, Totals, Vocabulary, annotate, annotated_blocks
+from data.listing.cooccurrence import Cooccurrence
+from data.listing.hierarchy import Hierarchy
+from data.listing.implication import Implication
+from data.listing.list_arguments import list_parser
+from data.listing.list_jobs import Refused
 
 
 def main(argv: list[str] | None = None) -> int:

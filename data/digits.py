@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.hierarchy import Hierarchy
-from data.lists import Row, format_row
-from data.pages import write_file
+from data.common.pages import write_file
+from data.listing.hierarchy import Hierarchy
+from data.listing.lists import Row, format_row
 
 IMAGE_SIDE = 40
 MARGIN = 1  # of paper around the 8 x 8 values, which a crop may take away

@@ -17,14 +17,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.download import HOST_LIMIT, Options, Plan, download, join, known_parts
-from data.download_report import Progress, describe, dry_run
-from data.download_shards import ShardOptions
-from data.fetching import USER_AGENT, Limits
-from data.images import JPEG_QUALITY, MAX_PIXELS
-from data.open_images import BUCKET, join_ids
-from data.parallel import Part, our_part
-from data.records import KINDS
+from data.common.images import JPEG_QUALITY, MAX_PIXELS
+from data.common.parallel import Part, our_part
+from data.downloading.download import HOST_LIMIT, Options, Plan, download, join, known_parts
+from data.downloading.download_report import Progress, describe, dry_run
+from data.downloading.download_shards import ShardOptions
+from data.downloading.fetching import USER_AGENT, Limits
+from data.downloading.open_images import BUCKET, join_ids
+from data.tfrecords.records import KINDS
 
 _INTERRUPTED = 130  # as the shell reports Ctrl-C
 

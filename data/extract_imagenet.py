@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data import archives, extraction
-from data.list_jobs import Refused, rewritten
-from data.parallel import cores
+from data.common.parallel import cores
+from data.imagenet import archives, extraction
+from data.listing.list_jobs import Refused, rewritten
 
 MISSING, DUPLICATES = "missing.txt", "duplicates.txt"
 

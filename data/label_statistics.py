@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.hierarchy import Hierarchy
-from data.list_checks import CHECKS
-from data.list_statistics import ListStatistics, count_list, find_overlap
-from data.parallel import cores
-from data.statistics_files import table, write_files
+from data.common.parallel import cores
+from data.listing.hierarchy import Hierarchy
+from data.listing.list_checks import CHECKS
+from data.listing.list_statistics import ListStatistics, count_list, find_overlap
+from data.listing.statistics_files import table, write_files
 
 MIN_IMAGES = 100
 """A class is trainable with more training images than this (spec section 1)."""

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.lists import Row, format_row
-from data.pages import write_file
+from data.common.pages import write_file
+from data.listing.lists import Row, format_row
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.pages import PageError, panels, write_figure
+from data.common.pages import PageError, panels, write_figure
 
 RECORD = "training.jsonl"
 # (kind of record, its number) -> title of the panel

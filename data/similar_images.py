@@ -14,9 +14,9 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data import pages
-from data.feature_search import FeatureError, Table, nearest, read_table
-from data.images import ImageError, decode
+from data.common import pages
+from data.common.images import ImageError, decode
+from data.inference.feature_search import FeatureError, Table, nearest, read_table
 
 THUMBNAIL_SIDE = 144
 

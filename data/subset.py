@@ -17,11 +17,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from data import selection
-from data.hierarchy import Hierarchy, HierarchyError
-from data.list_arguments import list_parser
-from data.selection import Filter, Rows
-from data.sources import SOURCES
+from data.listing import selection
+from data.listing.hierarchy import Hierarchy, HierarchyError
+from data.listing.list_arguments import list_parser
+from data.listing.selection import Filter, Rows
+from data.listing.sources import SOURCES
 
 SEED = 1234
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.conversion import SHARD_SIZE, Options, convert, plan
-from data.images import JPEG_QUALITY, MAX_PIXELS
-from data.manifest import (
+from data.common.images import JPEG_QUALITY, MAX_PIXELS
+from data.common.parallel import Part, cores, our_part
+from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan
+from data.tfrecords.manifest import (
     BAD_IMAGES,
     MANIFEST,
     ManifestError,
@@ -26,8 +27,7 @@ from data.manifest import (
     ShardReport,
     bad_by_reason,
 )
-from data.parallel import Part, cores, our_part
-from data.records import KINDS
+from data.tfrecords.records import KINDS
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "")
 

@@ -27,7 +27,6 @@ Every flag of the root scripts (`train.py`, `finetune.py`, `evaluate.py`, `image
 flag stops a script and names the nearest one. The scripts below `data/` have their own: `--help`.
 """
 MODULES_START, MODULES_END = "<!-- modules: docs/refresh.py -->", "<!-- end of modules -->"
-PACKAGES = ((".", "Root scripts"), ("data", "data/"), ("models", "models/"))
 
 # A comment that opens a group, or the definition of a flag.
 _GROUP_OR_FLAG = re.compile(r'^# (?P<group>[^.\n]+)\.|DEFINE_\w+\(\s*"(?P<flag>\w+)"', re.MULTILINE)
@@ -84,12 +83,17 @@ def _default(value: object) -> str:
 def modules_list() -> str:
     """The list of modules in docs/architecture.md: each with the head of its docstring."""
     parts = []
-    for folder, title in PACKAGES:
-        rows = []
-        for path in sorted((ROOT / folder).glob("*.py")):
-            if path.name not in ("__init__.py", "setup.py"):
-                rows.append(f"| `{path.name}` | {_summary(path)} |\n")
-        parts.append(f"### {title}\n\n| module | job |\n|---|---|\n{''.join(rows)}")
+    packages = [path.parent for path in ROOT.glob("data/**/__init__.py")]
+    for folder in [ROOT, *sorted(packages), ROOT / "models"]:
+        title = f"{folder.relative_to(ROOT)}/" if folder != ROOT else "Root scripts"
+        head = folder / "__init__.py"
+        sentence = f"{_summary(head)}\n\n" if head.exists() else ""
+        rows = [
+            f"| `{path.name}` | {_summary(path)} |\n"
+            for path in sorted(folder.glob("*.py"))
+            if path.name not in ("__init__.py", "setup.py")
+        ]
+        parts.append(f"### {title}\n\n{sentence}| module | job |\n|---|---|\n{''.join(rows)}")
     return "\n".join(parts)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.shares import Share, share_out
+from data.input.shares import Share, share_out
 from models import launch
 from models.losses import MultiLabelOptions
 from models.objectives import MultiLabelObjective, SoftmaxObjective
@@ -61,7 +61,7 @@ CASES = {
 
 
 class Batch(NamedTuple):
-    """What the trainer takes, see data/pipeline.py."""
+    """What the trainer takes, see data/input/pipeline.py."""
 
     images: tf.Tensor
     label_index: tf.Tensor

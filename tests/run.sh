@@ -5,12 +5,14 @@
 #   ./tests/run.sh                              everything
 #   ./tests/run.sh tests/test_losses.py -x      one file, stop at the first failure
 #   ./tests/run.sh -n 0 --pdb                   in one process, with the debugger
+#   EXTRAS=pytorch ./tests/run.sh               exported weights run through PyTorch, too
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
-prepare_environment demo export horovod mpi test
+# shellcheck disable=SC2086 # one word an extra
+prepare_environment demo export horovod mpi test ${EXTRAS:-}
 ./example/install_horovod.sh
 
 processes="$(nproc)" # asked first: nproc answers OMP_NUM_THREADS where that is set

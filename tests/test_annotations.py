@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import annotations, cooccurrence
-from data.cooccurrence import Cooccurrence, CooccurrenceError
-from data.hierarchy import Hierarchy, HierarchyError
-from data.implication import Implication, imply, remap
-from data.list_blocks import parse_block
-from data.lists import read_rows
+from data import annotations
+from data.listing import cooccurrence
+from data.listing.cooccurrence import Cooccurrence, CooccurrenceError
+from data.listing.hierarchy import Hierarchy, HierarchyError
+from data.listing.implication import Implication, imply, remap
+from data.listing.list_blocks import parse_block
+from data.listing.lists import read_rows
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
 #  0          1
@@ -153,7 +154,7 @@ def test_the_result_does_not_depend_on_processes_or_chunks(tmp_path, dictionary,
     text = "".join(f"image {i}\t{i % 7}:0.{i % 9 + 1}\t{i % 5}\n" for i in range(500))
     outputs = []
     for processes, chunk_bytes in [(1, 1 << 20), (2, 1000), (3, 77)]:
-        monkeypatch.setattr("data.list_blocks.CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr("data.listing.list_blocks.CHUNK_BYTES", chunk_bytes)
         run(tmp_path, dictionary, text, "--ancestors", "--processes", processes)
         outputs.append((tmp_path / "out.txt").read_bytes())
     assert outputs[0] == outputs[1] == outputs[2]
@@ -161,7 +162,7 @@ def test_the_result_does_not_depend_on_processes_or_chunks(tmp_path, dictionary,
 
 
 def test_nothing_is_left_of_a_failed_run(tmp_path, dictionary, monkeypatch):
-    monkeypatch.setattr("data.annotation_job.imply", lambda *_: 1 / 0)
+    monkeypatch.setattr("data.listing.annotation_job.imply", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, dictionary, "a\t1:1\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dictionary.txt", "in.txt"]

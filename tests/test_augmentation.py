@@ -10,8 +10,8 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
-from data import augmentation, pixels
-from data.augmentation import Augmentation, AugmentationError
+from data.input import augmentation, pixels
+from data.input.augmentation import Augmentation, AugmentationError
 
 SIZE = 64
 FLOWER = sklearn.datasets.load_sample_image("flower.jpg")[100:330, 150:470].copy()

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from data.balanced_order import DRAWN_TOGETHER, BalancedOrder, describe_counts, record_weights
+from data.input.balanced_order import (
+    DRAWN_TOGETHER,
+    BalancedOrder,
+    describe_counts,
+    record_weights,
+)
 
 # Class 0 in eight records, class 1 in two, one of these with both; one record has no label.
 LABELS = [np.array([0])] * 7 + [np.array([0, 1]), np.array([1]), np.array([], int)]

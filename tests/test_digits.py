@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from data import digits
-from data.hierarchy import Hierarchy
-from data.lists import read_rows
+from data.listing.hierarchy import Hierarchy
+from data.listing.lists import read_rows
 
 CLASS_NUM = 14
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from launching import Stage
 
-from data.shares import ShareError, StepOptions, arithmetic, share_out, step_share
+from data.input.shares import ShareError, StepOptions, arithmetic, share_out, step_share
 from models.recorder import reported
 from models.workers import OneWorker
 

@@ -12,9 +12,9 @@ import pytest
 from launching import Stage, executable
 
 from data import tfrecord
-from data.pipeline import Augmentation, InputOptions, TrainingInput
-from data.records import RecordWriter, encode_example
-from data.shares import share_out
+from data.input.pipeline import Augmentation, InputOptions, TrainingInput
+from data.input.shares import share_out
+from data.tfrecords.records import RecordWriter, encode_example
 from models import checkpoint
 from models.checkpoint import CheckpointFolder
 

@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 from web_server import WebServer, picture, placeholder
 
-from data import download_engine, download_scheduler, download_urls_multithreading
-from data.download_engine import Engine, Job
-from data.download_scheduler import Scheduler, Task
-from data.lists import Row, read_rows
-from data.manifest import ShardFolder
-from data.records import decode_example, read_records
+from data import download_urls_multithreading
+from data.downloading import download_engine, download_scheduler
+from data.downloading.download_engine import Engine, Job
+from data.downloading.download_scheduler import Scheduler, Task
+from data.listing.lists import Row, read_rows
+from data.tfrecords.manifest import ShardFolder
+from data.tfrecords.records import decode_example, read_records
 
 SCRIPT = Path(download_urls_multithreading.__file__)
 MANIFEST = "download_manifest.tsv"
@@ -107,7 +108,7 @@ HOSTILE = ANSWERS | WHOLE_URLS
 
 
 def test_hostile_server(web, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("data.download.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("data.downloading.download.PATIENCE_SECONDS", 0.5)
     kinds = [kind for kind in HOSTILE for _ in range(2)]
     urls = [
         kind if kind in WHOLE_URLS else web.url(f"{kind}/{row}.jpg")
@@ -253,7 +254,7 @@ def test_a_full_disk_ends_the_run_and_is_no_failed_row(web, tmp_path, capsys, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr("data.download_store.os.replace", no_space)
+        context.setattr("data.downloading.download_store.os.replace", no_space)
         assert run("--url_list", url_list, "--save_dir", tmp_path / "images") == 1
     assert "No space left" in capsys.readouterr().err
     assert statuses(tmp_path / "images") == {}

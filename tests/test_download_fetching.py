@@ -11,10 +11,10 @@ from email.utils import format_datetime
 import pytest
 from web_server import WebServer, picture, placeholder
 
-from data import fetching
-from data.download_store import PLACEHOLDERS, PlaceholderError, Placeholders, Store
-from data.fetching import Fetcher, FetchError, Limits
-from data.images import ImageError
+from data.common.images import ImageError
+from data.downloading import fetching
+from data.downloading.download_store import PLACEHOLDERS, PlaceholderError, Placeholders, Store
+from data.downloading.fetching import Fetcher, FetchError, Limits
 
 
 @pytest.fixture(scope="module")

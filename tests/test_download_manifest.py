@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data.download_finish import mark_repeated, write_lists
-from data.download_manifest import Entry, Manifest, ManifestError
-from data.download_names import Naming
-from data.download_store import partial_name
-from data.lists import ListError
-from data.open_images import join_ids
+from data.downloading.download_finish import mark_repeated, write_lists
+from data.downloading.download_manifest import Entry, Manifest, ManifestError
+from data.downloading.download_names import Naming
+from data.downloading.download_store import partial_name
+from data.downloading.open_images import join_ids
+from data.listing.lists import ListError
 
 SETTINGS = {"list": "abc", "rows": 5}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.download_names import Naming, flickr_name, host_of
+from data.downloading.download_names import Naming, flickr_name, host_of
 
 FLICKR = "https://c4.staticflickr.com/8/7239/6997334729_e5fb3938b1_o.jpg"
 SAFE = re.compile(r"(?:[0-9a-f]{2}/)?[A-Za-z0-9_][A-Za-z0-9_-]*\.[a-z]+")

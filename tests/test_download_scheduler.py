@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from data import download_scheduler
-from data.download_scheduler import Scheduler, Task
-from data.fetching import FetchError
+from data.downloading import download_scheduler
+from data.downloading.download_scheduler import Scheduler, Task
+from data.downloading.fetching import FetchError
 
 BUSY = FetchError("http_429", "", is_transient=True, is_throttled=True)
 BROKEN = FetchError("http_500", "", is_transient=True)

@@ -13,14 +13,14 @@ from sklearn.metrics import average_precision_score
 
 import evaluate
 import flags
-from data import evaluation_page
-from data.evaluation_files import write_thresholds
-from data.evaluation_input import EvaluationPictures, InputError, read_classes
-from data.lists import ListError, read_rows
-from data.picture_batches import Preparation
-from data.predictions import read_thresholds
-from data.records import RecordWriter, encode_example
-from data.svg_plot import MAX_POINTS, Line, line_plot
+from data.common.svg_plot import MAX_POINTS, Line, line_plot
+from data.inference import evaluation_page
+from data.inference.evaluation_files import write_thresholds
+from data.inference.evaluation_input import EvaluationPictures, InputError, read_classes
+from data.inference.picture_batches import Preparation
+from data.inference.predictions import read_thresholds
+from data.listing.lists import ListError, read_rows
+from data.tfrecords.records import RecordWriter, encode_example
 from models import checkpoint, inference
 from models.checkpoint import CheckpointError
 from models.evaluation import NOBODY, TellingPictures

@@ -119,6 +119,26 @@ def test_pytorch_names_and_layout(exported, weights):
     assert state["stages.2.blocks.0.downsample.conv.weight"].shape == (128, 64, 1, 1)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="EXTRAS=pytorch ./tests/run.sh installs it"
+)
+def test_pytorch_gives_the_numbers_of_numpy(exported, weights, images, tmp_path):
+    """As a user of the folder does it, who has neither TensorFlow nor this project."""
+    np.save(tmp_path / "images.npy", images.astype(np.float32).transpose(0, 3, 1, 2).copy())
+    program = """
+import sys, numpy, torch
+from pytorch_network import load
+network, images = load("model.safetensors"), torch.from_numpy(numpy.load(sys.argv[1]))
+with torch.no_grad():
+    numpy.savez(sys.argv[2], features=network.features(images), logits=network(images))
+"""
+    command = [sys.executable, "-c", program, tmp_path / "images.npy", tmp_path / "found.npz"]
+    subprocess.run(command, cwd=exported, check=True)
+    found = np.load(tmp_path / "found.npz")
+    assert_near(found["features"], numpy_network.features(weights, images, DEPTH))
+    assert_near(found["logits"], numpy_network.logits(weights, images, DEPTH))
+
+
 def test_the_folder_is_complete_and_described(exported):
     files = {path.name for path in exported.iterdir()}
     assert files == {"README.md", "classes.txt", "model.onnx", "model.safetensors",

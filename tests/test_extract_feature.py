@@ -13,13 +13,13 @@ from PIL import Image
 from skimage import data as photographs
 
 from benchmarks import fuzz_pictures
-from data import feature_files, picture_batches, resumable
-from data.feature_files import Feature
-from data.parallel import Part
-from data.picture_batches import Preparation, batches
-from data.picture_job import Job
-from data.picture_source import pictures
-from data.result_format import choose_format
+from data.common.parallel import Part
+from data.inference import feature_files, picture_batches, resumable
+from data.inference.feature_files import Feature
+from data.inference.picture_batches import Preparation, batches
+from data.inference.picture_job import Job
+from data.inference.picture_source import pictures
+from data.inference.result_format import choose_format
 
 ROOT = Path(__file__).resolve().parents[1]
 NAN = float("nan")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data import archives, extract_imagenet, extraction
+from data import extract_imagenet
+from data.imagenet import archives, extraction
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNSETS = {1: [1, 2, 30], 2: [5, 7], 3: [1]}

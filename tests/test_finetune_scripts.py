@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data import digits
-from data.lists import read_rows
-from data.records import RecordWriter, encode_example
+from data.listing.lists import read_rows
+from data.tfrecords.records import RecordWriter, encode_example
 from models import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.hierarchy import Hierarchy, HierarchyError, read_ids, read_names
+from data.listing.hierarchy import Hierarchy, HierarchyError, read_ids, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "category_index\tcategory_id\tindex_of_parent_category\tcategory name\n"

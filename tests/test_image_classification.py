@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from skimage import data as photographs
 
-from data.hierarchy import Hierarchy
-from data.prediction_files import FORMATS
-from data.predictions import (
+from data.inference.prediction_files import FORMATS
+from data.inference.predictions import (
     Label,
     Labels,
     Prediction,
@@ -21,7 +20,8 @@ from data.predictions import (
     class_names,
     read_thresholds,
 )
-from data.result_format import ResultError, choose_format
+from data.inference.result_format import ResultError, choose_format
+from data.listing.hierarchy import Hierarchy
 
 # 0 thing > 1 animal > 2 cat, 3 dog;  4 tool, a root of its own
 TREE = "index\tid\tparent\tname\n0\tr\t-1\tthing\n1\ta\t0\tanimal\n2\tc\t1\tcat, tabby\n"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from data import images
-from data.images import ImageError, Probe, decode, probe, to_jpeg, whole
+from data.common import images
+from data.common.images import ImageError, Probe, decode, probe, to_jpeg, whole
 
 
 def gradient(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:

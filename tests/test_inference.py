@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data as photographs
 
-from data.picture_batches import Preparation
+from data.inference.picture_batches import Preparation
 from models import checkpoint, inference
 from models.checkpoint import CheckpointError
 from models.inference import NetworkOptions, Predictor

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import label_statistics, list_checks, list_statistics
-from data.hierarchy import Hierarchy
-from data.list_blocks import parse_block
-from data.list_checks import CHECKS, name_hashes
-from data.list_statistics import count_list
+from data import label_statistics
+from data.listing import list_checks, list_statistics
+from data.listing.hierarchy import Hierarchy
+from data.listing.list_blocks import parse_block
+from data.listing.list_checks import CHECKS, name_hashes
+from data.listing.list_statistics import count_list
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
 NAMES = ["thing", "matter", "body part", "hand", "animal", "water", "thumb"]
@@ -142,7 +143,7 @@ def test_many_findings_over_many_chunks(tmp_path, dictionary, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     hierarchy = Hierarchy.read(dictionary)
     whole = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=1)
-    monkeypatch.setattr("data.list_blocks.CHUNK_BYTES", 200)
+    monkeypatch.setattr("data.listing.list_blocks.CHUNK_BYTES", 200)
     monkeypatch.setattr(list_statistics, "_SLICE_ROWS", 7)
     parts = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=2)
     assert parts.findings == whole.findings

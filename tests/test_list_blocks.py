@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import list_blocks
-from data.list_blocks import Tags
-from data.list_format import format_rows
-from data.lists import ListError, Row, format_row, parse_row
+from data.listing import list_blocks
+from data.listing.list_blocks import Tags
+from data.listing.list_format import format_rows
+from data.listing.lists import ListError, Row, format_row, parse_row
 
 NAME = st.text(st.sampled_from("ab/:.0ä→ \x85\u2028"), min_size=1, max_size=6) | st.sampled_from(
     ["http://a/b:80/c.jpg", "n01440764/n01440764_1.JPEG", "a 1:1 b"]

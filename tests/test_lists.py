@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import lists
-from data.lists import ListError, Row, format_row, parse_row, read_rows
+from data.listing import lists
+from data.listing.lists import ListError, Row, format_row, parse_row, read_rows
 
 URL = "https://c4.staticflickr.com/8/7239/6997334729_e5fb3938b1_o.jpg"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from data.memory import ALIGNMENT, Recycler
+from data.common.memory import ALIGNMENT, Recycler
 
 
 def address(array):

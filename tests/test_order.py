@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.order import RecordOrder
+from data.input.order import RecordOrder
 
 COUNTS = [5, 1, 17, 8, 0, 3, 29]  # 63 records, 7 files
 TOTAL = sum(COUNTS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data import own_data
-from data.lists import read_rows
+from data.listing.lists import read_rows
 
 
 @pytest.fixture

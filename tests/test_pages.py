@@ -1,11 +1,12 @@
-"""data/pages.py and data/plot_training.py: pictures and pages for people."""
+"""data/common/pages.py and data/plot_training.py: pictures and pages for people."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from data import pages, plot_training
+from data import plot_training
+from data.common import pages
 
 
 def tile(colour, size=(4, 4), caption="", good=None):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from data.parallel import ParallelError, Part, cores, ordered_map, our_part
+from data.common.parallel import ParallelError, Part, cores, ordered_map, our_part
 
 
 def square(x):

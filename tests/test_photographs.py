@@ -8,7 +8,7 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image
 
-from data.records import read_records
+from data.tfrecords.records import read_records
 
 # Photographs and the classes that a small dictionary has for them.
 PHOTOGRAPHS = {

@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from data import picture_source
-from data.picture_source import LoadError, PictureSourceError, count, pictures
-from data.records import RecordWriter, encode_example
+from data.inference import picture_source
+from data.inference.picture_source import LoadError, PictureSourceError, count, pictures
+from data.tfrecords.records import RecordWriter, encode_example
 
 
 def png(shade):

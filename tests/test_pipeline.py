@@ -10,10 +10,11 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
-from data import pipeline, preprocessing, records
-from data.augmentation import Augmentation
-from data.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
-from data.shares import Share, StepOptions, step_share
+from data.input import pipeline, preprocessing
+from data.input.augmentation import Augmentation
+from data.input.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
+from data.input.shares import Share, StepOptions, step_share
+from data.tfrecords import records
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
 TOTAL = sum(COUNTS)
@@ -366,7 +367,7 @@ def test_classes_are_counted_and_balanced_on_request(tmp_path, caplog):
         for number, label in enumerate([0] * rare[0] + [1] * rare[1]):
             payload = records.encode_example("single", jpeg(number), "", 40, 30, [label], None)
             writer.write(payload)
-    with caplog.at_level("INFO", "data.pipeline"):
+    with caplog.at_level("INFO", "data.input.pipeline"):
         batches = train(path, 10, class_num=3, class_balance=1.0, count_classes=True)
     assert "0: 1, 1: 40, 2: 0; 1 without any, the first 2" in caplog.text
     drawn = [int(index) for batch in batches for index in batch.label_index[:, 0]]

@@ -9,8 +9,8 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
-from data import preprocessing
-from data.preprocessing import PreprocessingError
+from data.input import preprocessing
+from data.input.preprocessing import PreprocessingError
 
 CHINA = sklearn.datasets.load_sample_image("china.jpg")
 

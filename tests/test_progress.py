@@ -1,7 +1,7 @@
 """Progress without a terminal: a line now and then, with what is left."""
 
-from data import progress
-from data.progress import Progress
+from data.common import progress
+from data.common.progress import Progress
 
 
 def test_lines_in_a_log(monkeypatch, capsys):

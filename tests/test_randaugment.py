@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from data import randaugment
+from data.input import randaugment
 
 
 @pytest.fixture(scope="module")

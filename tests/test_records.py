@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import records
-from data.records import RecordError, RecordWriter
+from data.tfrecords import records
+from data.tfrecords.records import RecordError, RecordWriter
 
 PAYLOADS = [b"", b"x" * 5, bytes(range(256)) * 600]
 

@@ -103,11 +103,24 @@ def test_arrows_point_one_way(package, other):
     assert wrong == {}
 
 
+def test_packages_of_data_know_only_those_before_them():
+    layers = [["common"], ["listing"], ["tfrecords"], ["input", "downloading", "imagenet"]]
+    layers.append(["inference"])
+    height = {package: level for level, names in enumerate(layers) for package in names}
+    assert {path.parent.name for path in tracked("data/*/__init__.py")} == height.keys()
+    for path, tree in parsed(tracked("data/*/*.py")):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("data."):
+                package, own = node.module.split(".")[1], path.parent.name
+                assert package == own or height[package] < height[own], f"{path} uses {package}"
+
+
 def test_all_modules_are_installed():
     """setup.py names every root script and data file, so an install outside the project works."""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     roots = [path for path in tracked("*.py") if path.parent == ROOT and path.name != "setup.py"]
     needed = [*(path.stem for path in roots), *(path.name for path in tracked("data/*.txt"))]
+    needed += [path.parent.name for path in tracked("data/*/__init__.py")]
     assert [name for name in needed if f'"{name}"' not in setup] == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.resumable import Part, ResumeError, clean, join, part_path, totals
+from data.inference.resumable import Part, ResumeError, clean, join, part_path, totals
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"depth": 50, "sizes": (1, 2)}
@@ -15,7 +15,7 @@ SETTINGS = {"depth": 50, "sizes": (1, 2)}
 ENDLESS = """
 import itertools, pathlib, sys, time
 sys.path.insert(0, {root!r})
-from data import resumable
+from data.inference import resumable
 resumable.COMMIT_SECONDS = 0.005
 with resumable.Part(pathlib.Path({result!r}), {settings!r}, header=b"head\\n") as part:
     for row in itertools.count(part.items):

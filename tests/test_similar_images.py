@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 from skimage import data as photographs
 
-from data import feature_files, feature_search, similar_images
-from data.feature_files import Feature
-from data.feature_search import Table, nearest, read_table
-from data.result_format import choose_format
+from data import similar_images
+from data.inference import feature_files, feature_search
+from data.inference.feature_files import Feature
+from data.inference.feature_search import Table, nearest, read_table
+from data.inference.result_format import choose_format
 
 
 def write(path, rows):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import selection, subset
-from data.hierarchy import Hierarchy
-from data.list_blocks import parse_block
-from data.selection import Rows
-from data.sources import SOURCES, sources
+from data import subset
+from data.listing import selection
+from data.listing.hierarchy import Hierarchy
+from data.listing.list_blocks import parse_block
+from data.listing.selection import Rows
+from data.listing.sources import SOURCES, sources
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
 #  0          1
@@ -217,7 +218,7 @@ def test_chunks_and_processes_change_nothing(tmp_path, dictionary, monkeypatch):
     text = "\n" + made_list(300).replace("7.jpg\t", "7.jpg  ").replace("9.jpg", "x\ty")
     options = ("--dictionary", dictionary, "--per_class", 20)
     expected = run(tmp_path, *options, text=text)
-    monkeypatch.setattr("data.list_blocks.CHUNK_BYTES", 500)
+    monkeypatch.setattr("data.listing.list_blocks.CHUNK_BYTES", 500)
     assert run(tmp_path, *options, text=text) == expected
     assert run(tmp_path, *options, "--processes", 3, text=text) == expected
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from data import tfrecord
-from data.conversion import plan
-from data.records import decode_example, read_records
+from data.tfrecords.conversion import plan
+from data.tfrecords.records import decode_example, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe"]
@@ -284,7 +284,9 @@ def wait_for_shards(folder, count, process):
 def test_finished_shards_are_not_made_again(source, monkeypatch):
     convert(source, "--shard_size", 2)
     before = content(source / "records")
-    monkeypatch.setattr("data.conversion.to_jpeg", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(
+        "data.tfrecords.conversion.to_jpeg", lambda *_: pytest.fail("converted again")
+    )
     assert convert(source, "--shard_size", 2) == 0
     assert content(source / "records") == before
 

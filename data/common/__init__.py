@@ -1,0 +1,1 @@
+"""What the other packages of data/ share: pictures, pages, processes, progress."""

@@ -1,0 +1,142 @@
+"""Downloaded pictures straight to TFRecord shards, in the order of the list.
+
+A shard holds what could be had of `size` consecutive rows. Their pictures wait in a spool folder
+until all of the rows are done; then the shard is written and the folder removed. A shard to which a
+later run adds a picture (or from which one is dropped) is written again. All decisions come from
+what lies on the disk and in the manifest, so that a killed run goes on to the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from data.common.images import probe
+from data.downloading.download_manifest import OK, PENDING, Manifest, ManifestError
+from data.downloading.download_names import Naming
+from data.listing.lists import Row
+from data.tfrecords.conversion import SUFFIX
+from data.tfrecords.manifest import ShardFolder, ShardReport, file_sha256
+from data.tfrecords.records import RecordWriter, decode_example, encode_example, read_records
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """`kind` of label and `class_num` as in `data/tfrecords/records.py`; `size` in rows."""
+
+    kind: str = "sparse"
+    class_num: int | None = None
+    size: int = 1024
+
+
+class ShardMaker:
+    """Makes the shards of one part of a list.
+
+    Args:
+        options: of the shards.
+        folder: of the shards.
+        spool: the folder for pictures that wait.
+        prefix: of the shards' names: the part, where the list has several.
+        rows: of the part.
+        manifest: what became of them.
+        naming: of the rows; records are named as files would be.
+    """
+
+    def __init__(
+        self,
+        options: ShardOptions,
+        folder: Path,
+        spool: Path,
+        prefix: str,
+        rows: Iterator[Row],
+        manifest: Manifest,
+        naming: Naming,
+    ) -> None:
+        self._options = options
+        self._folder = ShardFolder(folder)
+        self._folder.create()
+        self.spool = spool
+        self._prefix = prefix
+        self._rows = rows
+        self._manifest = manifest
+        self._naming = naming
+        self._reports = self._folder.reports()
+        self._made = 0  # shards
+        self._done = 0  # rows at the beginning of the list that are not pending
+
+    def spool_folder(self, row: int) -> str:
+        """Where the picture of a row waits, below the spool."""
+        return f"{row // self._options.size:05d}"
+
+    def advance(self) -> None:
+        """Makes the shards whose rows are all done, from the first on."""
+        codes, size = self._manifest.codes, self._options.size
+        while self._done < len(codes) and codes[self._done] != PENDING:
+            self._done += 1
+        while self._made * size < len(codes) and self._done >= min(
+            (self._made + 1) * size, len(codes)
+        ):
+            self._make_if_needed(list(islice(self._rows, size)))
+            self._made += 1
+
+    def close(self) -> None:
+        """Removes the spool; all shards are made."""
+        shutil.rmtree(self.spool, ignore_errors=True)
+
+    def _make_if_needed(self, rows: Sequence[Row]) -> None:
+        first = self._made * self._options.size
+        name = f"{self._prefix}{self._made:05d}{SUFFIX}"
+        spool = self.spool / self.spool_folder(first)
+        report = self._reports.get(name)
+        count = sum(self._manifest.is_ok(first + i) for i in range(len(rows)))
+        if self._folder.is_done(report) and report.rows == count and not spool.exists():
+            return
+        self._folder.add(self._make(name, spool, first, rows))
+        shutil.rmtree(spool, ignore_errors=True)
+
+    def _make(self, name: str, spool: Path, first: int, rows: Sequence[Row]) -> ShardReport:
+        path = self._folder.path / name
+        in_shard = _pictures(path)
+        image_bytes, kept = 0, 0
+        with RecordWriter(path) as writer:
+            for number, row in enumerate(rows, first):
+                if not self._manifest.is_ok(number):
+                    continue
+                file = self._naming.file(row.image)
+                waiting = spool / file
+                data = waiting.read_bytes() if waiting.exists() else in_shard.get(file)
+                if data is None:
+                    raise ManifestError(
+                        f"{path}: {file} is gone, which was downloaded; give another --save_dir"
+                    )
+                writer.write(self._example(row, file, data))
+                image_bytes += len(data)
+                kept += self._manifest.codes[number] == OK
+        source = hashlib.sha256(repr((self._options, first, list(rows))).encode()).hexdigest()[:32]
+        size, digest = path.stat().st_size, file_sha256(path)
+        return ShardReport(name, source, writer.count, size, digest, kept, image_bytes)
+
+    def _example(self, row: Row, name: str, data: bytes) -> bytes:
+        found = probe(data)
+        return encode_example(
+            self._options.kind,
+            data,
+            name,
+            found.width,
+            found.height,
+            row.classes,
+            row.confidences,
+            self._options.class_num,
+        )
+
+
+def _pictures(shard: Path) -> dict[str, bytes]:
+    """Encoded pictures by name of a shard that may not be there."""
+    if not shard.exists():
+        return {}
+    examples = map(decode_example, read_records(shard))
+    return {example["name"][0].decode(): example["image"][0] for example in examples}

@@ -1,0 +1,124 @@
+"""Open Images by id: a list to download, from ids and annotations of the same images.
+
+Most of the Flickr originals that the released lists name are gone; the data set's public bucket
+keeps copies of 1.9 million of them under their ids. The annotations are joined by id, or by the
+original URL where the ids come with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from data.downloading.download_names import flickr_name
+from data.listing.list_jobs import rewritten
+from data.listing.lists import ListError, Row, format_row, parse_row, read_rows
+
+BUCKET = "https://s3.amazonaws.com/open-images-dataset/{subset}/{id}.jpg"
+"""Where the copies are; `{subset}` is train, validation or test."""
+
+_ID, _SUBSET, _URL = "ImageID", "Subset", "OriginalURL"  # columns of the data set's CSV files
+
+
+class Image(NamedTuple):
+    """An image id with what its file of ids says besides; empty strings and no tags if nothing."""
+
+    image_id: str
+    subset: str
+    original_url: str
+    tags: Row
+
+
+class Joined(NamedTuple):
+    """Numbers of a join: rows written, ids left out for want of annotations, annotations read."""
+
+    rows: int
+    without_annotations: int
+    annotations: int
+
+
+def read_ids(path: Path) -> Iterator[Image]:
+    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, perhaps tags).
+
+    Raises:
+        ListError: a row that has no id.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader([file.readline()]), [])
+        if _ID in header:
+            for number, fields in enumerate(csv.DictReader(file, header), 2):
+                if not fields[_ID]:
+                    raise ListError(f"{path}:{number}: no {_ID}")
+                url, subset = fields.get(_URL) or "", fields.get(_SUBSET) or ""
+                yield Image(fields[_ID], subset, url, Row("", (), ()))
+            return
+    for row in read_rows(path):
+        subset, _, image_id = row.image.rpartition("/")
+        yield Image(image_id, subset, "", row)
+
+
+def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
+    """Writes the list `output`: an id (or `subset/id`) and tags a row, in the order of the ids.
+
+    Args:
+        image_ids: see `read_ids`.
+        annotations: a list whose images are ids or original URLs; ids that it does not know are
+            left out. None takes the tags of `image_ids`.
+        needs_subset: write `subset/id`.
+
+    Raises:
+        ListError: a row that breaks the format, or whose subset is not known.
+    """
+    rows = left_out = 0
+    with (
+        rewritten(output) as file,
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=".join") as folder,
+        closing(sqlite3.connect(Path(folder, "tags.sqlite"))) as tags,
+    ):
+        count = _store(tags, annotations) if annotations else 0
+        for number, image in enumerate(read_ids(image_ids), 1):
+            name = f"{image.subset}/{image.image_id}" if needs_subset else image.image_id
+            if needs_subset and not image.subset:
+                raise ListError(
+                    f"{image_ids}: image {number}, {image.image_id}, has no subset: write"
+                    " train/ID, or give a --url_template without {subset}"
+                )
+            row = _find(tags, image) if annotations else image.tags
+            if row is None:
+                left_out += 1
+                continue
+            file.write(format_row(row._replace(image=name)).encode() + b"\n")
+            rows += 1
+    return Joined(rows, left_out, count)
+
+
+def _store(tags: sqlite3.Connection, annotations: Path) -> int:
+    """Keeps the annotations on disk, by id or URL; returns how many there are."""
+    tags.execute("PRAGMA journal_mode = OFF")
+    tags.execute("PRAGMA synchronous = OFF")
+    tags.execute("CREATE TABLE tags (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID")
+    rows = (
+        (_key(row.image), format_row(row._replace(image="x"))) for row in read_rows(annotations)
+    )
+    cursor = tags.executemany("INSERT OR REPLACE INTO tags VALUES (?, ?)", rows)
+    return cursor.rowcount
+
+
+def _find(tags: sqlite3.Connection, image: Image) -> Row | None:
+    for name in (image.image_id, image.original_url):
+        query = "SELECT row FROM tags WHERE key = ?"
+        if name and (found := tags.execute(query, (_key(name),)).fetchone()):
+            return parse_row(found[0])
+    return None
+
+
+def _key(image: str) -> str:
+    """What an id, or a URL with any scheme and any of Flickr's hosts, is known by."""
+    if "://" not in image:
+        return image.rpartition("/")[2]
+    return flickr_name(image) or image.partition("://")[2]

@@ -1,0 +1,1 @@
+"""ImageNet's archives, and the pictures of a list taken out of them."""

@@ -1,0 +1,214 @@
+"""Takes the pictures of a list out of ImageNet's archives: resumable, counted, nothing else.
+
+Pictures are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose pictures are all
+written has a journal in `<output>/.extracted`; a run that was killed goes on with the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.common.pages import write_file
+from data.common.parallel import ordered_map
+from data.common.progress import Progress
+from data.imagenet.archives import ArchiveError, Unit, read_pictures
+from data.listing.list_blocks import Block, chunks, read_block
+from data.listing.list_jobs import Refused, over_list, rewritten
+
+JOURNALS = ".extracted"
+_NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
+
+
+class Wanted(NamedTuple):
+    """The pictures of a list: `numbers` int32, ascending, by synset; and its other rows."""
+
+    numbers: dict[int, np.ndarray]
+    rows: int
+    repeated: int
+    others: int
+    first_others: list[str]
+
+
+class SynsetJob(NamedTuple):
+    """Pictures to find for a synset, and the places to look at, in this order."""
+
+    synset: int
+    wanted: np.ndarray
+    units: tuple[Unit, ...]
+
+
+def picture_path(synset: int, number: int) -> str:
+    return f"n{synset:08d}/n{synset:08d}_{number}.JPEG"
+
+
+def picture_ids(block: Block) -> np.ndarray:
+    """int64 [R]: synset * 2^32 + number of each row's image; -1 where it is no such name."""
+    text = block.data.tobytes()
+    ids = np.full(len(block), -1, np.int64)
+    spans = zip(block.starts.tolist(), block.name_ends.tolist(), strict=True)
+    for row, (start, end) in enumerate(spans):
+        match = _NAME.fullmatch(text, start, end)
+        if match:
+            ids[row] = int(match[1]) << 32 | int(match[2])
+    return ids
+
+
+def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
+    """The pictures that a list names; 16 bytes a row. Lines that are no rows go to `refused`."""
+    parts, others, first_others, lines = [], 0, [], 0
+    for chunk in chunks(path):
+        block = read_block(chunk)
+        refused.add(block.problems, lines)
+        lines += block.lines
+        ids = picture_ids(block)
+        odd = np.flatnonzero(ids < 0)
+        others += len(odd)
+        first_others += [block.name(row) for row in odd[: max(0, 5 - len(first_others))].tolist()]
+        parts.append(ids[ids >= 0])
+    ids = np.concatenate([np.zeros(0, np.int64), *parts])
+    unique = np.unique(ids)
+    synsets, starts = np.unique(unique >> 32, return_index=True)
+    numbers = np.split((unique & 0xFFFFFFFF).astype(np.int32), starts[1:])
+    by_synset = dict(zip(synsets.tolist(), numbers, strict=False))
+    return Wanted(by_synset, len(ids), len(ids) - len(unique), others, first_others)
+
+
+class Found(NamedTuple):
+    """Pictures of a synset: `numbers` int32, and the SHA-256 of each."""
+
+    numbers: np.ndarray
+    hashes: list[str]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Takes out the pictures of one synset after the other."""
+
+    output: Path
+
+    def __call__(self, job: SynsetJob) -> str:
+        """Writes the pictures that are found, then the journal; returns what was wrong, or ''."""
+        folder = self.output / f"n{job.synset:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        wanted = set(job.wanted.tolist())
+        lines, problems = [], []
+        for unit in job.units:
+            if not wanted:
+                break
+            try:
+                for number, data in read_pictures(job.synset, unit, wanted):
+                    write_file(self.output / picture_path(job.synset, number), data)
+                    wanted.discard(number)
+                    lines.append(f"{number}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
+            except ArchiveError as error:
+                problems.append(str(error))
+        lines.sort(key=lambda line: int(line.partition("\t")[0]))
+        # What was found in spite of damage counts, but is looked for again in the next run.
+        key = "damaged\n" if problems else self._key(job)
+        write_file(self._journal(job.synset), (key + "".join(lines)).encode())
+        return "; ".join(problems)
+
+    def is_done(self, job: SynsetJob) -> bool:
+        """Whether an earlier run looked for the same pictures in the same places."""
+        try:
+            with open(self._journal(job.synset), encoding="ascii") as file:
+                return file.readline() == self._key(job)
+        except FileNotFoundError:
+            return False
+
+    def found(self, synset: int) -> Found:
+        """What the journal of a synset says; nothing if there is none."""
+        try:
+            lines = self._journal(synset).read_text(encoding="ascii").splitlines()[1:]
+        except FileNotFoundError:
+            lines = []
+        fields = [line.split("\t") for line in lines]
+        numbers = np.array([int(number) for number, _, _ in fields], np.int32)
+        return Found(numbers, [digest for _, _, digest in fields])
+
+    def _journal(self, synset: int) -> Path:
+        return self.output / JOURNALS / f"n{synset:08d}.tsv"
+
+    @staticmethod
+    def _key(job: SynsetJob) -> str:
+        places = repr([(Path(u.path).name, *u[2:]) for u in job.units]).encode()
+        return hashlib.sha256(job.wanted.tobytes() + places).hexdigest() + "\n"
+
+
+def extract(
+    wanted: Wanted, units: dict[int, list[Unit]], output: Path, processes: int
+) -> tuple[Extractor, list[str]]:
+    """Writes the wanted pictures; returns who knows what was found, and the problems.
+
+    Synsets are worked on in the order in which the archives have them.
+    """
+    extractor = Extractor(output)
+    jobs = [
+        SynsetJob(synset, wanted.numbers[synset], tuple(places))
+        for synset, places in units.items()
+        if synset in wanted.numbers
+    ]
+    todo = [job for job in jobs if not extractor.is_done(job)]
+    problems = []
+    with Progress("extraction", len(jobs), "synset", len(jobs) - len(todo)) as progress:
+        for problem in ordered_map(extractor, todo, processes):
+            problems += [problem] if problem else []
+            progress.update()
+    return extractor, problems
+
+
+def missing(wanted: Wanted, extractor: Extractor) -> Iterator[str]:
+    """The wanted pictures that were not found, by synset and number."""
+    for synset, numbers in wanted.numbers.items():
+        found = extractor.found(synset).numbers
+        for number in np.setdiff1d(numbers, found).tolist():
+            yield picture_path(synset, number)
+
+
+def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
+    """Groups of pictures with the same bytes, a group of two or more at a time."""
+    short = [
+        int(digest[:16], 16)
+        for synset in wanted.numbers
+        for digest in extractor.found(synset).hashes
+    ]
+    ordered = np.sort(np.array(short, np.uint64))
+    del short
+    twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    groups: dict[str, list[str]] = {}
+    for synset in wanted.numbers if twice else ():
+        found = extractor.found(synset)
+        for number, digest in zip(found.numbers.tolist(), found.hashes, strict=True):
+            if int(digest[:16], 16) in twice:
+                groups.setdefault(digest, []).append(picture_path(synset, number))
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def write_found_rows(
+    path: str | os.PathLike, output: str | os.PathLike, wanted: Wanted, extractor: Extractor
+) -> int:
+    """Writes the rows of the list whose picture was found, in order; returns how many."""
+    found = {synset: extractor.found(synset).numbers for synset in wanted.numbers}
+    rows = 0
+    with rewritten(output) as file:
+        for block, _, _ in over_list(path, read_block, processes=1):
+            ids = picture_ids(block)
+            chosen = np.zeros(len(block), bool)
+            for row in np.flatnonzero(ids >= 0).tolist():
+                synset, number = divmod(int(ids[row]), 1 << 32)
+                numbers = found[synset]
+                at = int(np.searchsorted(numbers, number))
+                chosen[row] = at < len(numbers) and numbers[at] == number
+            file.write(block.text(chosen))
+            rows += int(chosen.sum())
+    return rows

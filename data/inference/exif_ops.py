@@ -1,0 +1,80 @@
+"""The EXIF orientation of a JPEG in TensorFlow ops, for graphs that leave Python (SavedModel).
+
+Everywhere else Pillow turns pictures upright (`data/common/images.py`), which knows more formats.
+"""
+
+import tensorflow as tf
+
+# EXIF follows the start of the file, after a JFIF header at most.
+_SEARCHED_BYTES = 1 << 17
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
+_EXIF = (0x45, 0x78, 0x69, 0x66)
+_INTEL = 0x49
+_ORIENTATION_TAG = 0x0112
+_ENTRY_BYTES = 12
+_MOST_ENTRIES = 512
+
+
+def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
+    """Turns and mirrors a decoded image [H, W, 3] as the file it comes from says."""
+    turn = orientation(contents)
+    image = tf.cond(turn >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    for axis, turns in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))):
+        flips = tf.reduce_any(turn == tf.constant(turns))
+        image = tf.cond(flips, lambda a=axis, i=image: tf.reverse(i, [a]), lambda i=image: i)
+    return image
+
+
+def orientation(contents: tf.Tensor) -> tf.Tensor:
+    """int32 scalar, 1 to 8 as EXIF counts; 1, upright, where a file says nothing or nonsense.
+
+    Args:
+        contents: string scalar, an encoded image.
+    """
+    start = tf.strings.substr(contents, 0, _SEARCHED_BYTES)
+    bytes_ = _Bytes(tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int32))
+    position = _exif_segment(bytes_)
+    found = tf.reduce_all(bytes_.at(position + 4 + tf.range(4)) == tf.constant(_EXIF))
+    tiff = position + 10
+    bytes_.is_intel = bytes_.at(tiff) == _INTEL
+    directory = tiff + bytes_.number(tiff + 4, 4)
+    count = tf.clip_by_value(bytes_.number(directory, 2), 0, _MOST_ENTRIES)
+    entries = directory + 2 + tf.range(count) * _ENTRY_BYTES
+    is_turn = bytes_.number(entries, 2) == _ORIENTATION_TAG
+    turn = tf.reduce_max(tf.where(is_turn, bytes_.number(entries + 8, 2), 0))
+    return tf.where(found & (turn >= 1) & (turn <= 8), turn, 1)
+
+
+def _exif_segment(bytes_: "_Bytes") -> tf.Tensor:
+    """Where the first APP1 segment begins, or where the search for one ends."""
+
+    def goes_on(position: tf.Tensor) -> tf.Tensor:
+        marker = bytes_.at(position + 1)
+        is_segment = bytes_.at(position) == 0xFF
+        return is_segment & (marker != _APP1) & (marker != _START_OF_SCAN)
+
+    def next_segment(position: tf.Tensor) -> list[tf.Tensor]:
+        return [position + 2 + tf.maximum(bytes_.number(position + 2, 2), 2)]
+
+    # Eagerly it returns the list, in a graph its only element.
+    return tf.nest.flatten(tf.while_loop(goes_on, next_segment, [tf.constant(2)]))[0]
+
+
+class _Bytes:
+    """Bytes as int32 [N]; what lies outside reads as zero."""
+
+    def __init__(self, values: tf.Tensor) -> None:
+        self._values = tf.concat([values, [0]], 0)
+        self._end = tf.size(values)
+        self.is_intel = tf.constant(False)
+
+    def at(self, position: tf.Tensor) -> tf.Tensor:
+        inside = (position >= 0) & (position < self._end)
+        return tf.gather(self._values, tf.where(inside, position, self._end))
+
+    def number(self, position: tf.Tensor, size: int) -> tf.Tensor:
+        """The unsigned number of `size` bytes, in the file's order of bytes."""
+        digits = [self.at(position + place) for place in range(size)]
+        big = sum(digit * 256**place for place, digit in enumerate(reversed(digits)))
+        little = sum(digit * 256**place for place, digit in enumerate(digits))
+        return tf.where(self.is_intel, little, big)

@@ -1,0 +1,170 @@
+"""A network run over many pictures: sources to batches to rows to a result, resumed after a kill.
+
+Both inference scripts are this job; they differ in what they make of a batch.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from data.common.parallel import Part
+from data.inference import picture_source, resumable
+from data.inference.picture_batches import PictureBatch, Preparation, batches
+from data.inference.result_format import ResultFormat
+
+Row = TypeVar("Row")
+
+LOG_SECONDS = 30.0
+LOGGED_PROBLEMS = 20
+
+_log = logging.getLogger(__name__)
+
+
+class Totals(NamedTuple):
+    """Pictures in the result and how many of them are unreadable; the speed of this process."""
+
+    pictures: int
+    unreadable: int
+    pictures_per_second: float
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[Row]):
+    """What is run over which pictures, and where the rows go.
+
+    Attributes:
+      sources: see `picture_source.pictures`.
+      result: the file to make.
+      format: of the result.
+      prepare: makes crops of pictures.
+      predict: the network: crops float32 [B, K, S, S, 3] -> numbers [B, ...].
+      describe: makes the rows of a batch, in order, of it and of what `predict` gave.
+      settings: whatever else decides on the rows; a resumed run must have the same.
+      batch_size: in pictures.
+      threads: that read and decode.
+      part: which of how many processes this is; each takes a run of whole batches.
+    """
+
+    sources: Sequence[str]
+    result: Path
+    format: ResultFormat[Row]
+    prepare: Preparation
+    predict: Callable[[np.ndarray], np.ndarray]
+    describe: Callable[[PictureBatch, np.ndarray], list[Row]]
+    settings: dict[str, Any]
+    batch_size: int
+    threads: int
+    part: Part
+
+    def batches(self, start: int, stop: int | None) -> Iterator[PictureBatch]:
+        """Batches of the pictures from the `start`-th up to before the `stop`-th."""
+        found = picture_source.pictures(self.sources, start, stop)
+        return batches(found, self.prepare, self.batch_size, self.threads)
+
+    def run(self) -> Totals:
+        """Makes the result; all processes wait for each other, one of them completes it.
+
+        Raises:
+          PictureSourceError: no pictures, or a source that cannot be opened.
+          ResumeError: an unfinished result with other settings is in the way.
+        """
+        try:
+            speed = self._fill()
+        except BaseException:
+            self.part.abort()
+            raise
+        self.part.wait()
+        pictures, unreadable = resumable.totals(self.result, self.part.count)
+        self.part.wait()  # all have read the totals before one cleans up
+        if self.part.collects:
+            self.format.finish(resumable.join(self.result, self.part.count), self.result)
+            resumable.clean(self.result, self.part.count)
+        return Totals(pictures, unreadable, speed)
+
+    def _fill(self) -> float:
+        """Brings this process's share up to its last picture; its pictures a second."""
+        total = self._count()
+        start, stop = _span(total, self.batch_size, self.part)
+        index, count = self.part.index, self.part.count
+        settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
+        with resumable.Part(self.result, settings, index, count, self.format.header) as output:
+            if output.items:
+                _log.info("going on after the %d pictures of an interrupted run", output.items)
+            share = None if stop is None else stop - start
+            progress = _Progress(share, output.items)
+            # Rows are made and written while the network is at the next batch.
+            with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+                written: Future[None] | None = None
+                for batch in self.batches(start + output.items, stop):
+                    values = self.predict(batch.crops)
+                    if written:
+                        written.result()
+                    written = writer.submit(self._write, batch, values, output, progress)
+            if written:
+                written.result()
+        return progress.close()
+
+    def _write(
+        self, batch: PictureBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"
+    ) -> None:
+        rows = b"".join(map(self.format.encode, self.describe(batch, values)))
+        problems = [(p.name, p.problem) for p in batch.pictures if p.problem]
+        output.append(rows, len(batch.pictures), len(problems))
+        progress.show(len(batch.pictures), problems)
+
+    def _count(self) -> int | None:
+        """Pictures in all; None where only reading them would tell."""
+        alone = self.part.count == 1
+        streamed = picture_source.STDIN in self.sources
+        return None if alone and streamed else picture_source.count(self.sources)
+
+
+def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | None]:
+    """First picture of a process's share, and the one after its last (None: to the end).
+
+    Shares begin at whole batches, so any number of processes makes the same batches.
+    """
+    if total is None:
+        return 0, None
+    all_batches = -(-total // batch_size)
+    edges = (all_batches * i // part.count * batch_size for i in (part.index, part.index + 1))
+    start, stop = (min(edge, total) for edge in edges)
+    return start, stop
+
+
+class _Progress:
+    """A bar on a terminal, a log line now and then elsewhere; the first problems are logged."""
+
+    def __init__(self, total: int | None, done: int) -> None:
+        self._bar = tqdm(total=total, initial=done, unit=" pictures", disable=None)
+        self._total, self._done, self._new, self._problems = total, done, 0, 0
+        self._started = self._logged = time.monotonic()
+
+    def show(self, pictures: int, problems: list[tuple[str, str]]) -> None:
+        self._bar.update(pictures)
+        self._done += pictures
+        self._new += pictures
+        for name, problem in problems[: max(0, LOGGED_PROBLEMS - self._problems)]:
+            _log.warning("unreadable: %s: %s", name, problem)
+        self._problems += len(problems)
+        if self._bar.disable and time.monotonic() - self._logged > LOG_SECONDS:
+            self._logged = time.monotonic()
+            whole = f" of {self._total}" if self._total is not None else ""
+            _log.info("%d%s pictures, %.1f a second", self._done, whole, self._speed())
+
+    def close(self) -> float:
+        self._bar.close()
+        if self._problems > LOGGED_PROBLEMS:
+            more = self._problems - LOGGED_PROBLEMS
+            _log.warning("%d more were unreadable; the result names each in its place", more)
+        return self._speed()
+
+    def _speed(self) -> float:
+        return self._new / max(time.monotonic() - self._started, 1e-9)

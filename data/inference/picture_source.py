@@ -1,0 +1,232 @@
+"""Where pictures to look at come from: list files, folders, globs, files, TFRecords, stdin.
+
+Every source yields `Picture`s in a fixed order and in constant memory; nothing is opened before
+`Picture.load`, so that reading runs in the threads that decode and a run resumes by skipping.
+"""
+
+import glob
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from data.common.images import MAX_BYTES
+from data.tfrecords.records import RecordError, decode_example, read_index, read_record
+
+STDIN = "-"
+RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
+PICTURE_SUFFIXES = (
+    *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+_SNIFFED_BYTES = 1024
+_MAX_LINE_BYTES = 1 << 20
+_BLANKS = re.compile(r"[ \t]+")
+
+
+class PictureSourceError(ValueError):
+    """A source of pictures that cannot be used; one line that says which and why."""
+
+
+class LoadError(ValueError):
+    """One picture that cannot be read; the run goes on without it."""
+
+
+class Loaded(NamedTuple):
+    """What a picture is called and labelled, and its encoded bytes."""
+
+    name: str
+    label: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, not opened yet.
+
+    Attributes:
+      name: what outputs call it: the path as given, or `file:record` until the record is read.
+      label: whatever followed the path in a list, blanks joined by one; "" if nothing did.
+      path: the file that holds it.
+      beside: where else the file is looked for, "" for nowhere.
+      offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the picture.
+    """
+
+    name: str
+    label: str
+    path: str
+    beside: str = ""
+    offset: int = 0
+    size: int = 0
+
+    def load(self) -> Loaded:
+        """Reads the file or the record.
+
+        Raises:
+          LoadError: it cannot be read, as one line without the name of the file.
+        """
+        try:
+            if self.size:
+                return self._load_record()
+            moved = self.beside and not os.path.exists(self.path)
+            data = _read_file(self.beside if moved else self.path)
+            return Loaded(self.name, self.label, data)
+        except OSError as error:
+            raise LoadError(error.strerror or str(error)) from error
+        except RecordError as error:
+            raise LoadError(str(error)) from error
+
+    def _load_record(self) -> Loaded:
+        with open(self.path, "rb", buffering=0) as file:
+            example = decode_example(read_record(file.fileno(), self.offset, self.size))
+        if not example.get("image"):
+            raise LoadError("the record holds no image")
+        name = b"".join(example.get("name", [])).decode("utf-8", "replace")
+        return Loaded(name or self.name, _record_label(example), example["image"][0])
+
+
+def pictures(sources: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Picture]:
+    """The pictures of all sources in order, from the `start`-th up to before the `stop`-th.
+
+    A source is `-` (a list on standard input), a folder (searched whole, in order of path), a glob,
+    a TFRecord file, a picture file, or a list file: a picture a row, optionally followed by a tab
+    (or, where the whole row is no file, blanks) and a label. Paths of a list are relative to the
+    working folder or, where they are not found there, to the folder of the list.
+
+    Raises:
+      PictureSourceError: a source that does not exist, or holds no picture.
+    """
+    if not sources:
+        raise PictureSourceError("no pictures: give --images=LIST, or files and folders")
+    position = 0
+    for source in sources:
+        found = False
+        for picture in _open_source(source):
+            found = True
+            if stop is not None and position >= stop:
+                return
+            if position >= start:
+                yield picture
+            position += 1
+        if not found:
+            raise PictureSourceError(f"{source}: no pictures in it")
+
+
+def count(sources: Sequence[str]) -> int:
+    """How many pictures the sources hold; nothing but lists, folders and indexes is read.
+
+    Raises:
+      PictureSourceError: standard input, which can be read only once, is among the sources.
+    """
+    if STDIN in sources:
+        raise PictureSourceError("standard input cannot be shared by processes: use a list file")
+    return sum(1 for _ in pictures(sources))
+
+
+def _open_source(source: str) -> Iterator[Picture]:
+    path = Path(source)
+    if source == STDIN:
+        return _listed(sys.stdin.buffer, "standard input", Path())
+    if path.is_dir():
+        return _files(_walk(source))
+    if not path.exists():
+        matches = sorted(glob.iglob(source, recursive=True)) if glob.has_magic(source) else []
+        if not matches:
+            raise PictureSourceError(f"{source}: no such file, folder or glob")
+        return (picture for match in matches for picture in _open_source(match))
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Iterator[Picture]:
+    if path.suffix in RECORD_SUFFIXES:
+        return _records(path)
+    with open(path, "rb") as file:
+        head = file.read(_SNIFFED_BYTES)
+    if path.suffix.lower() in PICTURE_SUFFIXES or b"\0" in head:
+        return _files([str(path)])
+    return _listed_file(path)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Paths of the pictures below a folder; each folder's entries in order, links not followed."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+            yield entry.path
+
+
+def _files(paths: Iterable[str]) -> Iterator[Picture]:
+    return (Picture(path, "", path) for path in paths)
+
+
+def _records(path: Path) -> Iterator[Picture]:
+    try:
+        index = read_index(path)
+    except RecordError as error:
+        raise PictureSourceError(str(error)) from error
+    for number, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
+        yield Picture(f"{path}:{number}", "", str(path), offset=int(offset), size=int(size))
+    if index.problem:
+        raise PictureSourceError(index.problem)
+
+
+def _listed_file(path: Path) -> Iterator[Picture]:
+    with open(path, "rb") as file:
+        yield from _listed(file, str(path), path.parent)
+
+
+def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[Picture]:
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > _MAX_LINE_BYTES:
+            raise PictureSourceError(f"{shown}:{number}: too long a row; is this a list file?")
+        # Names of files are bytes: what is not UTF-8 goes through unharmed.
+        text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+        if number == 1:
+            text = text.removeprefix("\ufeff")
+        if "\0" in text:
+            raise PictureSourceError(f"{shown}:{number}: a zero byte; is this a list file?")
+        if text:
+            yield _listed_picture(text, folder)
+
+
+def _listed_picture(row: str, folder: Path) -> Picture:
+    name, tab, label = row.partition("\t")
+    if not tab and " " in name and not (os.path.exists(name) or (folder / name).exists()):
+        name, _, label = row.partition(" ")
+    name = name.strip()
+    return Picture(name, _BLANKS.sub(" ", label.strip()), name, str(folder / name))
+
+
+def _record_label(example: dict) -> str:
+    """The label of a record as a list would write it."""
+    if "label_index" in example:
+        pairs = zip(example["label_index"], example.get("label_value", []), strict=False)
+    else:
+        (label,) = example.get("label") or [b""]
+        if isinstance(label, int):
+            return str(label)
+        dense = np.frombuffer(label, "<f4", count=len(label) // 4)
+        pairs = ((index, dense[index]) for index in np.flatnonzero(dense))
+    return " ".join(f"{index}:{value:g}" for index, value in pairs)
+
+
+def _read_file(path: str) -> bytes:
+    status = os.stat(path)  # before it is opened: to open a pipe is to wait for a writer
+    if stat.S_ISDIR(status.st_mode):
+        raise LoadError("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise LoadError("not a file")
+    if status.st_size > MAX_BYTES:
+        raise LoadError(f"{status.st_size} bytes; at most {MAX_BYTES} are accepted")
+    return Path(path).read_bytes()

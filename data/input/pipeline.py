@@ -1,0 +1,237 @@
+"""The input pipeline: from record files to batches, for training and for evaluation.
+
+    position -> record (order.py) -> bytes (data/tfrecords/record_source.py)
+             -> image (augmentation.py, preprocessing.py) -> batch (steps.py)
+
+A batch is a pure function of the options and of its position in the order of training: neither
+threads, restarts nor the number of workers change it. No buffer of data is shuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data.input import augmentation, preprocessing
+from data.input.augmentation import Augmentation
+from data.input.balanced_order import BalancedOrder, describe_counts, record_weights
+from data.input.order import RecordOrder
+from data.input.shares import Share
+from data.input.steps import Part, Plan, Preparation, Slot, Slots, run
+from data.tfrecords.record_source import InputError, RecordSource, pad_labels
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "EvaluationInput",
+    "InputError",
+    "InputOptions",
+    "TrainingInput",
+]
+
+LOGGER = logging.getLogger(__name__)
+SYNTHETIC_LABELS = 9  # an image, as in ML-Images (spec section 1: 8.72)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """What to read and how; the fields are the flags of the same name (units there)."""
+
+    data_dir: str
+    image_size: int = 224
+    batch_size: int = 512
+    class_num: int = 1000
+    num_preprocess_threads: int = 4
+    file_shuffle_buffer: int = 1500
+    shuffle_buffer: int = 2048
+    random_seed: int = 1234
+    max_bad_records: int = 100
+    synthetic: bool = False
+    class_balance: float = 0.0
+    count_classes: bool = False
+
+
+class Batch(NamedTuple):
+    """One micro-batch of B images; A of them make a step of this worker.
+
+    Labels are padded-sparse: class indices padded with -1, and their values (0 in the padding, -1
+    where the label is unknown).
+    """
+
+    images: tf.Tensor  # float32 [B, image_size, image_size, 3] in [-1, 1]
+    label_index: tf.Tensor  # int32 [B, K]
+    label_value: tf.Tensor  # float32 [B, K]
+    step_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
+    step_value: tf.Tensor  # float32 [A * B, K]
+    names: tf.Tensor  # string [B]
+    valid: tf.Tensor  # bool [B]; False: padding, or unreadable, in evaluation
+
+
+class TrainingInput:
+    """Augmented batches without end, of this worker's share of the records.
+
+    Args:
+        options: see there.
+        augmentation: the random changes.
+        share: what this worker does of every step; None: all, in one micro-batch.
+
+    Raises:
+        InputError: see `RecordSource`.
+    """
+
+    def __init__(
+        self, options: InputOptions, augmentation: Augmentation, share: Share | None = None
+    ):
+        self._options, self._augmentation = options, augmentation
+        self._share = share or Share(options.batch_size, first=0, count=1, total=1)
+        if options.synthetic:
+            self.records = self._share.global_batch
+            return
+        source = _open(options)
+        self.records = source.total
+        self._order = _order(source, options)
+        self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
+        decode = tf.function(self._decode, autograph=False)
+        self._preparation = Preparation(decode, self._write, options.image_size)
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches from position `start`: the number of records that all workers have used."""
+        if self._options.synthetic:
+            return _synthetic(self._options, self._share)
+        return self._batches(start)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        share, threads = self._share, self._options.num_preprocess_threads
+
+        def positions(step: int) -> np.ndarray:
+            first = start + step * share.global_batch + share.first * share.micro_batch
+            return np.arange(first, first + share.count * share.micro_batch)
+
+        plan = Plan(positions, share.micro_batch, share.count)
+        valid = np.ones(share.count * share.micro_batch, bool)
+        yield from _labelled(run(self._slots, self._preparation, plan, threads), lambda part: valid)
+
+    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
+        seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
+        seeds = tf.stack([seed, positions], 1)
+        return augmentation.decode(contents, seeds, self._options.image_size, self._augmentation)
+
+    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
+        augmentation.write(parts, images, self._augmentation)
+
+
+class EvaluationInput:
+    """Every record once, in order, over all workers, in equally many batches on each.
+
+    `synthetic` does not count here.
+
+    Args:
+        options: see there.
+        rank, size: of this worker, of how many.
+
+    Raises:
+        InputError: see `RecordSource`.
+    """
+
+    def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
+        self._options, self._rank, self._size = options, rank, size
+        source = _open(options)
+        self.records = source.total
+        self._slots = Slots(source, lambda position: position % source.total)
+        decode = tf.function(self._decode, autograph=False)
+        self._preparation = Preparation(decode, self._write, options.image_size)
+
+    def batches(self) -> Iterator[Batch]:
+        """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
+        batch_size = self._options.batch_size
+
+        def positions(step: int) -> np.ndarray:
+            first = (step * self._size + self._rank) * batch_size
+            return np.arange(first, first + batch_size)
+
+        plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
+        threads = self._options.num_preprocess_threads
+
+        def valid(part: Part) -> np.ndarray:
+            wanted = positions(part.step)
+            filled = np.array([slot.position for slot in part.slots])
+            return (wanted < self.records) & (wanted == filled)
+
+        yield from _labelled(run(self._slots, self._preparation, plan, threads), valid)
+
+    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
+        del positions
+
+        @tf.function(autograph=False)  # traced once, for all images
+        def centre(contents: tf.Tensor) -> tf.Tensor:
+            image = preprocessing.decode(contents)
+            return preprocessing.inference_crops(image, self._options.image_size)[0]
+
+        return [centre(image) for image in tf.unstack(contents)]
+
+    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
+        for image, part in zip(images, parts, strict=True):
+            image[...] = part
+
+
+def _order(source: RecordSource, options: InputOptions) -> RecordOrder | BalancedOrder:
+    """What training reads at each position; `count_classes` and `class_balance` read all labels."""
+    positives = source.positives() if options.count_classes or options.class_balance else []
+    if options.count_classes:
+        LOGGER.info("%s", describe_counts(positives, options.class_num))
+    if options.class_balance:
+        weights = record_weights(positives, options.class_num, options.class_balance)
+        return BalancedOrder(weights, options.random_seed)
+    return RecordOrder(
+        source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
+    )
+
+
+def _open(options: InputOptions) -> RecordSource:
+    return RecordSource(options.data_dir, options.class_num, options.max_bad_records)
+
+
+def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:
+    """Micro-batches with the labels of their slots.
+
+    Args:
+        valid_slots: which slots of a part's step count, bool [slots].
+    """
+    known: list[Slot] | None = None
+    for part in parts:
+        if part.slots is not known:
+            known, valid = part.slots, valid_slots(part)
+            samples = [slot.sample for slot in part.slots]
+            index, value = pad_labels(samples)
+            step_labels = tf.constant(index), tf.constant(value)
+        size = part.images.shape[0]
+        rows = slice(part.number * size, (part.number + 1) * size)
+        whole = size == len(known)
+        labels = step_labels if whole else (tf.constant(index[rows]), tf.constant(value[rows]))
+        names = tf.constant([sample.name for sample in samples[rows]])
+        yield Batch(part.images, *labels, *step_labels, names, tf.constant(valid[rows]))
+
+
+def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
+    """The same made-up micro-batch for ever, to measure compute alone."""
+    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
+    size, count = share.micro_batch, share.micro_batch * share.count
+    shape = size, options.image_size, options.image_size, preprocessing.CHANNELS
+    index = rng.integers(options.class_num, size=(count, SYNTHETIC_LABELS), dtype=np.int32)
+    index, value = tf.constant(index), tf.ones(index.shape)
+    batch = Batch(
+        tf.constant(rng.uniform(-1, 1, shape).astype(np.float32)),
+        index[:size],
+        value[:size],
+        index,
+        value,
+        tf.fill([size], "synthetic"),
+        tf.ones([size], tf.bool),
+    )
+    while True:
+        yield batch

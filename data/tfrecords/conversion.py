@@ -1,0 +1,234 @@
+"""Lists and pictures to shards of TFRecords: the same bytes for any number of workers.
+
+A shard is made of `shard_size` consecutive rows of one list by one process, which decodes every
+picture to know that it is whole. Rows that cannot be used are left out of the shard and reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
+from data.common.parallel import Part, ordered_map
+from data.common.progress import Progress
+from data.listing.lists import ListError, Row, parse_row
+from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport, file_sha256
+from data.tfrecords.records import RecordError, RecordWriter, encode_example
+
+SHARD_SIZE = 1024
+SUFFIX = ".tfrecord"
+_BOM = b"\xef\xbb\xbf"  # written by Windows editors
+
+
+@dataclass(frozen=True)
+class Options:
+    """How records are made.
+
+    Attributes:
+        images: the folder that the list's names are relative to.
+        output: the folder of shards.
+        kind: of label, see `data/tfrecords/records.py`.
+        class_num: classes are in 0..class_num-1; needed by dense labels.
+        short_side: shrink pictures to it, in pixels; None keeps their size.
+        quality: of JPEGs that have to be encoded, 1 to 95.
+        orientation: `apply` turns pictures upright by their EXIF data, `keep` leaves them.
+        max_pixels: of a picture; larger ones are refused.
+    """
+
+    images: str
+    output: str
+    kind: Literal["sparse", "dense", "single"] = "sparse"
+    class_num: int | None = None
+    short_side: int | None = None
+    quality: int = JPEG_QUALITY
+    orientation: Literal["apply", "keep"] = "apply"
+    max_pixels: int = MAX_PIXELS
+
+
+class Shard(NamedTuple):
+    """What a shard is made of: bytes `offset` to `offset + size` of a list, `line` lines in."""
+
+    name: str
+    list_path: str
+    offset: int
+    size: int
+    line: int
+
+
+def plan(lists: Sequence[Path], shard_size: int, start_index: int = 0) -> Iterator[Shard]:
+    """The shards of the lists: consecutive, `shard_size` rows each, the last of a list shorter.
+
+    Empty lines are no rows. Shards are named by their number, `00000.tfrecord` and on.
+    """
+    number = start_index
+    for path in lists:
+        for shard in _plan_one(path, shard_size):
+            yield shard._replace(name=f"{number:05d}{SUFFIX}")
+            number += 1
+
+
+def _plan_one(path: Path, shard_size: int) -> Iterator[Shard]:
+    start = offset = rows = line = start_line = 0
+    with open(path, "rb") as file:
+        if file.read(len(_BOM)) == _BOM:
+            start = offset = len(_BOM)
+        file.seek(offset)
+        for text in file:
+            if rows == shard_size and text.strip():
+                yield Shard("", os.fspath(path), start, offset - start, start_line)
+                start, start_line, rows = offset, line, 0
+            rows += bool(text.strip())
+            offset += len(text)
+            line += 1
+    if rows:
+        yield Shard("", os.fspath(path), start, offset - start, start_line)
+
+
+def convert(
+    shards: Sequence[Shard],
+    options: Options,
+    processes: int,
+    part: Part,
+    retry_bad: bool = False,
+) -> list[ShardReport] | None:
+    """Makes the shards of our part that are not there yet, and the manifest if that is ours.
+
+    Args:
+        retry_bad: make shards again from which rows were left out.
+
+    Returns:
+        the reports of all shards of the folder; None where another rank or run collects them.
+
+    Raises:
+        ManifestError: the folder has a shard of that name from another list or other options.
+    """
+    folder = ShardFolder(options.output)
+    folder.create()
+    job = ShardJob(options)
+    done = folder.reports()
+    _check_sources(folder, shards, done, job)
+    ours = shards[part.index :: part.count]
+    todo = [
+        shard
+        for shard in ours
+        if not folder.is_done(done.get(shard.name)) or (retry_bad and done[shard.name].bad)
+    ]
+    with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
+        for _ in ordered_map(job, todo, processes):
+            progress.update()
+    part.wait()
+    if not part.collects:
+        return None
+    reports = sorted(folder.reports().values(), key=lambda report: report.name)
+    folder.finish(reports, [shard.name for shard in shards])
+    return reports
+
+
+def _check_sources(
+    folder: ShardFolder, shards: Sequence[Shard], done: dict[str, ShardReport], job: ShardJob
+) -> None:
+    for shard in shards:
+        if shard.name in done and done[shard.name].source != job.source(shard):
+            raise ManifestError(
+                f"{folder.path / shard.name} was made from other rows or with other options:"
+                " give another --tfrecords folder or --start_index, or delete the old shards"
+            )
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Makes one shard in a worker process."""
+
+    options: Options
+
+    def source(self, shard: Shard) -> str:
+        """A hash of all that decides the shard's content, but for the pictures."""
+        made_from = (self.options.kind, self.options.class_num, self.options.short_side)
+        made_from += (self.options.quality, self.options.orientation, self.options.max_pixels)
+        return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]
+
+    def __call__(self, shard: Shard) -> ShardReport:
+        path = Path(self.options.output, shard.name)
+        bad, kept, image_bytes = [], 0, 0
+        with RecordWriter(path) as writer:
+            for number, line in enumerate(_read(shard).split(b"\n"), shard.line + 1):
+                where = f"{shard.list_path}:{number}"
+                try:
+                    row = _row(line, self.options.class_num)
+                    if row is None:
+                        continue
+                    original, jpeg = self._picture(row)
+                    writer.write(self._example(row, jpeg))
+                except _RowError as error:
+                    bad.append((where, error.image, error.kind, error.reason))
+                    continue
+                kept += jpeg.data is original
+                image_bytes += len(jpeg.data)
+        report = ShardReport(
+            name=shard.name,
+            source=self.source(shard),
+            rows=writer.count,
+            bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+            kept=kept,
+            image_bytes=image_bytes,
+            bad=bad,
+        )
+        ShardFolder(self.options.output).add(report)
+        return report
+
+    def _picture(self, row: Row) -> tuple[bytes, Jpeg]:
+        """The bytes of the row's file, and the picture to store; they may be the same object."""
+        try:
+            data = Path(self.options.images, row.image).read_bytes()
+            jpeg = to_jpeg(
+                data,
+                self.options.short_side,
+                self.options.quality,
+                self.options.orientation,
+                self.options.max_pixels,
+            )
+        except FileNotFoundError as error:
+            raise _RowError(row.image, "missing", "no such file") from error
+        except OSError as error:
+            raise _RowError(row.image, "unreadable", str(error.strerror)) from error
+        except ImageError as error:
+            raise _RowError(row.image, error.kind, str(error)) from error
+        return data, jpeg
+
+    def _example(self, row: Row, jpeg: Jpeg) -> bytes:
+        options = self.options
+        try:
+            return encode_example(
+                options.kind, *(jpeg.data, row.image, jpeg.width, jpeg.height),
+                row.classes, row.confidences, options.class_num,
+            )  # fmt: skip
+        except RecordError as error:
+            raise _RowError(row.image, "label", str(error)) from error
+
+
+class _RowError(Exception):
+    """A row that is left out."""
+
+    def __init__(self, image: str, kind: str, reason: str):
+        super().__init__(reason)
+        self.image, self.kind, self.reason = image, kind, " ".join(reason.split())
+
+
+def _row(line: bytes, class_num: int | None) -> Row | None:
+    try:
+        return parse_row(line.decode(), "", class_num)
+    except (ListError, UnicodeDecodeError) as error:
+        image = line.partition(b"\t")[0].decode(errors="replace")
+        raise _RowError(" ".join(image.split()), "row", str(error).removeprefix(": ")) from error
+
+
+def _read(shard: Shard) -> bytes:
+    with open(shard.list_path, "rb") as file:
+        file.seek(shard.offset)
+        return file.read(shard.size)

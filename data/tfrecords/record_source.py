@@ -1,0 +1,245 @@
+"""The labelled images of many record files, read by number; what is wrong with them, and where."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tqdm import tqdm
+
+from data.tfrecords import records
+from data.tfrecords.records import RecordError
+
+LOGGER = logging.getLogger(__name__)
+OPEN_FILES = 256  # well below the usual limit of 1,024 descriptors of a process
+INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
+READ_THREADS, READ_CHUNK = 8, 64
+NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tmp", ".part")
+GLOB_CHARACTERS = "*?["
+
+
+class InputError(ValueError):
+    """The input cannot be used; the message is one line: what, where, how to mend it."""
+
+
+class Sample(NamedTuple):
+    """One record: an encoded image, its name, and its labels [labels] (-1: unknown)."""
+
+    image: bytes
+    name: bytes
+    classes: np.ndarray  # int32
+    values: np.ndarray  # float32
+
+
+def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
+    """The record files of a folder, or those that a glob matches, sorted by name.
+
+    Of a folder every file counts whatever its extension, but not hidden or temporary files, `.idx`
+    and `.json`.
+
+    Raises:
+        InputError: no such folder, or no file.
+    """
+    pattern = os.fspath(data_dir)
+    if any(character in pattern for character in GLOB_CHARACTERS):
+        paths: Iterable[str] = glob.glob(pattern)
+    elif os.path.isdir(pattern):
+        paths = (entry.path for entry in os.scandir(pattern))
+    elif os.path.isfile(pattern):
+        paths = [pattern]
+    else:
+        raise InputError(f"{pattern}: no such folder; give --data_dir a folder, a file or a glob")
+    found = sorted(path for path in paths if _may_hold_records(path))
+    if not found:
+        raise InputError(f"{pattern}: no record files; data/tfrecord.py writes them")
+    return found
+
+
+def _may_hold_records(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and not name.endswith(NOT_RECORDS) and os.path.isfile(path)
+
+
+class RecordSource:
+    """The records of files, numbered from 0 through the files in order.
+
+    Args:
+        data_dir: folder, file or glob.
+        class_num: classes that labels may name.
+        max_bad_records: more unreadable records than these, or all of them, end the run.
+
+    Raises:
+        InputError: no files, no records, a file that holds something else, or a first record
+            that training cannot use.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], class_num: int, max_bad_records: int):
+        self.files = find_files(data_dir)
+        self._class_num = class_num
+        self._max_bad_records, self._problems = max_bad_records, 0
+        self._rejected: set[int] = set()
+        with ThreadPoolExecutor(INDEX_THREADS) as pool:
+            indexes = list(pool.map(_read_index, self.files))
+        for path, index in zip(self.files, indexes, strict=True):
+            if index.problem:
+                self._report(path, index.problem.removeprefix(f"{path}: "))
+        self.counts = np.array([len(index.sizes) for index in indexes], np.int64)
+        self._first = np.concatenate([[0], np.cumsum(self.counts)])
+        self.total = int(self._first[-1])
+        if not self.total:
+            raise InputError(f"{os.fspath(data_dir)}: no records in {len(self.files)} file(s)")
+        self._offsets = np.concatenate([index.offsets for index in indexes])
+        self._sizes = np.concatenate([index.sizes for index in indexes])
+        self._open = functools.lru_cache(OPEN_FILES)(_open)
+        # What every record would suffer from ends the run before the network is built.
+        with contextlib.suppress(RecordError):
+            self.read(0)
+
+    def announce(self, records_ahead: Iterable[int]) -> None:
+        """Lets the system fetch records that are soon read, all at once: hides latency."""
+        for record in records_ahead:
+            file, offset, size = self._place(record)
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
+    def reject(self, record: int, reason: str) -> None:
+        """Count and name a record that cannot be used; in a later epoch it does not count again.
+
+        Raises:
+            InputError: that makes too many.
+        """
+        if record in self._rejected:
+            return
+        self._rejected.add(record)
+        self._report(self._where(record), reason)
+        if len(self._rejected) == self.total:
+            raise InputError(f"none of the {self.total} records can be read, see the warnings")
+
+    def _report(self, where: str, reason: str) -> None:
+        self._problems += 1
+        LOGGER.warning("bad input %d: %s: %s", self._problems, where, reason)
+        if self._problems > self._max_bad_records:
+            raise InputError(
+                f"{self._problems} unreadable records or damaged files, the last {where}: {reason};"
+                f" raise --max_bad_records={self._max_bad_records} if that is acceptable"
+            )
+
+    def _where(self, record: int) -> str:
+        file = self._file_of(record)
+        return f"{self.files[file]}: record {record - self._first[file]}"
+
+    def _place(self, record: int) -> tuple[BinaryIO, int, int]:
+        file = self._open(self.files[self._file_of(record)])
+        return file, int(self._offsets[record]), int(self._sizes[record])
+
+    def _file_of(self, record: int) -> int:
+        return int(np.searchsorted(self._first, record, "right")) - 1
+
+    def read(self, record: int) -> Sample:
+        """One record.
+
+        Raises:
+            RecordError: its bytes are damaged.
+            InputError: it has no image, no label, or one outside the classes.
+        """
+        file, offset, size = self._place(record)
+        payload = records.read_record(file.fileno(), offset, size)
+        try:
+            # Compiled, and so three times faster than `records.decode_example`.
+            features = tf.train.Example.FromString(payload).features.feature
+        except DecodeError as error:
+            raise RecordError(f"not a tf.train.Example ({error})") from error
+        try:
+            return parse(features, self._class_num)
+        except InputError as error:
+            raise InputError(f"{self._where(record)}: {error}") from None
+
+    def positives(self) -> list[np.ndarray]:
+        """The classes of every record with a label above 0, int32; reads all records once.
+
+        A damaged record has none here; it is counted as bad when its turn in training comes.
+        """
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            found = pool.map(self._positives_of, range(self.total), chunksize=READ_CHUNK)
+            return list(tqdm(found, "reading labels", self.total, disable=None, unit="record"))
+
+    def _positives_of(self, record: int) -> np.ndarray:
+        try:
+            sample = self.read(record)
+        except RecordError:
+            return np.zeros(0, np.int32)
+        return sample.classes[sample.values > 0]
+
+
+def _read_index(path: str) -> records.Index:
+    try:
+        return records.read_index(path)
+    except RecordError as error:
+        raise InputError(f"{error}; move it away, or give a glob of the record files") from error
+
+
+def _open(path: str) -> BinaryIO:
+    # An evicted file closes when its last reader drops it.
+    return open(path, "rb", buffering=0)
+
+
+def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
+    """The sample of an example's features, whichever of the three kinds its label is.
+
+    Raises:
+        InputError: without the record's place, which the caller adds.
+    """
+    image = features["image"].bytes_list.value
+    name = features["name"].bytes_list.value
+    if not image or not image[0]:
+        raise InputError("no image in it; a record holds `image`, the bytes of a JPEG")
+    classes, values = _labels(features, class_num)
+    if classes.size and not 0 <= classes.min() <= classes.max() < class_num:
+        outside = classes[(classes < 0) | (classes >= class_num)]
+        raise InputError(f"class {outside[0]} is not within 0..{class_num - 1}; mend --class_num")
+    return Sample(image[0], name[0] if name else b"", classes.astype(np.int32), values)
+
+
+def _labels(
+    features: Mapping[str, tf.train.Feature], class_num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if "label_index" in features:
+        classes = np.array(features["label_index"].int64_list.value, np.int64)
+        values = np.array(features["label_value"].float_list.value, np.float32)
+        if not values.size:
+            values = np.ones(len(classes), np.float32)
+        if len(values) != len(classes):
+            raise InputError(f"{len(classes)} `label_index` but {len(values)} `label_value`")
+        return classes, values
+    single, dense = features["label"].int64_list.value, features["label"].bytes_list.value
+    if single:
+        return np.array(single, np.int64), np.ones(len(single), np.float32)
+    if not dense:
+        raise InputError("neither `label` nor `label_index` in it")
+    if len(dense[0]) != 4 * class_num:
+        raise InputError(f"a dense label of {len(dense[0]) // 4} classes; mend --class_num")
+    vector = np.frombuffer(dense[0], "<f4")
+    classes = np.flatnonzero(vector)
+    return classes, vector[classes]
+
+
+def pad_labels(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of samples as int32 [samples, K] padded with -1 and float32 [samples, K] with 0.
+
+    K is a multiple of 8, so that a compiled training step sees few shapes.
+    """
+    longest = max(len(sample.classes) for sample in samples)
+    shape = len(samples), max(8, -(-longest // 8) * 8)
+    index, value = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+    for row, sample in enumerate(samples):
+        index[row, : len(sample.classes)] = sample.classes
+        value[row, : len(sample.classes)] = sample.values
+    return index, value

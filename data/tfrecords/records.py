@@ -1,0 +1,246 @@
+"""TFRecord files of labelled images, read and written without TensorFlow.
+
+A record is framed as `length uint64, masked CRC-32C of it, payload, masked CRC-32C of the payload`
+(little endian). The payload is an example of `example_codec.py`, in one of three label kinds.
+
+Beside `<shard>` lies `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
+DALI reads; `size` includes the 16 bytes of framing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from data.tfrecords.example_codec import (
+    KINDS,
+    RecordError,
+    decode_example,
+    encode_example,
+    kind_of_example,
+)
+
+__all__ = [
+    "FRAMING_BYTES",
+    "INDEX_SUFFIX",
+    "KINDS",
+    "Index",
+    "RecordError",
+    "RecordWriter",
+    "decode_example",
+    "encode_example",
+    "framing",
+    "kind_of",
+    "read_index",
+    "read_record",
+    "read_records",
+]
+
+FRAMING_BYTES = 16
+INDEX_SUFFIX = ".idx"
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+_HEADER_BYTES = _HEADER.size
+_GZIP_MAGIC = b"\x1f\x8b"
+_WRITE_BUFFER_BYTES = 1 << 20
+
+
+class Index(NamedTuple):
+    """Where the records of one file lie.
+
+    `offsets` and `sizes` (framing included) are int64 [records], in bytes. `problem` is empty, or
+    one line saying where a damaged file stops being readable; the records before that are listed.
+    """
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+    problem: str = ""
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framing(payload: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after the payload of a record in a file."""
+    length = struct.pack("<Q", len(payload))
+    return length + _CRC.pack(_masked_crc(length)), _CRC.pack(_masked_crc(payload))
+
+
+class RecordWriter:
+    """Writes `path` and `path.idx`; both appear under their names when the block ends well.
+
+    An exception inside the `with` block leaves no file. `count` records were written so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.count = 0
+        self._sizes: list[int] = []
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> RecordWriter:
+        self._file = open(self._temporary, "wb", buffering=_WRITE_BUFFER_BYTES)
+        return self
+
+    def write(self, payload: bytes) -> None:
+        """Append one record, normally of `encode_example`."""
+        before, after = framing(payload)
+        self._file.write(before)
+        self._file.write(payload)
+        self._file.write(after)
+        self._sizes.append(len(payload) + FRAMING_BYTES)
+        self.count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                _index_path(self.path).unlink(missing_ok=True)
+                os.replace(self._temporary, self.path)
+                _write_index(self.path, _offsets(self._sizes), np.array(self._sizes, np.int64))
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+def _offsets(sizes: Sequence[int]) -> np.ndarray:
+    return np.cumsum([0, *sizes[:-1]], dtype=np.int64) if len(sizes) else np.zeros(0, np.int64)
+
+
+def _write_index(path: Path, offsets: np.ndarray, sizes: np.ndarray) -> None:
+    target = _index_path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
+    temporary.write_text("".join(lines))
+    os.replace(temporary, target)
+
+
+def read_index(path: str | os.PathLike[str]) -> Index:
+    """The records of a file: from its `.idx` where that is fresh and agrees, else by its headers.
+
+    A scan leaves an `.idx` behind where the folder can be written. A damaged file (cut short, or a
+    header that fails its CRC) is listed up to the damage and described by `Index.problem`.
+
+    Raises:
+        RecordError: the file has no readable record although it is not empty.
+    """
+    path = Path(path)
+    stored = _stored_index(path)
+    if stored is not None:
+        return stored
+    index = _scan(path)
+    if not index.problem:
+        with contextlib.suppress(OSError):  # a read-only folder: the next start scans again
+            _write_index(path, index.offsets, index.sizes)
+    return index
+
+
+def _stored_index(path: Path) -> Index | None:
+    try:
+        with open(_index_path(path), "rb") as file:
+            numbers = np.array(file.read().split(), np.int64)
+            fresh = os.fstat(file.fileno()).st_mtime_ns >= path.stat().st_mtime_ns
+    except (FileNotFoundError, PermissionError, ValueError, OverflowError):
+        return None
+    if not fresh or numbers.size % 2:
+        return None
+    offsets, sizes = numbers[0::2], numbers[1::2]
+    ends = np.concatenate([[0], offsets + sizes])
+    agrees = np.array_equal(ends[:-1], offsets) and ends[-1] == path.stat().st_size
+    return Index(offsets, sizes) if agrees else None
+
+
+def _scan(path: Path) -> Index:
+    file_size = path.stat().st_size
+    sizes: list[int] = []
+    at, problem = 0, ""
+    with open(path, "rb", buffering=0) as file:
+        while at < file_size:
+            try:
+                size = _payload_bytes(os.pread(file.fileno(), _HEADER_BYTES, at)) + FRAMING_BYTES
+                if at + size > file_size:
+                    raise RecordError("the file ends inside it")
+            except RecordError as error:
+                problem = f"{path}: record {len(sizes)} at byte {at}: {error}"
+                problem += f"; the last {file_size - at} bytes are left out"
+                break
+            sizes.append(size)
+            at += size
+    if problem and not sizes:
+        raise RecordError(f"{path}: not a TFRecord file{_compression_hint(path)}")
+    return Index(_offsets(sizes), np.array(sizes, np.int64), problem)
+
+
+def _compression_hint(path: Path) -> str:
+    with open(path, "rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+    return "; it is compressed, unpack it with gzip -d first" if compressed else ""
+
+
+def _payload_bytes(header: bytes) -> int:
+    if len(header) < _HEADER_BYTES:
+        raise RecordError("the file ends inside its header")
+    length, crc = _HEADER.unpack(header)
+    if crc != _masked_crc(header[:8]):
+        raise RecordError("its length fails the CRC")
+    return length
+
+
+def read_record(fd: int, offset: int, size: int) -> bytes:
+    """The payload of one record, by one `pread` (safe from several threads).
+
+    Args:
+        fd: descriptor of the open file.
+        offset, size: of the record in bytes, framing included, from `read_index`.
+
+    Raises:
+        RecordError: the file ends early, or a CRC or the length disagrees.
+    """
+    data = os.pread(fd, size, offset)
+    if len(data) != size:
+        raise RecordError(f"{len(data)} bytes read where the record has {size}")
+    if _payload_bytes(data[:_HEADER_BYTES]) != size - FRAMING_BYTES:
+        raise RecordError("its length is not that of the index")
+    payload = data[_HEADER_BYTES:-4]
+    if _masked_crc(payload) != _CRC.unpack(data[-4:])[0]:
+        raise RecordError("its payload fails the CRC")
+    return payload
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The payloads of a file in order; RecordError names the record that is damaged."""
+    index = read_index(path)
+    with open(path, "rb", buffering=0) as file:
+        for record, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
+            try:
+                yield read_record(file.fileno(), int(offset), int(size))
+            except RecordError as error:
+                raise RecordError(f"{path}: record {record}: {error}") from error
+    if index.problem:
+        raise RecordError(index.problem)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """The label kind of a file, "sparse", "dense" or "single", from its first record.
+
+    Raises:
+        RecordError: no record, or one without a label.
+    """
+    for payload in read_records(path):
+        try:
+            return kind_of_example(payload)
+        except RecordError as error:
+            raise RecordError(f"{path}: record 0: {error}") from error
+    raise RecordError(f"{path}: no records")
