@@ -91,10 +91,14 @@ def by_all_batches(
     `reduce_moments` averages tensors over the workers, differentiably.
     """
     exact = tf.cast(x, tf.float32)
-    axes = [0, 1, 2] if data_format == "NHWC" else [0, 2, 3]
-    raw = [tf.reduce_mean(exact, axes), tf.reduce_mean(tf.square(exact), axes)]
+    own_mean, own_variance = _moments(exact, data_format)
+    # Raw moments add up over workers. In float64, because their difference is a variance that may
+    # be a millionth of them.
+    own_mean = tf.cast(own_mean, tf.float64)
+    raw = [own_mean, tf.cast(own_variance, tf.float64) + tf.square(own_mean)]
     mean, mean_square = reduce_moments(raw)  # Horovod: all-reduce in the forward pass
-    variance = tf.maximum(mean_square - tf.square(mean), 0.0)
+    variance = tf.cast(tf.maximum(mean_square - tf.square(mean), 0.0), tf.float32)
+    mean = tf.cast(mean, tf.float32)
     scale, offset = affine(gamma, beta, mean, variance, epsilon)
     if _in_parts(x, data_format):
         y = _affine_relu(x, scale, offset)
@@ -126,8 +130,7 @@ def _by_batch_in_parts(
 ) -> Normalised:
     @tf.custom_gradient
     def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
-        mean = _column_means(x)
-        variance = _column_means(tf.math.squared_difference(x, mean))
+        mean, variance = _moments(x)
         y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -160,8 +163,13 @@ def _column_sums(x: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
 
 
-def _column_means(x: tf.Tensor) -> tf.Tensor:
-    return _column_sums(x) / tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+def _moments(x: tf.Tensor, data_format: str = "NHWC") -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and (biased) variance of each channel."""
+    if data_format != "NHWC":
+        return tf.nn.moments(x, [0, 2, 3])
+    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    mean = _column_sums(x) / count
+    return mean, _column_sums(tf.math.squared_difference(x, mean)) / count
 
 
 def _unbiased(variance: tf.Tensor, x: tf.Tensor, workers: int = 1) -> tf.Tensor:

@@ -30,8 +30,8 @@ STEPS = 5
 SIDE = 32
 STALL_SECONDS = 1
 RATE = 0.01
-# Not 1e-5: in so few pixels some channels hardly vary, and a division by almost nothing would make
-# the last digit of a moment count.
+# Not 1e-5: in so few pixels some channels hardly vary, and a division by almost nothing carries
+# rounding over the corner of a ReLU.
 EPSILON = 0.1
 
 

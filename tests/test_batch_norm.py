@@ -93,6 +93,26 @@ def test_sixteen_bits_take_the_fused_operation_and_agree(values):
             np.testing.assert_allclose(tf.cast(found, tf.float32), full, atol=0.03, rtol=0.02)
 
 
+def test_moments_of_all_batches_keep_a_small_variance_beside_a_large_mean(values):
+    """In float32 the mean square, 90,000.01, less the squared mean would be 0 or 0.0078."""
+    halves = np.split(values["dy"].astype(np.float64) * 0.1 + 300, 2)
+    rows = [half.astype(np.float32).astype(np.float64).reshape(-1, CHANNELS) for half in halves]
+    others = [rows[1].mean(0), np.square(rows[1]).mean(0)]
+    found = batch_norm.by_all_batches(
+        tf.constant(halves[0], tf.float32),
+        tf.ones(CHANNELS),
+        tf.zeros(CHANNELS),
+        EPSILON,
+        lambda own: [(a + b) / 2 for a, b in zip(own, others, strict=True)],
+        workers=2,
+    )
+    every = np.concatenate(rows)
+    np.testing.assert_allclose(found.variance, every.var(0, ddof=1), rtol=1e-3)
+    normal = (rows[0] - every.mean(0)) / np.sqrt(every.var(0) + EPSILON)
+    expected = np.maximum(normal, 0).reshape(halves[0].shape)
+    np.testing.assert_allclose(found.y, expected, atol=2e-3)
+
+
 def test_one_value_a_channel_has_no_variance():
     x = tf.fill([1, 1, 1, CHANNELS], 5.0)
     found = batch_norm.by_batch(x, tf.ones(CHANNELS), tf.fill([CHANNELS], 2.0), EPSILON)

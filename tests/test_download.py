@@ -120,7 +120,7 @@ def test_hostile_server(web, tmp_path, monkeypatch, capsys) -> None:
     hashes.write_text(f"sha256:{digest} a test picture\n")
     inside, begun = tmp_path / "deep" / "images", time.monotonic()
     arguments = ["--url_list", url_list, "--save_dir", inside, "--num_threads", 16, "--retries", 2]
-    limits = ["--read_timeout", 0.5, "--time_limit", 1, "--max_bytes", 2_000_000]
+    limits = ["--read_timeout", 1, "--time_limit", 4, "--max_bytes", 2_000_000]
     status = run(*arguments, *limits, "--host_limit", 16, "--placeholders", hashes)
     assert status == 0
     assert time.monotonic() - begun < 40
