@@ -168,6 +168,7 @@ class Contender:
         self.one, self.batch = one, batch
         self.seconds: list[float] = []
         self.peaks: list[float] = []
+        self.memory_bytes = 0.0
         command = [sys.executable, __file__, "--one", one, "--batch_size", str(batch)]
         for name in ("dtype", "image_size", "class_num"):
             command += [f"--{name}", str(getattr(args, name))]
@@ -186,6 +187,8 @@ class Contender:
 
     def step(self) -> None:
         self.seconds.append(self.ask("step"))
+        # Before TensorFlow is loaded for the peak into a process that has another library.
+        self.memory_bytes = self.memory_bytes or self.ask("memory")
         if self.one != AS_INSTALLED:  # there the peak would be another one
             self.peaks.append(self.ask("peak"))
 
@@ -215,7 +218,7 @@ class Contender:
                 "of the peak": _median_ratio(rates, self.peaks),
             }
         row |= {
-            "memory GiB": self.ask("memory") / 2**30,
+            "memory GiB": self.memory_bytes / 2**30,
             "first step s": self.facts["first"],
         }
         return row | ({"ours, times": _median_ratio(self.seconds, ours)} if ours else {})

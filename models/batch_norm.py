@@ -59,10 +59,18 @@ def by_moments(
 
 
 def by_batch(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, data_format: str = "NHWC"
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    data_format: str = "NHWC",
+    spare_memory: bool = False,
 ) -> Normalised:
-    """Normalises by the moments of x itself. The moments returned have no gradient."""
-    if _in_parts(x, data_format):
+    """Normalises by the moments of x itself. The moments returned have no gradient.
+
+    `spare_memory` takes the fused operation everywhere: it needs no second tensor like x.
+    """
+    if _in_parts(x, data_format) and not spare_memory:
         return _by_batch_in_parts(x, gamma, beta, epsilon)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,

@@ -207,7 +207,9 @@ class ResNet(tf.Module):
                 x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
             )
         if self._reduce_moments is None:
-            y, mean, variance = batch_norm.by_batch(x, gamma, beta, epsilon, data_format)
+            y, mean, variance = batch_norm.by_batch(
+                x, gamma, beta, epsilon, data_format, spare_memory=self._recompute
+            )
         else:
             y, mean, variance = batch_norm.by_all_batches(
                 x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format

@@ -1,5 +1,7 @@
 """Batch norm and ReLU, and their gradients, against NumPy in float64."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,8 +51,10 @@ def exact(values, mean, variance):
     return normal, np.maximum(y, 0), np.where(y > 0, v["dy"], 0)
 
 
-def test_by_batch_is_numpys(values):
-    found, gradients = run(batch_norm.by_batch, values, ["x", "gamma", "beta"])
+@pytest.mark.parametrize("spare_memory", [False, True])
+def test_by_batch_is_numpys(values, spare_memory):
+    function = functools.partial(batch_norm.by_batch, spare_memory=spare_memory)
+    found, gradients = run(function, values, ["x", "gamma", "beta"])
     rows = values["x"].astype(np.float64).reshape(-1, CHANNELS)
     mean, variance = rows.mean(0), rows.var(0)
     normal, y, dy = exact(values, mean, variance)
