@@ -1,12 +1,14 @@
-"""How cost grows: with classes, with rows of a list, with records to open; a slope for each.
+"""How cost grows: with classes, rows of a list, records, images, workers; a slope for each.
 
-    python benchmarks/growth.py [--plot FILE.png] [--json FILE]
+    python benchmarks/growth.py [--scaling SCALING.json] [--plot FILE.png] [--json FILE]
 
 The slope is that of a line through the points on two logarithmic axes: 1 is proportional, below 1
-is better, above 1 would not do for ML-Images.
+is better, above 1 would not do for ML-Images. Workers come from what benchmarks/scaling.py has
+written: there the images grow with the workers, and a slope of 0 is ideal.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,6 +34,7 @@ RECORDS = (10**3, 10**5, 10**7)
 IMAGES = (100, 1_000, 10_000)
 BATCH, LABELS = 32, 9
 METRIC_CLASSES = 500
+DEFAULT_SETTING = "4 groups"  # of benchmarks/scaling.py
 WORKER = OneWorker()
 
 Measured = tuple[str, str, Sequence[int], Callable[[int, Path], float]]
@@ -112,17 +115,29 @@ def measure() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for what, unit, sizes, seconds_of in MEASURED:
             seconds = [seconds_of(size, Path(folder)) for size in sizes]
-            times = "  ".join(f"{n:,}: {s:.2g}" for n, s in zip(sizes, seconds, strict=True))
-            rows.append(
-                {
-                    "what": what,
-                    "grows with": unit,
-                    "seconds": times,
-                    "slope": slope(sizes, seconds),
-                    "points": [list(sizes), seconds],
-                }
-            )
+            rows.append(_row(what, unit, sizes, seconds))
     return rows
+
+
+def by_workers(scaling: Path) -> dict[str, Any]:
+    """The row of a training step, from the file that benchmarks/scaling.py has written."""
+    steps = {
+        row["workers"]: row["step_seconds"]
+        for row in json.loads(scaling.read_text(encoding="utf-8"))["rows"]
+        if row["setting"] in ("", DEFAULT_SETTING)
+    }
+    return _row("step, 16 images a worker", "workers", list(steps), list(steps.values()))
+
+
+def _row(what: str, unit: str, sizes: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
+    times = "  ".join(f"{n:,}: {s:.2g}" for n, s in zip(sizes, seconds, strict=True))
+    return {
+        "what": what,
+        "grows with": unit,
+        "seconds": times,
+        "slope": slope(sizes, seconds),
+        "points": [list(sizes), list(seconds)],
+    }
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
@@ -137,16 +152,19 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
         label = f"{row['what']}, by {row['grows with']}: slope {row['slope']:.2f}"
         axes.loglog(*row["points"], "o-", label=label)
     axes.set(xlabel="size", ylabel="seconds", title="How cost grows")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--scaling", type=Path, help="what benchmarks/scaling.py --output wrote")
     parser.add_argument("--plot", help="PNG file of the curves")
     parser.add_argument("--json", help="file for the rows as JSON")
     args = parser.parse_args(argv)
     rows = measure()
+    if args.scaling:
+        rows.append(by_workers(args.scaling))
     if args.plot:
         plot(rows, args.plot)
     shown = [{k: v for k, v in row.items() if k != "points"} for row in rows]

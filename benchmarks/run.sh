@@ -37,7 +37,11 @@ for part in "$@"; do
       ;;
     lists) python benchmarks/lists.py ${ROWS:+--rows "$ROWS"} "${json[@]}" ;;
     scaling) python benchmarks/scaling.py --output "$OUT/scaling.json" ;;
-    growth) python benchmarks/growth.py --plot "$OUT/growth.png" "${json[@]}" ;;
+    growth)
+      scaling=()
+      [[ ! -e "$OUT/scaling.json" ]] || scaling=(--scaling "$OUT/scaling.json")
+      python benchmarks/growth.py "${scaling[@]}" --plot "$OUT/growth.png" "${json[@]}"
+      ;;
     limits | loss | inference | conversion | metrics | startup | transfer)
       python "benchmarks/$part.py" "${json[@]}"
       ;;
