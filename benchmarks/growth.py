@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, report
+from benchmarks.scaling import SETTINGS
 from data.input.order import RecordOrder
 from data.listing.lists import Row, format_row, read_rows
 from models.losses import MultiLabelOptions
@@ -34,7 +35,6 @@ RECORDS = (10**3, 10**5, 10**7)
 IMAGES = (100, 1_000, 10_000)
 BATCH, LABELS = 32, 9
 METRIC_CLASSES = 500
-DEFAULT_SETTING = "4 groups"  # of benchmarks/scaling.py
 WORKER = OneWorker()
 
 Measured = tuple[str, str, Sequence[int], Callable[[int, Path], float]]
@@ -121,12 +121,14 @@ def measure() -> list[dict[str, Any]]:
 
 def by_workers(scaling: Path) -> dict[str, Any]:
     """The row of a training step, from the file that benchmarks/scaling.py has written."""
+    measured = json.loads(scaling.read_text(encoding="utf-8"))
     steps = {
         row["workers"]: row["step_seconds"]
-        for row in json.loads(scaling.read_text(encoding="utf-8"))["rows"]
-        if row["setting"] in ("", DEFAULT_SETTING)
+        for row in measured["rows"]
+        if row["setting"] in ("", SETTINGS[0].name)  # one worker has no setting
     }
-    return _row("step, 16 images a worker", "workers", list(steps), list(steps.values()))
+    what = f"step, {measured['batch_size']} images a worker"
+    return _row(what, "workers", list(steps), list(steps.values()))
 
 
 def _row(what: str, unit: str, sizes: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:

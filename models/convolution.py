@@ -49,15 +49,15 @@ def _with_float32_gradients(
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             dy = tf.cast(dy, tf.float32)
             strides = [1, stride, stride, 1]
+            with tf.control_dependencies([dy]):  # or it would be done, and kept, early
+                exact, exact_kernel = tf.cast(x, tf.float32), tf.cast(low, tf.float32)
             dx = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x),
-                filter=tf.cast(low, tf.float32),
+                filter=exact_kernel,
                 out_backprop=dy,
                 strides=strides,
                 padding=padding,
             )
-            with tf.control_dependencies([dy]):  # or it would be done, and kept, early
-                exact = tf.cast(x, tf.float32)
             dkernel = tf.raw_ops.Conv2DBackpropFilter(
                 input=exact,
                 filter_sizes=tf.shape(kernel),
