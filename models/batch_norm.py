@@ -17,12 +17,18 @@ import tensorflow as tf
 ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
 
-class Normalised(NamedTuple):
-    """y is like x; mean and (unbiased) variance are those it was normalised by."""
+class Moments(NamedTuple):
+    """Mean and (unbiased) variance of each channel."""
 
-    y: tf.Tensor
     mean: tf.Tensor
     variance: tf.Tensor
+
+
+class Normalised(NamedTuple):
+    """y is like x; `moments` are those of the batch that it was normalised by."""
+
+    y: tf.Tensor
+    moments: Moments
 
 
 def affine(
@@ -64,14 +70,14 @@ def by_batch(
     beta: tf.Tensor,
     epsilon: float,
     data_format: str = "NHWC",
-    spare_memory: bool = False,
+    known: Moments | None = None,
 ) -> Normalised:
     """Normalises by the moments of x itself. The moments returned have no gradient.
 
-    `spare_memory` takes the fused operation everywhere: it needs no second tensor like x.
+    `known` are these moments where they have been computed already.
     """
-    if _in_parts(x, data_format) and not spare_memory:
-        return _by_batch_in_parts(x, gamma, beta, epsilon)
+    if _in_parts(x, data_format):
+        return _by_batch_in_parts(x, gamma, beta, epsilon, known)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -82,7 +88,7 @@ def by_batch(
         data_format=data_format,
         is_training=True,
     )
-    return Normalised(tf.nn.relu(y), mean, variance)
+    return Normalised(tf.nn.relu(y), Moments(mean, variance))
 
 
 def by_all_batches(
@@ -114,7 +120,7 @@ def by_all_batches(
         shape = [-1] if data_format == "NHWC" else [-1, 1, 1]
         exact = exact * tf.reshape(scale, shape) + tf.reshape(offset, shape)
         y = tf.nn.relu(tf.cast(exact, x.dtype))
-    return Normalised(y, mean, _unbiased(variance, x, workers))
+    return Normalised(y, Moments(mean, _unbiased(variance, x, workers)))
 
 
 def _in_parts(x: tf.Tensor, data_format: str) -> bool:
@@ -134,14 +140,14 @@ def _affine_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tuple:
 
 
 def _by_batch_in_parts(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
 ) -> Normalised:
     @tf.custom_gradient
-    def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
-        mean, variance = _moments(x)
+    def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *moments: tf.Tensor) -> tuple:
+        mean, variance = moments
         y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
 
-        def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=tf.raw_ops.ReluGrad(gradients=dy, features=y),
                 x=x,
@@ -152,11 +158,16 @@ def _by_batch_in_parts(
                 epsilon=epsilon,
                 is_training=True,
             )
-            return dx, dgamma, dbeta
+            return dx, dgamma, dbeta, None, None  # dx has the share that went through the moments
 
-        return (y, mean, _unbiased(variance, x)), gradient
+        return y, gradient
 
-    return Normalised(*run(x, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)))
+    if known is None:
+        mean, variance = _moments(tf.stop_gradient(x))
+        known = Moments(mean, _unbiased(variance, x))
+    else:
+        mean, variance = known.mean, known.variance / _correction(x, known.variance)
+    return Normalised(run(x, gamma, beta, mean, variance), known)
 
 
 def _scale_offset_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
@@ -182,5 +193,9 @@ def _moments(x: tf.Tensor, data_format: str = "NHWC") -> tuple[tf.Tensor, tf.Ten
 
 def _unbiased(variance: tf.Tensor, x: tf.Tensor, workers: int = 1) -> tf.Tensor:
     """As the fused operation returns it."""
+    return variance * _correction(x, variance, workers)
+
+
+def _correction(x: tf.Tensor, variance: tf.Tensor, workers: int = 1) -> tf.Tensor:
     count = tf.cast(tf.size(x) // tf.size(variance) * workers, tf.float32)
-    return variance * count / tf.maximum(count - 1, 1)
+    return count / tf.maximum(count - 1, 1)

@@ -12,9 +12,11 @@ import zlib
 from collections.abc import Sequence
 
 import tensorflow as tf
+from absl import logging
 
-from models import batch_norm
+from models import batch_norm, recompute
 from models.convolution import convolve
+from models.devices import fast_dtype
 from models.layout import (
     BLOCKS,
     DENSE_BIAS,
@@ -30,6 +32,7 @@ from models.layout import (
     norm_names,
     variable_shapes,
 )
+from models.recompute import BatchMoments
 
 __all__ = ["BLOCKS", "NetworkError", "ResNet", "initial_value"]
 
@@ -40,9 +43,6 @@ LEAST_WIDTH = 8
 
 # The standard deviation of a unit normal that is cut at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
-
-# Batch norm name -> new (moving mean, moving variance).
-_Moments = dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
 def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
@@ -75,11 +75,12 @@ class ResNet(tf.Module):
       width: filters of the stem; the stages have 4, 8, 16 and 32 times as many (ours, for tests).
       data_format: NHWC, or NCHW, which needs a GPU.
       batch_norm_decay, batch_norm_epsilon: spec section 2.
-      compute_dtype: type of convolutions and activations.
+      compute_dtype: type of convolutions and activations. A processor that is slower in it than
+        in float32 computes in float32 and keeps in this type what the backward pass needs.
       seed: of the initial values.
       freeze_batch_norm: training, too, normalises by the moving statistics and leaves them.
       recompute: keep only the input of each block for the backward pass and run the block again
-        there: less memory, about a third more time (Chen et al., "Sublinear Memory Cost").
+        there: half the memory, a quarter more time (models/recompute.py).
       reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
         synchronised. None: each worker normalises by its own batch.
       moment_workers: over how many workers `reduce_moments` averages.
@@ -107,6 +108,12 @@ class ResNet(tf.Module):
         self.resnet_size, self.class_num, self.width = resnet_size, class_num, width
         self.data_format, self.compute_dtype = data_format, tf.as_dtype(compute_dtype)
         self._check()
+        self._arithmetic = fast_dtype(self.compute_dtype)
+        if self._arithmetic != self.compute_dtype:
+            logging.info(
+                "this processor is slow in %s: float32, but for what the backward pass needs",
+                self.compute_dtype.name,
+            )
         self._blocks = blocks(resnet_size, width)
         self._decay, self._epsilon = batch_norm_decay, batch_norm_epsilon
         self._freeze_batch_norm, self._recompute = freeze_batch_norm, recompute
@@ -145,10 +152,11 @@ class ResNet(tf.Module):
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features float32 [B, 32 * width] (2,048): batch norm, ReLU and pool of the last stage."""
-        x = self._stages(images, training, len(BLOCKS[self.resnet_size]))
-        moments: _Moments = {}
+        moments: BatchMoments = {}
+        x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
         x = self._norm_relu(x, FINAL_NORM, training, moments)
-        self._update(moments)
+        # Not where they are computed, which may be done twice.
+        self._update_statistics(moments)
         return self._pool(x)
 
     def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
@@ -158,48 +166,55 @@ class ResNet(tf.Module):
         """
         if not 0 <= stage < len(BLOCKS[self.resnet_size]):
             raise NetworkError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
-        return self._pool(self._stages(images, False, stage + 1))
+        return self._pool(self._stages(images, False, stage + 1, {}))
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Logits float32 [B, class_num] of features [B, 32 * width]."""
         return tf.matmul(features, self._by_name[DENSE_KERNEL]) + self._by_name[DENSE_BIAS]
 
-    def _stages(self, images: tf.Tensor, training: bool, count: int) -> tf.Tensor:
-        x = tf.cast(images, self.compute_dtype)
+    def _stages(
+        self, images: tf.Tensor, training: bool, count: int, moments: BatchMoments
+    ) -> tf.Tensor:
+        """The sum that leaves stage `count`; enters the moments of every batch norm before it."""
+        x = tf.cast(images, self._arithmetic)
         if self.data_format == "NCHW":
             x = tf.transpose(x, [0, 3, 1, 2])
         x = self._convolve(x, STEM, stride=2)
         for block in self._blocks:
             if block.stage < count:
-                x, moments = self._run(block, x, training)
-                self._update(moments)
+                x = self._block(x, block, training, moments)
         return x
 
-    def _run(self, block: Block, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, _Moments]:
-        """A block's output and new moving statistics, which the caller assigns.
-
-        Assigning them in here would do it twice where the block is run again.
-        """
-
-        def run(x: tf.Tensor) -> tuple[tf.Tensor, _Moments]:
-            moments: _Moments = {}
+    def _block(
+        self, x: tf.Tensor, block: Block, training: bool, moments: BatchMoments
+    ) -> tf.Tensor:
+        def run(x: tf.Tensor, moments: BatchMoments) -> tf.Tensor:
             y = x
             for unit in block.branch:
                 y = self._unit(y, unit, training, moments)
             if block.shortcut is not None:
                 x = self._unit(x, block.shortcut, training, moments)
-            return x + y, moments
+            return x + y
 
-        return tf.recompute_grad(run)(x) if training and self._recompute else run(x)
+        if training and self._recompute:
+            return recompute.from_input(run, x, self.compute_dtype, moments)
+        return run(x, moments)
 
-    def _unit(self, x: tf.Tensor, unit: Unit, training: bool, moments: _Moments) -> tf.Tensor:
-        x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
-        return self._convolve(x, unit.name, unit.stride)
+    def _unit(self, x: tf.Tensor, unit: Unit, training: bool, moments: BatchMoments) -> tf.Tensor:
+        def run(x: tf.Tensor, moments: BatchMoments) -> tf.Tensor:
+            x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
+            return self._convolve(x, unit.name, unit.stride)
+
+        if training and not self._recompute and self._arithmetic != self.compute_dtype:
+            return recompute.from_input(run, x, self.compute_dtype, moments)
+        return run(x, moments)
 
     def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
         return convolve(x, self._by_name[kernel_name(name)], stride, self.data_format)
 
-    def _norm_relu(self, x: tf.Tensor, name: str, training: bool, moments: _Moments) -> tf.Tensor:
+    def _norm_relu(
+        self, x: tf.Tensor, name: str, training: bool, moments: BatchMoments
+    ) -> tf.Tensor:
         gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
         epsilon, data_format = self._epsilon, self.data_format
         if not training or self._freeze_batch_norm:
@@ -207,23 +222,20 @@ class ResNet(tf.Module):
                 x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
             )
         if self._reduce_moments is None:
-            y, mean, variance = batch_norm.by_batch(
-                x, gamma, beta, epsilon, data_format, spare_memory=self._recompute
+            y, moments[name] = batch_norm.by_batch(
+                x, gamma, beta, epsilon, data_format, moments.get(name)
             )
         else:
-            y, mean, variance = batch_norm.by_all_batches(
+            y, moments[name] = batch_norm.by_all_batches(
                 x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format
             )
-        moments[name] = (
-            moving_mean * self._decay + mean * (1 - self._decay),
-            moving_variance * self._decay + variance * (1 - self._decay),
-        )
         return y
 
-    def _update(self, moments: _Moments) -> None:
-        for norm, values in moments.items():
-            for name, value in zip(norm_names(norm)[2:], values, strict=True):
-                self._by_name[name].assign(value)
+    def _update_statistics(self, moments: BatchMoments) -> None:
+        for norm, of_batch in moments.items():
+            for name, value in zip(norm_names(norm)[2:], of_batch, strict=True):
+                statistic = self._by_name[name]
+                statistic.assign(statistic * self._decay + value * (1 - self._decay))
 
     def _pool(self, x: tf.Tensor) -> tf.Tensor:
         axes = [1, 2] if self.data_format == "NHWC" else [2, 3]

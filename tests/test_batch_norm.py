@@ -51,16 +51,21 @@ def exact(values, mean, variance):
     return normal, np.maximum(y, 0), np.where(y > 0, v["dy"], 0)
 
 
-@pytest.mark.parametrize("spare_memory", [False, True])
-def test_by_batch_is_numpys(values, spare_memory):
-    function = functools.partial(batch_norm.by_batch, spare_memory=spare_memory)
-    found, gradients = run(function, values, ["x", "gamma", "beta"])
+@pytest.mark.parametrize("in_parts", [True, False])
+@pytest.mark.parametrize("again", [False, True])
+def test_by_batch_is_numpys(monkeypatch, values, in_parts, again):
+    """Also where the moments are known from a first run."""
+    monkeypatch.setattr(batch_norm, "_in_parts", lambda *_: in_parts)
     rows = values["x"].astype(np.float64).reshape(-1, CHANNELS)
     mean, variance = rows.mean(0), rows.var(0)
+    moments = [tf.constant(m, tf.float32) for m in (mean, rows.var(0, ddof=1))]
+    known = batch_norm.Moments(*moments) if again else None
+    function = functools.partial(batch_norm.by_batch, known=known)
+    found, gradients = run(function, values, ["x", "gamma", "beta"])
     normal, y, dy = exact(values, mean, variance)
     np.testing.assert_allclose(found.y, y, atol=1e-4)
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(found.variance, rows.var(0, ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(found.moments.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.moments.variance, rows.var(0, ddof=1), rtol=1e-5)
     axes = (0, 1, 2)
     dnormal = dy * values["gamma"]
     dx = dnormal - dnormal.mean(axes) - normal * (dnormal * normal).mean(axes)
@@ -111,7 +116,7 @@ def test_moments_of_all_batches_keep_a_small_variance_beside_a_large_mean(values
         workers=2,
     )
     every = np.concatenate(rows)
-    np.testing.assert_allclose(found.variance, every.var(0, ddof=1), rtol=1e-3)
+    np.testing.assert_allclose(found.moments.variance, every.var(0, ddof=1), rtol=1e-3)
     normal = (rows[0] - every.mean(0)) / np.sqrt(every.var(0) + EPSILON)
     expected = np.maximum(normal, 0).reshape(halves[0].shape)
     np.testing.assert_allclose(found.y, expected, atol=2e-3)
@@ -121,4 +126,4 @@ def test_one_value_a_channel_has_no_variance():
     x = tf.fill([1, 1, 1, CHANNELS], 5.0)
     found = batch_norm.by_batch(x, tf.ones(CHANNELS), tf.fill([CHANNELS], 2.0), EPSILON)
     np.testing.assert_array_equal(found.y, np.full(x.shape, 2.0))
-    np.testing.assert_array_equal(found.variance, np.zeros(CHANNELS))
+    np.testing.assert_array_equal(found.moments.variance, np.zeros(CHANNELS))

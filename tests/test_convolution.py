@@ -1,10 +1,10 @@
-"""Convolution in every compute type; its padding is tested with the network (test_resnet.py)."""
+"""Convolution in 16 bits; its padding is tested with the network (test_resnet.py)."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import convolution
+from models.convolution import convolve
 
 
 def values_and_gradients(dtype: str, stride: int, size: int) -> list[np.ndarray]:
@@ -16,7 +16,7 @@ def values_and_gradients(dtype: str, stride: int, size: int) -> list[np.ndarray]
     def run():
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = convolution.convolve(x, kernel, stride)
+            y = convolve(x, kernel, stride)
             total = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
         return [y, *tape.gradient(total, [x, kernel])]
 
@@ -26,19 +26,7 @@ def values_and_gradients(dtype: str, stride: int, size: int) -> list[np.ndarray]
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 1), (2, 1), (1, 3), (2, 3), (2, 7)])
-@pytest.mark.parametrize("slow", [True, False])
-def test_bfloat16_is_near_float32_on_both_paths(monkeypatch, slow, stride, size):
-    monkeypatch.setattr(convolution, "slow_bfloat16_gradients", lambda: slow)
+def test_bfloat16_is_near_float32(stride, size):
     exact = values_and_gradients("float32", stride, size)
     for near, full in zip(values_and_gradients("bfloat16", stride, size), exact, strict=True):
         assert 0 < np.abs(near - full).max() < 0.02 * np.abs(full).max()
-
-
-def test_processors_without_avx512_are_told_apart(monkeypatch, tmp_path):
-    monkeypatch.setattr(convolution.platform, "machine", lambda: "x86_64")
-    for flags, slow in (("fma avx2", True), ("avx2 avx512f avx512bw", False)):
-        (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n", encoding="utf-8")
-        monkeypatch.setattr(convolution, "CPU_INFO", tmp_path / "cpuinfo")
-        assert convolution.slow_bfloat16_gradients() is slow
-    monkeypatch.setattr(convolution, "CPU_INFO", tmp_path / "none")
-    assert not convolution.slow_bfloat16_gradients()

@@ -11,7 +11,7 @@ import numpy_network
 import pytest
 import tensorflow as tf
 
-from models import checkpoint
+from models import checkpoint, resnet
 from models.layout import is_batch_norm, variable_shapes
 from models.resnet import NetworkError, ResNet, initial_value
 
@@ -155,9 +155,18 @@ def test_inference_and_frozen_training_leave_the_statistics_alone():
     assert np.abs(found["stages_0_block_0/conv1_b2_bn/batch_normalization/gamma"]).max() > 0
 
 
+@pytest.fixture(params=["units", "no units"])
+def sixteen_bit_units(request, monkeypatch):
+    """A processor that computes in 16 bits, and one that only keeps activations in them."""
+    has_units = request.param == "units"
+    monkeypatch.setattr(resnet, "fast_dtype", lambda dtype: dtype if has_units else tf.float32)
+    return has_units
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_every_parameter_has_a_float32_gradient(dtype):
-    found = step(thin(compute_dtype=dtype), images(4))
+@pytest.mark.parametrize("recompute", [False, True])
+def test_every_parameter_has_a_float32_gradient(sixteen_bit_units, dtype, recompute):
+    found = step(thin(compute_dtype=dtype, recompute=recompute), images(4))
     assert found.keys() == {"logits", *thin().trainable_by_name()}
     for name, gradient in found.items():
         assert gradient.dtype == np.float32, name
@@ -165,12 +174,32 @@ def test_every_parameter_has_a_float32_gradient(dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.01)])
-def test_lower_precision_is_near_float32(dtype, tolerance):
+def test_lower_precision_is_near_float32(sixteen_bit_units, dtype, tolerance):
     for training in (False, True):
         exact = thin()(images(4), training).numpy()
         near = thin(compute_dtype=dtype)(images(4), training)
         assert near.dtype == tf.float32
-        assert np.abs(near - exact).max() < tolerance * np.abs(exact).max()
+        error = np.abs(near - exact).max()
+        assert error < tolerance * np.abs(exact).max()
+        assert sixteen_bit_units == (error > 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"recompute": True}, {"freeze_batch_norm": True}, {"reduce_moments": lambda pair: pair}],
+    ids=["batch", "recompute", "frozen", "synchronised"],
+)
+def test_activations_kept_in_16_bits_are_more_exact_than_arithmetic_in_them(monkeypatch, options):
+    exact = step(thin(**options), images(4))
+    errors = []
+    for dtype in (tf.bfloat16, tf.float32):
+        monkeypatch.setattr(resnet, "fast_dtype", {tf.bfloat16: dtype}.get)
+        near = step(thin(compute_dtype="bfloat16", **options), images(4))
+        norms = {name: np.linalg.norm(near[name] - exact[name]) for name in exact}
+        errors.append({name: n / np.linalg.norm(exact[name]) for name, n in norms.items()})
+    computed, kept = errors
+    assert kept.pop("logits") < 1e-6 < computed.pop("logits")
+    assert 0 < np.median([*kept.values()]) < 0.7 * np.median([*computed.values()])
 
 
 def test_synchronised_batch_norm_alone_is_the_fused_one():
@@ -190,11 +219,15 @@ def test_synchronised_batch_norm_counts_all_workers():
     assert_all_close(values(one), values(worker), 1e-5)
 
 
-def test_recomputation_changes_neither_gradients_nor_statistics():
-    plain, again = thin(), thin(recompute=True)
-    # Its batch norm is the fused operation, so gradients carry the rounding of 20 layers.
-    assert_all_close(step(plain, images(4)), step(again, images(4)), 1e-4)
-    assert_all_close(values(plain), values(again), 1e-6)
+@pytest.mark.parametrize("jit", [False, "autoclustering"])
+def test_recomputation_changes_neither_gradients_nor_statistics(jit):
+    tf.config.optimizer.set_jit(jit)
+    try:
+        plain, again = thin(), thin(recompute=True)
+        assert_all_close(step(plain, images(4)), step(again, images(4)), 1e-5)
+        assert_all_close(values(plain), values(again), 1e-6)
+    finally:
+        tf.config.optimizer.set_jit(False)
 
 
 def test_initial_values_depend_on_the_name_and_the_seed_alone():

@@ -1,0 +1,51 @@
+"""Runs a part of the network again in the backward pass, instead of keeping what it computed.
+
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost". Unlike `tf.recompute_grad`
+this may keep the input in fewer bits, and takes the moments of batch norm over from the first run.
+"""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from models.batch_norm import Moments
+
+# Batch norm name -> what it was normalised by.
+BatchMoments = dict[str, Moments]
+Run = Callable[[tf.Tensor, BatchMoments], tf.Tensor]
+
+
+def from_input(run: Run, x: tf.Tensor, kept_as: tf.DType, moments: BatchMoments) -> tf.Tensor:
+    """`run(x, own)`, of which the backward pass keeps x alone, as a copy of type `kept_as`.
+
+    There `run` is called again, with that copy as x's type and with the moments that the first
+    call entered in `own`; these are added to `moments`. Variables that it reads get gradients.
+    """
+
+    @tf.custom_gradient
+    def first_run(x: tf.Tensor) -> tuple:
+        own: BatchMoments = {}
+        y = run(x, own)
+        kept = tf.cast(x, kept_as)
+
+        def gradient(dy: tf.Tensor, *_: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> tuple:
+            again = tf.cast(_not_before(dy, kept), x.dtype)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                y = run(again, dict(own))
+            dx, *dvariables = tape.gradient(y, [again, *variables], dy)
+            return dx, dvariables
+
+        return (y, own), gradient
+
+    y, own = first_run(x)
+    moments |= own
+    return y
+
+
+def _not_before(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """x, but not before dy is there: else all would be computed, and kept, early."""
+    if tf.config.optimizer.get_jit():  # XLA knows no order but that of the data
+        return x + tf.cast(tf.reshape(dy, [-1])[0] * 0, x.dtype)
+    with tf.control_dependencies([dy]):
+        return tf.identity(x)
