@@ -1,7 +1,7 @@
 """Images a second of the inference scripts, from files of about a megapixel to features on disk.
 
     python benchmarks/inference.py [--precision float32] [--depth 101] [--pictures 128]
-        [--rounds 3] [--contenders network files ...] [--json FILE]
+        [--rounds 5] [--contenders network files ...] [--json FILE]
 
 Beside it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
@@ -12,8 +12,8 @@ so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the limit
 """
 
 import argparse
+import itertools
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 from PIL import Image
 
+from benchmarks import contenders
 from benchmarks.measuring import multiplications, report
 
 CLASS_NUM = 11166
@@ -181,78 +182,55 @@ def _ignore(value: Any) -> None:
     del value
 
 
-class Contender:
-    """A process that runs a pass when told to."""
-
-    def __init__(self, name: str, args: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--one", name, "--folder", args.folder]
-        for flag in ("precision", "pictures", "depth"):
-            command += [f"--{flag}", str(getattr(args, flag))]
-        pipe = subprocess.PIPE
-        self.name = name
-        self.rates: list[float] = []
-        self.core_ms: list[float] = []
-        self._pictures = args.pictures
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        )
-        self.note = self._process.stdout.readline().strip()
-
-    def run(self) -> None:
-        """A pass; its images a second and core milliseconds an image are kept."""
-        print("run", file=self._process.stdin, flush=True)
-        seconds, core_seconds = map(float, self._process.stdout.readline().split())
-        self.rates.append(self._pictures / seconds)
-        self.core_ms.append(1000 * core_seconds / self._pictures)
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def serve(args: argparse.Namespace) -> None:
-    """The contender's side: says "ready" or what is missing, then times passes on demand."""
+def serve_one(args: argparse.Namespace) -> None:
+    """One contender, in this process: a pass to warm up, then one at each word."""
     import flags  # noqa: F401 - switches oneDNN on before TensorFlow is imported, as scripts do
 
-    try:
-        one_pass = CONTENDERS[args.one](args)
-    except (ImportError, FileNotFoundError) as error:
-        print(f"not measured: {error}", flush=True)
-        return
-    one_pass()
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    one_pass = CONTENDERS[args.one](args)
+
+    def timed() -> tuple[float, float]:
         started, core_started = time.perf_counter(), time.process_time()
         one_pass()
-        seconds = time.perf_counter() - started
-        print(seconds, time.process_time() - core_started, flush=True)
+        return time.perf_counter() - started, time.process_time() - core_started
+
+    one_pass()
+    contenders.serve("ready", {"pass": timed})
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a contender."""
-    contenders = [Contender(name, args) for name in args.contenders]
-    ready = [contender for contender in contenders if contender.note == "ready"]
+    """A row a contender; those that cannot be imported say so."""
+    options = [["--folder", args.folder]]
+    options += [[f"--{f}", str(getattr(args, f))] for f in ("precision", "pictures", "depth")]
+    processes = {
+        name: contenders.Contender(name, [__file__, "--one", name, *itertools.chain(*options)])
+        for name in args.contenders
+    }
+    ready = [name for name, process in processes.items() if process.facts]
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
     for _ in range(args.rounds):
-        for contender in ready:
-            contender.run()
-    for contender in contenders:
-        contender.close()
+        for name in ready:
+            seconds[name].append(processes[name].ask("pass"))
+    rates = {name: [args.pictures / wall for wall, _ in seconds[name]] for name in ready}
     beside = {
-        "of the network": next((c.rates for c in ready if c.name == "network"), []),
-        "of the limit": next((c.rates for c in ready if c.name.startswith("limit")), []),
+        "of the network": rates.get("network"),
+        "of the limit": next((rates[name] for name in ready if name.startswith("limit")), None),
     }
     rows = []
-    for contender in contenders:
-        row: dict[str, Any] = {"what": contender.name}
-        if contender.rates:
-            row["images/s"] = statistics.median(contender.rates)
-            row["least"], row["most"] = min(contender.rates), max(contender.rates)
-            row["core ms/image"] = statistics.median(contender.core_ms)
-            for name, others in beside.items():
-                pairs = zip(contender.rates, others, strict=False)
-                row[name] = statistics.median([rate / other for rate, other in pairs] or [0])
+    for name, process in processes.items():
+        row: dict[str, Any] = {"what": name}
+        if name in rates:
+            row["images/s"] = statistics.median(rates[name])
+            row["least"], row["most"] = min(rates[name]), max(rates[name])
+            row["core ms/image"] = 1000 * statistics.median(c for _, c in seconds[name])
+            row["core ms/image"] /= args.pictures
+            row |= {
+                what: contenders.median_ratio(rates[name], others)
+                for what, others in beside.items()
+                if others
+            }
         else:
-            row["note"] = contender.note
+            row["note"] = process.failure()
+        process.close()
         rows.append(row)
     return rows
 
@@ -262,14 +240,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--depth", type=int, default=101, choices=[14, 50, 101, 152])
     parser.add_argument("--pictures", type=int, default=4 * BATCH_SIZE, help="a pass")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--json", help="file for the rows as JSON")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
-        serve(args)
+        serve_one(args)
         return 0
     with tempfile.TemporaryDirectory(prefix="inference-") as args.folder:
         make_pictures(Path(args.folder) / "pictures", args.pictures)

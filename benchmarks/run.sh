@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the benchmarks and prints a table for each: ours, peers, the machine's limit, ratios, memory.
+# Runs the benchmarks and prints a table for each, and one of all: ours, peers, the machine's limit,
+# ratios, memory.
 #
-#   benchmarks/run.sh                    # all parts (about an hour on two cores)
+#   benchmarks/run.sh                    # all parts (some hours on two cores)
 #   benchmarks/run.sh limits train loss  # some of them
 #   ROWS=17609752                        # of the lists: the size of ML-Images
 #   OUT=out/benchmarks                   # where the JSON of each part and the plots go
@@ -17,8 +18,8 @@ source example/environment.sh
 prepare_environment demo export benchmark
 
 OUT="${OUT:-out/benchmarks}"
-PARTS=(limits train train_bfloat16 loss input inference conversion download lists metrics startup
-  growth)
+PARTS=(limits train train_sizes train_bfloat16 loss input inference conversion download lists metrics
+  startup growth)
 mkdir -p "$OUT"
 (($#)) || set -- "${PARTS[@]}"
 
@@ -27,7 +28,23 @@ for part in "$@"; do
   json=(--json "$OUT/$part.json")
   case "$part" in
     train) python benchmarks/train_step.py "${json[@]}" ;;
-    train_bfloat16) python benchmarks/train_step.py --dtype bfloat16 --batch 8 "${json[@]}" ;;
+    train_sizes)
+      peers=(--contenders ours keras pytorch)
+      python benchmarks/train_step.py "${peers[@]}" --batch 8 --image_size 299 "${json[@]}"
+      python benchmarks/train_step.py "${peers[@]}" --batch 32 --class_num 1000 \
+        --json "$OUT/train_1000_classes.json"
+      # Side by side these would not fit into 24 GiB.
+      python benchmarks/train_step.py "${peers[@]}" --batch 32 --image_size 299 --together 1 \
+        --json "$OUT/train_299_pixels.json"
+      python benchmarks/train_step.py "${peers[@]}" --batch 64 --together 1 \
+        --json "$OUT/train_batch_64.json"
+      ;;
+    train_bfloat16)
+      # Without bfloat16 instructions, peers need minutes for a step of 32.
+      python benchmarks/train_step.py --dtype bfloat16 --batch 4 "${json[@]}"
+      python benchmarks/train_step.py --dtype bfloat16 --batch 32 --contenders ours \
+        "ours, recomputing" "ours, in float32" --json "$OUT/train_bfloat16_32.json"
+      ;;
     input)
       python benchmarks/input_pipeline.py "${json[@]}"
       taskset --cpu-list 0 python benchmarks/input_pipeline.py --json "$OUT/input_one_core.json"
@@ -42,7 +59,11 @@ for part in "$@"; do
       [[ ! -e "$OUT/scaling.json" ]] || scaling=(--scaling "$OUT/scaling.json")
       python benchmarks/growth.py "${scaling[@]}" --plot "$OUT/growth.png" "${json[@]}"
       ;;
-    limits | loss | inference | conversion | metrics | startup | transfer)
+    inference)
+      python benchmarks/inference.py "${json[@]}"
+      python benchmarks/inference.py --precision bfloat16 --json "$OUT/inference_bfloat16.json"
+      ;;
+    limits | loss | conversion | metrics | startup | transfer)
       python "benchmarks/$part.py" "${json[@]}"
       ;;
     *)
@@ -51,3 +72,6 @@ for part in "$@"; do
       ;;
   esac
 done
+
+printf '\n'
+python benchmarks/summary.py "$OUT" --json "$OUT.json"

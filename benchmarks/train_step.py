@@ -9,17 +9,13 @@ is computed from its own operations; once with oneDNN on, as ours, and once as T
 installed. PyTorch is the same network as ours, channels last. Each has a process of its own; ours
 and as many of the others as memory holds (`--together`) do a step in turn, so that a noisy machine
 slows all of them; after each step the process measures the convolution peak. Ratios are medians
-over the rounds. Bars (float32, batch 32): 0.80 of the peak, 1.25 x Keras, 1.1 x PyTorch, memory at
-most 1.1 x PyTorch's.
+over the rounds; with `--together 1` rounds are at different times. Bars (float32, batch 32): 0.80
+of the peak, 1.25 x Keras, 1.1 x PyTorch, memory at most 1.1 x PyTorch's.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,16 +23,19 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import contenders
+from benchmarks.contenders import median_ratio
 from benchmarks.measuring import memory_bytes, multiplications, report
 
 PASSES = 3  # forward, and backward to activations and to weights
 LABELS_PER_IMAGE = 9
 # Fast convolutions for all that use TensorFlow, see flags.py.
-ENVIRONMENT = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
+ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 # TensorFlow as installed turns oneDNN on or off by the processor.
 AS_INSTALLED = "keras, as installed"
 OURS = "ours"
-CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch")
+IN_FLOAT32 = "ours, in float32"
+CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch", IN_FLOAT32)
 
 
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
@@ -59,6 +58,11 @@ def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], 
     batch = next(TrainingInput(options, Augmentation()).batches(0))
     args.flops = 2 * PASSES * multiplications(args.image_size, args.class_num)
     return lambda: float(trainer.step([batch], 0.01))
+
+
+def float32_step(args: argparse.Namespace) -> Callable[[], Any]:
+    args.dtype = "float32"  # of the peak, too
+    return our_step(args)
 
 
 def keras_step(args: argparse.Namespace) -> Callable[[], Any]:
@@ -123,11 +127,12 @@ def pytorch_step(args: argparse.Namespace) -> Callable[[], Any]:
     return step
 
 
-def serve(args: argparse.Namespace) -> None:
-    """One contender in this process: answers each word on standard input by a line of JSON."""
+def serve_one(args: argparse.Namespace) -> None:
+    """One contender, in this process: built, run twice, then a step at each word."""
     makers = {
         OURS: our_step,
-        "ours, recomputing": lambda a: our_step(a, recompute=True),
+        "ours, recomputing": lambda args: our_step(args, recompute=True),
+        IN_FLOAT32: float32_step,
         "keras": keras_step,
         AS_INSTALLED: keras_step,
         "pytorch": pytorch_step,
@@ -137,14 +142,12 @@ def serve(args: argparse.Namespace) -> None:
     step()
     first = time.perf_counter() - start
     step()
-    print(json.dumps({"flops": args.flops, "first": first}), flush=True)
     answers = {
         "step": lambda: _seconds(step),
         "peak": lambda: _peak(args),
         "memory": lambda: memory_bytes("VmHWM"),
     }
-    for word in sys.stdin:
-        print(json.dumps(answers[word.strip()]()), flush=True)
+    contenders.serve({"flops": args.flops, "first": first}, answers)
 
 
 def _seconds(step: Callable[[], Any]) -> float:
@@ -161,53 +164,32 @@ def _peak(args: argparse.Namespace) -> float:
     return convolution_flops(tf.as_dtype(args.dtype))
 
 
-class Contender:
-    """A process of its own that does one step when asked to."""
+class Stepper:
+    """A contender, and what it needed for its steps so far."""
 
     def __init__(self, one: str, batch: int, args: argparse.Namespace) -> None:
         self.one, self.batch = one, batch
         self.seconds: list[float] = []
         self.peaks: list[float] = []
         self.memory_bytes = 0.0
-        command = [sys.executable, __file__, "--one", one, "--batch_size", str(batch)]
+        command = [__file__, "--one", one, "--batch_size", str(batch)]
         for name in ("dtype", "image_size", "class_num"):
             command += [f"--{name}", str(getattr(args, name))]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it goes with the process
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=os.environ if one == AS_INSTALLED else ENVIRONMENT,
-        )
-        # Built and run twice when this comes.
-        line = self._process.stdout.readline()
-        self.facts = json.loads(line) if line else None
+        self.process = contenders.Contender(one, command, {} if one == AS_INSTALLED else ONEDNN)
 
     def step(self) -> None:
-        self.seconds.append(self.ask("step"))
+        self.seconds.append(self.process.ask("step"))
         # Before TensorFlow is loaded for the peak into a process that has another library.
-        self.memory_bytes = self.memory_bytes or self.ask("memory")
+        self.memory_bytes = self.memory_bytes or self.process.ask("memory")
         if self.one != AS_INSTALLED:  # there the peak would be another one
-            self.peaks.append(self.ask("peak"))
-
-    def ask(self, word: str) -> float:
-        print(word, file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+            self.peaks.append(self.process.ask("peak"))
 
     def row(self, ours: Sequence[float]) -> dict[str, Any]:
         """`ours`: the seconds of our steps in the same rounds."""
         row = {"what": self.one, "batch": self.batch}
-        if self.facts is None:
-            self._errors.seek(0)
-            lines = self._errors.read().strip().splitlines() or ["no output"]
-            return row | {"note": lines[-1][:80]}
-        rates = [self.batch * self.facts["flops"] / seconds for seconds in self.seconds]
+        if self.process.facts is None:
+            return row | {"note": self.process.failure()}
+        rates = [self.batch * self.process.facts["flops"] / seconds for seconds in self.seconds]
         row |= {
             "images/s": self.batch / statistics.median(self.seconds),
             "GFLOP/s": statistics.median(rates) / 1e9,
@@ -215,36 +197,41 @@ class Contender:
         if self.peaks:
             row |= {
                 "peak GFLOP/s": statistics.median(self.peaks) / 1e9,
-                "of the peak": _median_ratio(rates, self.peaks),
+                "of the peak": median_ratio(rates, self.peaks),
             }
         row |= {
             "memory GiB": self.memory_bytes / 2**30,
-            "first step s": self.facts["first"],
+            "first step s": self.process.facts["first"],
         }
-        return row | ({"ours, times": _median_ratio(self.seconds, ours)} if ours else {})
-
-
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+        return row | ({"ours, times": median_ratio(self.seconds, ours)} if ours else {})
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a batch and contender; those that cannot be imported say so."""
     rows = []
-    peers = [one for one in args.contenders if one != OURS]
     for batch in args.batch:
-        for at in range(0, max(1, len(peers)), args.together - 1):
-            names = [OURS] * (OURS in args.contenders) + peers[at : at + args.together - 1]
-            contenders = [Contender(one, batch, args) for one in names]
-            running = [contender for contender in contenders if contender.facts]
+        found: dict[str, dict[str, Any]] = {}
+        ours: list[float] = []
+        for names in _groups(args.contenders, args.together):
+            steppers = [Stepper(one, batch, args) for one in names]
+            running = [stepper for stepper in steppers if stepper.process.facts]
             for _ in range(args.repeats):
-                for contender in running:
-                    contender.step()
-            ours = contenders[0].seconds if names[0] == OURS else []
-            rows += [c.row(ours) for c in contenders if at == 0 or c.one != OURS]
-            for contender in contenders:
-                contender.close()
+                for stepper in running:
+                    stepper.step()
+            ours = steppers[0].seconds if names[0] == OURS else ours
+            for stepper in steppers:
+                found.setdefault(stepper.one, stepper.row(ours))
+                stepper.process.close()
+        rows += found.values()
     return rows
+
+
+def _groups(names: Sequence[str], together: int) -> list[list[str]]:
+    """Who take turns: ours and `together` - 1 of the others at a time, or everyone alone."""
+    ours, peers = [OURS] * (OURS in names), [one for one in names if one != OURS]
+    if together == 1 or not peers:
+        return [[one] for one in ours + peers]
+    return [ours + peers[at : at + together - 1] for at in range(0, len(peers), together - 1)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -254,14 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--class_num", type=int, default=11166)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--together", type=int, default=3, help="processes at once, from 2 on")
-    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--together", type=int, default=3, help="processes at once")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS[:-1], choices=CONTENDERS)
     parser.add_argument("--json", help="file for the rows as JSON")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--batch_size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
-        serve(args)
+        serve_one(args)
         return 0
     report("Training step of ResNet-101", measure(args), args.json)
     return 0

@@ -1,0 +1,66 @@
+"""Contenders of a benchmark: processes of their own that take turns, so that noise slows all alike.
+
+A process says a line of JSON once it is ready, then answers each word it is told by another one.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+class Contender:
+    """The benchmark's side. `facts` is what the process said when it was ready, None if it failed.
+
+    Args:
+      name: of the contender, for tables.
+      command: of the process, without the interpreter.
+      environment: that is added to this process's own.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it goes with the process
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
+        line = self._process.stdout.readline()
+        self.facts = json.loads(line) if line else None
+
+    def ask(self, word: str) -> Any:
+        """The process's answer to `word`."""
+        print(word, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def failure(self) -> str:
+        """The last line of what the process had to say when it failed, such as what is missing."""
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines() or ["no output"]
+        return lines[-1][:80]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(facts: Any, answers: Mapping[str, Callable[[], Any]]) -> None:
+    """The process's side: says `facts`, then answers each word by what its function returns."""
+    print(json.dumps(facts), flush=True)
+    for word in sys.stdin:
+        print(json.dumps(answers[word.strip()]()), flush=True)
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median over rounds of what one had beside what another had in the same round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
