@@ -19,14 +19,16 @@ from data.inference.evaluation_input import EvaluationPictures, InputError, read
 from data.inference.picture_batches import Preparation
 from data.inference.predictions import class_names, read_thresholds
 from evaluation_report import Report
-from models import checkpoint, inference, launch
-from models.checkpoint import CheckpointFolder
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
-from models.evaluation import Evaluation, TellingPictures, evaluate
-from models.inference import Loaded, Predictor
-from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
-from models.metrics_results import MultiLabelMetricOptions
-from models.workers import WorkerOptions, Workers
+from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
+from models.metrics.results import MultiLabelMetricOptions
+from models.prediction import inference
+from models.prediction.evaluation import Evaluation, TellingPictures, evaluate
+from models.prediction.inference import Loaded, Predictor
+from models.workers import launch
+from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 RESULT = "./out/evaluation/"

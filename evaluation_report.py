@@ -12,8 +12,8 @@ from data.common import pages
 from data.inference import evaluation_files, evaluation_page
 from data.inference.evaluation_input import EvaluationPictures
 from data.inference.picture_batches import Preparation
-from models.evaluation import NOBODY, Evaluation
-from models.metrics_results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
+from models.metrics.results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
+from models.prediction.evaluation import NOBODY, Evaluation
 
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3

@@ -24,10 +24,12 @@ from data.common.images import to_jpeg
 from data.inference import exif_ops, picture_source
 from data.inference.predictions import class_names
 from data.input import preprocessing
-from models import checkpoint, checkpoint_report, model_card, weight_files
-from models.export_checks import Check, ExportError
-from models.exporting import EXPORTERS, Source
-from models.inference import Loaded, NetworkOptions, load
+from models.checkpoints import checkpoint, weight_files
+from models.checkpoints import report as checkpoint_report
+from models.export import model_card
+from models.export.checks import Check, ExportError
+from models.export.exporting import EXPORTERS, Source
+from models.prediction.inference import Loaded, NetworkOptions, load
 
 FLAGS = flags.FLAGS
 CARD, CLASSES = "README.md", "classes.txt"

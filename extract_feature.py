@@ -16,7 +16,7 @@ from data.inference import feature_files
 from data.inference.feature_files import Feature
 from data.inference.picture_batches import PictureBatch
 from data.inference.result_format import choose_format
-from models.inference import Predictor
+from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
 RESULT = "features.txt"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import flags
 import script
 import train
-from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
-from models.objectives import (
+from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
+from models.training.objectives import (
     AsymmetricLossObjective,
     Objective,
     SoftmaxObjective,

@@ -17,7 +17,7 @@ from data.inference.picture_batches import PictureBatch
 from data.inference.prediction_files import FORMATS
 from data.inference.predictions import Labels, Prediction, class_names, read_thresholds
 from data.inference.result_format import choose_format
-from models.inference import Predictor
+from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
 RESULT = "label_pred.txt"

@@ -14,9 +14,10 @@ from data.common.parallel import Part, our_part
 from data.inference.picture_batches import PictureBatch, Preparation
 from data.inference.picture_job import Job
 from data.inference.result_format import ResultFormat
-from models import inference, launch
 from models.devices import DeviceOptions
-from models.workers import WorkerOptions, Workers
+from models.prediction import inference
+from models.workers import launch
+from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 BATCH_SIZE = 32

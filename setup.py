@@ -73,6 +73,8 @@ DATA_PACKAGES = [
     "tfrecords",
 ]
 
+MODELS_PACKAGES = ["checkpoints", "export", "metrics", "prediction", "training", "workers"]
+
 setup(
     name="ml-images",
     version="1.0.0",
@@ -81,7 +83,12 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    packages=["data", *(f"data.{package}" for package in DATA_PACKAGES), "models"],
+    packages=[
+        "data",
+        *(f"data.{package}" for package in DATA_PACKAGES),
+        "models",
+        *(f"models.{package}" for package in MODELS_PACKAGES),
+    ],
     package_data={"data": ["imagenet2012_dictionary.txt", "placeholders.txt"]},
     py_modules=[
         "evaluate",

@@ -15,20 +15,21 @@ import script
 from data.input.augmentation import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.shares import StepOptions, arithmetic, step_share
-from models import checkpoint, launch, loop, resume
-from models.best import Best
-from models.checkpoint import CheckpointFolder
+from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.losses import MultiLabelOptions
-from models.metrics import MultiLabelEvaluator
-from models.mixup import Mixup
-from models.objectives import MultiLabelObjective, Objective
-from models.optimizers import Optimizer, OptimizerOptions, WeightAverage
+from models.metrics.evaluators import MultiLabelEvaluator
 from models.resnet import ResNet
-from models.schedules import ScheduleOptions, make_schedule
-from models.trainer import Trainer
-from models.validation import Validation
-from models.workers import WorkerOptions, Workers
+from models.training import loop, resume
+from models.training.best import Best
+from models.training.mixup import Mixup
+from models.training.objectives import MultiLabelObjective, Objective
+from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
+from models.training.schedules import ScheduleOptions, make_schedule
+from models.training.trainer import Trainer
+from models.training.validation import Validation
+from models.workers import launch
+from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 
@@ -72,8 +73,7 @@ def fit(
     )
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
     best = make_best()
-    progress = best.progress() if best else None
-    trainer = Trainer(network, objective, optimizer, job, average, mixup, progress)
+    trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
     resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, FLAGS.restore)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
@@ -122,7 +122,7 @@ def run(
         script.fill(loop.LoopOptions),
         job,
         evaluate,
-        {"flags": script.as_dict(), "versions": checkpoint.versions(), "workers": job.size},
+        {"flags": script.as_dict(), "versions": versions(), "workers": job.size},
         share,
         best,
     )

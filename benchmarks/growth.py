@@ -25,9 +25,9 @@ from benchmarks.scaling import SETTINGS
 from data.input.order import RecordOrder
 from data.listing.lists import Row, format_row, read_rows
 from models.losses import MultiLabelOptions
-from models.metrics import MultiLabelEvaluator
-from models.objectives import MultiLabelObjective
-from models.workers import OneWorker
+from models.metrics.evaluators import MultiLabelEvaluator
+from models.training.objectives import MultiLabelObjective
+from models.workers.base import OneWorker
 
 CLASSES = (1_000, 10_000, 100_000)
 ROWS = (1_000, 10_000, 100_000, 1_000_000)

@@ -12,6 +12,7 @@ so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the limit
 """
 
 import argparse
+import importlib
 import itertools
 import statistics
 import sys
@@ -56,7 +57,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 def make_checkpoint(folder: Path, depth: int) -> None:
     """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
-    from models import checkpoint
+    from models.checkpoints import checkpoint
     from models.layout import variable_shapes
     from models.resnet import initial_value
 
@@ -70,11 +71,11 @@ def make_checkpoint(folder: Path, depth: int) -> None:
             tensors[name] *= rng.uniform(0.8, 1.2, shape).astype(np.float32)
     checkpoint.save(folder / "model.ckpt-0", {**tensors, "global_step": 0}, {})
     for module, suffix, options in (
-        ("export_onnx", "onnx", ["softmax"]),
-        ("pytorch_weights", "safetensors", [1e-5]),
+        ("models.export.onnx_file", "onnx", ["softmax"]),
+        ("models.checkpoints.pytorch_weights", "safetensors", [1e-5]),
     ):
         try:
-            writer = __import__(f"models.{module}", fromlist=["write"])
+            writer = importlib.import_module(module)
         except ImportError:
             continue  # its contender will say so
         writer.write(folder / f"model.{suffix}", tensors, depth, *options)
@@ -86,7 +87,7 @@ def random_crops(count: int) -> np.ndarray:
 
 
 def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
-    from models import inference
+    from models.prediction import inference
 
     options = inference.NetworkOptions(precision=args.precision, fold_batch_norm=fold)
     network = inference.load(args.folder, options).network
@@ -101,7 +102,7 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     from data.inference.picture_batches import Preparation
     from data.inference.picture_job import Job
     from extract_feature import describe
-    from models import inference
+    from models.prediction import inference
 
     options = inference.NetworkOptions(precision=args.precision)
     predict = inference.Predictor(inference.load(args.folder, options).network, "pooled")
@@ -148,7 +149,7 @@ def onnx_runtime(args: argparse.Namespace) -> Pass:
 def pytorch(args: argparse.Namespace) -> Pass:
     import torch
 
-    from models.pytorch_network import load
+    from models.export.pytorch_network import load
 
     network = load(f"{args.folder}/model.safetensors").to(memory_format=torch.channels_last)
     images = torch.from_numpy(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))

@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 def make_inputs(folder: Path, pictures: int) -> None:
     """Pictures of several formats (one of them torn), a long list of them, and a checkpoint."""
-    from models import checkpoint
+    from models.checkpoints import checkpoint
     from models.layout import variable_shapes
     from models.resnet import initial_value
 

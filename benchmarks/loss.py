@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, peak_growth_bytes, report
 from models.losses import sparse_from_dense
-from models.objectives import MultiLabelObjective, MultiLabelOptions, Objective
-from models.workers import OneWorker
+from models.training.objectives import MultiLabelObjective, MultiLabelOptions, Objective
+from models.workers.base import OneWorker
 
 LABELS_PER_IMAGE = 9  # ML-Images has 8.72 on average
 

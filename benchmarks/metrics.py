@@ -20,8 +20,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from benchmarks.measuring import memory_bytes, report
-from models.metrics import MultiLabelEvaluator
-from models.metrics_results import MultiLabelMetricOptions
+from models.metrics.evaluators import MultiLabelEvaluator
+from models.metrics.results import MultiLabelMetricOptions
 
 BATCH = 512
 LABELS_PER_IMAGE = 9

@@ -18,8 +18,8 @@ source example/environment.sh
 prepare_environment demo export benchmark
 
 OUT="${OUT:-out/benchmarks}"
-PARTS=(limits train train_sizes train_bfloat16 loss input inference conversion download lists metrics
-  startup growth)
+PARTS=(limits train train_sizes train_bfloat16 loss input inference conversion download lists
+  metrics startup growth)
 mkdir -p "$OUT"
 (($#)) || set -- "${PARTS[@]}"
 

@@ -28,13 +28,13 @@ from absl import logging
 
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.input.shares import share_out
-from models import launch
 from models.losses import MultiLabelOptions
-from models.objectives import MultiLabelObjective
-from models.optimizers import Optimizer, OptimizerOptions
 from models.resnet import ResNet
-from models.trainer import Trainer
-from models.workers import WorkerOptions, Workers
+from models.training.objectives import MultiLabelObjective
+from models.training.optimizers import Optimizer, OptimizerOptions
+from models.training.trainer import Trainer
+from models.workers import launch
+from models.workers.base import WorkerOptions, Workers
 
 BIN = Path(sys.executable).parent
 WARM_UP_STEPS = 2  # the first ones trace

@@ -42,11 +42,11 @@ def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], 
     from data.input.augmentation import Augmentation
     from data.input.pipeline import InputOptions, TrainingInput
     from models.losses import MultiLabelOptions
-    from models.objectives import MultiLabelObjective
-    from models.optimizers import Optimizer, OptimizerOptions
     from models.resnet import ResNet
-    from models.trainer import Trainer
-    from models.workers import OneWorker
+    from models.training.objectives import MultiLabelObjective
+    from models.training.optimizers import Optimizer, OptimizerOptions
+    from models.training.trainer import Trainer
+    from models.workers.base import OneWorker
 
     network = ResNet(101, args.class_num, compute_dtype=args.dtype, recompute=recompute)
     objective = MultiLabelObjective(args.class_num, MultiLabelOptions(neg_select=0.1), 0)
@@ -105,7 +105,7 @@ def _keras_multiplications(network: Any) -> int:
 def pytorch_step(args: argparse.Namespace) -> Callable[[], Any]:
     import torch
 
-    from models.pytorch_network import MLImagesResNet
+    from models.export.pytorch_network import MLImagesResNet
 
     network = MLImagesResNet(101, args.class_num).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)

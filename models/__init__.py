@@ -1,1 +1,1 @@
-"""The network in memory: layers, losses, schedules, metrics, training step, checkpoints."""
+"""The network in memory: its layers and losses; around them training, checkpoints, metrics."""

@@ -3,8 +3,8 @@
 Labels are padded-sparse everywhere: `label_index` int32 [B, K], padded with -1, and `label_value`
 float32 [B, K]. An entry that is not listed is 0; a value of -1 means unknown, and an unknown entry
 adds nothing to a loss or a gradient. A class appears at most once in a row.
-`sparse_from_dense` turns a dense [B, C] label tensor into this form. `models.objectives` wraps
-these functions for the training step.
+`sparse_from_dense` turns a dense [B, C] label tensor into this form. models/training/objectives.py
+wraps these functions for the training step.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from data.input.shares import Share, share_out
-from models import launch
 from models.losses import MultiLabelOptions
-from models.objectives import MultiLabelObjective, SoftmaxObjective
-from models.optimizers import Optimizer, OptimizerOptions
-from models.recorder import reported
 from models.resnet import ResNet
-from models.trainer import Trainer
-from models.workers import WorkerOptions, Workers
+from models.training.objectives import MultiLabelObjective, SoftmaxObjective
+from models.training.optimizers import Optimizer, OptimizerOptions
+from models.training.recorder import reported
+from models.training.trainer import Trainer
+from models.workers import launch
+from models.workers.base import WorkerOptions, Workers
 
 CLASSES = 10
 IMAGES_PER_STEP = 12

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import checkpoint
-from models.checkpoint import CheckpointError, CheckpointFolder
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointError, CheckpointFolder
 from models.layout import is_trainable, variable_shapes
 from models.resnet import ResNet
 
@@ -279,7 +279,7 @@ def test_a_moved_folder_still_has_its_latest(tmp_path):
 SAVE_ON_A_FULL_DISK = """
 import resource, sys
 import numpy as np
-from models.checkpoint import CheckpointError, CheckpointFolder
+from models.checkpoints.checkpoint import CheckpointError, CheckpointFolder
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     CheckpointFolder(sys.argv[1], max_to_keep=1).save(2, {"a": np.ones(1_000_000)}, {})

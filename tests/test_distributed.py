@@ -10,8 +10,8 @@ import pytest
 from launching import Stage
 
 from data.input.shares import ShareError, StepOptions, arithmetic, share_out, step_share
-from models.recorder import reported
-from models.workers import OneWorker
+from models.training.recorder import reported
+from models.workers.base import OneWorker
 
 TOLERANCE = 1e-5
 # Each case, and the case of one process that it must equal.

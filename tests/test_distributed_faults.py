@@ -15,8 +15,8 @@ from data import tfrecord
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.input.shares import share_out
 from data.tfrecords.records import RecordWriter, encode_example
-from models import checkpoint
-from models.checkpoint import CheckpointFolder
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointFolder
 
 STEPS = 400
 SNAPSHOT = 50

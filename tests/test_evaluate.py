@@ -21,12 +21,13 @@ from data.inference.picture_batches import Preparation
 from data.inference.predictions import read_thresholds
 from data.listing.lists import ListError, read_rows
 from data.tfrecords.records import RecordWriter, encode_example
-from models import checkpoint, inference
-from models.checkpoint import CheckpointError
-from models.evaluation import NOBODY, TellingPictures
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointError
 from models.layout import variable_shapes
-from models.metrics import MultiLabelEvaluator
-from models.metrics_definitions import MetricError
+from models.metrics.definitions import MetricError
+from models.metrics.evaluators import MultiLabelEvaluator
+from models.prediction import inference
+from models.prediction.evaluation import NOBODY, TellingPictures
 
 CLASSES = 14
 SIDE = 32

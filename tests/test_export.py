@@ -16,9 +16,12 @@ import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import load_file
 
-from models import checkpoint, checkpoint_report, export_checks, exporting, weight_files
-from models.checkpoint import CheckpointError
-from models.export_checks import ExportError
+from models.checkpoints import checkpoint, weight_files
+from models.checkpoints import report as checkpoint_report
+from models.checkpoints.checkpoint import CheckpointError
+from models.export import checks as export_checks
+from models.export import exporting
+from models.export.checks import ExportError
 from models.layout import variable_shapes
 from models.resnet import ResNet
 
@@ -65,7 +68,7 @@ def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4
 
 
 def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images):
-    from models import export_onnx
+    from models.export import onnx_file as export_onnx
 
     found = export_onnx.open_network(exported / "model.onnx")(images.astype(np.float32))
     assert_near(found["features"], numpy_network.features(weights, images, DEPTH))

@@ -13,7 +13,7 @@ import pytest
 from data import digits
 from data.listing.lists import read_rows
 from data.tfrecords.records import RecordWriter, encode_example
-from models import checkpoint
+from models.checkpoints import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_DIGIT = len(digits.ABOVE)

@@ -9,10 +9,11 @@ from PIL import Image
 from skimage import data as photographs
 
 from data.inference.picture_batches import Preparation
-from models import checkpoint, inference
-from models.checkpoint import CheckpointError
-from models.inference import NetworkOptions, Predictor
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointError
 from models.layout import variable_shapes
+from models.prediction import inference
+from models.prediction.inference import NetworkOptions, Predictor
 
 CLASSES = 40
 

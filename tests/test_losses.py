@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from models import losses
 from models.losses import Counters, LossError, MultiLabelOptions
-from models.objectives import (
+from models.training.objectives import (
     AsymmetricLossObjective,
     MultiLabelObjective,
     SoftmaxObjective,
     WeightedBCEObjective,
 )
-from models.workers import OneWorker
+from models.workers.base import OneWorker
 
 RECIPE = MultiLabelOptions(neg_select=0.1)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from models import metrics_definitions as definitions
-from models import metrics_store
-from models.metrics import MultiLabelEvaluator, SingleLabelEvaluator
-from models.metrics_definitions import MetricError
-from models.metrics_results import MultiLabelMetricOptions
-from models.metrics_store import ScoreStore
-from models.metrics_sums import FIXED_POINT, ExactSums
-from models.workers import OneWorker
+from models.metrics import definitions
+from models.metrics import store as metrics_store
+from models.metrics.definitions import MetricError
+from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
+from models.metrics.results import MultiLabelMetricOptions
+from models.metrics.store import ScoreStore
+from models.metrics.sums import FIXED_POINT, ExactSums
+from models.workers.base import OneWorker
 
 
 def listed(labels):

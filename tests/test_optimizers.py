@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.optimizers import (
+from models.resnet import ResNet
+from models.training.optimizers import (
     Optimizer,
     OptimizerError,
     OptimizerOptions,
     WeightAverage,
     decay_rates,
 )
-from models.resnet import ResNet
 
 KERNEL = "init/init_conv/conv2d/kernel"
 GAMMA = "stages_0_block_0/conv1_b2_bn/batch_normalization/gamma"

@@ -103,16 +103,26 @@ def test_arrows_point_one_way(package, other):
     assert wrong == {}
 
 
-def test_packages_of_data_know_only_those_before_them():
-    layers = [["common"], ["listing"], ["tfrecords"], ["input", "downloading", "imagenet"]]
-    layers.append(["inference"])
-    height = {package: level for level, names in enumerate(layers) for package in names}
-    assert {path.parent.name for path in tracked("data/*/__init__.py")} == height.keys()
-    for path, tree in parsed(tracked("data/*/*.py")):
+@pytest.mark.parametrize(
+    ("top", "layers"),
+    [
+        ("data", ["common", "listing", "tfrecords", "input downloading imagenet", "inference"]),
+        ("models", ["models", "workers checkpoints", "metrics", "training prediction export"]),
+    ],
+)
+def test_packages_know_only_those_before_them(top, layers):
+    """In data/ the modules outside all packages are scripts; in models/ they are the network."""
+    height = {package: level for level, names in enumerate(layers) for package in names.split()}
+    files = tracked(f"{top}/*/*.py") + (tracked(f"{top}/*.py") if top in height else [])
+    packages = {path.parent.name for path in tracked(f"{top}/*/__init__.py")}
+    assert packages | {top} == height.keys() | {top}
+    for path, tree in parsed(files):
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("data."):
-                package, own = node.module.split(".")[1], path.parent.name
-                assert package == own or height[package] < height[own], f"{path} uses {package}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == top:
+                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+                used = parts[1] if parts[1] in packages else top
+                own = path.parent.name
+                assert used == own or height[used] < height[own], f"{path} uses {used}"
 
 
 def test_all_modules_are_installed():
@@ -120,7 +130,7 @@ def test_all_modules_are_installed():
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     roots = [path for path in tracked("*.py") if path.parent == ROOT and path.name != "setup.py"]
     needed = [*(path.stem for path in roots), *(path.name for path in tracked("data/*.txt"))]
-    needed += [path.parent.name for path in tracked("data/*/__init__.py")]
+    needed += [path.parent.name for path in tracked("*/*/__init__.py")]
     assert [name for name in needed if f'"{name}"' not in setup] == []
 
 

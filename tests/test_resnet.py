@@ -11,7 +11,8 @@ import numpy_network
 import pytest
 import tensorflow as tf
 
-from models import checkpoint, resnet
+from models import resnet
+from models.checkpoints import checkpoint
 from models.layout import is_batch_norm, variable_shapes
 from models.resnet import NetworkError, ResNet, initial_value
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from models.schedules import ScheduleError, ScheduleOptions, linear_scale, make_schedule
+from models.training.schedules import ScheduleError, ScheduleOptions, linear_scale, make_schedule
 
 PRETRAINING = ScheduleOptions(
     lr=0.08,

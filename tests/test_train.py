@@ -12,7 +12,7 @@ import pytest
 
 from data.listing.lists import read_rows
 from data.tfrecords.records import RecordWriter, encode_example
-from models import checkpoint
+from models.checkpoints import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ("--resnet_size=14", "--width=8", "--image_size=32", "--class_num=14", "--batch_size=8")

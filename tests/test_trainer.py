@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import loop, resume
-from models.best import Best, BestError
-from models.checkpoint import CheckpointFolder
+from models.checkpoints.checkpoint import CheckpointFolder
 from models.losses import MultiLabelOptions
-from models.mixup import Mixup
-from models.objectives import MultiLabelObjective, SoftmaxObjective
-from models.optimizers import Optimizer, OptimizerOptions, WeightAverage
-from models.recorder import Meter, Recorder, clock
 from models.resnet import ResNet
-from models.trainer import LOSS_SCALE_GROWTH_STEPS, Trainer
-from models.workers import OneWorker
+from models.training import loop, resume
+from models.training.best import Best, BestError
+from models.training.mixup import Mixup
+from models.training.objectives import MultiLabelObjective, SoftmaxObjective
+from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
+from models.training.recorder import Meter, Recorder, clock
+from models.training.trainer import LOSS_SCALE_GROWTH_STEPS, Trainer
+from models.workers.base import OneWorker
 
 CLASSES, BATCH, SIDE = 5, 4, 32
 
@@ -209,7 +209,7 @@ def test_the_record_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path) -> None:
 
 def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:
     times = iter([0.0, 2.0, 10.0, 14.0])  # made; done; restarted after an evaluation; done
-    monkeypatch.setattr("models.recorder.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("models.training.recorder.time.perf_counter", lambda: next(times))
     meter = Meter(window=10)
     meter.waited(1.0)
     meter.step_done(30)

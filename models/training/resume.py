@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from models import checkpoint
-from models.checkpoint import CheckpointFolder
-from models.trainer import Trainer
-from models.workers import Workers
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointFolder
+from models.training.trainer import Trainer
+from models.workers.base import Workers
 
 
 def restore_or_start(

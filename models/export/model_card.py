@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.checkpoint import Description
-from models.export_checks import Check, sha256
+from models.checkpoints.checkpoint import Description
+from models.export.checks import Check, sha256
 from models.layout import parameter_count
 
 # What a reader of the card wants to know of the training; everything else is in the JSON.

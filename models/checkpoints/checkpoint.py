@@ -1,6 +1,6 @@
 """Checkpoints of this network: what they hold, whether they fit, and the folder of a training run.
 
-The format itself is in models/checkpoint_files.py; `read`, `save` and `Checkpoint` come from there.
+The format itself is in files.py; `read`, `save` and `Checkpoint` come from there.
 """
 
 import fnmatch
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from models.checkpoint_files import (
+from models.checkpoints.files import (
     AVERAGE,
     MOMENTUM,
     Checkpoint,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from models.workers import WorkerOptions, WorkersError
+from models.workers.base import WorkerOptions, WorkersError
 
 
 class HorovodWorkers:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.metrics_results import MultiLabelMetrics, SingleLabelMetrics
+from models.metrics.results import MultiLabelMetrics, SingleLabelMetrics
 
 NOBODY = -1  # the position of no picture
 # Classes with fewer positives say little of the network; ranked only when all are so rare.

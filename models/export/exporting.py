@@ -11,9 +11,10 @@ from types import ModuleType
 import numpy as np
 import tensorflow as tf
 
-from models import export_checks, weight_files
-from models.export_checks import Check, ExportError
-from models.export_saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
+from models.checkpoints import weight_files
+from models.export import checks as export_checks
+from models.export.checks import Check, ExportError
+from models.export.saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
 from models.resnet import ResNet
 
 SAVED_MODEL, ONNX, PYTORCH = "saved_model", "model.onnx", "model.safetensors"
@@ -89,7 +90,7 @@ def export_saved_model(source: Source, folder: Path) -> list[Check]:
 
 def export_onnx(source: Source, folder: Path) -> list[Check]:
     """Writes `model.onnx` and runs it in ONNX Runtime."""
-    onnx = _optional("models.export_onnx")
+    onnx = _optional("models.export.onnx_file")
     onnx.write(
         folder / ONNX,
         source.tensors(),
@@ -106,7 +107,7 @@ def export_pytorch(source: Source, folder: Path) -> list[Check]:
 
     Elsewhere the file is read back and compared tensor by tensor.
     """
-    weights = _optional("models.pytorch_weights")
+    weights = _optional("models.checkpoints.pytorch_weights")
     weights.write(folder / PYTORCH, source.tensors(), source.network.resnet_size, source.epsilon)
     shutil.copy(LOADER, folder)
     if importlib.util.find_spec("torch") is None:

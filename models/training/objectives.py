@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from models import losses
 from models.losses import Counters, LossError, MultiLabelOptions
-from models.workers import Workers
+from models.workers.base import Workers
 
 
 class Objective:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from models.best import Best
-from models.checkpoint import CheckpointFolder
-from models.metrics_results import HEADLINES
-from models.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
-from models.trainer import Trainer
-from models.workers import Workers
+from models.checkpoints.checkpoint import CheckpointFolder
+from models.metrics.results import HEADLINES
+from models.training.best import Best
+from models.training.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
+from models.training.trainer import Trainer
+from models.workers.base import Workers
 
 # Of an evaluation while training; training.jsonl has all metrics.
 LOGGED_METRICS = (*HEADLINES, "f1_at_5")

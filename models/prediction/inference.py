@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from models import checkpoint
-from models.folding import FoldedResNet
+from models.checkpoints import checkpoint
+from models.prediction.folding import FoldedResNet
 from models.resnet import ResNet
 
 IMAGE_SIZE = 224

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointError
 from models.layout import BLOCKS, variable_shapes
 
 
@@ -42,7 +42,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    from models.pytorch_weights import from_pytorch
+    from models.checkpoints.pytorch_weights import from_pytorch
 
     return from_pytorch(load_file(path))
 

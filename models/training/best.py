@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.checkpoint import CheckpointFolder
+from models.checkpoints.checkpoint import CheckpointFolder
 
 # Metrics of which less is better; of all others more is.
 FALLING = ("loss", "ranking_loss", "one_error", "coverage", "hamming")

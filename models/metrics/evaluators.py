@@ -1,25 +1,25 @@
 """Evaluators: they take predictions batch by batch, and give the metrics of all of them.
 
 All that they add up is integers, so images sharded over workers give the same result to the last
-digit. Definitions: `models.metrics_definitions` and docs/metrics.md.
+digit. Definitions: `models.metrics.definitions` and docs/metrics.md.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from models import metrics_definitions as definitions
-from models.metrics_definitions import LEFT_OUT, MetricError, RankedPositives
-from models.metrics_inputs import list_labels, select_rows
-from models.metrics_results import (
+from models.metrics import definitions
+from models.metrics.definitions import LEFT_OUT, MetricError, RankedPositives
+from models.metrics.inputs import list_labels, select_rows
+from models.metrics.results import (
     ClassCounts,
     MultiLabelMetricOptions,
     MultiLabelMetrics,
     SingleLabelMetrics,
 )
-from models.metrics_store import ScoreStore, count_at_least
-from models.metrics_sums import ExactSums, gather
-from models.workers import OneWorker, Workers
+from models.metrics.store import ScoreStore, count_at_least
+from models.metrics.sums import ExactSums, gather
+from models.workers.base import OneWorker, Workers
 
 
 class MultiLabelEvaluator:

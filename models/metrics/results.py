@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import metrics_definitions as definitions
-from models.metrics_definitions import MetricError, RankedPositives, ratio
+from models.metrics import definitions
+from models.metrics.definitions import MetricError, RankedPositives, ratio
 
 # What tells most, of several labels or one.
 HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import Checkpoint, CheckpointError
 from models.layout import parameter_count
 
 _COLUMNS = "{:<62} {:<18} {:<8} {:>11} {:>11} {:>11} {:>11}"

@@ -6,7 +6,7 @@ that was started alone runs the same code, and then Horovod need not be installe
 
 import os
 
-from models.workers import OneWorker, WorkerOptions, Workers, WorkersError
+from models.workers.base import OneWorker, WorkerOptions, Workers, WorkersError
 
 # The variables by which the launchers say how many processes they started.
 SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -26,8 +26,8 @@ def start(options: WorkerOptions) -> Workers:
     try:
         import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
 
-        from models.elastic import ElasticWorkers
-        from models.horovod_workers import HorovodWorkers
+        from models.workers.elastic import ElasticWorkers
+        from models.workers.horovod_workers import HorovodWorkers
     except ImportError as error:
         raise WorkersError(
             f"several processes were launched, but Horovod cannot be imported ({error}): "

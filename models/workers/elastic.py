@@ -14,8 +14,8 @@ from absl import logging
 from horovod.common.elastic import State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
-from models.horovod_workers import HorovodWorkers, is_lost_connection
-from models.workers import WorkerOptions
+from models.workers.base import WorkerOptions
+from models.workers.horovod_workers import HorovodWorkers, is_lost_connection
 
 
 class ElasticWorkers(HorovodWorkers):

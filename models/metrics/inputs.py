@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.losses import PADDING
-from models.metrics_definitions import MetricError
+from models.metrics.definitions import MetricError
 
 
 class Labels(NamedTuple):

@@ -1,0 +1,1 @@
+"""A checkpoint put to use: loaded, folded, run over pictures, evaluated."""

@@ -1,0 +1,1 @@
+"""Who trains: this process alone, or the workers that Horovod joins."""
