@@ -95,9 +95,12 @@ flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16", "float16"],
-    "type that layers compute in; variables, statistics and loss stay float32",
+    "type that layers compute in, where the processor is fast in it; what training keeps for the "
+    "backward pass; variables, statistics and loss stay float32",
 )
-flags.DEFINE_boolean("recompute", False, "recompute activations in the backward pass: less memory")
+flags.DEFINE_boolean(
+    "recompute", False, "recompute activations in the backward pass: half the memory"
+)
 
 # Multi-label loss (pretraining). Weights count consecutive batches; see docs/architecture.md.
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)

@@ -17,15 +17,14 @@ class Contender:
     """The benchmark's side. `facts` is what the process said when it was ready, None if it failed.
 
     Args:
-      name: of the contender, for tables.
       command: of the process, without the interpreter.
-      environment: that is added to this process's own.
+      environment: variables on top of this process's own; None takes one away.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+        self, command: Sequence[str], environment: Mapping[str, str | None] | None = None
     ) -> None:
-        self.name = name
+        variables = os.environ | (environment or {})
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it goes with the process
         self._process = subprocess.Popen(
             [sys.executable, *command],
@@ -33,15 +32,18 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | (environment or {}),
+            env={name: value for name, value in variables.items() if value is not None},
         )
         line = self._process.stdout.readline()
         self.facts = json.loads(line) if line else None
 
     def ask(self, word: str) -> Any:
-        """The process's answer to `word`."""
-        print(word, file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        """The process's answer to `word`. Raises RuntimeError if it has died, of memory perhaps."""
+        try:
+            print(word, file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            raise RuntimeError(f"a contender died: {self.failure()}") from None
 
     def failure(self) -> str:
         """The last line of what the process had to say when it failed, such as what is missing."""

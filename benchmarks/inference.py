@@ -203,7 +203,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     options = [["--folder", args.folder]]
     options += [[f"--{f}", str(getattr(args, f))] for f in ("precision", "pictures", "depth")]
     processes = {
-        name: contenders.Contender(name, [__file__, "--one", name, *itertools.chain(*options)])
+        name: contenders.Contender([__file__, "--one", name, *itertools.chain(*options)])
         for name in args.contenders
     }
     ready = [name for name, process in processes.items() if process.facts]
@@ -218,7 +218,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     }
     rows = []
     for name, process in processes.items():
-        row: dict[str, Any] = {"what": name}
+        row: dict[str, Any] = {"what": name, "dtype": args.precision}
         if name in rates:
             row["images/s"] = statistics.median(rates[name])
             row["least"], row["most"] = min(rates[name]), max(rates[name])

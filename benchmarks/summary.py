@@ -2,7 +2,8 @@
 
     python benchmarks/summary.py [FOLDER] [--json FILE]
 
-Parts measure different things; a column here takes what each of them has of its kind.
+Parts measure different things; a column here takes what each of them has of its kind. A part that
+was not run again stands as it was measured last.
 """
 
 import argparse
@@ -19,19 +20,20 @@ from benchmarks.measuring import report
 # Column -> what the parts call it. A row shows the first that it has, with its name as the unit.
 COLUMNS = {
     "figure": (
-        *("images/s", "convert, images/s", "ms", "ms an image", "seconds", "value", "slope"),
-        "note",
+        *("slope", "images/s", "images_per_second", "convert, images/s", "ms", "ms an image"),
+        *("seconds", "value", "top-1 mean", "note"),
     ),
     "of the limit": (
         *("of the peak", "of decoding", "of the limit", "of the decode limit", "of ideal"),
+        "efficiency",
     ),
     "beside ours": ("ours, times", "of the network", "x plain"),
     "memory": ("memory GiB", "peak memory MiB", "MiB", "tensors at the peak"),
 }
 NAMES = ("limit", "what", "job", "program")
 SETTINGS = (
-    *("batch", "classes", "image_size", "dtype", "threads", "area from", "resize", "processes"),
-    *("images", "grows with"),
+    *("batch", "classes", "class_num", "image_size", "dtype", "threads", "area from", "resize"),
+    *("processes", "images", "grows with", "workers", "setting", "start"),
 )
 
 

@@ -30,7 +30,7 @@ from benchmarks.measuring import memory_bytes, multiplications, report
 PASSES = 3  # forward, and backward to activations and to weights
 LABELS_PER_IMAGE = 9
 # Fast convolutions for all that use TensorFlow, see flags.py.
-ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 # TensorFlow as installed turns oneDNN on or off by the processor.
 AS_INSTALLED = "keras, as installed"
 OURS = "ours"
@@ -173,9 +173,10 @@ class Stepper:
         self.peaks: list[float] = []
         self.memory_bytes = 0.0
         command = [__file__, "--one", one, "--batch_size", str(batch)]
-        for name in ("dtype", "image_size", "class_num"):
-            command += [f"--{name}", str(getattr(args, name))]
-        self.process = contenders.Contender(one, command, {} if one == AS_INSTALLED else ONEDNN)
+        settings = "dtype", "image_size", "class_num"
+        self._settings = {name: getattr(args, name) for name in settings}
+        command += [f"--{name}={value}" for name, value in self._settings.items()]
+        self.process = contenders.Contender(command, {ONEDNN: None if one == AS_INSTALLED else "1"})
 
     def step(self) -> None:
         self.seconds.append(self.process.ask("step"))
@@ -186,7 +187,7 @@ class Stepper:
 
     def row(self, ours: Sequence[float]) -> dict[str, Any]:
         """`ours`: the seconds of our steps in the same rounds."""
-        row = {"what": self.one, "batch": self.batch}
+        row = {"what": self.one, "batch": self.batch, **self._settings}
         if self.process.facts is None:
             return row | {"note": self.process.failure()}
         rates = [self.batch * self.process.facts["flops"] / seconds for seconds in self.seconds]

@@ -26,6 +26,7 @@ Every flag of the root scripts (`train.py`, `finetune.py`, `evaluate.py`, `image
 `extract_feature.py`, `export.py`), written by `python docs/refresh.py` from `flags.py`. A misspelt
 flag stops a script and names the nearest one. The scripts below `data/` have their own: `--help`.
 """
+TOPS = ("data", "models")
 MODULES_START, MODULES_END = "<!-- modules: docs/refresh.py -->", "<!-- end of modules -->"
 
 # A comment that opens a group, or the definition of a flag.
@@ -83,8 +84,8 @@ def _default(value: object) -> str:
 def modules_list() -> str:
     """The list of modules in docs/architecture.md: each with the head of its docstring."""
     parts = []
-    packages = [path.parent for path in ROOT.glob("data/**/__init__.py")]
-    for folder in [ROOT, *sorted(packages), ROOT / "models"]:
+    packages = [path.parent for top in TOPS for path in ROOT.glob(f"{top}/**/__init__.py")]
+    for folder in [ROOT, *sorted(packages)]:
         title = f"{folder.relative_to(ROOT)}/" if folder != ROOT else "Root scripts"
         head = folder / "__init__.py"
         sentence = f"{_summary(head)}\n\n" if head.exists() else ""

@@ -74,7 +74,8 @@ def by_batch(
 ) -> Normalised:
     """Normalises by the moments of x itself. The moments returned have no gradient.
 
-    `known` are these moments where they have been computed already.
+    `known` are these moments where they have been computed already; the fused operation computes
+    them anyway.
     """
     if _in_parts(x, data_format):
         return _by_batch_in_parts(x, gamma, beta, epsilon, known)
@@ -143,8 +144,9 @@ def _by_batch_in_parts(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
 ) -> Normalised:
     @tf.custom_gradient
-    def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *moments: tf.Tensor) -> tuple:
-        mean, variance = moments
+    def run(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor
+    ) -> tuple:
         y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:

@@ -7,9 +7,12 @@ from pathlib import Path
 import tensorflow as tf
 
 CPU_INFO = Path("/proc/cpuinfo")
-# What a processor must have so that oneDNN computes in that type: else TensorFlow falls back to
-# loops that are slower than float32, the gradients of a convolution 25 times.
-_INSTRUCTIONS = {tf.bfloat16: "avx512", tf.float16: "avx512_fp16"}
+# Of these an x86 processor must have one to be faster in that type than in float32. Without AVX-512
+# TensorFlow even falls back to loops: the gradients of a convolution take 25 times as long.
+_INSTRUCTIONS = {
+    tf.bfloat16: {"avx512_bf16", "amx_bf16"},
+    tf.float16: {"avx512_fp16", "amx_fp16"},
+}
 
 
 class DeviceError(ValueError):
@@ -65,4 +68,5 @@ def fast_dtype(dtype: tf.DType) -> tf.DType:
     needed = _INSTRUCTIONS.get(dtype)
     if needed is None or not CPU_INFO.exists():
         return dtype
-    return dtype if needed in CPU_INFO.read_text(encoding="utf-8") else tf.float32
+    has = CPU_INFO.read_text(encoding="utf-8").split()
+    return tf.float32 if needed.isdisjoint(has) else dtype

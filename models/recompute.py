@@ -1,7 +1,8 @@
 """Runs a part of the network again in the backward pass, instead of keeping what it computed.
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost". Unlike `tf.recompute_grad`
-this may keep the input in fewer bits, and takes the moments of batch norm over from the first run.
+this may keep the input in fewer bits, and hands the moments of batch norm on to the second run,
+which takes them on CPUs; the fused operation of GPUs and synchronised batch norm find them again.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,23 +11,26 @@ import tensorflow as tf
 
 from models.batch_norm import Moments
 
-# Batch norm name -> what it was normalised by.
+# Batch norm name -> what it was normalised by. A batch norm enters its own; one that finds its own
+# there, from a first run, need not compute them again.
 BatchMoments = dict[str, Moments]
 Run = Callable[[tf.Tensor, BatchMoments], tf.Tensor]
 
 
 def from_input(run: Run, x: tf.Tensor, kept_as: tf.DType, moments: BatchMoments) -> tf.Tensor:
-    """`run(x, own)`, of which the backward pass keeps x alone, as a copy of type `kept_as`.
+    """`run(x, own)`, of which a graph keeps for the backward pass x alone, as type `kept_as`.
 
-    There `run` is called again, with that copy as x's type and with the moments that the first
-    call entered in `own`; these are added to `moments`. Variables that it reads get gradients.
+    There `run` is called again with what was kept, cast back to x's type, and with the moments that
+    the first call entered in `own`; these are added to `moments`. Variables that it reads get
+    gradients.
     """
 
     @tf.custom_gradient
     def first_run(x: tf.Tensor) -> tuple:
         own: BatchMoments = {}
         y = run(x, own)
-        kept = tf.cast(x, kept_as)
+        # What is beyond float16's range would be infinite, and its gradients not a number.
+        kept = (tf.saturate_cast if kept_as == tf.float16 else tf.cast)(x, kept_as)
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> tuple:
             again = tf.cast(_not_before(dy, kept), x.dtype)
@@ -46,6 +50,9 @@ def from_input(run: Run, x: tf.Tensor, kept_as: tf.DType, moments: BatchMoments)
 def _not_before(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """x, but not before dy is there: else all would be computed, and kept, early."""
     if tf.config.optimizer.get_jit():  # XLA knows no order but that of the data
-        return x + tf.cast(tf.reshape(dy, [-1])[0] * 0, x.dtype)
+        first = tf.reshape(dy, [-1])[0]
+        # Always 0, which no optimiser knows: as in tf.recompute_grad. Not run on a GPU here.
+        zero = tf.where(tf.cast(first, tf.bool) == tf.cast(first, tf.bool), 0.0, float("nan"))
+        return x + tf.cast(zero, x.dtype)
     with tf.control_dependencies([dy]):
         return tf.identity(x)

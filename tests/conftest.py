@@ -68,7 +68,8 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
 @pytest.fixture(scope="session")
 def thin_checkpoint(tmp_path_factory) -> Path:
     """Folder of a checkpoint: depth 14, 4 filters in the stem, 11 classes, 64 x 64 pixels."""
-    from models import checkpoint  # in here: TensorFlow is imported by the tests that need it
+    # In here: TensorFlow is imported by the tests that need it.
+    from models.checkpoints import checkpoint
     from models.layout import variable_shapes
 
     folder = tmp_path_factory.mktemp("thin")

@@ -35,15 +35,23 @@ def parsed(paths: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
         yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(tree: ast.Module) -> set[str]:
-    """First names of all modules imported anywhere in a file, `absl.flags` as a whole."""
+def imported(tree: ast.Module) -> set[str]:
+    """Dotted names of all that is imported anywhere in a file."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name if name == "absl.flags" else name.split(".")[0] for name in found}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """First names of all modules imported anywhere in a file, `absl.flags` as a whole."""
+    return {
+        "absl.flags" if name.startswith("absl.flags") else name.split(".")[0]
+        for name in imported(tree)
+    }
 
 
 def test_ruff_check():
@@ -113,24 +121,28 @@ def test_arrows_point_one_way(package, other):
 def test_packages_know_only_those_before_them(top, layers):
     """In data/ the modules outside all packages are scripts; in models/ they are the network."""
     height = {package: level for level, names in enumerate(layers) for package in names.split()}
-    files = tracked(f"{top}/*/*.py") + (tracked(f"{top}/*.py") if top in height else [])
     packages = {path.parent.name for path in tracked(f"{top}/*/__init__.py")}
-    assert packages | {top} == height.keys() | {top}
-    for path, tree in parsed(files):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == top:
-                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
-                used = parts[1] if parts[1] in packages else top
-                own = path.parent.name
-                assert used == own or height[used] < height[own], f"{path} uses {used}"
+    assert packages == height.keys() - {top}
+    for path, tree in parsed(tracked(f"{top}/*.py")):
+        own = path.parent.name
+        if own not in height:
+            continue  # a script
+        for name in imported(tree):
+            first, second, *_ = [*name.split("."), ""]
+            if first == top:
+                used = second if second in packages else top
+                allowed = used == own or height.get(used, len(layers)) < height[own]
+                assert allowed, f"{path} uses {name}"
 
 
 def test_all_modules_are_installed():
     """setup.py names every root script and data file, so an install outside the project works."""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    lists = re.findall(r"_PACKAGES = \[(.*?)\]", setup, re.DOTALL)
+    packages = re.findall(r'"(\w+)"', "".join(lists))
+    assert sorted(packages) == sorted(path.parent.name for path in tracked("*/*/__init__.py"))
     roots = [path for path in tracked("*.py") if path.parent == ROOT and path.name != "setup.py"]
     needed = [*(path.stem for path in roots), *(path.name for path in tracked("data/*.txt"))]
-    needed += [path.parent.name for path in tracked("*/*/__init__.py")]
     assert [name for name in needed if f'"{name}"' not in setup] == []
 
 
