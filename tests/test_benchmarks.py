@@ -41,7 +41,7 @@ def test_the_table_of_all_parts(tmp_path, capsys):
         "batch": 32,
         "images/s": 3.0712,
         "of the peak": 0.87,
-        "memory GiB": 6.2,
+        "MiB": 6200,
     }
     limit = {"limit": "memory", "value": 38.3, "unit": "GB/s"}
     workers = {"workers": 2, "setting": "4 groups", "images_per_second": 2.1, "efficiency": 0.96}
