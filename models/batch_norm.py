@@ -165,15 +165,17 @@ def _by_batch_in_parts(
         return y, gradient
 
     if known is None:
-        mean, variance = _moments(tf.stop_gradient(x))
-        known = Moments(mean, _unbiased(variance, x))
+        channels = x.shape[-1]
+        rows = tf.reshape(tf.stop_gradient(x), [-1, channels])
+        mean, variance, unbiased = (tf.reshape(m, [channels]) for m in _batch_moments(rows))
+        known = Moments(mean, unbiased)
     else:
         mean, variance = known.mean, known.variance / _correction(x, known.variance)
     return Normalised(run(x, gamma, beta, mean, variance), known)
 
 
 def _scale_offset_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    kernel = scale[tf.newaxis, tf.newaxis, :, tf.newaxis]
+    kernel = tf.reshape(scale, [1, 1, -1, 1])
     y = tf.nn.depthwise_conv2d(x, kernel, strides=[1, 1, 1, 1], padding="VALID")
     return tf.nn.relu(tf.nn.bias_add(y, offset))
 
@@ -188,9 +190,24 @@ def _moments(x: tf.Tensor, data_format: str = "NHWC") -> tuple[tf.Tensor, tf.Ten
     """Mean and (biased) variance of each channel."""
     if not _in_parts(x, data_format):  # a GPU may round what a matrix product multiplies (TF32)
         return tf.nn.moments(x, [0, 1, 2] if data_format == "NHWC" else [0, 2, 3])
-    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-    mean = _column_sums(x) / count
-    return mean, _column_sums(tf.math.squared_difference(x, mean)) / count
+    return _moments_of_rows(tf.reshape(x, [-1, x.shape[-1]]))
+
+
+def _moments_of_rows(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and (biased) variance of each column of [N, C]."""
+    count = tf.shape(rows)[0]
+    ones, count = tf.ones([1, count]), tf.cast(count, rows.dtype)
+    mean = tf.matmul(ones, rows)[0] / count
+    return mean, tf.matmul(ones, tf.math.squared_difference(rows, mean))[0] / count
+
+
+# A function, so that its operations are made once and not for each batch norm anew, which would
+# put off the first step by seconds.
+@tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.float32)])
+def _batch_moments(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mean, (biased) variance and unbiased variance of each column of [N, C]."""
+    mean, variance = _moments_of_rows(rows)
+    return mean, variance, _unbiased(variance, rows)
 
 
 def _unbiased(variance: tf.Tensor, x: tf.Tensor, workers: int = 1) -> tf.Tensor:
