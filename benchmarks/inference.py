@@ -13,7 +13,6 @@ so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the limit
 
 import argparse
 import importlib
-import itertools
 import statistics
 import sys
 import tempfile
@@ -200,11 +199,10 @@ def serve_one(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a contender; those that cannot be imported say so."""
-    options = [["--folder", args.folder]]
-    options += [[f"--{f}", str(getattr(args, f))] for f in ("precision", "pictures", "depth")]
+    settings = "folder", "precision", "pictures", "depth"
+    options = [f"--{name}={getattr(args, name)}" for name in settings]
     processes = {
-        name: contenders.Contender([__file__, "--one", name, *itertools.chain(*options)])
-        for name in args.contenders
+        name: contenders.Contender([__file__, "--one", name, *options]) for name in args.contenders
     }
     ready = [name for name, process in processes.items() if process.facts]
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}

@@ -60,11 +60,6 @@ def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], 
     return lambda: float(trainer.step([batch], 0.01))
 
 
-def float32_step(args: argparse.Namespace) -> Callable[[], Any]:
-    args.dtype = "float32"  # of the peak, too
-    return our_step(args)
-
-
 def keras_step(args: argparse.Namespace) -> Callable[[], Any]:
     import tensorflow as tf
 
@@ -132,7 +127,7 @@ def serve_one(args: argparse.Namespace) -> None:
     makers = {
         OURS: our_step,
         "ours, recomputing": lambda args: our_step(args, recompute=True),
-        IN_FLOAT32: float32_step,
+        IN_FLOAT32: our_step,
         "keras": keras_step,
         AS_INSTALLED: keras_step,
         "pytorch": pytorch_step,
@@ -175,6 +170,8 @@ class Stepper:
         command = [__file__, "--one", one, "--batch_size", str(batch)]
         settings = "dtype", "image_size", "class_num"
         self._settings = {name: getattr(args, name) for name in settings}
+        if one == IN_FLOAT32:
+            self._settings["dtype"] = "float32"  # of the peak, too
         command += [f"--{name}={value}" for name, value in self._settings.items()]
         self.process = contenders.Contender(command, {ONEDNN: None if one == AS_INSTALLED else "1"})
 

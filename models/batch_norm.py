@@ -1,10 +1,6 @@
 """Batch norm followed by ReLU: every convolution of the network but the first one reads it.
 
-On GPUs and in 16 bits it is TensorFlow's fused operation. In float32 on CPUs that one is slow
-forwards: oneDNN writes channels-last results half a cache line at a time, past the cache. There the
-moments are products with a row of ones; scale, offset and ReLU are one pass, a depthwise 1 x 1
-convolution that TensorFlow fuses with the two operations after it; only the gradient is the fused
-operation's. Together 1.2 to 3 times as fast forwards (docs/performance.md).
+It is TensorFlow's fused operation, but for float32 on CPUs: models/batch_norm_in_parts.py.
 
 x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
 """
@@ -13,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from models import batch_norm_in_parts as parts
 
 ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
@@ -50,7 +48,7 @@ def by_moments(
 ) -> tf.Tensor:
     """Normalises by moments that do not depend on x: inference, and training with frozen norms."""
     if _in_parts(x, data_format):
-        return _affine_relu(x, *affine(gamma, beta, mean, variance, epsilon))
+        return parts.affine_relu(x, *affine(gamma, beta, mean, variance, epsilon))
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -116,105 +114,44 @@ def by_all_batches(
     mean = tf.cast(mean, tf.float32)
     scale, offset = affine(gamma, beta, mean, variance, epsilon)
     if _in_parts(x, data_format):
-        y = _affine_relu(x, scale, offset)
+        y = parts.affine_relu(x, scale, offset)
     else:
         shape = [-1] if data_format == "NHWC" else [-1, 1, 1]
         exact = exact * tf.reshape(scale, shape) + tf.reshape(offset, shape)
         y = tf.nn.relu(tf.cast(exact, x.dtype))
-    return Normalised(y, Moments(mean, _unbiased(variance, x, workers)))
+    return Normalised(
+        y, Moments(mean, variance * _correction(tf.size(x) // tf.size(mean) * workers))
+    )
 
 
 def _in_parts(x: tf.Tensor, data_format: str) -> bool:
+    # Not on GPUs, which may round what a matrix product multiplies (TF32).
     on_cpu = not tf.config.list_logical_devices("GPU")
     return on_cpu and data_format == "NHWC" and x.dtype == tf.float32
-
-
-@tf.custom_gradient
-def _affine_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tuple:
-    y = _scale_offset_relu(x, scale, offset)
-
-    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        dy = tf.raw_ops.ReluGrad(gradients=dy, features=y)
-        return dy * scale, _column_sums(dy * x), _column_sums(dy)
-
-    return y, gradient
 
 
 def _by_batch_in_parts(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
 ) -> Normalised:
-    @tf.custom_gradient
-    def run(
-        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor
-    ) -> tuple:
-        y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
-
-        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=tf.raw_ops.ReluGrad(gradients=dy, features=y),
-                x=x,
-                scale=gamma,
-                reserve_space_1=mean,
-                reserve_space_2=variance,
-                reserve_space_3=[],
-                epsilon=epsilon,
-                is_training=True,
-            )
-            return dx, dgamma, dbeta, None, None  # dx has the share that went through the moments
-
-        return y, gradient
-
+    correction = _correction(parts.value_count(x))
     if known is None:
-        channels = x.shape[-1]
-        rows = tf.reshape(tf.stop_gradient(x), [-1, channels])
-        mean, variance, unbiased = (tf.reshape(m, [channels]) for m in _batch_moments(rows))
-        known = Moments(mean, unbiased)
+        mean, variance = parts.moments(tf.stop_gradient(x))
+        known = Moments(mean, variance * correction)
     else:
-        mean, variance = known.mean, known.variance / _correction(x, known.variance)
-    return Normalised(run(x, gamma, beta, mean, variance), known)
+        mean, variance = known.mean, known.variance / correction
+    return Normalised(parts.normalise_relu(x, gamma, beta, mean, variance, epsilon), known)
 
 
-def _scale_offset_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    kernel = tf.reshape(scale, [1, 1, -1, 1])
-    y = tf.nn.depthwise_conv2d(x, kernel, strides=[1, 1, 1, 1], padding="VALID")
-    return tf.nn.relu(tf.nn.bias_add(y, offset))
-
-
-def _column_sums(x: tf.Tensor) -> tf.Tensor:
-    """Sums over all axes but the last: a matrix product takes a third of a reduction's time."""
-    rows = tf.reshape(x, [-1, x.shape[-1]])
-    return tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)[0]
-
-
-def _moments(x: tf.Tensor, data_format: str = "NHWC") -> tuple[tf.Tensor, tf.Tensor]:
+def _moments(x: tf.Tensor, data_format: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and (biased) variance of each channel."""
-    if not _in_parts(x, data_format):  # a GPU may round what a matrix product multiplies (TF32)
-        return tf.nn.moments(x, [0, 1, 2] if data_format == "NHWC" else [0, 2, 3])
-    return _moments_of_rows(tf.reshape(x, [-1, x.shape[-1]]))
+    if _in_parts(x, data_format):
+        return parts.moments(x)
+    return tf.nn.moments(x, [0, 1, 2] if data_format == "NHWC" else [0, 2, 3])
 
 
-def _moments_of_rows(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and (biased) variance of each column of [N, C]."""
-    count = tf.shape(rows)[0]
-    ones, count = tf.ones([1, count]), tf.cast(count, rows.dtype)
-    mean = tf.matmul(ones, rows)[0] / count
-    return mean, tf.matmul(ones, tf.math.squared_difference(rows, mean))[0] / count
-
-
-# A function, so that its operations are made once and not for each batch norm anew, which would
-# put off the first step by seconds.
-@tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.float32)])
-def _batch_moments(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mean, (biased) variance and unbiased variance of each column of [N, C]."""
-    mean, variance = _moments_of_rows(rows)
-    return mean, variance, _unbiased(variance, rows)
-
-
-def _unbiased(variance: tf.Tensor, x: tf.Tensor, workers: int = 1) -> tf.Tensor:
-    """As the fused operation returns it."""
-    return variance * _correction(x, variance, workers)
-
-
-def _correction(x: tf.Tensor, variance: tf.Tensor, workers: int = 1) -> tf.Tensor:
-    count = tf.cast(tf.size(x) // tf.size(variance) * workers, tf.float32)
+def _correction(count: int | tf.Tensor) -> float | tf.Tensor:
+    """Unbiased / biased variance of `count` values, as the fused operation has it."""
+    if isinstance(count, int):
+        return count / max(count - 1, 1)
+    count = tf.cast(count, tf.float32)
     return count / tf.maximum(count - 1, 1)

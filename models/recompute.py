@@ -54,5 +54,6 @@ def _not_before(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         # Always 0, which no optimiser knows: as in tf.recompute_grad. Not run on a GPU here.
         zero = tf.where(tf.cast(first, tf.bool) == tf.cast(first, tf.bool), 0.0, float("nan"))
         return x + tf.cast(zero, x.dtype)
-    with tf.control_dependencies([dy]):
+    # An operation of its own: to depend on a call of a function is to depend on its side effects.
+    with tf.control_dependencies([tf.identity(dy)]):
         return tf.identity(x)

@@ -77,7 +77,7 @@ class ResNet(tf.Module):
       batch_norm_decay, batch_norm_epsilon: spec section 2.
       compute_dtype: type of convolutions and activations. A processor that is slower in it than
         in float32 computes in float32 and keeps in this type what the backward pass needs.
-      seed: of the initial values.
+      seed: of the initial values; None for zeros, which are quicker, where a checkpoint follows.
       freeze_batch_norm: training, too, normalises by the moving statistics and leaves them.
       recompute: keep only the input of each block for the backward pass and run the block again
         there: half the memory, a quarter more time (models/recompute.py).
@@ -98,7 +98,7 @@ class ResNet(tf.Module):
         batch_norm_decay: float = 0.997,
         batch_norm_epsilon: float = 1e-5,
         compute_dtype: tf.DType | str = tf.float32,
-        seed: int = 1234,
+        seed: int | None = 1234,
         freeze_batch_norm: bool = False,
         recompute: bool = False,
         reduce_moments: batch_norm.ReduceMoments | None = None,
@@ -120,7 +120,9 @@ class ResNet(tf.Module):
         self._reduce_moments, self._moment_workers = reduce_moments, moment_workers
         self._by_name = {
             name: tf.Variable(
-                initial_value(name, shape, seed), trainable=is_trainable(name), name=name
+                tf.zeros(shape) if seed is None else initial_value(name, shape, seed),
+                trainable=is_trainable(name),
+                name=name,
             )
             for name, shape in variable_shapes(resnet_size, class_num, width).items()
         }
@@ -232,10 +234,16 @@ class ResNet(tf.Module):
         return y
 
     def _update_statistics(self, moments: BatchMoments) -> None:
-        for norm, of_batch in moments.items():
-            for name, value in zip(norm_names(norm)[2:], of_batch, strict=True):
-                statistic = self._by_name[name]
-                statistic.assign(statistic * self._decay + value * (1 - self._decay))
+        if not moments:
+            return
+        # All in one vector: a graph of seven operations for each statistic would take long to make.
+        values = [value for of_batch in moments.values() for value in of_batch]
+        statistics = [self._by_name[n] for norm in moments for n in norm_names(norm)[2:]]
+        old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))
+        moved = old * self._decay + new * (1 - self._decay)
+        sizes = [statistic.shape[0] for statistic in statistics]
+        for statistic, value in zip(statistics, tf.split(moved, sizes), strict=True):
+            statistic.assign(value)
 
     def _pool(self, x: tf.Tensor) -> tf.Tensor:
         axes = [1, 2] if self.data_format == "NHWC" else [2, 3]

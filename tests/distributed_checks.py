@@ -43,11 +43,13 @@ class Case(NamedTuple):
     micro_batch: int = IMAGES_PER_STEP
     statistics: str = "global"
     workers: WorkerOptions = WorkerOptions()
+    recompute: bool = False
 
 
 CASES = {
     "pretraining": Case(),
     "pretraining_synchronised": Case(batch_norm="synchronised"),
+    "pretraining_synchronised_recomputed": Case(batch_norm="synchronised", recompute=True),
     "finetuning": Case("softmax"),
     "finetuning_synchronised": Case("softmax", "synchronised"),
     "accumulated": Case(micro_batch=1),
@@ -104,6 +106,7 @@ def train(case: Case, job: Workers) -> dict[str, np.ndarray]:
         width=8,
         batch_norm_epsilon=EPSILON,
         freeze_batch_norm=case.batch_norm == "frozen",
+        recompute=case.recompute,
         reduce_moments=job.average if case.batch_norm == "synchronised" else None,
         moment_workers=job.size,
         seed=job.rank,  # what rank 0 has is broadcast

@@ -18,6 +18,7 @@ TOLERANCE = 1e-5
 ON_TWO = {
     "pretraining": "pretraining",
     "pretraining_synchronised": "pretraining_synchronised",
+    "pretraining_synchronised_recomputed": "pretraining_synchronised",
     "finetuning": "finetuning",
     "finetuning_synchronised": "finetuning_synchronised",
     "accumulated": "pretraining",

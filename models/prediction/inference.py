@@ -64,6 +64,7 @@ def load(path: str, options: NetworkOptions) -> Loaded:
         data_format=options.data_format,
         compute_dtype=options.precision,
         batch_norm_epsilon=options.batch_norm_epsilon,
+        seed=None,
     )
     saved = checkpoint.restore(
         prefix, network.variables_by_name(), checkpoint.TRAINING_STATE, average=options.use_ema

@@ -100,23 +100,25 @@ class Optimizer:
         lacking = sorted(n for n in self.trainable if gradients.get(n) is None)
         if lacking:
             raise OptimizerError(f"no gradient for {len(lacking)} variables: {lacking[:5]}")
-        totals = {name: self._decayed(name, gradients[name]) for name in self.trainable}
+        # Of each constant one: hundreds of them would make the graph's making longer.
+        decays = {decay: tf.constant(decay) for decay in set(self.decay.values())}
+        totals = {
+            name: gradients[name] + decays[self.decay[name]] * variable
+            if name in self.decay
+            else gradients[name]
+            for name, variable in self.trainable.items()
+        }
         if self.options.gradient_clip:
             clipped, _ = tf.clip_by_global_norm(list(totals.values()), self.options.gradient_clip)
             totals = dict(zip(totals, clipped, strict=True))
         rate = tf.cast(rate, tf.float32)
+        head_rate, body_rate = rate * self.options.head_rate, rate * self.options.body_rate
+        momentum = tf.constant(self.options.opt_momentum)
         for name, gradient in totals.items():
-            self._update(name, gradient, rate * self._multiplier(name))
+            own_rate = head_rate if name.startswith(HEAD) else body_rate
+            self._update(name, gradient, own_rate, momentum)
 
-    def _decayed(self, name: str, gradient: tf.Tensor) -> tf.Tensor:
-        rate = self.decay.get(name)
-        return gradient + rate * self.trainable[name] if rate else gradient
-
-    def _multiplier(self, name: str) -> float:
-        is_head = name.startswith(HEAD)
-        return self.options.head_rate if is_head else self.options.body_rate
-
-    def _update(self, name: str, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    def _update(self, name: str, gradient: tf.Tensor, rate: tf.Tensor, momentum: tf.Tensor) -> None:
         variable = self.trainable[name]
         if self.options.optimizer == "sgd":
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
@@ -126,7 +128,7 @@ class Optimizer:
             accum=self.slots[name + MOMENTUM_SLOT].handle,
             lr=rate,
             grad=gradient,
-            momentum=self.options.opt_momentum,
+            momentum=momentum,
         )
 
 
