@@ -6,13 +6,18 @@ dataclasses of `data` and `models`, whose fields bear the flags' names.
 """
 
 import os
+from unittest import mock
 
 from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 
-# Read when TensorFlow is imported, so root scripts import this module first. It leaves oneDNN off
-# on processors without AVX-512, where convolutions are a third faster with it, too.
+# TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
+# where convolutions are a third faster with it, too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
+# Half of the time to import it goes into Keras 3, which we do not use. Told that another one is
+# wanted, it leaves that for later: for Horovod, which does.
+with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"):
+    import tensorflow  # noqa: F401
 
 FLAGS = flags.FLAGS
 

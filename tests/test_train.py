@@ -169,3 +169,11 @@ def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_pa
     data = folder / "model.ckpt-1.data-00000-of-00001"
     os.truncate(data, data.stat().st_size // 2)
     assert "model.ckpt-1" in mistake(run_script, "train.py", *common)
+
+
+def test_keras_half_of_tensorflows_import_waits_until_it_is_wanted() -> None:
+    program = "import sys, train, tensorflow as tf; print('keras' in sys.modules, tf.keras.Model)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("False <class 'keras.")

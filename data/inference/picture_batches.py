@@ -43,6 +43,7 @@ class Preparation:
         # One graph for pictures of any size: a call costs one operation, and no Python inside.
         self._to_crops = tf.function(
             lambda image: preprocessing.inference_crops(image, image_size, self.crops),
+            autograph=False,
             input_signature=[tf.TensorSpec([None, None, preprocessing.CHANNELS], tf.uint8)],
         )
 

@@ -37,7 +37,7 @@ class ServedNetwork(tf.Module):
         self._names = tf.constant(list(names))
         self._score, self._top_k = SCORES[score], min(top_k, len(names))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Encoded pictures [B] to `names`, `scores`, `classes` [B, top_k], best first."""
         side = self._image_size
@@ -49,7 +49,10 @@ class ServedNetwork(tf.Module):
         scores, classes = tf.math.top_k(self._score(self._network(images)), self._top_k)
         return {"names": tf.gather(self._names, classes), "scores": scores, "classes": classes}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "images")])
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "images")],
+    )
     def predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Images [B, H, W, 3] in [-1, 1] to `features` [B, D], `logits` and `scores` [B, C]."""
         features = self._network.features(images)

@@ -87,7 +87,7 @@ class Predictor:
         self._network, self._output, self._l2_normalize = network, output, l2_normalize
         # One trace serves every batch size, the last, smaller batch included.
         crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)
-        self._run = tf.function(self._forward, input_signature=[crops])
+        self._run = tf.function(self._forward, autograph=False, input_signature=[crops])
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """The output of each picture, float32 [B, D].

@@ -42,6 +42,6 @@ class Validation:
             )
         return evaluator.result()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
         return self._probabilities(self._network(images, training=False))
