@@ -29,14 +29,6 @@ class Normalised(NamedTuple):
     moments: Moments
 
 
-def affine(
-    gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale and offset, [C] each, that batch norm by these moments amounts to."""
-    scale = gamma * tf.math.rsqrt(variance + epsilon)
-    return scale, beta - mean * scale
-
-
 def by_moments(
     x: tf.Tensor,
     gamma: tf.Tensor,
@@ -48,7 +40,7 @@ def by_moments(
 ) -> tf.Tensor:
     """Normalises by moments that do not depend on x: inference, and training with frozen norms."""
     if _in_parts(x, data_format):
-        return parts.affine_relu(x, *affine(gamma, beta, mean, variance, epsilon))
+        return parts.affine_relu(x, *parts.affine(gamma, beta, mean, variance, epsilon))
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -112,16 +104,15 @@ def by_all_batches(
     mean, mean_square = reduce_moments(raw)  # Horovod: all-reduce in the forward pass
     variance = tf.cast(tf.maximum(mean_square - tf.square(mean), 0.0), tf.float32)
     mean = tf.cast(mean, tf.float32)
-    scale, offset = affine(gamma, beta, mean, variance, epsilon)
+    scale, offset = parts.affine(gamma, beta, mean, variance, epsilon)
     if _in_parts(x, data_format):
         y = parts.affine_relu(x, scale, offset)
     else:
         shape = [-1] if data_format == "NHWC" else [-1, 1, 1]
         exact = exact * tf.reshape(scale, shape) + tf.reshape(offset, shape)
         y = tf.nn.relu(tf.cast(exact, x.dtype))
-    return Normalised(
-        y, Moments(mean, variance * _correction(tf.size(x) // tf.size(mean) * workers))
-    )
+    count = parts.value_count(x, gamma.shape[0]) * workers
+    return Normalised(y, Moments(mean, variance * _correction(count)))
 
 
 def _in_parts(x: tf.Tensor, data_format: str) -> bool:
@@ -133,7 +124,7 @@ def _in_parts(x: tf.Tensor, data_format: str) -> bool:
 def _by_batch_in_parts(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
 ) -> Normalised:
-    correction = _correction(parts.value_count(x))
+    correction = _correction(parts.value_count(x, gamma.shape[0]))
     if known is None:
         mean, variance = parts.moments(tf.stop_gradient(x))
         known = Moments(mean, variance * correction)

@@ -20,6 +20,14 @@ import tensorflow as tf
 Shape = tuple[int | None, ...]
 
 
+def affine(
+    gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scale and offset, [C] each, that batch norm by these moments amounts to."""
+    scale = gamma * tf.math.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
 def moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and (biased) variance of each channel."""
     return _moments(tuple(x.shape))(x)
@@ -49,7 +57,7 @@ def normalise_relu(
 def _moments(shape: Shape) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     @_traced(shape, channel_inputs=0)
     def run(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        count = tf.cast(value_count(x), x.dtype)
+        count = tf.cast(value_count(x, x.shape[-1]), x.dtype)
         mean = _channel_sums(x) / count
         return mean, _channel_sums(tf.math.squared_difference(x, mean)) / count
 
@@ -79,8 +87,7 @@ def _normalise_relu(shape: Shape, epsilon: float) -> Callable[..., tf.Tensor]:
     def run(
         x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor
     ) -> tuple:
-        scale = gamma * tf.math.rsqrt(variance + epsilon)
-        y = _scale_offset_relu(x, scale, beta - mean * scale)
+        y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
@@ -116,10 +123,10 @@ def _scale_offset_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.
 def _channel_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums over all axes but the last: a matrix product takes a third of a reduction's time."""
     rows = tf.reshape(x, [-1, x.shape[-1]])
-    return tf.reshape(tf.matmul(tf.ones([1, value_count(x)]), rows), [-1])
+    return tf.reshape(tf.matmul(tf.ones([1, value_count(x, x.shape[-1])]), rows), [-1])
 
 
-def value_count(x: tf.Tensor) -> int | tf.Tensor:
-    """How many values a channel of x has; a number where the graph knows it."""
+def value_count(x: tf.Tensor, channels: int) -> int | tf.Tensor:
+    """How many values a channel of x has, whose axis is any; a number where the graph knows it."""
     size = x.shape.num_elements() or tf.size(x)
-    return size // x.shape[-1]
+    return size // channels

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.batch_norm import affine
+from models.batch_norm_in_parts import affine
 from models.layout import kernel_name, norm_names
 from models.resnet import ResNet
 
