@@ -32,7 +32,6 @@ from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 RESULT = "./out/evaluation/"
-OUTPUTS = {"single": "softmax", "multi": "sigmoid"}
 # What decides on the numbers, besides checkpoint and data.
 SETTINGS = (
     *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
@@ -42,6 +41,8 @@ SETTINGS = (
 
 
 def main() -> int:
+    if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
+        raise InputError("--fit_thresholds needs --label_mode=multi")
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     prefixes = checkpoints(inference_job.checkpoint_path())
@@ -98,7 +99,7 @@ def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evalu
     )
     evaluator = make_evaluator(class_num, job)
     telling = TellingPictures(class_num, positive_threshold=FLAGS.positive_threshold)
-    predictor = Predictor(loaded.network, OUTPUTS[FLAGS.label_mode])
+    predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     evaluate(predictor, watched(batches), evaluator, telling)
     step = checkpoint.describe(loaded.prefix).step
     unreadable = int(job.sum(np.array([len(pictures.unreadable)]))[0])
@@ -149,7 +150,7 @@ def write(
 ) -> None:
     """Writes the report, and the fitted thresholds where they are asked for."""
     names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
-    settings = {"data": " ".join(pictures.sources), "image_size": loaded.image_size}
+    settings = {"data": " ".join(pictures.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
     prepare = preparation(loaded)

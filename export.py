@@ -19,21 +19,21 @@ import tensorflow as tf
 from absl import logging
 
 import flags
+import inference_job
 import script
 from data.common.images import to_jpeg
-from data.inference import exif_ops, picture_source
+from data.inference import picture_source
 from data.inference.predictions import class_names
-from data.input import preprocessing
+from data.input import exif_ops, preprocessing
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.export import model_card
 from models.export.checks import Check, ExportError
 from models.export.exporting import EXPORTERS, Source
-from models.prediction.inference import Loaded, NetworkOptions, load
+from models.prediction.inference import Loaded, load
 
 FLAGS = flags.FLAGS
 CARD, CLASSES = "README.md", "classes.txt"
-SCORES = {"single": "softmax", "multi": "sigmoid"}
 PICTURES_CHECKED = 8
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     if FLAGS.import_weights:
         return import_weights()
     if FLAGS.list:
-        for line in checkpoint_report.lines(checkpoint.find(_path())):
+        for line in checkpoint_report.lines(checkpoint.find(inference_job.checkpoint_path())):
             print(line)
         return 0
     return export()
@@ -108,9 +108,9 @@ def _source(plain: Loaded) -> Source:
         served=_load(FLAGS.fold_batch_norm).network,
         prepare=prepare,
         image_size=image_size,
-        epsilon=FLAGS.batch_norm_epsilon,
+        epsilon=plain.batch_norm_epsilon,
         names=names,
-        score=SCORES[FLAGS.label_mode],
+        score=inference_job.SCORES[FLAGS.label_mode],
         top_k=FLAGS.top_k_pred,
         pictures=_given_pictures() if FLAGS.images else _made_up_pictures(),
         tolerance=FLAGS.tolerance,
@@ -118,18 +118,8 @@ def _source(plain: Loaded) -> Source:
 
 
 def _load(fold_batch_norm: bool) -> Loaded:
-    given = {
-        name: FLAGS[name].value if FLAGS[name].present else None
-        for name in ("resnet_size", "class_num", "image_size")
-    }
-    options = script.fill(
-        NetworkOptions, fold_batch_norm=fold_batch_norm, precision="float32", **given
-    )
-    return load(_path(), options)
-
-
-def _path() -> str:
-    return FLAGS.pretrain_ckpt or FLAGS.model_dir
+    options = inference_job.network_options(fold_batch_norm=fold_batch_norm, precision="float32")
+    return load(inference_job.checkpoint_path(), options)
 
 
 def _given_pictures() -> list[bytes]:

@@ -27,8 +27,8 @@ def main() -> int:
     result_format = choose_format(feature_files.formats(FLAGS.feature_type), FLAGS.result)
     loaded = inference_job.load()
     predictor = Predictor(loaded.network, FLAGS.layer, FLAGS.l2_normalize)
-    result = Path(FLAGS.result)
-    return inference_job.run(loaded, result, result_format, predictor, describe, SETTINGS)
+    part, result = inference_job.our_part(), Path(FLAGS.result)
+    return inference_job.run(loaded, part, result, result_format, predictor, describe, SETTINGS)
 
 
 def describe(batch: PictureBatch, values: np.ndarray) -> list[Feature]:

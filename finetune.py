@@ -17,6 +17,7 @@ from models.training.objectives import (
     SoftmaxObjective,
     WeightedBCEObjective,
 )
+from models.workers.base import Workers
 
 FLAGS = flags.FLAGS
 # What `FixBlock2` of the released code leaves to train.
@@ -24,17 +25,22 @@ FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
 
 
 def main() -> int:
-    single = FLAGS.loss == "softmax"
-    if not single and not FLAGS["count_classes"].present:
+    if FLAGS.loss != "softmax" and not FLAGS["count_classes"].present:
         FLAGS.count_classes = True  # rare and empty classes are what to know of one's own labels
-    evaluator = SingleLabelEvaluator if single else MultiLabelEvaluator
     return train.fit(
         make_objective,
-        lambda job: evaluator(FLAGS.class_num, job),
+        make_evaluator,
         trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
         skip=("logits/*",),
         bn_decay_share=FLAGS.bn_decay_share,
     )
+
+
+def make_evaluator(job: Workers) -> SingleLabelEvaluator | MultiLabelEvaluator:
+    """The metrics for the labels of --loss."""
+    if FLAGS.loss == "softmax":
+        return SingleLabelEvaluator(FLAGS.class_num, job)
+    return train.make_evaluator(job)
 
 
 def make_objective() -> Objective:

@@ -47,11 +47,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
 flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
-flags.DEFINE_boolean("restore", False, "refuse to start unless --model_dir holds a checkpoint")
+flags.DEFINE_boolean("restore", False, "refuse to start from random weights: wants a checkpoint")
 flags.DEFINE_string("pretrain_ckpt", None, "checkpoint to start the weights from")
 flags.DEFINE_integer("log_interval", 10, "steps between log lines", lower_bound=1)
 flags.DEFINE_integer("prof_interval", 10, "steps that images/s is averaged over", lower_bound=1)
-flags.DEFINE_integer("eval_interval", 0, "steps between evaluations; 0: never", lower_bound=0)
+flags.DEFINE_integer(
+    "eval_interval", 0, "steps between evaluations; 0: only after the last step", lower_bound=0
+)
 FLAGS.set_default("log_dir", "./out/log/")  # absl defines log_dir itself.
 
 # Input.
@@ -100,14 +102,14 @@ flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16", "float16"],
-    "type that layers compute in, where the processor is fast in it; what training keeps for the "
-    "backward pass; variables, statistics and loss stay float32",
+    "type of the layers' arithmetic, on processors that are fast in it, and of what training keeps "
+    "for the backward pass; variables, statistics and loss stay float32",
 )
 flags.DEFINE_boolean(
     "recompute", False, "recompute activations in the backward pass: half the memory"
 )
 
-# Multi-label loss (pretraining). Weights count consecutive batches; see docs/architecture.md.
+# Multi-label loss (pretraining). Weights count consecutive batches; see docs/spec.md.
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
 flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
 flags.DEFINE_float("positive_weight", 12.0, "times that a positive label counts", 0.0)
@@ -128,7 +130,7 @@ flags.DEFINE_enum(
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
 flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
-flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: any", 0.0)
+flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: no limit", 0.0)
 flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
 flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
 flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
@@ -159,7 +161,7 @@ flags.DEFINE_enum(
     "finetune.py: softmax for one label an image; the others for several: the pretraining loss, "
     "sigmoid cross-entropy, or the asymmetric loss (arXiv 2009.14119)",
 )
-flags.DEFINE_list("trainable", [], "patterns (stages_3_*, logits/*) of the variables trained; all")
+flags.DEFINE_list("trainable", [], "train variables like stages_3_*,logits/* (default: all)")
 flags.DEFINE_boolean(
     "freeze_batch_norm", False, "normalise by the moving statistics, and keep them"
 )
@@ -173,7 +175,9 @@ flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positi
 flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
 flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 0: none", 0.0, 1.0)
 flags.DEFINE_string("best_metric", None, "metric by which the best checkpoint is kept in best/")
-flags.DEFINE_integer("patience", 0, "evaluations without a better one until the end; 0: any", 0)
+flags.DEFINE_integer(
+    "patience", 0, "end after so many evaluations without a better one; 0: never", 0
+)
 flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 
 # Devices.
@@ -238,7 +242,9 @@ flags.DEFINE_list("at_k", ["5", "10"], "the k of precision, recall and F1 at k")
 flags.DEFINE_float(
     "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
 )
-flags.DEFINE_string("supported_classes", None, "file of the classes that means are over; all")
+flags.DEFINE_string(
+    "supported_classes", None, "file of the classes that means are over (default: all)"
+)
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
 flags.DEFINE_string("scratch_dir", None, "folder for 4 bytes x images x classes while evaluating")
 flags.DEFINE_integer("page_classes", 6, "worst classes shown with pictures", lower_bound=0)

@@ -21,7 +21,6 @@ from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
 RESULT = "label_pred.txt"
-SCORES = {"single": "softmax", "multi": "sigmoid"}
 SETTINGS = (
     *("label_mode", "top_k_pred", "dictionary"),
     *("threshold", "threshold_file", "show_labels"),
@@ -32,10 +31,12 @@ def main() -> int:
     result_format = choose_format(FORMATS, FLAGS.result)
     if FLAGS.page:
         prediction_page.check(FLAGS.page)
-    shown = prediction_page.Shown(FLAGS.page_images if FLAGS.page else 0)
     loaded = inference_job.load()
     labels = make_labels(loaded.network.class_num)
-    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
+    predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
+    part = inference_job.our_part()
+    # Of several processes, the one that joins the shares has the first pictures.
+    shown = prediction_page.Shown(FLAGS.page_images if FLAGS.page and part.collects else 0)
 
     def describe(batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(labels, batch, probabilities)
@@ -43,8 +44,8 @@ def main() -> int:
         return predictions
 
     result = Path(FLAGS.result)
-    code = inference_job.run(loaded, result, result_format, predictor, describe, SETTINGS)
-    if FLAGS.page:
+    code = inference_job.run(loaded, part, result, result_format, predictor, describe, SETTINGS)
+    if FLAGS.page and part.collects:
         shown.write(FLAGS.page)
     return code
 

@@ -1,16 +1,21 @@
-"""What image_classification.py and extract_feature.py share: flags to a network and to a job."""
+"""What image_classification.py and extract_feature.py share: flags to a network and to a job.
+
+evaluate.py and export.py load their networks with it, too.
+"""
 
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 import flags
 import script
-from data.common.parallel import Part, our_part
+from data.common import parallel
+from data.common.parallel import Part
 from data.inference.picture_batches import PictureBatch, Preparation
 from data.inference.picture_job import Job
 from data.inference.result_format import ResultFormat
@@ -23,13 +28,16 @@ FLAGS = flags.FLAGS
 BATCH_SIZE = 32
 """The default of both scripts: larger batches are not faster on a CPU, and need more memory."""
 
+SCORES = {"single": "softmax", "multi": "sigmoid"}
+"""What the network gives for each --label_mode."""
+
 # What decides on the numbers, besides the checkpoint: a resumed run must have the same.
 _DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels")
 
 
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
-    script.fill(DeviceOptions).apply(_local_rank(), several_processes=_local_rank() > 0)
+    script.fill(DeviceOptions).apply(_local_rank(), _several_processes())
     loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
@@ -40,17 +48,21 @@ def load() -> inference.Loaded:
     return loaded
 
 
-def network_options() -> inference.NetworkOptions:
-    """How the flags say that a checkpoint is loaded; what they do not say, it tells itself."""
+def network_options(**values: Any) -> inference.NetworkOptions:
+    """How the flags say that a checkpoint is loaded; what they do not say, it tells itself.
+
+    `values` go before the flags.
+    """
     given = {
         name: FLAGS[name].value if FLAGS[name].present else None
-        for name in ("resnet_size", "class_num", "image_size")
+        for name in ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
     }
-    return script.fill(inference.NetworkOptions, **given)
+    return script.fill(inference.NetworkOptions, **given, **values)
 
 
 def run(
     loaded: inference.Loaded,
+    part: Part,
     result: Path,
     result_format: ResultFormat,
     predict: inference.Predictor,
@@ -60,6 +72,7 @@ def run(
     """Runs the network over every batch of --images and writes `result`; the exit code.
 
     Args:
+      part: of `our_part`.
       describe: see `Job`.
       settings: the script's own flags that decide on the rows.
     """
@@ -73,10 +86,10 @@ def run(
         prepare=prepare,
         predict=predict,
         describe=describe,
-        settings={"checkpoint": loaded.prefix, "image_size": loaded.image_size, **decisive},
+        settings={"checkpoint": loaded.prefix, **loaded.settings(), **decisive},
         batch_size=max(1, FLAGS.batch_size // prepare.crops),
         threads=FLAGS.num_preprocess_threads,
-        part=_our_part(),
+        part=part,
     )
     totals = job.run()
     logging.info(
@@ -91,9 +104,9 @@ def checkpoint_path() -> str:
     return FLAGS.pretrain_ckpt or FLAGS.model_dir
 
 
-def _our_part() -> Part:
+def our_part() -> Part:
     """Our share of the pictures: by MPI under mpirun, else by Horovod, else all of them."""
-    part = our_part(None)
+    part = parallel.our_part(None)
     if part.count > 1:
         return part
     # Shares may take differently long: those who are done wait without a limit.
@@ -114,7 +127,12 @@ class _HorovodWorld:
         """Nothing: horovodrun ends the others when one process fails."""
 
 
+def _several_processes() -> bool:
+    """Whether a launcher started others beside us, each to have a GPU of its own."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in launch.SIZE_VARIABLES)
+
+
 def _local_rank() -> int:
     """Which GPU of the machine is ours; the launchers say so."""
-    names = ("HOROVOD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    names = ("HOROVOD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -19,6 +19,7 @@ from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
+from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
 from models.training import loop, resume
 from models.training.best import Best
@@ -35,13 +36,18 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    return fit(make_objective, lambda job: MultiLabelEvaluator(FLAGS.class_num, job))
+    return fit(make_objective, make_evaluator)
 
 
 def make_objective() -> MultiLabelObjective:
     """The pretraining loss with the numbers of the flags."""
-    options = script.fill(MultiLabelOptions)
-    return MultiLabelObjective(FLAGS.class_num, options, FLAGS.random_seed)
+    return MultiLabelObjective(FLAGS.class_num, script.fill(MultiLabelOptions), FLAGS.random_seed)
+
+
+def make_evaluator(job: Workers) -> MultiLabelEvaluator:
+    """The metrics of several labels an image, as evaluate.py has them by default."""
+    options = script.fill(MultiLabelMetricOptions, threshold=0.5)
+    return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
 
 def fit(
@@ -51,7 +57,7 @@ def fit(
     skip: Sequence[str] = (),
     bn_decay_share: float = 0.0,
 ) -> int:
-    """Trains as the flags say; what pretraining and finetuning have in common.
+    """Trains as the flags say, for pretraining and finetuning alike; returns the exit code.
 
     Args:
       make_objective: makes the loss, after the devices are set up.
@@ -59,23 +65,21 @@ def fit(
       trains: tells by a variable's checkpoint name whether it is trained.
       skip: patterns of variables that are not taken from --pretrain_ckpt.
       bn_decay_share: share of the weight decay that batch norm's scale and offset get.
-
-    Returns:
-      The exit code.
     """
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes, if any.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
     optimizer = Optimizer(trainable, script.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
-    average = (
-        WeightAverage(network.variables_by_name(), FLAGS.ema_decay) if FLAGS.ema_decay else None
-    )
+    weights = network.variables_by_name()
+    average = WeightAverage(weights, FLAGS.ema_decay) if FLAGS.ema_decay else None
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
     best = make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
-    resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, FLAGS.restore)
+    measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
+    skip, must_restore = () if measures else skip, measures or FLAGS.restore
+    resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, must_restore)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
     return job.run(variables.values(), lambda: run(trainer, job, checkpoints, make_evaluator, best))
@@ -92,10 +96,9 @@ def run(
     records = script.fill(InputOptions)
     evaluate = None
     if FLAGS.val_dir is not None:
+        options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
         # Horovod: each worker evaluates its own share of the records.
-        held_out = EvaluationInput(
-            dataclasses.replace(records, data_dir=FLAGS.val_dir), job.rank, job.size
-        )
+        held_out = EvaluationInput(options, job.rank, job.size)
         evaluate = Validation(
             trainer.network,
             trainer.objective.probabilities,
@@ -104,10 +107,12 @@ def run(
             trainer.average,
         )
     if FLAGS.mode == "val":
-        return show(evaluate)
-    share = step_share(
-        script.fill(StepOptions), job.rank, job.size, job.elastic, FLAGS.sync_batch_norm
-    )
+        if evaluate is None:
+            raise loop.TrainingError("--mode=val needs --val_dir")
+        evaluate.show(job.rank)
+        return 0
+    steps = script.fill(StepOptions)
+    share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
     source = TrainingInput(records, script.fill(Augmentation), share)
     schedule = make_schedule(script.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
@@ -130,6 +135,8 @@ def run(
 
 def make_network(job: Workers) -> ResNet:
     """The network of the flags, with its initial values."""
+    if not FLAGS["resnet_size"].present:  # Then the depth is that of the checkpoint, if any.
+        FLAGS.resnet_size = resume.depth(FLAGS.model_dir, FLAGS.pretrain_ckpt) or FLAGS.resnet_size
     synchronised = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
         FLAGS.resnet_size,
@@ -155,15 +162,6 @@ def make_best() -> Best | None:
         raise loop.TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
     folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
     return Best(FLAGS.best_metric, FLAGS.patience, folder)
-
-
-def show(evaluate: Validation | None) -> int:
-    """Prints the metrics of the present weights, one a line."""
-    if evaluate is None:
-        raise loop.TrainingError("--mode=val needs --val_dir")
-    for name, value in evaluate().items():
-        print(f"{name}: {value:.6f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 # Runs the benchmarks and prints a table for each, and one of all: ours, peers, the machine's limit,
 # ratios, memory.
 #
-#   benchmarks/run.sh                    # all parts (some hours on two cores)
+#   benchmarks/run.sh                    # all but scaling and transfer (some hours on two cores)
 #   benchmarks/run.sh limits train loss  # some of them
+#   benchmarks/run.sh scaling            # workers; needs example/install_horovod.sh
 #   ROWS=17609752                        # of the lists: the size of ML-Images
 #   OUT=out/benchmarks                   # where the JSON of each part and the plots go
 #   IMG2DATASET=i2d/bin/python           # an environment that has it, see benchmarks/download.py

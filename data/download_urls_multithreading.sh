@@ -2,13 +2,14 @@
 # Downloads a list of URLs, every value visible.
 #
 #   ./data/download_urls_multithreading.sh                       # the Open Images part of ML-Images
+#   SPLIT=val ./data/download_urls_multithreading.sh             # of its validation images
 #   ./data/download_urls_multithreading.sh --dry_run             # a sample: how much disk, how long
 #   ./data/download_urls_multithreading.sh --short_side 256      # flags given here win
 #   ./data/download_urls_multithreading.sh --retry_failed        # the failed rows once more
 #
-# Expect: pictures in ./data/images/ (in 256 folders, if the list has over 100,000 rows), the list
-# ./data/train_im_list.txt of those that could be had and ./data/invalid_url.txt of the others, both
-# with their tags, and failures by reason. The same command again goes on where it stopped. One
+# Expect, in ./data/images/train/: pictures (in 256 folders, if the list has over 100,000 rows), the
+# list im_list.txt of those that could be had and invalid_url.txt of the others, both with their
+# tags, and failures by reason. The same command again goes on where it stopped. One
 # process makes about 500 pictures of 60 kB a second on two cores, as far as the hosts allow.
 set -euo pipefail
 
@@ -17,10 +18,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
+SPLIT="${SPLIT:-train}"
 exec python data/download_urls_multithreading.py \
-  --url_list ./data/train_urls_from_openimages.txt \
-  --im_list ./data/train_im_list.txt \
-  --save_dir ./data/images/ \
+  --url_list "./data/${SPLIT}_urls_from_openimages.txt" \
+  --im_list "./data/images/$SPLIT/im_list.txt" \
+  --save_dir "./data/images/$SPLIT/" \
   --num_threads 64 \
   --host_limit 8 \
   --retries 4 \

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import re
 import sys
 from collections import Counter
@@ -24,11 +25,11 @@ from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common.images import PICTURE_SUFFIXES
 from data.common.pages import write_file
-from data.listing.lists import Row, format_row
+from data.listing.lists import ListError, Row, format_row
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
@@ -47,17 +48,19 @@ def from_folder(images: Path) -> list[Labelled]:
     """One image per picture below each subfolder of `images`, which names its class.
 
     Raises:
-      OwnDataError: no subfolders, or one without a picture.
+      OwnDataError: no subfolders, one without a picture, or a name that lists cannot hold.
     """
     folders = sorted(path for path in images.iterdir() if path.is_dir())
     if not folders:
         raise OwnDataError(f"{images} has no subfolders: expected one a class, or give --csv")
     found = []
     for folder in folders:
-        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         if not pictures:
             raise OwnDataError(f"class {folder.name} is empty: no picture in {folder}")
-        found += [Labelled(str(p.relative_to(images)), {folder.name: 1.0}) for p in pictures]
+        found += [
+            _labelled(str(p.relative_to(images)), {folder.name: 1.0}, str(images)) for p in pictures
+        ]
     return found
 
 
@@ -65,17 +68,27 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
     """The rows of a CSV file with the columns image and labels.
 
     Raises:
-      OwnDataError: a column is missing, a label is malformed, or pictures are missing.
+      OwnDataError: not UTF-8, a column, a name or pictures are missing, or a label is malformed.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = {"image", "labels"}.difference(reader.fieldnames or ())
-        if absent:
-            raise OwnDataError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
-        rows = [
-            Labelled(row["image"], dict(_labels(row["labels"] or "", f"{path}:{reader.line_num}")))
-            for row in reader
-        ]
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise OwnDataError(f"{path}:{line}: not UTF-8; save it as CSV UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    absent = {"image", "labels"}.difference(reader.fieldnames or ())
+    if absent:
+        raise OwnDataError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
+    rows = []
+    try:
+        for row in reader:  # a short row has None in its last cells
+            where = f"{path}:{reader.line_num}"
+            if None in row:
+                raise OwnDataError(f"{where}: more cells than columns; labels are joined by ;")
+            labels = dict(_labels(row["labels"] or "", where))
+            rows.append(_labelled(row["image"] or "", labels, where))
+    except csv.Error as error:  # a quotation mark that is not closed, say
+        raise OwnDataError(f"{path}: after line {reader.line_num}: {error}") from None
     missing = [row.image for row in rows if not (images / row.image).is_file()]
     if missing:
         raise OwnDataError(f"{len(missing)} images of {path} are not in {images}: {missing[0]} ...")
@@ -85,6 +98,16 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
     if not rows:
         raise OwnDataError(f"{path} has no row below its first line")
     return rows
+
+
+def _labelled(image: str, confidences: dict[str, float], where: str) -> Labelled:
+    try:
+        format_row(Row(image, (), ())).encode()
+    except ListError as error:
+        raise OwnDataError(f"{where}: {error}") from None
+    except UnicodeEncodeError:
+        raise OwnDataError(f"{where}: the image name {image!a} is not UTF-8") from None
+    return Labelled(image, confidences)
 
 
 def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:

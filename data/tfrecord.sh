@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Converts an image list and its pictures to TFRecord shards, every value visible.
 #
-#   ./data/tfrecord.sh                        # the lists that the downloader wrote
+#   ./data/tfrecord.sh                        # data/train_im_list.txt, see docs/data.md
+#   SPLIT=val ./data/tfrecord.sh              # data/val_im_list.txt
 #   ./data/tfrecord.sh --short_side 256       # flags given here come last and win
 #   ./data/tfrecord.sh --verify               # reads the shards again and checks them
 #
@@ -10,7 +11,7 @@
 #
 # Expect: ./data/train/00000.tfrecord and on, each with its .idx, then manifest.json (rows, bytes,
 # SHA-256 of each) and bad_images.tsv. The same command again goes on where it stopped. A core makes
-# about 1,700 pictures of 500 x 375 a second. All of ML-Images as it is takes about 15 TB (originals
+# about 1,500 pictures of 500 x 375 a second. All of ML-Images as it is takes about 15 TB (originals
 # of Open Images have 2 MB), at --short_side 256 about 0.6 TB.
 set -euo pipefail
 
@@ -19,10 +20,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
-exec python data/tfrecord.py \
-  --indexs ./data/train_im_list.txt \
-  --images ./data/images/ \
-  --tfrecords ./data/train/ \
+SPLIT="${SPLIT:-train}"
+# shellcheck disable=SC2086 # LAUNCH is several words, from tfrecord_mpirun.sh
+exec ${LAUNCH:-python} data/tfrecord.py \
+  --indexs "./data/${SPLIT}_im_list.txt" \
+  --images "./data/images/$SPLIT/" \
+  --tfrecords "./data/$SPLIT/" \
   --num_class 11166 \
   --kind sparse \
   --start_index 0 \

@@ -25,6 +25,7 @@ FLAGS_INTRODUCTION = """# Flags
 Every flag of the root scripts (`train.py`, `finetune.py`, `evaluate.py`, `image_classification.py`,
 `extract_feature.py`, `export.py`), written by `python docs/refresh.py` from `flags.py`. A misspelt
 flag stops a script and names the nearest one. The scripts below `data/` have their own: `--help`.
+`--log_dir` (`./out/log/`), for TensorBoard's files and `training.jsonl`, is a flag of absl's.
 """
 TOPS = ("data", "models")
 MODULES_START, MODULES_END = "<!-- modules: docs/refresh.py -->", "<!-- end of modules -->"
@@ -71,8 +72,10 @@ def _flag_cells(name: str) -> tuple[str, str, str, str]:
     flag = flags.FLAGS[name]
     choices = getattr(flag.parser, "enum_values", None)
     kind = ", ".join(choices) if choices else getattr(flag.parser, "syntactic_help", "")
+    kind = "true, false" if flag.boolean else kind
     meaning = _CHOICES_IN_HELP.sub("", flag.help) if choices else flag.help
-    return f"`--{name}`", _default(flag.default), kind or "true, false", meaning.replace("|", "\\|")
+    meaning = " ".join(meaning.split()).replace("|", "\\|")
+    return f"`--{name}`", _default(flag.default), kind, meaning
 
 
 def _default(value: object) -> str:

@@ -10,7 +10,8 @@
 # class's images is added to all of them, unless the hierarchy joins the two.
 #
 # Expect: ./data/train_annotated.txt with the same rows; ./data/train_co.tsv with the co-occurrence
-# matrix if there are predictions; 17.6 million rows take a few minutes on two cores.
+# matrix if there are predictions; 17.6 million rows take a few minutes on two cores. Then:
+#   data/tfrecord.sh --indexs data/train_annotated.txt --tfrecords data/train_annotated/
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,7 +2,7 @@
 # From a list of URLs straight to TFRecord shards, shared among MPI ranks of one or more machines.
 #
 #   ./example/download_to_records.sh --url_list urls.txt
-#   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh
+#   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh     # see example/mpirun.sh
 #
 # Machines without MPI share a list by --part 0/8, 1/8 and so on; put their folders into one then,
 # and run once without --part. Each rank asks hosts for itself: --host_limit counts for each.
@@ -14,14 +14,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
+# shellcheck source=example/mpirun.sh
+source example/mpirun.sh
 prepare_environment mpi
+use_mpirun
 
-options=()
-[[ "$(id -u)" != 0 ]] || options+=(--allow-run-as-root)
-[[ -z "${HOSTS:-}" ]] || options+=(--host "$HOSTS")
-
-exec mpirun -np "${NP:-2}" "${options[@]}" --oversubscribe \
-  python data/download_urls_multithreading.py \
+# shellcheck disable=SC2086 # LAUNCH is several words
+exec $LAUNCH data/download_urls_multithreading.py \
   --url_list ./data/train_urls_from_openimages.txt \
   --save_dir ./data/train/ \
   --tfrecords \

@@ -9,7 +9,8 @@
 # installs nothing, and an interrupted one goes on where it stopped.
 #
 # PYTHON=/path/to/python3.x  the interpreter that makes .venv (default: the first suitable on PATH)
-# TENSORFLOW=cpu|gpu         the wheel (default: gpu when nvidia-smi lists a GPU)
+# TENSORFLOW=cpu|gpu         the wheel (default: that of .venv; in a new one, gpu when nvidia-smi
+#                            lists a GPU)
 
 set -euo pipefail
 
@@ -21,8 +22,9 @@ is_suitable_python() {
 }
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+  local candidate candidates=(python3 python3.12 python3.11 python3.10 python)
+  [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if is_suitable_python "$candidate"; then
       echo "$candidate"
       return
@@ -33,10 +35,20 @@ find_python() {
   return 1
 }
 
+has_gpu() {
+  nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'
+}
+
+# The wheel in .venv stays: a cluster's nodes may share it, and Horovod is built against it.
 find_tensorflow() {
+  local packages="$VENV/lib/python3.*/site-packages"
   if [[ -n "${TENSORFLOW:-}" ]]; then
     echo "$TENSORFLOW"
-  elif nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'; then
+  elif compgen -G "$packages/tensorflow_cpu-*.dist-info" > /dev/null; then
+    echo cpu
+    ! has_gpu || echo "note: here is a GPU, but .venv has the TensorFlow for CPUs; for the other:" \
+      "TENSORFLOW=gpu $0" >&2
+  elif compgen -G "$packages/tensorflow-[0-9]*.dist-info" > /dev/null || has_gpu; then
     echo gpu
   else
     echo cpu
@@ -45,7 +57,12 @@ find_tensorflow() {
 
 make_venv() {
   local python
-  if ! is_suitable_python "$VENV/bin/python"; then
+  if [[ -e "$VENV" ]] && "$VENV/bin/python" --version &> /dev/null \
+    && ! is_suitable_python "$VENV/bin/python"; then
+    echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow 2.18 needs" \
+      "Python 3.10, 3.11 or 3.12; move it away" >&2
+    return 1
+  elif ! is_suitable_python "$VENV/bin/python"; then
     python="$(find_python)"
     echo "== making $VENV with $("$python" --version)"
     "$python" -m venv --clear "$VENV" || {
@@ -60,15 +77,17 @@ make_venv() {
 
 # Another TensorFlow wheel owns the same files, so the one that is not wanted goes first.
 remove_other_tensorflow() {
-  rm -f "$VENV/.ready-cpu-"* "$VENV/.ready-gpu-"* # what follows may stop half way
+  local mark other
   case "$1" in
-    gpu) "$VENV/bin/python" -m pip uninstall -qq --yes tensorflow-cpu ;;
-    cpu) "$VENV/bin/python" -m pip uninstall -qq --yes tensorflow ;;
+    gpu) mark=cpu other=tensorflow-cpu ;;
+    cpu) mark=gpu other=tensorflow ;;
     *)
       echo "error: TENSORFLOW=$1: must be cpu or gpu" >&2
       return 1
       ;;
   esac
+  rm -f "$VENV/.ready-$mark-"* # first: what follows may stop half way
+  "$VENV/bin/python" -m pip uninstall -qq --yes "$other"
 }
 
 # The file that says "done" about NAME, for this TensorFlow and this content of setup.py.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Measures a checkpoint on held-out pictures and writes a report to read.
 #
-#   example/evaluate.sh                                  the latest checkpoint of out/checkpoint/
+#   example/evaluate.sh                                  the latest checkpoint of out/pretrain/
 #   example/evaluate.sh --all_checkpoints                every one of them, as a curve
-#   example/evaluate.sh --compare=out/other/checkpoint   set against another one
+#   example/evaluate.sh --compare=out/other/             set against another one
 #   example/evaluate.sh pictures/val_list.txt            an image list in place of records
 #   example/evaluate.sh --fit_thresholds=thresholds.tsv  a threshold a class, from this split;
 #   example/evaluate.sh --threshold_file=thresholds.tsv  ... applied to another
@@ -27,7 +27,7 @@ prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh
 exec ${LAUNCH:-python} evaluate.py \
-  --pretrain_ckpt=./out/checkpoint/ \
+  --model_dir=./out/pretrain/ \
   --val_dir=./data/val/ \
   --result=./out/evaluation/ \
   --label_mode=multi \

@@ -23,7 +23,7 @@ prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words
 exec ${LAUNCH:-python} "$project/extract_feature.py" \
-  --pretrain_ckpt="$project/checkpoints/ckpt-resnet101-mlimages" \
+  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
   --layer=pooled \
   --batch_size=32 \
   --num_preprocess_threads=4 \

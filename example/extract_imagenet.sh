@@ -4,9 +4,11 @@
 #   ARCHIVES=/data/fall11_whole.tar ./example/extract_imagenet.sh
 #   ARCHIVES=/data/synsets/ ./example/extract_imagenet.sh --processes 16   # a folder of n*.tar
 #
-# Expect: 10,706,941 pictures of the list in ./data/images/n04310904/ and so on, a list of those
-# that were found, missing.txt, and duplicates.txt. About 1.2 TB are read once. The same command
-# again goes on where it stopped.
+# SPLIT=val: the validation images.
+#
+# Expect, in ./data/images/train/: 10,706,941 pictures of the list in n04310904/ and so on, a list
+# of those that were found, im_list_imagenet.txt, missing.txt and duplicates.txt. About 1.2 TB are
+# read once. The same command again goes on where it stopped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,9 +16,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
+SPLIT="${SPLIT:-train}"
 exec python data/extract_imagenet.py \
-  --list ./data/train_image_id_from_imagenet.txt \
-  --output ./data/images/ \
-  --im_list ./data/train_im_list_imagenet.txt \
+  --list "./data/${SPLIT}_image_id_from_imagenet.txt" \
+  --output "./data/images/$SPLIT/" \
+  --im_list "./data/images/$SPLIT/im_list_imagenet.txt" \
   --archives "${ARCHIVES:?set it to a tar or folder of ImageNet, see the top of this script}" \
   "$@"

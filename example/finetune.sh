@@ -2,7 +2,9 @@
 # Finetunes a pretrained ResNet-101 on ImageNet (ILSVRC2012), one label an image.
 #
 #   example/finetune.sh --pretrain_ckpt=checkpoints/ckpt-resnet101-mlimages
+#   example/finetune.sh --val_dir=data/ilsvrc2012/val/ --eval_interval=5000
 #
+# example/imagenet_records.sh makes the records.
 # The released recipe: 256 images a step (it had 4 GPUs x 64), rate 0.1 with a tenth of it after
 # every 150,000 steps, 600,000 steps. All but the logits layer is restored. Flags given to this
 # script come last and win. Paths are relative to the project's folder.
@@ -16,7 +18,7 @@ prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
 exec ${LAUNCH:-python} finetune.py \
-  --data_dir=./data/imagenet/train/ \
+  --data_dir=./data/ilsvrc2012/train/ \
   --pretrain_ckpt=./checkpoints/ckpt-resnet101-mlimages \
   --model_dir=./out/finetune/ \
   --log_dir=./out/finetune/log/ \

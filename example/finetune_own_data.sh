@@ -26,7 +26,8 @@ split=() images="" loss=softmax best=top_1 mode=single
 while (($#)) && [[ "$1" != -- ]]; do
   case "$1" in
     --images) images="${2:?--images needs a folder}" ;;
-    --csv) loss=bce best=map_macro mode=multi ;;
+    --images=*) images="${1#*=}" ;;
+    --csv | --csv=*) loss=bce best=map_macro mode=multi ;;
   esac
   split+=("$1")
   shift
@@ -44,7 +45,8 @@ network=(--class_num="$classes" --image_size="$IMAGE_SIZE" --batch_size="$BATCH"
 if [[ -n "${CHECKPOINT:-}" ]]; then
   network+=(--pretrain_ckpt="$CHECKPOINT")
 fi
-python "$PROJECT_ROOT/finetune.py" \
+# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir="$OUTPUT/records/train" \
   --val_dir="$OUTPUT/records/val" \
   --model_dir="$OUTPUT/model" \
@@ -59,7 +61,8 @@ python "$PROJECT_ROOT/finetune.py" \
   --max_to_keep=3 \
   --best_metric="$best" \
   "$@"
-python "$PROJECT_ROOT/evaluate.py" \
+# shellcheck disable=SC2086 # LAUNCH is several words
+${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
   --data_dir="$OUTPUT/records/test" \
   --model_dir="$OUTPUT/model/best" \
   --label_mode="$mode" \

@@ -5,6 +5,7 @@
 #   example/image_classification.sh --images=list.txt           a list: a path a row, maybe a label
 #   ls *.jpg | example/image_classification.sh -                a list on standard input
 #   example/image_classification.sh --result=pred.csv photo.jpg or .jsonl, .parquet
+#   LAUNCH="mpirun -n 4 python" example/image_classification.sh ... shared by 4 processes
 #
 # Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16
 # on hardware that has it, --use_ema, --strict. Paths are relative to where the script is called.
@@ -24,7 +25,8 @@ source "$project/example/environment.sh"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
-exec python "$project/image_classification.py" \
+# shellcheck disable=SC2086 # LAUNCH is several words
+exec ${LAUNCH:-python} "$project/image_classification.py" \
   --model_dir="$project/checkpoints/ckpt-resnet101-mlimages-imagenet" \
   --dictionary="$project/data/imagenet2012_dictionary.txt" \
   --label_mode=single \

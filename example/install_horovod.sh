@@ -5,6 +5,7 @@
 # A second start finds the working build and does nothing.
 #
 #   example/install_horovod.sh [more pip options]
+#   TENSORFLOW=gpu example/install_horovod.sh       for GPUs, on a machine that has none itself
 #
 # CUDA_HOME=/usr/local/cuda   CUDA's folder with bin/nvcc; 12.x as in TensorFlow's wheel, or newer
 # NCCL_HOME=                  folder of NCCL's include and lib (default: TensorFlow's wheel's)

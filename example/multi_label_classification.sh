@@ -21,7 +21,8 @@ source "$project/example/environment.sh"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
-exec python "$project/image_classification.py" \
+# shellcheck disable=SC2086 # LAUNCH is several words
+exec ${LAUNCH:-python} "$project/image_classification.py" \
   --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
   --dictionary="$project/data/dictionary_and_semantic_hierarchy.txt" \
   --label_mode=multi \

@@ -5,9 +5,9 @@
 #   example/similar_images.sh --layer=stage2 holiday/           by another layer's features
 #   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/   ... of one that is not in it
 #
-# Flags go to extract_feature.py, come last and win. Paths are relative to where the script is
-# called. Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are
-# often the same picture twice.
+# Flags go to extract_feature.py, as --name=value, and win. Paths are relative to where the script
+# is called. Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are often the same
+# picture twice.
 set -euo pipefail
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -20,18 +20,18 @@ OUT="${OUT:-similar_images}"
 
 extract() {
   python "$project/extract_feature.py" \
-    --pretrain_ckpt="$project/checkpoints/ckpt-resnet101-mlimages" \
+    --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
     --layer=pooled \
     --batch_size=32 \
     "$@"
 }
 
-extract --result="$OUT/features.npz" "$@"
+extract "$@" --result="$OUT/features.npz"
 queries=()
 if [[ -n "${QUERIES:-}" ]]; then
   flags=()
   for argument in "$@"; do
-    [[ "$argument" != --* ]] || flags+=("$argument")
+    [[ "$argument" != --* || "$argument" == --images=* ]] || flags+=("$argument")
   done
   extract "${flags[@]}" --result="$OUT/queries.npz" "$QUERIES"
   queries=(--queries "$OUT/queries.npz")

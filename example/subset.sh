@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Takes an excerpt of ML-Images that one machine can train on.
 #
-#   ./example/subset.sh                                             # 100 images a class
+#   ./example/subset.sh                          # 100 images a class: --per_class 100
 #   ./example/subset.sh --classes dog --descendants --per_class 500
 #   ./example/subset.sh --count 1000000 --stratified
+#
+# Any argument takes the place of --per_class 100.
 #
 # An image counts for its most specific classes: a poodle is no example of `animal`. The same seed
 # takes the same rows.
 #
-# Expect: ./data/train_subset.txt with about a million rows, in a few minutes on two cores.
+# Expect: ./data/train_subset.txt with about a million rows, in a few minutes on two cores. Then:
+#   data/tfrecord.sh --indexs data/train_subset.txt --tfrecords data/train_subset/
+#   example/train.sh --data_dir=data/train_subset/
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,10 +20,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 prepare_environment
 
+(($#)) || set -- --per_class 100
 exec python data/subset.py \
   --list ./data/train_im_list.txt \
   --output ./data/train_subset.txt \
   --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
-  --per_class 100 \
   --seed 1234 \
   "$@"

@@ -3,6 +3,7 @@
 #
 #   NP=4 ./example/tfrecord_mpirun.sh
 #   NP=64 HOSTS=node1:32,node2:32 ./example/tfrecord_mpirun.sh --indexs list.txt --images images/
+#                                                                       see example/mpirun.sh
 #
 # Every rank makes every NP-th shard; the shards, and the manifest that rank 0 writes in the end,
 # are byte for byte those of ./data/tfrecord.sh in one process. Machines without MPI share the work
@@ -14,10 +15,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
+# shellcheck source=example/mpirun.sh
+source example/mpirun.sh
 prepare_environment mpi
+use_mpirun
 
-options=()
-[[ "$(id -u)" != 0 ]] || options+=(--allow-run-as-root)
-[[ -z "${HOSTS:-}" ]] || options+=(--host "$HOSTS")
-
-exec mpirun -np "${NP:-2}" "${options[@]}" --oversubscribe ./data/tfrecord.sh "$@"
+exec ./data/tfrecord.sh "$@"

@@ -18,7 +18,7 @@
 #                  with those who are there, MIN_NP (1) to MAX_NP of them; it needs --global_batch
 #
 # Expect: the lines of a single process, of rank 0. A worker that dies is named (Process 3 exit with
-# status code 137) and ends the job within a minute; an elastic job goes on without it.
+# status code 137) and ends the job within seconds; an elastic job goes on without it.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

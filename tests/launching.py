@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = ("train_distributed.sh", "mpirun_train.sh", "slurm_train.sbatch")
+LAUNCHERS = ("train_distributed.sh", "mpirun_train.sh", "mpirun.sh", "slurm_train.sbatch")
 # Nothing is installed, and the processes of a job share two cores.
 ENVIRONMENT = f'prepare_environment() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}\n'
 VARIABLES = {
-    "MPI_ARGS": "--allow-run-as-root --oversubscribe",
+    "MPI_ARGS": "--oversubscribe",
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OMP_NUM_THREADS": "1",

@@ -229,17 +229,21 @@ def test_find_takes_a_prefix_a_file_or_a_folder(tmp_path):
 def test_the_folder_keeps_the_last_and_lists_them_as_tf1_does(tmp_path):
     folder = CheckpointFolder(tmp_path, max_to_keep=2)
     assert folder.latest() is None
-    (tmp_path / "resnet.ckpt-9.index").write_bytes(b"somebody else's")
+    others = {"resnet.ckpt-9.index", "model.ckpt-best.index", "model.ckpt-5-keep.json"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"somebody else's")
+    (tmp_path / "model.ckpt-5.folder").mkdir()
     for step in (5, 10, 100):
         prefix = folder.save(step, {"a": step}, {"step": step})
         assert folder.latest() == prefix == tf.train.latest_checkpoint(str(tmp_path))
-    own = {path.name for path in tmp_path.glob("model.ckpt-*")}
+    kept = {path.name for path in tmp_path.glob("*.ckpt-*") if path.is_file()}
     suffixes = (".data-00000-of-00001", ".index", ".json")
-    assert own == {f"model.ckpt-{step}{suffix}" for step in (10, 100) for suffix in suffixes}
-    assert (tmp_path / "resnet.ckpt-9.index").exists()
+    own = {f"model.ckpt-{step}{suffix}" for step in (10, 100) for suffix in suffixes}
+    assert kept == own | others
     state = tf.train.get_checkpoint_state(str(tmp_path))
     listed = [Path(path).name for path in state.all_model_checkpoint_paths]
-    assert listed == ["resnet.ckpt-9", "model.ckpt-10", "model.ckpt-100"]
+    assert sorted(listed[:2]) == ["model.ckpt-best", "resnet.ckpt-9"]
+    assert listed[2:] == ["model.ckpt-10", "model.ckpt-100"]
 
 
 def test_a_run_restarted_from_an_earlier_step_keeps_its_new_checkpoints(tmp_path):
@@ -266,6 +270,8 @@ def test_a_checkpoint_newer_than_the_list_counts(tmp_path):
     folder = CheckpointFolder(tmp_path)
     folder.save(1, {"a": 1}, {})
     newest = checkpoint.save(tmp_path / "model.ckpt-2", {"a": 2}, {})
+    assert folder.latest() == newest
+    (tmp_path / "checkpoint").write_text("")  # as a power cut leaves it
     assert folder.latest() == newest
 
 

@@ -86,16 +86,19 @@ def test_a_build_without_nccl_does_not_pass_for_one_with_it(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "queued"),
+    ("code", "failures", "queued"),
     [
-        (0, 0, False),
-        (143, 9, True),
+        (0, 2, False),
+        (143, 3, True),
         (1, 0, True),
+        (1, 2, True),
         (1, 3, False),
     ],
 )
-def test_slurm_queues_the_job_again_when_it_may(tmp_path, code, restarts, queued) -> None:
+def test_slurm_queues_the_job_again_when_it_may(tmp_path, code, failures, queued) -> None:
     stage = Stage(tmp_path / "project")
+    counted = stage.root / "ml-images-7.failures"
+    counted.write_text("exit code 1\n" * failures)
     executable(stage.root / "srun", f'echo "srun $*"; exit {code}')
     executable(stage.root / "scontrol", 'echo "scontrol $*"')
     recipe = stage.recipe("recipe.sh", "train.py")
@@ -107,9 +110,9 @@ def test_slurm_queues_the_job_again_when_it_may(tmp_path, code, restarts, queued
         SLURM_SUBMIT_DIR=stage.root,
         SLURM_JOB_ID=7,
         SLURM_CPUS_PER_TASK=8,
-        SLURM_RESTART_COUNT=restarts,
     )
     assert status == code
+    assert counted.exists() == (code != 0)
     expected = "srun --mpi=pmix --kill-on-bad-exit=1 --label python train.py --lr=1"
     assert f"{expected} --num_preprocess_threads=8" in stage.output
     assert ("scontrol requeue 7" in stage.output) == queued

@@ -21,6 +21,7 @@ from data import download_urls_multithreading
 from data.downloading import download_engine, download_scheduler
 from data.downloading.download_engine import Engine, Job
 from data.downloading.download_scheduler import Scheduler, Task
+from data.downloading.fetching import FetchError
 from data.listing.lists import Row, read_rows
 from data.tfrecords.manifest import ShardFolder
 from data.tfrecords.records import decode_example, read_records
@@ -410,6 +411,25 @@ def test_an_attempt_without_end_is_given_up() -> None:
     found = results(fetch, patience_seconds=0.5)
     assert found == {row: "time_out" if row in (3, 50) else row for row in range(100)}
     assert time.monotonic() - begun < 30
+
+
+def test_rows_of_one_host_wait_for_our_network(monkeypatch) -> None:
+    monkeypatch.setattr(download_scheduler, "OFFLINE_PAUSE_SECONDS", 0.05)
+    end = time.monotonic() + 1.0
+
+    def fetch(job: Job) -> int:
+        if time.monotonic() < end:
+            raise FetchError("offline", "no resolver", is_transient=True)
+        return job.row
+
+    assert results(fetch) == {row: row for row in range(100)}
+
+
+def test_a_host_that_is_gone_ends() -> None:
+    def fetch(job: Job) -> int:
+        raise FetchError("unreachable", "refused", is_transient=True)
+
+    assert set(results(fetch).values()) == {"unreachable"}
 
 
 def test_a_mistake_of_ours_ends_the_run() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data.downloading.download_names import Naming, flickr_name, host_of
 
 FLICKR = "https://c4.staticflickr.com/8/7239/6997334729_e5fb3938b1_o.jpg"
-SAFE = re.compile(r"(?:[0-9a-f]{2}/)?[A-Za-z0-9_][A-Za-z0-9_-]*\.[a-z]+")
+SAFE = re.compile(r"(?:[0-9a-f]{2}/)?[A-Za-z0-9_][A-Za-z0-9_-]*\.[a-z0-9]+")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ SAFE = re.compile(r"(?:[0-9a-f]{2}/)?[A-Za-z0-9_][A-Za-z0-9_-]*\.[a-z]+")
         ("http://evil.org/6997334729_e5fb3938b1_o.jpg", "6997334729_e5fb3938b1_o-[0-9a-f]{16}.jpg"),
         ("http://[broken/a.jpg", "a-[0-9a-f]{16}.jpg"),
         ("http://x.org/" + "a" * 500 + ".gif", "a{80}-[0-9a-f]{16}.gif"),
+        ("http://x.org/a.JP2", "a-[0-9a-f]{16}.jp2"),
     ],
 )
 def test_names(url: str, name: str) -> None:

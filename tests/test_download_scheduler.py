@@ -86,7 +86,7 @@ def test_a_host_that_stays_busy_is_given_up() -> None:
     assert scheduler.given_up("a") == "http_429"
     # What waits can be had at once, to be refused.
     while (task := scheduler.take(now + 1e6)) is not None:
-        scheduler.answered(task)
+        scheduler.refused(task)
     assert scheduler.waiting == 0
 
 
@@ -123,6 +123,65 @@ def test_an_outage_is_waited_for_and_costs_no_attempts() -> None:
     assert len(back) == 11
     for task in back:
         scheduler.answered(task)
+
+
+def test_an_outage_does_not_give_the_only_host_up() -> None:
+    scheduler = filled(64, *"a" * 500, retries=4)
+    for now in range(0, 3600, 10):
+        for task in taken(scheduler, now):
+            assert scheduler.failed(task, now, OFFLINE)
+    assert scheduler.given_up("a") is None
+    ended = 0
+    while scheduler.waiting:
+        now += 60
+        for task in taken(scheduler, now):
+            scheduler.answered(task)
+            ended += 1
+    assert ended == 500
+
+
+def test_the_only_host_without_a_name_server_is_given_up_after_two_hours() -> None:
+    scheduler = filled(64, *"a" * 20_000, retries=4)
+    now = final = 0
+    while scheduler.waiting:
+        while (task := scheduler.take(now)) is not None:
+            if scheduler.given_up("a"):
+                scheduler.refused(task)
+                final += 1
+            else:
+                final += not scheduler.failed(task, now, OFFLINE)
+        now += 10
+    assert final == 20_000
+    assert 7200 <= now < 8000
+
+
+def test_a_host_without_a_name_server_is_given_up_while_others_answer() -> None:
+    attempts = download_scheduler.UNREACHABLE_ATTEMPTS
+    scheduler = filled(1, *"ab" * (attempts + 1))
+    for _ in range(attempts):
+        assert scheduler.given_up("a") is None
+        for task in (scheduler.take(0.0), scheduler.take(0.0)):
+            if task.host == "a":
+                scheduler.failed(task, 0.0, OFFLINE)
+            else:
+                scheduler.answered(task)
+    assert scheduler.given_up("a") == "offline"
+
+
+def test_refusing_a_given_up_host_hides_no_outage() -> None:
+    attempts = download_scheduler.UNREACHABLE_ATTEMPTS
+    scheduler = filled(attempts, *"a" * 200)
+    for task in taken(scheduler):
+        scheduler.failed(task, 0.0, UNREACHABLE)
+    for row in range(download_scheduler.OFFLINE_ATTEMPTS - attempts):
+        scheduler.add(Task(row, "", "", f"host{row}"))
+        for task in (scheduler.take(0.0), scheduler.take(0.0)):
+            if scheduler.given_up(task.host):
+                scheduler.refused(task)
+            else:
+                scheduler.failed(task, 0.0, OFFLINE)
+    assert taken(scheduler, download_scheduler.OFFLINE_PAUSE_SECONDS - 1) == []
+    assert scheduler.given_up("a") == "unreachable"
 
 
 def test_an_unanswering_resolver_does_not_hold_us_for_ever() -> None:

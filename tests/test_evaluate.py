@@ -202,6 +202,12 @@ def test_several_labels_in_single_mode_are_refused(data):
         run(data, "several", "list.txt", label_mode="single")
 
 
+def test_thresholds_for_single_labels_are_refused_before_the_network_is_loaded(data, monkeypatch):
+    monkeypatch.delattr(inference, "load")
+    with pytest.raises(InputError, match="--fit_thresholds needs --label_mode=multi"):
+        run(data, "no_fit", "single.txt", label_mode="single", fit_thresholds=str(data / "no.tsv"))
+
+
 def test_average_that_the_checkpoint_lacks_is_refused(data):
     with pytest.raises(CheckpointError, match="average"):
         run(data, "ema", "list.txt", use_ema=True)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from data.inference import exif_ops
+from data.input import exif_ops
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (4, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 

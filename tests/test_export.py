@@ -157,6 +157,23 @@ def test_the_folder_is_complete_and_described(exported):
     assert ("no PyTorch here" in card) == (importlib.util.find_spec("torch") is None)
 
 
+@pytest.mark.parametrize(("flag", "epsilon"), [("", 0.25), ("--batch_norm_epsilon=0.01", 0.01)])
+def test_the_epsilon_is_that_of_training_unless_a_flag_says_otherwise(
+    call_script, tmp_path, monkeypatch, flag, epsilon
+):
+    weights = thin_weights()
+    meta = {"flags": {"image_size": 32, "batch_norm_epsilon": 0.25}}
+    checkpoint.save(tmp_path / "run" / "model.ckpt-0", weights, meta)
+    arguments = ["--model_dir=run", "--export_dir=made", "--export_format=onnx", *flag.split()]
+    assert call_script("export.py", *arguments) == 0
+    from models.export import onnx_file
+
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    found = onnx_file.open_network(tmp_path / "made" / "model.onnx")(images)
+    monkeypatch.setattr(numpy_network, "_EPSILON", epsilon)
+    assert_near(found["logits"], numpy_network.logits(weights, images, 14))
+
+
 def test_weights_come_back_by_the_script(exported, weights, tmp_path):
     result = tmp_path / "imported" / "model.ckpt-0"
     done = run_export(f"--import_weights={exported / 'model.safetensors'}", f"--result={result}")

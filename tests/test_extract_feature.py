@@ -1,5 +1,6 @@
 """Files of features, and the script from end to end: order, resume, shares, broken pictures."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from data.inference.picture_batches import Preparation, batches
 from data.inference.picture_job import Job
 from data.inference.picture_source import pictures
 from data.inference.result_format import choose_format
+from data.inference.resumable import ResumeError
 
 ROOT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -189,11 +191,26 @@ def places(batch, values):
 
 @pytest.mark.parametrize("ranks", [2, 4, 7])
 def test_processes_share_the_work_and_make_the_same_file(photos, tmp_path, ranks):
-    job(photos, tmp_path / "one.txt", describe=places).run()
+    headed = feature_files.formats("float32")[".txt"]._replace(header=b"head\n")
+
+    def run(result, *part):
+        made = job(photos, tmp_path / result, Part(*part), places)
+        dataclasses.replace(made, format=headed).run()
+
+    run("one.txt")
     for index in range(ranks - 1, -1, -1):  # the first process comes last, and joins
-        world = type("World", (), {"Barrier": lambda self: None})()
-        job(photos, tmp_path / "many.txt", Part(index, ranks, world), places).run()
+        run("many.txt", index, ranks, type("World", (), {"Barrier": lambda self: None})())
+    assert (tmp_path / "one.txt").read_bytes().startswith(b"head\n")
     assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
+
+
+def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
+    world = type("World", (), {"Barrier": lambda self: None, "Abort": lambda self, code: None})()
+    job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
+    for name in ("9.png", "a.png", "b.png", "c.png"):
+        (photos / name).write_bytes((photos / "8.png").read_bytes())
+    with pytest.raises(ResumeError, match="another first_picture"):
+        job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
 
 
 def test_two_processes_under_mpirun_do_the_work_of_one(

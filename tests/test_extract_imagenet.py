@@ -76,6 +76,27 @@ def folder_of_tars(path):
     return [path]
 
 
+def folder_of_a_whole_tar(path):
+    path.mkdir()
+    (path / "._fall11_whole.tar").write_text("what macOS leaves behind")
+    whole_tar(path / "fall11_whole.tar")
+    return [path]
+
+
+def folder_of_a_tar_and_pictures(path):
+    """Two synsets unpacked, a tar of the third one's pictures and one of synsets' tars."""
+    tree(path)
+    for picture in (path / "n00000002").iterdir():
+        picture.unlink()
+    (path / "n00000001" / name(1, 1)).unlink()
+    (path / "some.tar").write_bytes(tar_of({name(2, 7): data(2, 7)}))
+    (path / "others.tar").write_bytes(
+        tar_of({"n00000001.tar": tar_of({name(1, 1): data(1, 1)}), "README": b"hello"})
+    )
+    (path / "n00000003.tgz").write_bytes(synset_tar(3, "w:gz"))
+    return [path]
+
+
 def tree(path):
     for synset, numbers in SYNSETS.items():
         for number in numbers:
@@ -109,6 +130,8 @@ FORMS = [
     synset_tars,
     compressed_synset_tars,
     folder_of_tars,
+    folder_of_a_whole_tar,
+    folder_of_a_tar_and_pictures,
     tree,
     folders_of_the_tree,
     tar_of_the_tree,
@@ -294,6 +317,28 @@ def test_what_is_no_archive_of_imagenet(tmp_path, capsys, content):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("tar", ["devkit.tar", "devkit.tar.gz", "devkit.tgz"])
+def test_a_tar_in_a_folder_is_not_passed_over(tmp_path, capsys, tar):
+    (folder,) = folder_of_tars(tmp_path / "folder")
+    (folder / tar).write_bytes(tar_of({"a.txt": b"a"}, "w" if tar.endswith("tar") else "w:gz"))
+    assert run(tmp_path, [folder]) == 1
+    error = capsys.readouterr().err
+    assert f"folder/{tar}: no" in error and error.count("\n") == 1
+
+
+def test_compressed_synset_tars_by_either_name(tmp_path):
+    (tmp_path / "n00000002.tgz").write_bytes(synset_tar(2, "w:gz"))
+    assert run(tmp_path, [tmp_path / "n00000002.tgz"]) == 0
+    assert "n00000002/n00000002_7.JPEG" in pictures(tmp_path / "images")
+
+
+def test_a_folder_of_nothing(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/notes.txt").write_text("hello")
+    assert run(tmp_path, [tmp_path / "folder"]) == 1
+    assert "folder: no pictures of ImageNet" in capsys.readouterr().err
+
+
 def test_more_processes_and_a_kill_change_nothing(tmp_path):
     count = 60
     numbers = range(40)
@@ -313,6 +358,7 @@ def test_more_processes_and_a_kill_change_nothing(tmp_path):
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    (tmp_path / "again/.extracted/.n00000059.tsv.99.tmp").write_text("as a kill may leave it")
     assert not (tmp_path / "again/missing.txt").exists()
     assert subprocess.run([*command, "--processes", "2"], capture_output=True).returncode == 0
     assert all_files(tmp_path / "again") == before

@@ -4,13 +4,23 @@ import csv
 import json
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
 from PIL import Image
 from skimage import data as photographs
 
+import flags
+import inference_job
+from data.inference import resumable
+from data.inference.picture_batches import to_image
 from data.inference.prediction_files import FORMATS
 from data.inference.predictions import (
     Label,
@@ -112,7 +122,7 @@ def test_a_threshold_file_overrides_the_threshold(tmp_path):
 SHARK = Label(2, "great white shark, man-eater", 0.61253)
 ROWS = [
     Prediction("a\n.jpg", "7", (SHARK, Label(0, "x", 0.1))),
-    Prediction(os.fsdecode(b"caf\xe9.jpg"), "", (), "truncated"),
+    Prediction(os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"th\xe9"), (), "truncated"),
     Prediction("none.jpg", "", ()),
 ]
 
@@ -156,7 +166,8 @@ def test_parquet_holds_every_picture(tmp_path):
     rows = pq.read_table(written(tmp_path, ".parquet")).to_pylist()
     assert [row["image"] for row in rows] == ["a\n.jpg", "caf?.jpg", "none.jpg"]
     assert rows[0]["predictions"][0]["name"] == "great white shark, man-eater"
-    assert rows[1] == {"image": "caf?.jpg", "label": "", "predictions": [], "problem": "truncated"}
+    assert (rows[1]["label"], rows[1]["problem"]) == ("th?", "truncated")
+    assert rows[1]["predictions"] == []
 
 
 def test_an_unknown_suffix_names_the_known_ones():
@@ -212,6 +223,55 @@ def test_the_page_shows_pictures_with_their_labels(
     assert page.count("data:image/jpeg;base64,") == 2
     assert "a cat.jpg" in page
     assert "class " in page
+
+
+def test_a_page_of_nothing_is_left_out(call_script, thin_checkpoint, photos, tmp_path, monkeypatch):
+    """Interrupted when all pictures were done, a run has none left to show."""
+    arguments = ["image_classification.py", photos, f"--model_dir={thin_checkpoint}"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(resumable, "join", Mock(side_effect=KeyboardInterrupt))
+        call_script(*arguments)
+    assert call_script(*arguments, "--page=page.png") == 0
+    assert (tmp_path / "label_pred.txt").read_text().count("+++") == 3
+    assert not (tmp_path / "page.png").exists()
+
+
+def test_two_processes_under_mpirun_make_the_files_of_one(
+    call_script, thin_checkpoint, photos, tmp_path
+):
+    """One batch in all: one process has no picture, and yet header and page are there."""
+    arguments = [photos, f"--model_dir={thin_checkpoint}", "--page_images=2"]
+    mpirun = [Path(sys.executable).with_name("mpirun"), "--allow-run-as-root", "--oversubscribe"]
+    script = [sys.executable, Path(__file__).parents[1] / "image_classification.py", *arguments]
+    command = [*mpirun, "-np", 2, *script, "--result=two.csv", "--page=two.png"]
+    subprocess.run(list(map(str, command)), cwd=tmp_path, check=True, timeout=120)
+    call_script("image_classification.py", *arguments, "--result=one.csv", "--page=one.png")
+    one, two = (list(csv.reader((tmp_path / f"{name}.csv").open())) for name in ("one", "two"))
+    assert [row[:3] for row in two] == [row[:3] for row in one]
+    assert two[0][0] == "image"
+    assert Image.open(tmp_path / "two.png").size == Image.open(tmp_path / "one.png").size
+
+
+@pytest.mark.parametrize(("size", "local_rank", "gpu"), [(1, 0, 1), (2, 0, 0), (2, 1, 1)])
+def test_each_of_several_processes_has_a_gpu_of_its_own(
+    thin_checkpoint, monkeypatch, size, local_rank, gpu
+):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(size))
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", str(local_rank))
+    taken = Mock()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [0, 1])
+    monkeypatch.setattr(tf.config, "set_visible_devices", taken)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", Mock())
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["image_classification.py"])
+    with flagsaver.flagsaver(visiable_gpu="1", model_dir=str(thin_checkpoint)):
+        inference_job.load()
+    taken.assert_called_once_with(gpu, "GPU")
+
+
+def test_a_crop_is_shown_in_the_colours_of_its_picture():
+    crop = np.array([[[-1, 0, 1], [-1.01, 200 / 127.5 - 1, 1.01]]], np.float32)
+    assert np.asarray(to_image(crop)).tolist() == [[[0, 128, 255], [0, 200, 255]]]
 
 
 @pytest.mark.parametrize(

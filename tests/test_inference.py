@@ -125,6 +125,20 @@ def test_a_checkpoint_without_a_side_file_takes_224(tmp_path):
     assert inference.load(str(tmp_path), NetworkOptions()).image_size == 224
 
 
+@pytest.mark.parametrize(("options", "epsilon"), [({}, 0.25), ({"batch_norm_epsilon": 1e-5}, 1e-5)])
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_checkpoint_tells_the_epsilon_it_was_trained_with(
+    tmp_path, monkeypatch, options, epsilon, fold
+):
+    weights = save(tmp_path, 14, flags={"batch_norm_epsilon": 0.25})
+    loaded = inference.load(str(tmp_path), NetworkOptions(fold_batch_norm=fold, **options))
+    images = np.random.default_rng(5).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    monkeypatch.setattr(numpy_network, "_EPSILON", epsilon)
+    expected = numpy_network.features(weights, images, 14)
+    found = Predictor(loaded.network, "pooled")(images[:, None])
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize(
     ("options", "numbers"),
     [

@@ -144,7 +144,6 @@ def test_many_findings_over_many_chunks(tmp_path, dictionary, monkeypatch):
     hierarchy = Hierarchy.read(dictionary)
     whole = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=1)
     monkeypatch.setattr("data.listing.list_blocks.CHUNK_BYTES", 200)
-    monkeypatch.setattr(list_statistics, "_SLICE_ROWS", 7)
     parts = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=2)
     assert parts.findings == whole.findings
     assert whole.findings.counts["duplicate"] == 200
@@ -157,6 +156,23 @@ def test_many_findings_over_many_chunks(tmp_path, dictionary, monkeypatch):
     np.testing.assert_array_equal(parts.class_images, whole.class_images)
     np.testing.assert_array_equal(parts.hashes, whole.hashes)
     assert parts.tags == sum(len({0, i % 7}) for i in range(300))
+
+
+def test_duplicates_are_located_only_to_be_shown(tmp_path, dictionary, monkeypatch):
+    lines = [f"{i}.jpg\t0:1\n" for i in range(300)]
+    (tmp_path / "list.txt").write_text("".join(lines * 3))
+    blocks = []
+    read = list_statistics.read_block
+    monkeypatch.setattr(
+        list_statistics, "read_block", lambda *args: blocks.append(args) or read(*args)
+    )
+    total = count_list(tmp_path / "list.txt", Hierarchy.read(dictionary), examples=2, processes=1)
+    assert total.findings.counts["duplicate"] == 600
+    assert total.findings.examples["duplicate"] == [
+        (300, "0.jpg: as line 1"),
+        (301, "1.jpg: as line 2"),
+    ]
+    assert len(blocks) == len(total.places) + 2 * 2
 
 
 def test_examples_stop_at_the_limit(tmp_path, dictionary, capsys):

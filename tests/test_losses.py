@@ -242,12 +242,10 @@ def test_softmax_by_hand():
 
 
 def test_softmax_refuses_several_labels():
-    objective, step = SoftmaxObjective(), tf.constant(0, tf.int64)
-    one = tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1.0, 0.0]])
-    objective.begin_step(*one, step, OneWorker())
-    two = tf.constant([[4, 1], [2, -1]]), tf.constant([[1.0, 1.0], [1.0, 0.0]])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="exactly one label"):
-        objective.begin_step(*two, step, OneWorker())
+    objective = SoftmaxObjective()
+    objective.check(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1.0, 0.0]]))
+    with pytest.raises(LossError, match="exactly one label an image, and one has 2"):
+        objective.check(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1.0, 1.0]]))
 
 
 def test_mixed_labels_are_the_weighted_sum():

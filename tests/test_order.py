@@ -38,31 +38,25 @@ def test_a_batch_straddles_windows_and_epochs():
 def test_records_stay_within_windows_of_files():
     counts = [10] * 6
     records = order(counts, window_files=2, window_records=1).records(0, 60)
-    files, within = order(counts).locate(records)
+    files = records // 10
     for start in range(0, 60, 20):
         assert len(set(files[start : start + 20])) == 2
         assert len(set(files[start : start + 10])) == 2  # and the two are mixed
-    assert within.max() == 9
+    assert sorted(records) == list(range(60))
 
 
 def test_a_window_grows_until_it_holds_enough_records():
     counts = [10] * 6
     records = order(counts, window_files=1, window_records=25).records(0, 60)
-    files, _ = order(counts).locate(records)
+    files = records // 10
     assert [len(set(files[:30])), len(set(files[30:]))] == [3, 3]
 
 
 def test_a_short_last_window_joins_the_one_before():
     counts = [10] * 7
     records = order(counts, window_files=3, window_records=20).records(0, 70)
-    files, _ = order(counts).locate(records)
+    files = records // 10
     assert [len(set(files[:30])), len(set(files[30:]))] == [3, 4]
-
-
-def test_locate_skips_empty_files():
-    files, within = order().locate(np.array([0, 5, 6, 31, 34]))
-    assert files.tolist() == [0, 1, 2, 5, 6]
-    assert within.tolist() == [0, 0, 0, 0, 0]
 
 
 def test_any_seed_is_taken_and_the_order_is_pinned():

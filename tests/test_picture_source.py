@@ -4,7 +4,9 @@ import io
 import os
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from data.inference import picture_source
@@ -104,6 +106,20 @@ def test_records_give_their_own_names_and_labels(folder):
         ("three.png", "2:0.25"),
     ]
     assert [p.data for p in loaded] == [png(1), png(2), png(3)]
+
+
+def test_all_labels_of_a_record_are_named(folder):
+    """As other programs write them: integers, or vectors, the first of which training reads."""
+    vectors = [np.array(v, "<f4").tobytes() for v in ([0, 1, 0.5], [1, 0, 0])]
+    labels = [{"int64_list": {"value": [3, 70000000]}}, {"bytes_list": {"value": vectors}}]
+    with RecordWriter(folder / "x.tfrecord") as writer:
+        for label in labels:
+            example = tf.train.Example()
+            example.features.feature["image"].bytes_list.value.append(png(1))
+            example.features.feature["label"].CopyFrom(tf.train.Feature(**label))
+            writer.write(example.SerializeToString())
+    found = [picture.load().label for picture in pictures(["x.tfrecord"])]
+    assert found == ["3 70000000", "1:1 2:0.5"]
 
 
 def test_a_damaged_record_is_one_unreadable_picture(folder):

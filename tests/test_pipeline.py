@@ -18,7 +18,7 @@ from data.tfrecords import records
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
 TOTAL = sum(COUNTS)
-CLASSES = 12
+CLASSES = TOTAL  # the first class of a record is its number
 
 
 def jpeg(number, size=(40, 30), mode="RGB", **options):
@@ -31,21 +31,17 @@ def jpeg(number, size=(40, 30), mode="RGB", **options):
 
 
 def labels(number):
-    return [number % CLASSES, (number + 5) % CLASSES][: 1 + number % 2], [1.0, 0.5][
-        : 1 + number % 2
-    ]
+    count = 1 + number % 2
+    return [number, number // 2][:count], [1.0, 0.5][:count]
 
 
 def write(path, numbers, kind="sparse", images=None):
     with records.RecordWriter(path) as writer:
         for number in numbers:
-            classes, confidences = (
-                ([number % CLASSES], [1.0]) if kind == "single" else labels(number)
-            )
+            classes, confidences = ([number], [1.0]) if kind == "single" else labels(number)
             image = (images or {}).get(number, None) or jpeg(number)
-            name = f"image-{number}"
             writer.write(
-                records.encode_example(kind, image, name, 40, 30, classes, confidences, CLASSES)
+                records.encode_example(kind, image, "", 40, 30, classes, confidences, CLASSES)
             )
     return path
 
@@ -72,30 +68,26 @@ def train(data_dir, count, start=0, rank=0, size=1, augmentation=None, accumulat
     return list(itertools.islice(source.batches(start), count))
 
 
-def names(batches):
-    return [name.decode() for batch in batches for name in batch.names.numpy()]
-
-
-def everyone():
-    return sorted(f"image-{number}" for number in range(TOTAL))
+def numbers(batches):
+    return [number for batch in batches for number in batch.label_index[:, 0].numpy().tolist()]
 
 
 def test_three_workers_read_every_record_once_an_epoch(folder):
     steps = 3 * TOTAL // (3 * 5)
     shares = [train(folder, steps, rank=rank, size=3, batch_size=5) for rank in range(3)]
-    read = [name for step in zip(*shares, strict=True) for name in names(step)]
+    read = [number for step in zip(*shares, strict=True) for number in numbers(step)]
     epochs = [read[epoch * TOTAL : (epoch + 1) * TOTAL] for epoch in range(3)]
-    assert [sorted(epoch) for epoch in epochs] == [everyone()] * 3
+    assert [sorted(epoch) for epoch in epochs] == [list(range(TOTAL))] * 3
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_resuming_in_mid_epoch_with_other_workers_misses_and_repeats_nothing(folder):
-    read = [n for rank in range(2) for n in names(train(folder, 3, rank=rank, size=2))]
+    read = [n for rank in range(2) for n in numbers(train(folder, 3, rank=rank, size=2))]
     start = len(read)
     rest = -(-(TOTAL - start) // 3)
     shares = [train(folder, rest, start, rank, 3, batch_size=1) for rank in range(3)]
-    after = [name for step in zip(*shares, strict=True) for name in names(step)]
-    assert sorted(read + after[: TOTAL - start]) == everyone()
+    after = [number for step in zip(*shares, strict=True) for number in numbers(step)]
+    assert sorted(read + after[: TOTAL - start]) == list(range(TOTAL))
 
 
 def test_a_restart_gives_the_same_batches(folder):
@@ -115,7 +107,7 @@ def test_an_image_does_not_depend_on_the_number_of_workers(folder):
 
 
 def test_the_seed_changes_order_and_augmentation(folder):
-    assert names(train(folder, 2)) != names(train(folder, 2, random_seed=7))
+    assert numbers(train(folder, 2)) != numbers(train(folder, 2, random_seed=7))
 
 
 def test_accumulation_cuts_a_step_into_micro_batches(folder):
@@ -142,7 +134,7 @@ def test_shares_of_unequal_size_make_the_same_step(folder):
             TrainingInput(options(folder), Augmentation(), share).batches(), share.count
         )
     ]
-    assert names(parts) == names([whole])
+    assert numbers(parts) == numbers([whole])
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
     assert [len(part.step_index) for part in parts] == [8, 8, 4]
 
@@ -152,8 +144,8 @@ def test_batches_are_what_the_contract_says(folder):
     assert batch.images.shape == (4, 16, 16, 3)
     assert batch.images.dtype == tf.float32
     assert -1 <= batch.images.numpy().min() < batch.images.numpy().max() <= 1
-    for name, index, value in zip(names([batch]), *batch[1:3], strict=True):
-        classes, confidences = labels(int(name.split("-")[1]))
+    for number, index, value in zip(numbers([batch]), *batch[1:3], strict=True):
+        classes, confidences = labels(number)
         assert index.numpy().tolist() == classes + [-1] * (8 - len(classes))
         assert value.numpy().tolist() == confidences + [0] * (8 - len(classes))
     assert batch.valid.numpy().all()
@@ -163,14 +155,14 @@ def test_batches_are_what_the_contract_says(folder):
 def test_three_kinds_of_label_mix_and_agree(tmp_path):
     for kind in records.KINDS:
         write(tmp_path / kind, range(0, 8, 2), kind)  # even numbers have one class
-    by_name = {}
+    found = {}
     for batch in EvaluationInput(options(tmp_path)).batches():
-        for name, index, value in zip(names([batch]), *batch[1:3], strict=True):
-            by_name.setdefault(name, []).append((index.numpy().tolist(), value.numpy().tolist()))
-    assert len(by_name) == 4
+        for number, index, value in zip(numbers([batch]), *batch[1:3], strict=True):
+            found.setdefault(number, []).append((index.numpy().tolist(), value.numpy().tolist()))
+    assert len(found) == 4
     for number in range(0, 8, 2):
         expected = ([number] + [-1] * 7, [1.0] + [0.0] * 7)
-        assert by_name[f"image-{number}"] == [expected] * 3
+        assert found[number] == [expected] * 3
 
 
 def test_unknown_labels_of_dense_records_stay_unknown(tmp_path):
@@ -194,13 +186,23 @@ def test_evaluation_sees_each_record_once(folder, size, batch_size, steps):
         for batch in batches:
             assert batch.images.shape == (batch_size, 16, 16, 3)
             valid = batch.valid.numpy()
-            seen += [name.decode() for name in batch.names.numpy()[valid]]
-    assert sorted(seen) == everyone()
+            seen += np.array(numbers([batch]))[valid].tolist()
+    assert sorted(seen) == list(range(TOTAL))
 
 
 def test_evaluation_images_are_those_of_inference(folder):
     batch = next(EvaluationInput(options(folder)).batches())
     image = tf.io.decode_jpeg(jpeg(0), dct_method="INTEGER_ACCURATE")
+    np.testing.assert_array_equal(batch.images[0], preprocessing.inference_crops(image, 16)[0])
+
+
+def test_evaluation_turns_images_as_inference_does(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a right angle, clockwise
+    data = jpeg(0, exif=exif)
+    write(tmp_path / "turned", [0], images={0: data})
+    (batch,) = EvaluationInput(options(tmp_path, batch_size=1)).batches()
+    image = np.rot90(tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"), -1)
     np.testing.assert_array_equal(batch.images[0], preprocessing.inference_crops(image, 16)[0])
 
 
@@ -221,8 +223,7 @@ def with_bad(tmp_path):
 def test_bad_records_are_named_counted_once_and_replaced(tmp_path, caplog):
     folder = with_bad(tmp_path)
     batches = train(folder, 6, augmentation=Augmentation(area_min=1, aspect_min=0.1, aspect_max=9))
-    good = {f"image-{n}" for n in range(12)} - {"image-3", "image-6", "image-7"}
-    assert set(names(batches)) == good
+    assert set(numbers(batches)) == set(range(12)) - {3, 6, 7}
     messages = "\n".join(record.message for record in caplog.records)
     for expected in (
         "a: record 3: its payload",
@@ -241,11 +242,11 @@ def test_a_bad_record_changes_its_own_slot_alone(tmp_path, folder):
     (tmp_path / "bad").mkdir()
     good = train(tmp_path / "good", 3)
     bad = train(with_bad(tmp_path / "bad"), 3)
-    expected, shown = names(good), names(bad)
-    rejected = {"image-3", "image-6", "image-7"}
-    for slot, name in enumerate(expected):
+    expected, shown = numbers(good), numbers(bad)
+    rejected = {3, 6, 7}
+    for slot, number in enumerate(expected):
         following = next(n for n in [*expected[slot:], shown[slot]] if n not in rejected)
-        assert shown[slot] == (following if name in rejected else name)
+        assert shown[slot] == (following if number in rejected else number)
 
 
 def test_too_many_bad_records_end_the_run(tmp_path):
@@ -258,8 +259,8 @@ def test_bad_records_are_not_evaluated(tmp_path):
     batches = list(EvaluationInput(options(with_bad(tmp_path))).batches())
     valid = np.concatenate([batch.valid for batch in batches])
     assert np.flatnonzero(~valid).tolist() == [3, 6, 7]
-    shown = np.array(names(batches))
-    assert shown[[3, 6, 7]].tolist() == ["image-4", "image-8", "image-8"]
+    shown = np.array(numbers(batches))
+    assert shown[[3, 6, 7]].tolist() == [4, 8, 8]
 
 
 def test_nothing_but_bad_records_is_an_error(tmp_path):
@@ -317,7 +318,7 @@ def example(**features):
     [
         (example(label=3), "a: record 0: no image in it"),
         (example(image=b"x"), "a: record 0: neither `label` nor `label_index`"),
-        (example(image=b"x", label=12), r"record 0: class 12 is not within 0\.\.11; .*--class_num"),
+        (example(image=b"x", label=65), r"record 0: class 65 is not within 0\.\.64; .*--class_num"),
         (example(image=b"x", label=-1), "record 0: class -1 is not within"),
         (
             example(image=b"x", label=b"\0" * 40),
@@ -344,14 +345,16 @@ def test_folders_without_records(tmp_path):
     with pytest.raises(InputError, match=r"missing: no such folder"):
         train(tmp_path / "missing", 1)
     (tmp_path / ".hidden").write_text("")
-    (tmp_path / "list.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "bad_images.tsv").write_text("list.txt\t1\tmissing\n")
+    (tmp_path / "im_list.txt").write_text("a.jpg\t1:1\n")
     with pytest.raises(InputError, match="no record files"):
         train(tmp_path, 1)
     write(tmp_path / "empty", [])
     with pytest.raises(InputError, match="no records in 1 file"):
         train(tmp_path, 1)
-    (tmp_path / "notes.txt").write_text("these are not records")
-    with pytest.raises(InputError, match=r"notes\.txt: not a TFRecord file; move it away"):
+    (tmp_path / "notes.md").write_text("these are not records")
+    with pytest.raises(InputError, match=r"notes\.md: not a TFRecord file; move it away"):
         train(tmp_path, 1)
 
 

@@ -31,9 +31,21 @@ class Stage:
         self.log = folder / "log"
 
     def python(self, name: str, suitable: bool) -> None:
-        """A Python that says whether its version fits, makes a .venv, and logs calls of pip."""
+        """A Python that says whether its version fits, makes a .venv, and logs calls of pip.
+
+        Its pip knows the two wheels of TensorFlow.
+        """
         broken = self.root / "broken"
+        packages = self.root / ".venv/lib/python3.11/site-packages"
+        wheels = {"cpu": packages / "tensorflow_cpu-2.18.1.dist-info"}
+        wheels["gpu"] = packages / "tensorflow-2.18.1.dist-info"
         body = f"""
+          case "$*" in
+            *"install"*".[cpu"*) mkdir -p "{wheels["cpu"]}" ;;
+            *"install"*".[gpu"*) mkdir -p "{wheels["gpu"]}" ;;
+            *"uninstall"*tensorflow-cpu) rm -rf "{wheels["cpu"]}" ;;
+            *"uninstall"*tensorflow) rm -rf "{wheels["gpu"]}" ;;
+          esac
           case "$*" in
             *version_info*) exit {0 if suitable else 1} ;;
             "--version") echo Python of {name} ;;
@@ -83,12 +95,23 @@ def test_the_named_python_is_taken(stage):
     assert "Python of mine" in stage.prepare("demo", PYTHON="mine").stdout
 
 
-def test_the_wheel_follows_the_machine(stage):
+def test_the_wheel_follows_the_machine_and_then_stays(stage):
+    stage.python("python3", suitable=True)
+    executable(stage.bin / "nvidia-smi", "echo 'GPU 0: NVIDIA A100'")
+    assert stage.prepare("demo").returncode == 0
+    (stage.bin / "nvidia-smi").unlink()  # another node of the cluster, with the same .venv
+    assert stage.prepare("demo").returncode == 0
+    assert stage.installs() == [".[gpu,demo]"]
+
+
+def test_the_other_wheel_is_installed_when_it_is_asked_for(stage):
     stage.python("python3", suitable=True)
     assert stage.prepare("demo").returncode == 0
     executable(stage.bin / "nvidia-smi", "echo 'GPU 0: NVIDIA A100'")
-    assert stage.prepare("demo").returncode == 0
-    assert stage.prepare("demo", TENSORFLOW="cpu").returncode == 0
+    kept = stage.prepare("demo")
+    assert kept.returncode == 0 and "note: here is a GPU, but .venv has" in kept.stderr
+    for wheel in ("gpu", "cpu"):
+        assert stage.prepare("demo", TENSORFLOW=wheel).returncode == 0
     assert stage.installs() == [".[cpu,demo]", ".[gpu,demo]", ".[cpu,demo]"]
     assert "uninstall -qq --yes tensorflow-cpu" in stage.log.read_text()
 
@@ -111,7 +134,18 @@ def test_a_second_start_installs_nothing(stage):
     stage.prepare("demo", "test")
     assert stage.prepare("demo", "test").stdout == ""
     assert stage.prepare("test").stdout == ""  # a part of what is there
-    assert stage.installs() == [".[cpu,demo,test]"]
+    stage.prepare("export")
+    assert stage.prepare("demo", "test").stdout == ""
+    assert stage.installs() == [".[cpu,demo,test]", ".[cpu,export]"]
+
+
+def test_a_venv_of_an_unsuitable_python_is_left_alone(stage):
+    stage.python("python3", suitable=False)
+    (stage.root / ".venv/bin").mkdir(parents=True)
+    shutil.copy(stage.bin / "python3", stage.root / ".venv/bin/python")
+    stage.python("python3", suitable=True)
+    result = stage.prepare("demo")
+    assert result.returncode == 1 and ".venv has Python of python3, and" in result.stderr
 
 
 def test_without_extras_the_wheel_alone_is_installed(stage):

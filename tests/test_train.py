@@ -98,6 +98,7 @@ def test_finetuning_starts_from_the_pretrained_weights_but_not_the_logits(
         f"--val_dir={single}",
     )
     command[1] = str(ROOT / "finetune.py")
+    command.remove("--resnet_size=14")  # the checkpoint tells
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "top_1 " in done.stderr
@@ -142,6 +143,7 @@ def test_a_wrong_flag_ends_the_process_with_its_name(
         (["--data_dir={records}", "--class_num=5"], "is not within 0..4; mend --class_num"),
         (["--data_dir={records}", "--data_format=NCHW"], "use NHWC"),
         (["--data_dir={records}", "--restore"], "no checkpoint in --model_dir"),
+        (["--val_dir={records}", "--mode=val"], "no checkpoint in --model_dir"),
         (["--data_dir={records}", "--pretrain_ckpt=gone"], "gone"),
         (["--data_dir={records}", "--best_metric=mAP"], "needs --val_dir"),
         (["--data_dir=imageless"], "record 0: no image in it"),
@@ -166,6 +168,8 @@ def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_pa
     assert run_script("train.py", *NETWORK, *common).returncode == 0
     other = mistake(run_script, "train.py", *common, "--class_num=20")
     assert "has 14 classes, --class_num is 20" in other
+    deeper = mistake(run_script, "train.py", *common, "--resnet_size=50")
+    assert "is of depth 14, --resnet_size is 50" in deeper
     data = folder / "model.ckpt-1.data-00000-of-00001"
     os.truncate(data, data.stat().st_size // 2)
     assert "model.ckpt-1" in mistake(run_script, "train.py", *common)

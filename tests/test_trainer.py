@@ -114,7 +114,8 @@ def test_sigterm_ends_the_run_after_a_checkpoint(tmp_path) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch(number)
 
-    assert train(trainer_of(), tmp_path, 10, batches=interrupting) == 128 + signal.SIGTERM
+    status = train(trainer_of(), tmp_path, 10, batches=interrupting, evaluate=pytest.fail)
+    assert status == 128 + signal.SIGTERM
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-4")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -141,9 +142,39 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None
         Best("mAQ", 0, CheckpointFolder(tmp_path)).observe({"mAP": 1.0})
 
 
-def test_less_is_better_of_a_loss(tmp_path) -> None:
-    best = Best("loss", 0, CheckpointFolder(tmp_path))
-    assert [best.observe({"loss": x}) for x in (2.0, 3.0, 1.0)] == [True, False, True]
+@pytest.mark.parametrize("metric", ["loss", "ema_loss"])
+def test_less_is_better_of_a_loss(tmp_path, metric: str) -> None:
+    best = Best(metric, 0, CheckpointFolder(tmp_path))
+    assert [best.observe({metric: x}) for x in (2.0, 3.0, 1.0)] == [True, False, True]
+
+
+def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
+    first, second = (Best("mAP", 0, CheckpointFolder(tmp_path / "best")) for _ in range(2))
+    train(trainer_of(best=first), tmp_path, 1, evaluate=lambda: {"mAP": 0.1}, best=first)
+    resume.restore_or_start(trainer_of(best=second), CheckpointFolder(tmp_path), OneWorker())
+    assert not second.observe({"mAP": 0.1})
+
+
+def test_an_evaluation_that_fails_loses_no_step(tmp_path) -> None:
+    best = Best("mAQ", 0, CheckpointFolder(tmp_path / "best"))
+    with pytest.raises(BestError, match="mAQ"):
+        train(trainer_of(best=best), tmp_path, 3, evaluate=lambda: {"mAP": 0.1}, best=best)
+    assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-3")
+
+
+class OneOfFive(OneWorker):
+    """A worker beside four others that have received no signal."""
+
+    size = 5
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values + np.eye(len(values))[0] * 4.0
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
+def test_all_workers_stop_for_a_signal_that_one_of_them_received(number: int) -> None:
+    loss, stop = loop._agree(1.0, number, OneOfFive())
+    assert (loss, stop) == (1.0, number)
 
 
 def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> None:
@@ -205,6 +236,15 @@ def test_the_record_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path) -> None:
     recorder.scalars(5, "train", {"loss": 1.0})
     recorder.close()
     assert [json.loads(x)["step"] for x in record.read_text().splitlines()] == [2, 4, 5]
+
+
+def test_the_record_of_another_run_is_kept(tmp_path) -> None:
+    for loss in (1.0, 2.0, 3.0):
+        recorder = Recorder(str(tmp_path), start_step=0)
+        recorder.scalars(1, "train", {"loss": loss})
+        recorder.close()
+    kept = ["training-1.jsonl", "training-2.jsonl", "training.jsonl"]
+    assert [json.loads((tmp_path / name).read_text())["loss"] for name in kept] == [1.0, 2.0, 3.0]
 
 
 def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:

@@ -24,6 +24,10 @@ Pillow refuses twice as many whatever the caller says."""
 JPEG_QUALITY = 95
 """Of pictures that must be encoded again."""
 
+PICTURE_SUFFIXES = (  # of _FORMATS
+    *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more pictures behind it MPO
 

@@ -144,7 +144,8 @@ class Engine(Generic[Body, Result]):
                 return
             refusal = self._scheduler.given_up(task.host)
             if refusal is not None:
-                self._end(_Attempt(task, now), FetchError(refusal, "the host was given up"))
+                self._scheduler.refused(task)
+                self._final.append((task, FetchError(refusal, "the host was given up")))
                 continue
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1

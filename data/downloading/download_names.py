@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
+from data.common.images import PICTURE_SUFFIXES
+
 FLAT_ROWS = 100_000
 """Longer lists get folders named by two hexadecimal digits: file systems and people slow down."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_STEM = 80
 _HASH_DIGITS = 16
@@ -58,7 +59,7 @@ class Naming:
         host, path = _host_and_path(url)
         last = unquote(path).rpartition("/")[2]
         stem, dot, suffix = last.rpartition(".")
-        if not dot or f".{suffix.lower()}" not in _SUFFIXES:
+        if not dot or f".{suffix.lower()}" not in PICTURE_SUFFIXES:
             stem, suffix = last, "jpg"
         if self.template is not None:
             stem = image.rpartition("/")[2]

@@ -21,7 +21,7 @@ THROTTLED_PAUSES = 8
 
 OFFLINE_ATTEMPTS = 50
 """After so many attempts in a row, over all hosts, without any answer and with a sign that our own
-network is down, everything waits; attempts made meanwhile do not count."""
+network is down, everything waits, for two hours at most; attempts made meanwhile do not count."""
 
 LONGEST_PAUSE_SECONDS = 600.0
 OFFLINE_PAUSE_SECONDS = 30.0
@@ -118,6 +118,10 @@ class Scheduler:
         self._unanswered = self._offline_pauses = 0
         self._release(task.host)
 
+    def refused(self, task: Task) -> None:
+        """The task's host was given up: it was not asked, so nothing is known of our network."""
+        self._release(task.host)
+
     def retry(self, task: Task, now: float, error: FetchError) -> bool:
         """Takes back a task whose answer was of no use; True if it will be tried again."""
         task.attempts += 1
@@ -137,7 +141,7 @@ class Scheduler:
         if not self._is_offline(error.kind, now):
             task.attempts += 1
             task.throttled += error.is_throttled
-            host.unreachable += not has_answered
+            host.unreachable += self._is_to_blame(error.kind)
         if error.is_throttled and now >= host.paused_until:
             self._pause(task.host, now, error.retry_after)
         if host.unreachable >= UNREACHABLE_ATTEMPTS or host.pauses > THROTTLED_PAUSES:
@@ -166,6 +170,12 @@ class Scheduler:
             self._offline_pauses += 1
             self._offline_until = now + OFFLINE_PAUSE_SECONDS
         return self._offline_pauses <= _OFFLINE_PAUSES
+
+    def _is_to_blame(self, kind: str) -> bool:
+        """Whether the host, and not our own network, is what could not be reached."""
+        # A failing resolver is the host's own while other hosts answer, or if waiting did not help.
+        has_network = self._unanswered == 1 or self._offline_pauses > _OFFLINE_PAUSES
+        return kind == "unreachable" or (kind == "offline" and has_network)
 
     def _pause(self, name: str, now: float, retry_after: float | None) -> None:
         host = self._hosts[name]

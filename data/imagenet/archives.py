@@ -16,7 +16,9 @@ from typing import Literal, NamedTuple
 
 _PICTURE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
 _SYNSET = re.compile(r"(?:.*/)?n([0-9]{8})")
-_SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.tar(?:\.gz)?")
+_SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.(?:tar|tar\.gz|tgz)")
+_TAR = re.compile(r"[^.].*\.(?:tar|tar\.gz|tgz)")
+_NOTHING = "no pictures of ImageNet in it (n01440764.tar, ...)"
 MAX_PICTURE_BYTES = 256 << 20
 _BUFFER_BYTES = 1 << 20
 
@@ -56,8 +58,8 @@ def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], li
     """The places of each synset's pictures, in the order given, synsets in order of place.
 
     Args:
-        paths: tars of per-synset tars or of pictures, per-synset tars, and folders that hold
-            either, or a folder of pictures a synset.
+        paths: tars of per-synset tars or of pictures, per-synset tars, and folders of tars, of
+            pictures of a synset, or of such folders. A folder's tars are taken as if given.
 
     Returns:
         the places, and what is wrong with archives that are damaged behind those.
@@ -67,11 +69,10 @@ def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], li
     """
     units: dict[int, list[Unit]] = {}
     problems: list[str] = []
-    for path in paths:
-        found = _index_folder(Path(path)) if Path(path).is_dir() else _index_file(Path(path))
+    for path in (place for given in paths for place in _places(Path(given))):
         empty = True
         try:
-            for synset, unit in found:
+            for synset, unit in _index_place(path):
                 units.setdefault(synset, []).append(unit)
                 empty = False
         except tarfile.TarError as error:
@@ -79,7 +80,7 @@ def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], li
                 raise ArchiveError(f"{path}: not an uncompressed tar ({error})") from error
             problems.append(f"{path}: what follows n{synset:08d} is lost: {error}")
         if empty:
-            raise ArchiveError(f"{path}: no pictures of ImageNet in it (n01440764.tar, ...)")
+            raise ArchiveError(f"{path}: {_NOTHING}")
     return units, problems
 
 
@@ -129,16 +130,18 @@ def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
     return data
 
 
-def _index_folder(folder: Path) -> Iterator[tuple[int, Unit]]:
-    own = _SYNSET.fullmatch(folder.name)
-    if own and any(_pictures_of_folder(int(own[1]), folder)):
-        yield int(own[1]), Unit("folder", os.fspath(folder))
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        match = _SYNSET.fullmatch(entry.name)
-        if match and entry.is_dir():
-            yield int(match[1]), Unit("folder", entry.path)
-        elif entry.is_file() and _SYNSET_TAR.fullmatch(entry.name):
-            yield from _index_file(Path(entry.path))
+def _places(path: Path) -> list[Path]:
+    """A file itself; of a folder its tars and folders of pictures, itself among them."""
+    if not path.is_dir():
+        return [path]
+    own = _SYNSET.fullmatch(path.name)
+    places = [path] if own and any(_pictures_of_folder(int(own[1]), path)) else []
+    for entry in sorted(path.iterdir()):
+        if (_SYNSET if entry.is_dir() else _TAR).fullmatch(entry.name):
+            places.append(entry)
+    if not places:
+        raise ArchiveError(f"{path}: {_NOTHING}")
+    return places
 
 
 def _pictures_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -148,7 +151,10 @@ def _pictures_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tupl
             yield found[1], entry.path
 
 
-def _index_file(path: Path) -> Iterator[tuple[int, Unit]]:
+def _index_place(path: Path) -> Iterator[tuple[int, Unit]]:
+    if path.is_dir():
+        yield int(_SYNSET.fullmatch(path.name)[1]), Unit("folder", os.fspath(path))
+        return
     match = _SYNSET_TAR.fullmatch(path.name)
     if match:
         yield int(match[1]), Unit("tar", os.fspath(path), 0, path.stat().st_size)

@@ -98,7 +98,9 @@ class Extractor:
         """Writes the pictures that are found, then the journal; returns what was wrong, or ''."""
         folder = self.output / f"n{job.synset:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
+        journal = self._journal(job.synset)
+        # What a killed run has left.
+        for leftover in [*folder.glob(".*.tmp"), *journal.parent.glob(f".{journal.name}.*.tmp")]:
             leftover.unlink()
         wanted = set(job.wanted.tolist())
         lines, problems = [], []
@@ -115,7 +117,7 @@ class Extractor:
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
         # What was found in spite of damage counts, but is looked for again in the next run.
         key = "damaged\n" if problems else self._key(job)
-        write_file(self._journal(job.synset), (key + "".join(lines)).encode())
+        write_file(journal, (key + "".join(lines)).encode())
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.common import pages
 from data.common.svg_plot import Line, line_plot
+from data.inference.picture_batches import to_image
 
 THUMBNAIL_SIDE = 112
 SIGNED_DIFFERENCE = "{:+.4f}"
@@ -109,6 +110,6 @@ def picture_rows(groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]
 
 def thumbnail(crop: np.ndarray) -> Image.Image:
     """A small picture of what the network saw: float32 [S, S, 3] in [-1, 1]."""
-    image = Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
+    image = to_image(crop)
     image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     return image

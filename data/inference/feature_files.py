@@ -19,7 +19,6 @@ from data.tfrecords.records import framing
 
 NAMES_SUFFIX = ".names.tsv"
 _ROWS_AT_ONCE = 1024
-_NPY_VERSION = (1, 0)
 
 
 class Feature(NamedTuple):

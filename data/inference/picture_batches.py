@@ -57,6 +57,11 @@ class Preparation:
         return self._to_crops(np.asarray(_shortened(image))).numpy()
 
 
+def to_image(crop: np.ndarray) -> Image.Image:
+    """A crop as the network takes it, float32 [S, S, 3] in [-1, 1], for people to look at."""
+    return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
+
+
 def _shortened(image: Image.Image) -> Image.Image:
     """The middle of a picture that is a line: resized in proportion, it would fill the memory."""
     limit = MAX_ASPECT * min(image.size)

@@ -94,6 +94,7 @@ class Job(Generic[Row]):
         start, stop = _span(total, self.batch_size, self.part)
         index, count = self.part.index, self.part.count
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
+        settings["first_picture"] = start  # it moves when a source grows, but for the first share
         with resumable.Part(self.result, settings, index, count, self.format.header) as output:
             if output.items:
                 _log.info("going on after the %d pictures of an interrupted run", output.items)
@@ -129,12 +130,13 @@ class Job(Generic[Row]):
 def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | None]:
     """First picture of a process's share, and the one after its last (None: to the end).
 
-    Shares begin at whole batches, so any number of processes makes the same batches.
+    Shares begin at whole batches, so any number of processes makes the same batches. The first
+    share is never empty: it holds the header and the pictures of the page.
     """
     if total is None:
         return 0, None
     all_batches = -(-total // batch_size)
-    edges = (all_batches * i // part.count * batch_size for i in (part.index, part.index + 1))
+    edges = (-(-all_batches * i // part.count) * batch_size for i in (part.index, part.index + 1))
     start, stop = (min(edge, total) for edge in edges)
     return start, stop
 

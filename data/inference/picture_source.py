@@ -16,15 +16,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.common.images import MAX_BYTES
+from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
 from data.tfrecords.records import RecordError, decode_example, read_index, read_record
 
 STDIN = "-"
 RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
-PICTURE_SUFFIXES = (
-    *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
 
 _SNIFFED_BYTES = 1024
 _MAX_LINE_BYTES = 1 << 20
@@ -209,14 +205,14 @@ def _listed_picture(row: str, folder: Path) -> Picture:
 
 
 def _record_label(example: dict) -> str:
-    """The label of a record as a list would write it."""
+    """The labels of a record as a list would write them."""
     if "label_index" in example:
         pairs = zip(example["label_index"], example.get("label_value", []), strict=False)
     else:
-        (label,) = example.get("label") or [b""]
-        if isinstance(label, int):
-            return str(label)
-        dense = np.frombuffer(label, "<f4", count=len(label) // 4)
+        labels = example.get("label") or [b""]
+        if not isinstance(labels[0], bytes):
+            return " ".join(map(str, labels))
+        dense = np.frombuffer(labels[0], "<f4", count=len(labels[0]) // 4)
         pairs = ((index, dense[index]) for index in np.flatnonzero(dense))
     return " ".join(f"{index}:{value:g}" for index, value in pairs)
 

@@ -40,10 +40,18 @@ def _csv_rows(rows: list[tuple]) -> bytes:
 
 
 def _json(prediction: Prediction) -> bytes:
+    return (json.dumps(_row(prediction)) + "\n").encode()
+
+
+def _valid_json(prediction: Prediction) -> bytes:
+    """As `_json`; what is not UTF-8 becomes `?`, for it cannot stand in a Parquet string."""
+    return (json.dumps(_row(prediction), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _row(prediction: Prediction) -> dict:
     image, label, labels, problem = prediction
     shown = [{**item._asdict(), "probability": round(item.probability, 6)} for item in labels]
-    row = {"image": image, "label": label, "predictions": shown, "problem": problem or None}
-    return (json.dumps(row) + "\n").encode()
+    return {"image": image, "label": label, "predictions": shown, "problem": problem or None}
 
 
 def _to_parquet(body: Path, result: Path) -> None:
@@ -62,21 +70,15 @@ def _to_parquet(body: Path, result: Path) -> None:
     )
     temporary = result.with_name(f".{result.name}.tmp")
     with open(body, "rb") as lines, pq.ParquetWriter(temporary, schema) as writer:
-        while rows := [_valid_text(json.loads(line)) for line in islice(lines, _ROW_GROUP_ROWS)]:
+        while rows := list(map(json.loads, islice(lines, _ROW_GROUP_ROWS))):
             writer.write_table(pa.Table.from_pylist(rows, schema))
     os.replace(temporary, result)
     body.unlink()
-
-
-def _valid_text(row: dict) -> dict:
-    """A file name that is not UTF-8 cannot stand in a Parquet string as it is."""
-    row["image"] = row["image"].encode("utf-8", "replace").decode()
-    return row
 
 
 FORMATS = {
     ".txt": ResultFormat(b"", _text),
     ".csv": ResultFormat(_csv_rows([CSV_COLUMNS]), _csv),
     ".jsonl": ResultFormat(b"", _json),
-    ".parquet": ResultFormat(b"", _json, _to_parquet),
+    ".parquet": ResultFormat(b"", _valid_json, _to_parquet),
 }

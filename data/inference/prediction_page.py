@@ -1,19 +1,21 @@
 """Predictions as a page for people: the first pictures, as the network saw them, with labels."""
 
+import logging
 import re
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from data.common import pages
-from data.inference.picture_batches import PictureBatch
+from data.inference.picture_batches import PictureBatch, to_image
 from data.inference.predictions import Prediction
 
 PICTURE_SIDE = 224
 SHEET_COLUMNS = 6
 CENTRE = 4  # of ten crops: four corners, the centre, and their mirrors
 SUFFIXES = (".html", ".png")
+
+_log = logging.getLogger(__name__)
 
 
 class Shown:
@@ -27,16 +29,21 @@ class Shown:
         """Keeps what still fits of a batch's predictions."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            picture = None if prediction.problem else _picture(crops[CENTRE % len(crops)])
+            picture = None if prediction.problem else to_image(crops[CENTRE % len(crops)])
             self._shown.append((prediction, picture))
 
     def write(self, path: str) -> None:
         """Writes an HTML page with the pictures inside it, or a contact sheet, by the suffix.
 
+        Where there is nothing to show it writes nothing, and says so in the log.
+
         Raises:
-          PageError: another suffix, or nothing to show.
+          PageError: another suffix.
         """
         check(path)
+        if not self._shown:
+            _log.warning("no %s: an interrupted run had done all pictures", path)
+            return
         if path.endswith(".png"):
             tiles = [
                 pages.Tile(_or_blank(picture), _caption(row), _is_right(row))
@@ -71,11 +78,6 @@ def _is_right(prediction: Prediction) -> bool | None:
     if not given or not prediction.labels:
         return None
     return prediction.labels[0].index in map(int, given)
-
-
-def _picture(crop: np.ndarray) -> Image.Image:
-    """An image of a crop float32 [S, S, 3] in [-1, 1]."""
-    return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
 
 
 def _or_blank(picture: Image.Image | None) -> Image.Image:

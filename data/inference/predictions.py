@@ -10,7 +10,6 @@ import numpy as np
 from data.listing.hierarchy import Hierarchy, HierarchyError, read_names
 
 IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
-SHOW = ("all", "specific", "path")
 PATH_SEPARATOR = " > "
 
 

@@ -34,7 +34,7 @@ class Part:
       result: the file that is to be made.
       settings: whatever decides on the bytes; a run continues only what was begun with the same.
       rank, ranks: which of how many shares this is.
-      header: first bytes of the first share.
+      header: first bytes of the first share, which has to get items: an empty one is removed.
 
     Raises:
       ResumeError: an unfinished output with other settings is there.

@@ -68,11 +68,6 @@ class RecordOrder:
             count -= len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def locate(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(file number, number of the record within its file) of record ids."""
-        files = np.searchsorted(self._first, records, "right") - 1
-        return files, records - self._first[files]
-
     def _plan_epoch(self, epoch: int) -> _Epoch:
         files = np.arange(len(self._counts))
         _shuffle(files, self._seed, epoch)

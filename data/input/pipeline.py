@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input import augmentation, preprocessing
+from data.input import augmentation, exif_ops, preprocessing
 from data.input.augmentation import Augmentation
 from data.input.balanced_order import BalancedOrder, describe_counts, record_weights
 from data.input.order import RecordOrder
@@ -68,7 +68,6 @@ class Batch(NamedTuple):
     label_value: tf.Tensor  # float32 [B, K]
     step_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
     step_value: tf.Tensor  # float32 [A * B, K]
-    names: tf.Tensor  # string [B]
     valid: tf.Tensor  # bool [B]; False: padding, or unreadable, in evaluation
 
 
@@ -169,7 +168,7 @@ class EvaluationInput:
 
         @tf.function(autograph=False)  # traced once, for all images
         def centre(contents: tf.Tensor) -> tf.Tensor:
-            image = preprocessing.decode(contents)
+            image = exif_ops.upright(preprocessing.decode(contents), contents)
             return preprocessing.inference_crops(image, self._options.image_size)[0]
 
         return [centre(image) for image in tf.unstack(contents)]
@@ -206,15 +205,13 @@ def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) 
     for part in parts:
         if part.slots is not known:
             known, valid = part.slots, valid_slots(part)
-            samples = [slot.sample for slot in part.slots]
-            index, value = pad_labels(samples)
+            index, value = pad_labels([slot.sample for slot in part.slots])
             step_labels = tf.constant(index), tf.constant(value)
         size = part.images.shape[0]
         rows = slice(part.number * size, (part.number + 1) * size)
         whole = size == len(known)
         labels = step_labels if whole else (tf.constant(index[rows]), tf.constant(value[rows]))
-        names = tf.constant([sample.name for sample in samples[rows]])
-        yield Batch(part.images, *labels, *step_labels, names, tf.constant(valid[rows]))
+        yield Batch(part.images, *labels, *step_labels, tf.constant(valid[rows]))
 
 
 def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
@@ -230,7 +227,6 @@ def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
         value[:size],
         index,
         value,
-        tf.fill([size], "synthetic"),
         tf.ones([size], tf.bool),
     )
     while True:

@@ -137,20 +137,6 @@ def decode_example(payload: bytes) -> dict[str, list[Any]]:
     return features
 
 
-def kind_of_example(payload: bytes) -> str:
-    """The label kind of a serialized example: "sparse", "dense" or "single".
-
-    Raises:
-        RecordError: the payload is not an Example, or has no label.
-    """
-    features = decode_example(payload)
-    if "label_index" in features:
-        return "sparse"
-    if not features.get("label"):
-        raise RecordError("neither `label` nor `label_index` in it")
-    return "dense" if isinstance(features["label"][0], bytes) else "single"
-
-
 def _decode_feature(feature: bytes) -> list[Any]:
     values: list[Any] = []
     for kind, message in _fields(feature):

@@ -23,7 +23,8 @@ LOGGER = logging.getLogger(__name__)
 OPEN_FILES = 256  # well below the usual limit of 1,024 descriptors of a process
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
 READ_THREADS, READ_CHUNK = 8, 64
-NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tmp", ".part")
+# What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
+NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
 GLOB_CHARACTERS = "*?["
 
 
@@ -43,8 +44,7 @@ class Sample(NamedTuple):
 def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
     """The record files of a folder, or those that a glob matches, sorted by name.
 
-    Of a folder every file counts whatever its extension, but not hidden or temporary files, `.idx`
-    and `.json`.
+    Of a folder every file counts whatever its extension, but hidden files and `NOT_RECORDS`.
 
     Raises:
         InputError: no such folder, or no file.

@@ -19,13 +19,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from data.tfrecords.example_codec import (
-    KINDS,
-    RecordError,
-    decode_example,
-    encode_example,
-    kind_of_example,
-)
+from data.tfrecords.example_codec import KINDS, RecordError, decode_example, encode_example
 
 __all__ = [
     "FRAMING_BYTES",
@@ -37,7 +31,6 @@ __all__ = [
     "decode_example",
     "encode_example",
     "framing",
-    "kind_of",
     "read_index",
     "read_record",
     "read_records",
@@ -230,17 +223,3 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
                 raise RecordError(f"{path}: record {record}: {error}") from error
     if index.problem:
         raise RecordError(index.problem)
-
-
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """The label kind of a file, "sparse", "dense" or "single", from its first record.
-
-    Raises:
-        RecordError: no record, or one without a label.
-    """
-    for payload in read_records(path):
-        try:
-            return kind_of_example(payload)
-        except RecordError as error:
-            raise RecordError(f"{path}: record 0: {error}") from error
-    raise RecordError(f"{path}: no records")

@@ -22,6 +22,7 @@ from models.checkpoints.files import (
     remove,
     save,
     some,
+    sync,
     versions,
 )
 from models.layout import BLOCKS, DENSE_BIAS, STEM, kernel_name
@@ -42,8 +43,9 @@ TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Varia
 
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
 _OWN_NAME = "model.ckpt-"
-_OWN_PREFIX = re.compile(r"model\.ckpt-\d*")
-_BLOCK_KERNEL = re.compile(r"stages_(\d)_block_(\d+)/conv1_b2/conv2d/kernel$")
+_OWN_FILE = re.compile(r"(model\.ckpt-\d+)(\.tmp-\d+)?\.(index|meta|json|data-\d{5}-of-\d{5}.*)")
+_BLOCK_KERNEL = re.compile(r"stages_(\d)_block_\d+/conv1_b2/conv2d/kernel$")
+_DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
 class Description(NamedTuple):
@@ -62,10 +64,7 @@ class Description(NamedTuple):
         if class_num not in (None, self.class_num):
             raise CheckpointError(_classes_differ(self.prefix, self.class_num, class_num))
         if resnet_size not in (None, self.resnet_size):
-            raise CheckpointError(
-                f"checkpoint {self.prefix} is of depth {self.resnet_size}, "
-                f"--resnet_size is {resnet_size}"
-            )
+            raise CheckpointError(_depths_differ(self.prefix, self.resnet_size, resnet_size))
         return self
 
 
@@ -98,13 +97,16 @@ def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
         raise CheckpointError(
             f"{source} does not hold this network: it has no {absent[0]}, but {some(shapes)}"
         )
-    found = [match.groups() for match in map(_BLOCK_KERNEL.match, shapes) if match]
-    stages = [stage for stage, _ in found]
-    counts = tuple(stages.count(stage) for stage in sorted(set(stages)))
-    depths = [depth for depth, blocks in BLOCKS.items() if blocks == counts]
-    if not depths:
+    counts = _block_counts(shapes)
+    if counts not in _DEPTHS:
         raise CheckpointError(f"{source} has {counts} blocks: none of the depths {list(BLOCKS)}")
-    return depths[0], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
+    return _DEPTHS[counts], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
+
+
+def _block_counts(names: Iterable[str]) -> tuple[int, ...]:
+    """How many blocks each stage has, told by the names of its kernels."""
+    stages = [match[1] for match in map(_BLOCK_KERNEL.match, names) if match]
+    return tuple(stages.count(stage) for stage in sorted(set(stages)))
 
 
 def restore(
@@ -122,6 +124,9 @@ def restore(
     checkpoint = read(prefix, average)
     wanted = {name: tuple(variables[name].shape) for name in unskipped(variables, skip)}
     held = {name: checkpoint.shapes[name] for name in unskipped(checkpoint.shapes, skip)}
+    depths = [_DEPTHS.get(_block_counts(names)) for names in (held, wanted)]
+    if all(depths) and depths[0] != depths[1]:
+        raise CheckpointError(_depths_differ(checkpoint.prefix, *depths))
     theirs, ours = held.get(DENSE_BIAS), wanted.get(DENSE_BIAS)
     if theirs and ours and theirs != ours:
         raise CheckpointError(_classes_differ(checkpoint.prefix, *theirs, *ours))
@@ -153,6 +158,10 @@ def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple])
 
 def _classes_differ(prefix: str, held: int, wanted: int) -> str:
     return f"checkpoint {prefix} has {held} classes, --class_num is {wanted}"
+
+
+def _depths_differ(prefix: str, held: int, wanted: int) -> str:
+    return f"checkpoint {prefix} is of depth {held}, --resnet_size is {wanted}"
 
 
 def find(path: str | Path) -> str:
@@ -208,7 +217,7 @@ class CheckpointFolder:
         self._remove_unfinished()
         prefix = save(self.model_dir / f"{_OWN_NAME}{step}", tensors, meta)
         everything = [other for other in self.all() if other != prefix] + [prefix]
-        own = [other for other in everything if Path(other).name.startswith(_OWN_NAME)]
+        own = [other for other in everything if _OWN_FILE.fullmatch(f"{Path(other).name}.index")]
         surplus = own[: -self.max_to_keep] if self.max_to_keep else []
         self._write_list([other for other in everything if other not in surplus])
         for old in surplus:
@@ -216,7 +225,10 @@ class CheckpointFolder:
         return prefix
 
     def _listed(self) -> list[str]:
-        state = tf.train.get_checkpoint_state(str(self.model_dir))
+        try:
+            state = tf.train.get_checkpoint_state(str(self.model_dir))
+        except ValueError:  # Empty, as a power cut leaves it.
+            state = None
         # The names alone: the folder may have moved since.
         paths = [*state.all_model_checkpoint_paths, state.model_checkpoint_path] if state else []
         return list(reversed(dict.fromkeys(Path(path).name for path in reversed(paths))))
@@ -228,6 +240,7 @@ class CheckpointFolder:
         temporary = self.model_dir / f"checkpoint.tmp-{os.getpid()}"
         try:
             temporary.write_text("\n".join(lines) + "\n")
+            sync(temporary)
             os.replace(temporary, self.model_dir / "checkpoint")
         except OSError as error:
             raise CheckpointError(f"{self.model_dir}/checkpoint: {error}") from error
@@ -235,8 +248,8 @@ class CheckpointFolder:
     def _remove_unfinished(self) -> None:
         whole = set(self.all())
         for path in self.model_dir.glob(f"{_OWN_NAME}*"):
-            prefix = str(self.model_dir / _OWN_PREFIX.match(path.name)[0])
-            if prefix not in whole or ".tmp-" in path.name:
+            own = _OWN_FILE.fullmatch(path.name)
+            if own and (own[2] or str(self.model_dir / own[1]) not in whole):
                 path.unlink(missing_ok=True)
 
 

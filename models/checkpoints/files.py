@@ -118,12 +118,12 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
             json.dumps({"versions": versions(), **meta}, indent=1) + "\n"
         )
         for suffix in _SUFFIXES:
-            _sync(f"{temporary}{suffix}")
+            sync(f"{temporary}{suffix}")
         # Never the old index beside the new data.
         Path(f"{prefix}.index").unlink(missing_ok=True)
         for suffix in _SUFFIXES:
             os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")
-        _sync(Path(prefix).parent)
+        sync(Path(prefix).parent)
     except (OSError, tf.errors.OpError) as error:
         raise CheckpointError(f"checkpoint {prefix} cannot be saved: {_line(error)}") from error
     finally:
@@ -145,6 +145,15 @@ def remove(prefix: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sync(path: str | Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def some(names: Iterable[str]) -> str:
     """The first few of `names` for an error message, and how many more there are."""
     names = list(names)
@@ -163,14 +172,6 @@ def _write_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
         shape_and_slices=[""] * len(arrays),
         tensors=arrays,
     )
-
-
-def _sync(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _line(error: Exception) -> str:

@@ -43,11 +43,6 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = 0.0) ->
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
 
 
-def harmonic_mean(precision: float, recall: float) -> float:
-    """F1 of a precision and a recall, 0 when both are 0."""
-    return float(ratio(2 * precision * recall, precision + recall))
-
-
 def positives_at_least(group: np.ndarray, score: np.ndarray) -> np.ndarray:
     """int64: for each positive, the positives of its group with a score >= its own.
 

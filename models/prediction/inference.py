@@ -9,7 +9,8 @@ from models.checkpoints import checkpoint
 from models.prediction.folding import FoldedResNet
 from models.resnet import ResNet
 
-IMAGE_SIZE = 224
+# What checkpoints without a JSON, such as the released ones, were trained with.
+RELEASED = {"image_size": 224, "batch_norm_epsilon": 1e-5}
 STAGES = ("stage0", "stage1", "stage2", "stage3")
 OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
 _SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
@@ -19,34 +20,39 @@ _SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sig
 class NetworkOptions:
     """How a checkpoint is loaded; the fields are the flags of the same name.
 
-    `resnet_size`, `class_num` and `image_size` are read from the checkpoint where they are None;
-    given, the first two must agree with it.
+    `resnet_size`, `class_num`, `image_size` and `batch_norm_epsilon` are read from the checkpoint
+    where they are None; given, the first two must agree with it.
     """
 
     resnet_size: int | None = None
     class_num: int | None = None
     image_size: int | None = None
+    batch_norm_epsilon: float | None = None
     data_format: str = "NHWC"
     precision: str = "float32"
-    batch_norm_epsilon: float = 1e-5
     use_ema: bool = False
     fold_batch_norm: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network with the weights of the checkpoint `prefix`, and the side of its images."""
+    """A network with the weights of the checkpoint `prefix`, and what it was built with."""
 
     network: ResNet
     prefix: str
     image_size: int
+    batch_norm_epsilon: float
+
+    def settings(self) -> dict[str, float]:
+        """What decides on the numbers, besides the weights."""
+        return {name: getattr(self, name) for name in RELEASED}
 
 
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    The side of the images is the one it was trained with, as the JSON beside the checkpoint tells;
-    224 for checkpoints without one, such as the released ones.
+    What `options` leave open is as it was in training, as the JSON beside the checkpoint tells;
+    where it does not, as in `RELEASED`.
 
     Args:
       path: a checkpoint's prefix or one of its files, or a folder, whose latest one is taken.
@@ -57,6 +63,9 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     """
     prefix = checkpoint.find(path)
     found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)
+    trained = RELEASED | checkpoint.read(prefix).meta().get("flags", {})
+    told = {name: trained[name] for name in RELEASED if getattr(options, name) is None}
+    options = dataclasses.replace(options, **told)
     network = (FoldedResNet if options.fold_batch_norm else ResNet)(
         found.resnet_size,
         found.class_num,
@@ -66,13 +75,12 @@ def load(path: str, options: NetworkOptions) -> Loaded:
         batch_norm_epsilon=options.batch_norm_epsilon,
         seed=None,
     )
-    saved = checkpoint.restore(
+    checkpoint.restore(
         prefix, network.variables_by_name(), checkpoint.TRAINING_STATE, average=options.use_ema
     )
     if options.fold_batch_norm:
         network.fold()
-    trained_size = saved.meta().get("flags", {}).get("image_size", IMAGE_SIZE)
-    return Loaded(network, prefix, options.image_size or trained_size)
+    return Loaded(network, prefix, options.image_size, options.batch_norm_epsilon)
 
 
 class Predictor:

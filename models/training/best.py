@@ -28,7 +28,7 @@ class Best:
     def __init__(self, metric: str, patience: int, checkpoints: CheckpointFolder) -> None:
         self.checkpoints = checkpoints
         self._metric, self._patience = metric, patience
-        self._falls = metric in FALLING
+        self._falls = metric.removeprefix("ema_") in FALLING
         self._value = tf.Variable(math.inf if self._falls else -math.inf, dtype=tf.float64)
         self._evaluations_since = tf.Variable(0, dtype=tf.int64)
 

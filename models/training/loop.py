@@ -86,11 +86,12 @@ def train(
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
     meter = Meter(options.prof_interval)
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
-    while step < options.max_iter and not interrupt.signal and not (best and best.exhausted):
+    stop = 0  # The signal that all workers stop for.
+    while step < options.max_iter and not stop and not (best and best.exhausted):
         rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
             loss = trainer.step(itertools.islice(batches, count), rate, total)
-            loss, interrupt.signal = _agree(float(loss), interrupt.signal, workers)
+            loss, stop = _agree(float(loss), interrupt.signal, workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -98,27 +99,31 @@ def train(
                 f"{checkpoints.model_dir} are from before"
             )
         step += 1
-        last = step == options.max_iter or interrupt.signal
-        if step % options.log_interval == 0 or last:
+        finished = step == options.max_iter
+        if step % options.log_interval == 0 or finished or stop:
             _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
-        saves = step % options.snapshot == 0 or last
-        evaluates = evaluate and (
-            last or (options.eval_interval and step % options.eval_interval == 0)
-        )
+        saves = step % options.snapshot == 0 or finished or stop
+        # Not after a signal: who sent it does not wait for an evaluation.
+        evaluates = evaluate and not stop and (finished or _is_due(step, options.eval_interval))
         if evaluates or saves:
             trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
+        if saves:
+            save(trainer, checkpoints, workers, meta or {})
         if evaluates:
             metrics = _evaluate(recorder, step, evaluate)
             if best and best.observe(metrics):
                 save(trainer, best.checkpoints, workers, meta or {})
-            saves = saves or bool(best and best.exhausted)
-        if saves:
-            save(trainer, checkpoints, workers, meta or {})
+            if best and (saves or best.exhausted):  # Once more, with what `best` knows now.
+                save(trainer, checkpoints, workers, meta or {})
         workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
     recorder.close()
-    return 128 + interrupt.signal if interrupt.signal else 0
+    return 128 + stop if stop else 0
+
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
 def _watched(
@@ -148,14 +153,11 @@ def save(
 
 
 def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, int]:
-    """The mean loss of all workers, and a signal that any of them received."""
+    """The mean loss of all workers, and a signal that any of them received; 0: none did."""
     # Horovod: all workers stop after the same step, whichever of them was told to.
-    total, *votes = workers.sum(np.array([loss, *_one_hot(signal_number)], np.float64))
-    return float(total / workers.size), int(np.argmax(votes)) if any(votes[1:]) else 0
-
-
-def _one_hot(signal_number: int) -> np.ndarray:
-    return np.arange(signal.NSIG) == signal_number
+    received = np.arange(1, signal.NSIG) == signal_number
+    total, *votes = workers.sum(np.array([loss, *received], np.float64))
+    return float(total / workers.size), int(np.argmax(votes)) + 1 if any(votes) else 0
 
 
 def _log(

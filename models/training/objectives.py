@@ -2,6 +2,7 @@
 
 Every objective has
   `.state`                 dict of checkpoint name -> tf.Variable (empty when it keeps none),
+  `.check(...)`            once per optimiser step, before it: are these labels that it can learn,
   `.begin_step(...)`       once per optimiser step, with the labels of all its micro-batches,
   `.loss(...)`             once per micro-batch, the mean over it,
   `.probabilities(logits)` what a prediction reports.
@@ -21,6 +22,9 @@ class Objective:
 
     def __init__(self) -> None:
         self.state: dict[str, tf.Variable] = {}
+
+    def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
+        """Raises LossError for labels [A*B, K] that this loss has no meaning for."""
 
     def begin_step(
         self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
@@ -146,15 +150,15 @@ class SoftmaxObjective(Objective):
             raise LossError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def begin_step(
-        self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
-    ) -> None:
-        """Fails with InvalidArgumentError where an image has not exactly one label."""
-        del step, workers
-        labels = tf.reduce_sum(tf.cast((step_index >= 0) & (step_value > 0), tf.int32), axis=1)
-        tf.debugging.assert_equal(
-            labels, 1, "softmax needs exactly one label an image; for several use a sigmoid loss"
-        )
+    def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
+        """Raises LossError where an image has not exactly one label."""
+        labels = ((step_index.numpy() >= 0) & (step_value.numpy() > 0)).sum(axis=1)
+        others = labels[labels != 1]
+        if others.size:
+            raise LossError(
+                f"--loss=softmax needs exactly one label an image, and one has {others[0]}: "
+                "for several use --loss=bce"
+            )
 
     def loss(
         self,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-MOMENTUM_SLOT = "/Momentum"
-AVERAGE_SLOT = "/ExponentialMovingAverage"
+from models.checkpoints.files import AVERAGE, MOMENTUM
+from models.layout import is_batch_norm
+
 HEAD = "logits/"
 
 
@@ -44,11 +45,6 @@ class OptimizerOptions:
             raise OptimizerError("weight_decay, bn_decay_share, gradient_clip: none below 0")
 
 
-def is_batch_norm(name: str) -> bool:
-    """Whether a checkpoint name is a batch-norm variable."""
-    return "batch_normalization/" in name or name.startswith("global_pool/bn")
-
-
 def decay_rates(
     names: Iterable[str], weight_decay: float, bn_share: float = 0.0
 ) -> dict[str, float]:
@@ -73,15 +69,18 @@ class Optimizer:
     `momentum = opt_momentum * momentum + g; v -= rate * momentum`, where g is the gradient of loss
     and decay together, clipped when asked (as if the decay stood in the loss: the released form).
     `slots` holds the momentum under its checkpoint name `NAME/Momentum`.
+    Raises OptimizerError when there is no variable.
     """
 
     def __init__(self, trainable: Mapping[str, tf.Variable], options: OptimizerOptions) -> None:
+        if not trainable:
+            raise OptimizerError("no variable to train: --trainable matches none")
         self.trainable, self.options = dict(trainable), options
         self.decay = decay_rates(trainable, options.weight_decay, options.bn_decay_share)
         self.slots: dict[str, tf.Variable] = {}
         if options.optimizer == "mom":
             self.slots = {
-                name + MOMENTUM_SLOT: tf.Variable(tf.zeros_like(v), trainable=False)
+                name + MOMENTUM: tf.Variable(tf.zeros_like(v), trainable=False)
                 for name, v in trainable.items()
             }
 
@@ -125,7 +124,7 @@ class Optimizer:
             return
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
-            accum=self.slots[name + MOMENTUM_SLOT].handle,
+            accum=self.slots[name + MOMENTUM].handle,
             lr=rate,
             grad=gradient,
             momentum=momentum,
@@ -144,7 +143,7 @@ class WeightAverage:
             raise OptimizerError(f"ema_decay must be in (0, 1), not {decay}")
         self.variables, self.decay = dict(variables), decay
         self.slots = {
-            name + AVERAGE_SLOT: tf.Variable(v, trainable=False) for name, v in variables.items()
+            name + AVERAGE: tf.Variable(v, trainable=False) for name, v in variables.items()
         }
 
     def update(self, step: tf.Tensor | int) -> None:
@@ -152,7 +151,7 @@ class WeightAverage:
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
         for name, variable in self.variables.items():
-            average = self.slots[name + AVERAGE_SLOT]
+            average = self.slots[name + AVERAGE]
             average.assign_sub(rest * (average - variable))
 
     @contextlib.contextmanager
@@ -166,7 +165,7 @@ class WeightAverage:
 
     def _exchange(self) -> None:
         for name, variable in self.variables.items():
-            average = self.slots[name + AVERAGE_SLOT]
+            average = self.slots[name + AVERAGE]
             kept = variable.numpy()
             variable.assign(average)
             average.assign(kept)

@@ -1,6 +1,7 @@
 """What a run tells: log lines, TensorBoard, and `training.jsonl` for plots and scripts."""
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -107,9 +108,17 @@ class Recorder:
 
 
 def _open_at(path: Path, start_step: int) -> Any:
-    """Opens the record for appending, without what a killed run wrote after its checkpoint."""
+    """Opens the record for appending, without what a killed run wrote after its checkpoint.
+
+    That of another run, in the same folder, is kept under another name.
+    """
     kept = []
-    if path.exists():
+    if start_step == 0 and path.exists() and path.stat().st_size:
+        others = itertools.count(1)
+        os.rename(
+            path, next(p for n in others if not (p := path.with_stem(f"training-{n}")).exists())
+        )
+    elif path.exists():
         for line in path.read_text().splitlines():
             try:
                 if json.loads(line)["step"] <= start_step:

@@ -16,7 +16,7 @@ def restore_or_start(
     workers: Workers,
     pretrain_ckpt: str | None = None,
     skip: Sequence[str] = (),
-    must_resume: bool = False,
+    must_restore: bool = False,
 ) -> None:
     """Gives rank 0 its variables, from the first of these that exists.
 
@@ -25,19 +25,33 @@ def restore_or_start(
     3. The initial values.
 
     Raises:
-      CheckpointError: a checkpoint does not fit, or `must_resume` and the folder has none.
+      CheckpointError: a checkpoint does not fit, or there is none and `must_restore`.
     """
     if workers.rank != 0:  # Horovod: `Workers.run` gives the others what rank 0 has.
         return
     latest = checkpoints.latest()
     if latest:
         resume(trainer, latest)
-    elif must_resume:
-        raise checkpoint.CheckpointError(
-            f"--restore: there is no checkpoint in --model_dir {checkpoints.model_dir}"
-        )
     elif pretrain_ckpt:
         start_from(trainer, checkpoint.find(pretrain_ckpt), skip)
+    elif must_restore:
+        raise checkpoint.CheckpointError(
+            f"there is no checkpoint in --model_dir {checkpoints.model_dir}, and no --pretrain_ckpt"
+        )
+
+
+def depth(model_dir: str, pretrain_ckpt: str | None = None) -> int | None:
+    """Depth of the network whose weights a run starts from; None where no checkpoint is here.
+
+    It may be on rank 0's machine alone.
+    """
+    prefix = CheckpointFolder(model_dir).latest()
+    try:
+        if pretrain_ckpt and not prefix:
+            prefix = checkpoint.find(pretrain_ckpt)
+        return checkpoint.describe(prefix).resnet_size if prefix else None
+    except checkpoint.CheckpointError:  # Rank 0 says so when it restores.
+        return None
 
 
 def resume(trainer: Trainer, prefix: str) -> None:

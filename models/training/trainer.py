@@ -78,7 +78,7 @@ class Trainer(tf.Module):
         """Restores what `progress` gave; names that `values` lacks keep their values."""
         for name, variable in self.progress().items():
             if name in values:
-                variable.assign(tf.cast(values[name], variable.dtype))
+                variable.assign(values[name])
 
     def step(self, batches: Iterable[Any], rate: float, total: int | None = None) -> tf.Tensor:
         """Does one step, of which this worker computes the micro-batches `batches`.
@@ -92,9 +92,13 @@ class Trainer(tf.Module):
 
         Returns:
           A loss, float32 []; its mean over the workers is the mean over the step's images.
+
+        Raises:
+          LossError: labels that the objective refuses.
         """
         batches, rate = iter(batches), tf.constant(rate, tf.float32)
         first, total = next(batches), total or self._workers.size
+        self.objective.check(first.step_index, first.step_value)
         if total == self._workers.size:
             loss = self._step(first.images, first.label_index, first.label_value, rate)
         else:

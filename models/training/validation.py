@@ -33,6 +33,12 @@ class Validation:
                 metrics |= {f"ema_{name}": value for name, value in self._measure().items()}
         return metrics
 
+    def show(self, rank: int) -> None:
+        """Prints the metrics, one a line. All workers call this, and rank 0 prints."""
+        lines = [f"{name}: {value:.6f}" for name, value in self().items()]
+        if rank == 0:
+            print("\n".join(lines))
+
     def _measure(self) -> dict[str, float]:
         evaluator = self._evaluator()
         for batch in self._batches():

@@ -1,6 +1,6 @@
-"""The EXIF orientation of a JPEG in TensorFlow ops, for graphs that leave Python (SavedModel).
+"""The EXIF orientation of a JPEG in TensorFlow ops, for records and for the SavedModel.
 
-Everywhere else Pillow turns pictures upright (`data/common/images.py`), which knows more formats.
+Of picture files Pillow turns them upright (`data/common/images.py`), which knows more formats.
 """
 
 import tensorflow as tf
