@@ -52,7 +52,9 @@ def import_weights() -> int:
     if not FLAGS.result:
         raise ExportError("--import_weights needs --result, the checkpoint to make")
     tensors = weight_files.read(FLAGS.import_weights)
+    given = (name for name in ("image_size", "batch_norm_epsilon") if FLAGS[name].present)
     meta = {"imported_from": str(FLAGS.import_weights)}
+    meta["flags"] = {name: FLAGS[name].value for name in given}
     prefix = checkpoint.save(FLAGS.result, tensors, meta)
     written = checkpoint.read(prefix)
     for name, value in tensors.items():

@@ -54,7 +54,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   "${network[@]}" \
   --lr_policy=cosine \
   --lr=0.02 \
-  --warmup=100 \
+  --warmup=$((STEPS / 10)) \
   --max_iter="$STEPS" \
   --eval_interval=100 \
   --snapshot=100 \

@@ -176,13 +176,15 @@ def test_the_epsilon_is_that_of_training_unless_a_flag_says_otherwise(
 
 def test_weights_come_back_by_the_script(exported, weights, tmp_path):
     result = tmp_path / "imported" / "model.ckpt-0"
-    done = run_export(f"--import_weights={exported / 'model.safetensors'}", f"--result={result}")
+    weights_file = f"--import_weights={exported / 'model.safetensors'}"
+    done = run_export(weights_file, f"--result={result}", "--batch_norm_epsilon=1e-3")
     assert done.returncode == 0, done.stderr
     opened = checkpoint.read(result)
     assert opened.shapes.keys() == weights.keys()
     for name, value in weights.items():
         np.testing.assert_array_equal(opened.tensor(name), value, err_msg=name)
     assert opened.meta()["imported_from"].endswith("model.safetensors")
+    assert opened.meta()["flags"] == {"batch_norm_epsilon": 1e-3}
 
 
 def thin_weights() -> dict[str, np.ndarray]:

@@ -40,12 +40,13 @@ class Preparation:
         self.crops = preprocessing.TEN_CROPS if ten_crop else 1
         self.shape = (self.crops, image_size, image_size, preprocessing.CHANNELS)
         self._max_pixels = max_pixels
-        # One graph for pictures of any size: a call costs one operation, and no Python inside.
+        # One graph for pictures of any size: a call costs one operation, and no Python inside. Traced
+        # here: threads that all came first would make TensorFlow warn of retracing.
         self._to_crops = tf.function(
             lambda image: preprocessing.inference_crops(image, image_size, self.crops),
             autograph=False,
             input_signature=[tf.TensorSpec([None, None, preprocessing.CHANNELS], tf.uint8)],
-        )
+        ).get_concrete_function()
 
     def __call__(self, data: bytes) -> np.ndarray:
         """The crops in [-1, 1], float32 [crops, S, S, 3].
@@ -54,7 +55,7 @@ class Preparation:
           ImageError: not a whole picture within the limit.
         """
         image = decode(data, self._max_pixels)
-        return self._to_crops(np.asarray(_shortened(image))).numpy()
+        return self._to_crops(tf.constant(np.asarray(_shortened(image)))).numpy()
 
 
 def to_image(crop: np.ndarray) -> Image.Image:
