@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import app, logging
@@ -19,6 +19,13 @@ def fill(cls: type[Options], **values: Any) -> Options:
         if field.name not in values and field.name in FLAGS:
             values[field.name] = FLAGS[field.name].value
     return cls(**values)
+
+
+def take(values: Mapping[str, Any]) -> None:
+    """Gives flags that the command line does not name these values."""
+    for name, value in values.items():
+        if not FLAGS[name].present:
+            FLAGS[name].value = value
 
 
 def as_dict() -> dict[str, Any]:

@@ -68,6 +68,9 @@ def fit(
     """
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes, if any.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
+    skip, must_restore = () if measures else skip, measures or FLAGS.restore
+    script.take(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
     optimizer = Optimizer(trainable, script.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
@@ -77,8 +80,6 @@ def fit(
     best = make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
-    measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
-    skip, must_restore = () if measures else skip, measures or FLAGS.restore
     resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, must_restore)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
@@ -112,6 +113,8 @@ def run(
         evaluate.show(job.rank)
         return 0
     steps = script.fill(StepOptions)
+    if best:
+        best.check(evaluate.names())
     share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
     source = TrainingInput(records, script.fill(Augmentation), share)
@@ -135,8 +138,6 @@ def run(
 
 def make_network(job: Workers) -> ResNet:
     """The network of the flags, with its initial values."""
-    if not FLAGS["resnet_size"].present:  # Then the depth is that of the checkpoint, if any.
-        FLAGS.resnet_size = resume.depth(FLAGS.model_dir, FLAGS.pretrain_ckpt) or FLAGS.resnet_size
     synchronised = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
         FLAGS.resnet_size,

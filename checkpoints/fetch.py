@@ -69,22 +69,29 @@ def fetch(
     work = folder / f".fetch-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     work.mkdir(parents=True, exist_ok=True)
     try:
-        held = _obtain(source, work, limits)
+        arrived = _obtain(source, work, limits)
+    except (ValueError, OSError):
+        if not any(work.iterdir()):
+            work.rmdir()
+        raise
+    try:
+        held = _unpack(arrived, work, limits.max_bytes) if source.endswith(ARCHIVES) else arrived
         _check_sums(work, sums)
-        prefix = folder / (name or held.name)
-        wrong = list(problems(held, prefix.name))
+        wrong = list(problems(held, name or held.name))
         if wrong:
             raise TransferError(f"{source} is not sound: {'; '.join(wrong)}")
-        _refuse_existing(prefix)
-        _place(held, prefix)
-        return prefix
-    finally:
-        if not any(work.glob("*.part")):
-            shutil.rmtree(work)
+    except (ValueError, tarfile.TarError, zipfile.BadZipFile):
+        shutil.rmtree(work)  # Of no use to the next start.
+        raise
+    prefix = folder / (name or held.name)
+    _refuse_existing(prefix)
+    _place(held, prefix)
+    shutil.rmtree(work)
+    return prefix
 
 
 def _obtain(source: str, work: Path, limits: Limits) -> Path:
-    """The prefix of the checkpoint, in `work`."""
+    """The archive, or the prefix of the checkpoint in `work`."""
     is_url = urlsplit(source).scheme in ("http", "https")
     if not source.endswith(ARCHIVES):
         return _from_url(source, work, limits) if is_url else _from_folder(source, work)
@@ -93,7 +100,7 @@ def _obtain(source: str, work: Path, limits: Limits) -> Path:
         archive = work / Path(urlsplit(source).path).name
         if not archive.exists():
             download(source, archive, limits)
-    return _unpack(archive, work, limits.max_bytes)
+    return archive
 
 
 def _from_url(source: str, work: Path, limits: Limits) -> Path:

@@ -38,11 +38,17 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="prefix, file or folder")
-    paths = parser.parse_args(argv).paths or sorted(HERE.glob("**/*.index"))
+    paths = parser.parse_args(argv).paths or _whole()
     if not paths:
         print(f"error: no checkpoint in {HERE}: see {HERE / 'README.md'}", file=sys.stderr)
         return 1
     return max([_report(path) for path in paths])
+
+
+def _whole() -> list[Path]:
+    """The checkpoints below this folder, but none that is still being fetched."""
+    found = sorted(path.relative_to(HERE) for path in HERE.glob("**/*.index"))
+    return [HERE / path for path in found if not any(p.startswith(".") for p in path.parts)]
 
 
 def problems(prefix: str | Path, name: str) -> Iterator[str]:

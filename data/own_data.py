@@ -76,11 +76,11 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise OwnDataError(f"{path}:{line}: not UTF-8; save it as CSV UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    absent = {"image", "labels"}.difference(reader.fieldnames or ())
-    if absent:
-        raise OwnDataError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
     rows = []
     try:
+        absent = {"image", "labels"}.difference(reader.fieldnames or ())
+        if absent:
+            raise OwnDataError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
         for row in reader:  # a short row has None in its last cells
             where = f"{path}:{reader.line_num}"
             if None in row:

@@ -181,6 +181,11 @@ def test_a_folder_is_copied_and_nothing_is_overwritten(source, tmp_path, capsys)
     assert_same(to / "other", source)
     assert run_fetch(source, "--to", to, "--name", "other") == 1
     assert "exists: choose another --name" in capsys.readouterr().err
+    assert run_fetch(source, "--to", to) == 0
+    assert run_fetch(source, "--to", to) == 1  # and keeps what may have taken hours to arrive
+    assert any(to.glob(".fetch-*/*.index"))
+    assert run_fetch(source, "--to", to, "--name", "third") == 0
+    assert not any(to.glob(".fetch-*"))
 
 
 def test_another_sha256_is_refused(source, tmp_path, capsys):

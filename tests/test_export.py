@@ -219,6 +219,8 @@ def test_unfit_weight_files_are_one_error(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     (tmp_path / "cut.npz").write_bytes(b"PK")
     np.savez(tmp_path / "other.npz", dense=np.zeros(3))
+    both = {f"{name}/logits/dense/bias": np.zeros(3) for name in ("student", "teacher")}
+    np.savez(tmp_path / "two.npz", **both)
     for name, message in {
         "lacking.npz": r"does not fit: 1 missing: stages_3_block_0/conv2_b2/conv2d/kernel",
         "model.pth": r"weights are read from \.safetensors, \.npz, \.h5",
@@ -226,6 +228,7 @@ def test_unfit_weight_files_are_one_error(tmp_path):
         "cut.npz": "cut.npz cannot be read",
         "absent.h5": "absent.h5 cannot be read",
         "other.npz": "does not hold this network",
+        "two.npz": "two arrays are logits/dense/bias, teacher/logits/dense/bias the second",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             weight_files.read(tmp_path / name)

@@ -65,6 +65,7 @@ def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
         ("labels,image\ncat,cat/0.jpg\ndog\n", "labels.csv:3: the image name is missing"),
         ("image,labels\n,cat\n", "labels.csv:2: the image name is missing"),
         ("image,labels\n cat/0.jpg,cat\n", "labels.csv:2: the image name ' cat/0.jpg' begins"),
+        ('"image"x,labels\n', "labels.csv: after line 0: "),
         ("image,labels\ncat/0.jpg,cat,tail\n", "labels.csv:2: more cells than columns"),
         (
             'image,labels\ncat/0.jpg,"cat\ndog/1.jpg,dog\n',

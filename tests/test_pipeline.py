@@ -295,6 +295,8 @@ def test_synthetic_input_reads_nothing():
     batches = train("/nowhere", 3, synthetic=True, accumulate=2)
     assert batches[0].images.shape == (4, 16, 16, 3)
     assert batches[0].step_index.shape == (8, 9)
+    assert all(len(set(row)) == 9 for row in batches[0].step_index.numpy().tolist())
+    assert batches[0].step_value.numpy().sum(axis=1).tolist() == [1.0] * 8
     assert 0 <= batches[0].step_index.numpy().min() <= batches[0].step_index.numpy().max() < CLASSES
     assert batches[2].images is batches[0].images
 

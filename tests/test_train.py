@@ -146,6 +146,7 @@ def test_a_wrong_flag_ends_the_process_with_its_name(
         (["--val_dir={records}", "--mode=val"], "no checkpoint in --model_dir"),
         (["--data_dir={records}", "--pretrain_ckpt=gone"], "gone"),
         (["--data_dir={records}", "--best_metric=mAP"], "needs --val_dir"),
+        (["--data_dir={records}", "--val_dir={records}", "--best_metric=mAP"], "map_macro"),
         (["--data_dir=imageless"], "record 0: no image in it"),
     ],
 )

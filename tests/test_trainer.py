@@ -155,11 +155,21 @@ def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
     assert not second.observe({"mAP": 0.1})
 
 
-def test_an_evaluation_that_fails_loses_no_step(tmp_path) -> None:
-    best = Best("mAQ", 0, CheckpointFolder(tmp_path / "best"))
+def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> None:
+    wrong, right = (Best(name, 0, CheckpointFolder(tmp_path / "best")) for name in ("mAQ", "mAP"))
     with pytest.raises(BestError, match="mAQ"):
-        train(trainer_of(best=best), tmp_path, 3, evaluate=lambda: {"mAP": 0.1}, best=best)
+        train(trainer_of(best=wrong), tmp_path, 3, evaluate=lambda: {"mAP": 0.1}, best=wrong)
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-3")
+    evaluations = []
+
+    def evaluate() -> dict[str, float]:
+        evaluations.append(1)
+        return {"mAP": 0.1}
+
+    for _ in range(2):
+        train(trainer_of(best=right), tmp_path, 3, evaluate=evaluate, best=right)
+    assert len(evaluations) == 1
+    assert CheckpointFolder(tmp_path / "best").latest().endswith("model.ckpt-3")
 
 
 class OneOfFive(OneWorker):

@@ -56,12 +56,18 @@ def mark_repeated(manifests: Sequence[Manifest], urls: int) -> list[Repeated]:
 
 
 def _valid(manifests: Iterable[Manifest], digests: set[str]) -> Iterator[Entry]:
-    """Entries of rows that are OK and whose digest, cut, is one of these."""
+    """The last entries of rows that are OK, where the digest, cut, is one of these."""
     if not digests:
         return
     for manifest in manifests:
+        last: dict[int, str] = {}  # Of a row that was tried again, earlier bodies do not count.
         for entry in manifest.entries():
-            if entry.sha256[:_DIGITS] in digests and manifest.is_ok(entry.row):
+            if entry.sha256[:_DIGITS] in digests:
+                last[entry.row] = entry.sha256
+            else:
+                last.pop(entry.row, None)
+        for entry in manifest.entries():
+            if entry.sha256 and last.get(entry.row) == entry.sha256 and manifest.is_ok(entry.row):
                 yield entry
 
 

@@ -40,8 +40,8 @@ class Preparation:
         self.crops = preprocessing.TEN_CROPS if ten_crop else 1
         self.shape = (self.crops, image_size, image_size, preprocessing.CHANNELS)
         self._max_pixels = max_pixels
-        # One graph for pictures of any size: a call costs one operation, and no Python inside. Traced
-        # here: threads that all came first would make TensorFlow warn of retracing.
+        # One graph for pictures of any size: a call costs one operation, and no Python inside.
+        # Traced here: threads that all came first would make TensorFlow warn of retracing.
         self._to_crops = tf.function(
             lambda image: preprocessing.inference_crops(image, image_size, self.crops),
             autograph=False,

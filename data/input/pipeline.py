@@ -219,8 +219,11 @@ def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
     rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
     size, count = share.micro_batch, share.micro_batch * share.count
     shape = size, options.image_size, options.image_size, preprocessing.CHANNELS
-    index = rng.integers(options.class_num, size=(count, SYNTHETIC_LABELS), dtype=np.int32)
-    index, value = tf.constant(index), tf.ones(index.shape)
+    labels = min(SYNTHETIC_LABELS, options.class_num)
+    first = rng.integers(options.class_num, size=(count, 1), dtype=np.int32)
+    index = (first + np.arange(labels, dtype=np.int32)) % options.class_num
+    # One positive label an image, which every loss takes; what the others are worth costs nothing.
+    index, value = tf.constant(index), tf.one_hot(tf.zeros(count, tf.int32), labels)
     batch = Batch(
         tf.constant(rng.uniform(-1, 1, shape).astype(np.float32)),
         index[:size],

@@ -22,7 +22,7 @@ from data.tfrecords.records import RecordError
 LOGGER = logging.getLogger(__name__)
 OPEN_FILES = 256  # well below the usual limit of 1,024 descriptors of a process
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
-READ_THREADS, READ_CHUNK = 8, 64
+READ_THREADS, READ_CHUNK = 8, 1024
 # What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
 GLOB_CHARACTERS = "*?["
@@ -167,16 +167,29 @@ class RecordSource:
 
         A damaged record has none here; it is counted as bad when its turn in training comes.
         """
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            found = pool.map(self._positives_of, range(self.total), chunksize=READ_CHUNK)
-            return list(tqdm(found, "reading labels", self.total, disable=None, unit="record"))
+        # In pieces: a pool makes an object of each task at once, more than millions may have.
+        pieces = [
+            range(i, min(i + READ_CHUNK, self.total)) for i in range(0, self.total, READ_CHUNK)
+        ]
+        found: list[np.ndarray] = []
+        with (
+            ThreadPoolExecutor(READ_THREADS) as pool,
+            tqdm(desc="reading labels", total=self.total, disable=None, unit="record") as bar,
+        ):
+            for piece in pool.map(self._positives_of, pieces):
+                found += piece
+                bar.update(len(piece))
+        return found
 
-    def _positives_of(self, record: int) -> np.ndarray:
-        try:
-            sample = self.read(record)
-        except RecordError:
-            return np.zeros(0, np.int32)
-        return sample.classes[sample.values > 0]
+    def _positives_of(self, piece: Iterable[int]) -> list[np.ndarray]:
+        found = []
+        for record in piece:
+            try:
+                sample = self.read(record)
+                found.append(sample.classes[sample.values > 0])
+            except RecordError:
+                found.append(np.zeros(0, np.int32))
+        return found
 
 
 def _read_index(path: str) -> records.Index:

@@ -21,6 +21,7 @@ from models.checkpoints.files import (
     read,
     remove,
     save,
+    save_meta,
     some,
     sync,
     versions,
@@ -223,6 +224,10 @@ class CheckpointFolder:
         for old in surplus:
             remove(old)
         return prefix
+
+    def save_meta(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Replaces the JSON beside `model.ckpt-{step}`."""
+        save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
 
     def _listed(self) -> list[str]:
         try:

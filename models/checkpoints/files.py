@@ -114,9 +114,7 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
     try:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         _write_tensors(temporary, tensors)
-        Path(f"{temporary}.json").write_text(
-            json.dumps({"versions": versions(), **meta}, indent=1) + "\n"
-        )
+        _write_meta(temporary, meta)
         for suffix in _SUFFIXES:
             sync(f"{temporary}{suffix}")
         # Never the old index beside the new data.
@@ -129,6 +127,19 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
     finally:
         remove(temporary)
     return prefix
+
+
+def save_meta(prefix: str | Path, meta: Mapping[str, Any]) -> None:
+    """Replaces the JSON of a checkpoint, and leaves its tensors. Raises CheckpointError."""
+    temporary = f"{prefix}.tmp-{os.getpid()}"
+    try:
+        _write_meta(temporary, meta)
+        sync(f"{temporary}.json")
+        os.replace(f"{temporary}.json", f"{prefix}.json")
+    except OSError as error:
+        raise CheckpointError(f"{prefix}.json cannot be saved: {_line(error)}") from error
+    finally:
+        remove(temporary)
 
 
 def files_of(prefix: str | Path) -> list[Path]:
@@ -159,6 +170,11 @@ def some(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _write_meta(prefix: str, meta: Mapping[str, Any]) -> None:
+    text = json.dumps({"versions": versions(), **meta}, indent=1)
+    Path(f"{prefix}.json").write_text(f"{text}\n")
 
 
 def _write_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:

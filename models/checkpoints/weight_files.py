@@ -66,12 +66,18 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
 
 
 def _by_checkpoint_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names cut down to the checkpoint's name that they end in; others stay as they are."""
+    """Names cut down to the checkpoint's name that they end in; others stay as they are.
+
+    Raises CheckpointError for two arrays of one name.
+    """
     ours = {name for depth in BLOCKS for name in variable_shapes(depth, 1)}
     renamed = {}
     for name, value in arrays.items():
         plain = name.split(":")[0]
         parts = plain.split("/")
         endings = ("/".join(parts[start:]) for start in range(len(parts)))
-        renamed[next((ending for ending in endings if ending in ours), plain)] = value
+        own = next((ending for ending in endings if ending in ours), plain)
+        if own in renamed:
+            raise CheckpointError(f"two arrays are {own}, {name} the second of them")
+        renamed[own] = value
     return renamed

@@ -1,7 +1,7 @@
 """The best checkpoint of a run, and when to stop waiting for a better one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -36,16 +36,16 @@ class Best:
         """What a resume needs, by name (see `Trainer.progress`)."""
         return {"best_value": self._value, "evaluations_since_best": self._evaluations_since}
 
-    def observe(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether `metrics` are the best so far.
-
-        Raises:
-          BestError: they lack the metric.
-        """
-        if self._metric not in metrics:
+    def check(self, names: Iterable[str]) -> None:
+        """Raises BestError unless the metric is one of these."""
+        if self._metric not in names:
             raise BestError(
-                f"--best_metric={self._metric} is not evaluated: use one of {', '.join(metrics)}"
+                f"--best_metric={self._metric} is not evaluated: use one of {', '.join(names)}"
             )
+
+    def observe(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether `metrics` are the best so far. Raises BestError if they lack the metric."""
+        self.check(metrics)
         value, best = float(metrics[self._metric]), float(self._value.numpy())
         if value < best if self._falls else value > best:
             self._value.assign(value)

@@ -37,6 +37,11 @@ class LoopOptions:
     stall_seconds: int = 60
     log_dir: str = "./out/log/"
 
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the weights after `step` steps are to be evaluated."""
+        due = self.eval_interval > 0 and step % self.eval_interval == 0
+        return due or step == self.max_iter
+
 
 class Interrupt:
     """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps."""
@@ -86,7 +91,11 @@ def train(
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
     meter = Meter(options.prof_interval)
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
-    stop = 0  # The signal that all workers stop for.
+    meta, stop = meta or {}, 0  # The signal that all workers stop for.
+    was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
+    if evaluate and options.is_evaluated(step) and not was_evaluated:
+        _evaluate(recorder, trainer, evaluate, best, workers, meta)
+        save(trainer, checkpoints, workers, meta, tensors=False)
     while step < options.max_iter and not stop and not (best and best.exhausted):
         rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
@@ -103,27 +112,23 @@ def train(
         if step % options.log_interval == 0 or finished or stop:
             _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
         saves = step % options.snapshot == 0 or finished or stop
-        # Not after a signal: who sent it does not wait for an evaluation.
-        evaluates = evaluate and not stop and (finished or _is_due(step, options.eval_interval))
+        # Not after a signal, whose sender does not wait: the next start makes up for it.
+        evaluates = evaluate and not stop and options.is_evaluated(step)
         if evaluates or saves:
             trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
         if saves:
-            save(trainer, checkpoints, workers, meta or {})
+            save(trainer, checkpoints, workers, meta)
         if evaluates:
-            metrics = _evaluate(recorder, step, evaluate)
-            if best and best.observe(metrics):
-                save(trainer, best.checkpoints, workers, meta or {})
-            if best and (saves or best.exhausted):  # Once more, with what `best` knows now.
-                save(trainer, checkpoints, workers, meta or {})
+            _evaluate(recorder, trainer, evaluate, best, workers, meta)
+            if saves:
+                save(trainer, checkpoints, workers, meta, tensors=False)
+            elif best and best.exhausted:
+                save(trainer, checkpoints, workers, meta)
         workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
     recorder.close()
     return 128 + stop if stop else 0
-
-
-def _is_due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
 
 
 def _watched(
@@ -141,13 +146,20 @@ def _watched(
 
 
 def save(
-    trainer: Trainer, checkpoints: CheckpointFolder, workers: Workers, meta: Mapping[str, Any]
+    trainer: Trainer,
+    checkpoints: CheckpointFolder,
+    workers: Workers,
+    meta: Mapping[str, Any],
+    tensors: bool = True,
 ) -> None:
-    """Writes a checkpoint of the trainer's step; rank 0 alone writes."""
+    """Writes a checkpoint of the trainer's step, or what JSON holds of it; rank 0 alone writes."""
     if workers.rank == 0:
         progress = {name: v.numpy().item() for name, v in trainer.progress().items()}
-        step = int(trainer.global_step.numpy())
-        checkpoints.save(step, trainer.variables_by_name(), {**meta, "progress": progress})
+        step, meta = int(trainer.global_step.numpy()), {**meta, "progress": progress}
+        if tensors:
+            checkpoints.save(step, trainer.variables_by_name(), meta)
+        else:
+            checkpoints.save_meta(step, meta)
     # Horovod: who left now with an exit code would end the job, and rank 0 in the middle of this.
     workers.sum(np.zeros(1))
 
@@ -187,9 +199,15 @@ def _log(
 
 
 def _evaluate(
-    recorder: Recorder, step: int, evaluate: Callable[[], Mapping[str, float]]
-) -> Mapping[str, float]:
-    metrics = evaluate()
+    recorder: Recorder,
+    trainer: Trainer,
+    evaluate: Callable[[], Mapping[str, float]],
+    best: Best | None,
+    workers: Workers,
+    meta: Mapping[str, Any],
+) -> None:
+    """Evaluates the trainer's step, tells its metrics, and keeps it if it is the best."""
+    step, metrics = int(trainer.global_step.numpy()), evaluate()
     recorder.scalars(step, "val", metrics)
     shown = {name: x for name, x in metrics.items() if name.removeprefix("ema_") in LOGGED_METRICS}
     recorder.say(
@@ -197,4 +215,7 @@ def _evaluate(
         step,
         "  ".join(f"{name} {x:.4f}" for name, x in (shown or metrics).items()),
     )
-    return metrics
+    is_best = best and best.observe(metrics)
+    trainer.evaluated_step.assign(step)
+    if is_best:
+        save(trainer, best.checkpoints, workers, meta)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from absl import logging
 
 from models.checkpoints import checkpoint
@@ -40,18 +41,27 @@ def restore_or_start(
         )
 
 
-def depth(model_dir: str, pretrain_ckpt: str | None = None) -> int | None:
-    """Depth of the network whose weights a run starts from; None where no checkpoint is here.
+def sizes(
+    model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str], workers: Workers
+) -> dict[str, int]:
+    """What the checkpoint that a run starts from says of its network, by flag; {} without one.
 
-    It may be on rank 0's machine alone.
+    `resnet_size`, and `class_num` unless `skip` leaves the logits out. All workers call this and
+    get what rank 0 finds; in an elastic job, where a worker may come alone, it is {}.
     """
-    prefix = CheckpointFolder(model_dir).latest()
-    try:
-        if pretrain_ckpt and not prefix:
-            prefix = checkpoint.find(pretrain_ckpt)
-        return checkpoint.describe(prefix).resnet_size if prefix else None
-    except checkpoint.CheckpointError:  # Rank 0 says so when it restores.
-        return None
+    found = np.zeros(2)
+    if workers.elastic:
+        return {}
+    prefix = CheckpointFolder(model_dir).latest() if workers.rank == 0 else None
+    skip = () if prefix else skip
+    if workers.rank == 0 and not prefix and pretrain_ckpt:
+        prefix = checkpoint.find(pretrain_ckpt)
+    if prefix:
+        described = checkpoint.describe(prefix)
+        found[:] = described.resnet_size, 0 if skip else described.class_num
+    resnet_size, class_num = workers.sum(found).astype(int).tolist()
+    named = {"resnet_size": resnet_size, "class_num": class_num}
+    return {name: value for name, value in named.items() if value}
 
 
 def resume(trainer: Trainer, prefix: str) -> None:

@@ -30,6 +30,7 @@ class Trainer(tf.Module):
     Attributes:
       global_step: optimizer steps done, int64; stored in checkpoints under this name.
       position: training records consumed by all workers together, int64.
+      evaluated_step: the last step whose weights were evaluated, int64.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trainer(tf.Module):
         self._scaled = network.compute_dtype == tf.float16
         self.loss_scale = tf.Variable(INITIAL_LOSS_SCALE if self._scaled else 1.0, trainable=False)
         self.steps_since_overflow = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._sums: list[tf.Variable] = []  # of gradients, when a step has several micro-batches
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
@@ -71,6 +73,7 @@ class Trainer(tf.Module):
             "position": self.position,
             "loss_scale": self.loss_scale,
             "steps_since_overflow": self.steps_since_overflow,
+            "evaluated_step": self.evaluated_step,
             **self._extra_progress,
         }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -32,6 +33,14 @@ class Validation:
             with self._average.in_place():
                 metrics |= {f"ema_{name}": value for name, value in self._measure().items()}
         return metrics
+
+    def names(self) -> list[str]:
+        """The metrics' names, by an evaluation of a made-up image. All workers call this."""
+        evaluator, classes = self._evaluator(), self._network.class_num
+        scores = np.full([1, classes], 1 / classes, np.float32)
+        evaluator.update(scores, np.zeros([1, 1], np.int32), np.ones([1, 1], np.float32))
+        names = list(evaluator.result())
+        return [*names, *(f"ema_{name}" for name in names if self._average)]
 
     def show(self, rank: int) -> None:
         """Prints the metrics, one a line. All workers call this, and rank 0 prints."""
