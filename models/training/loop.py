@@ -89,13 +89,13 @@ def train(
     count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
     recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
-    meter = Meter(options.prof_interval)
-    batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
     meta, stop = meta or {}, 0  # The signal that all workers stop for.
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(recorder, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
+    meter = Meter(options.prof_interval)
+    batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
     while step < options.max_iter and not stop and not (best and best.exhausted):
         rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
@@ -120,10 +120,8 @@ def train(
             save(trainer, checkpoints, workers, meta)
         if evaluates:
             _evaluate(recorder, trainer, evaluate, best, workers, meta)
-            if saves:
-                save(trainer, checkpoints, workers, meta, tensors=False)
-            elif best and best.exhausted:
-                save(trainer, checkpoints, workers, meta)
+            if saves or (best and best.exhausted):
+                save(trainer, checkpoints, workers, meta, tensors=not saves)
         workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
