@@ -172,6 +172,26 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> 
     assert CheckpointFolder(tmp_path / "best").latest().endswith("model.ckpt-3")
 
 
+class Second(OneWorker):
+    """A worker whose first colleague has found a network of depth 14 with 7 classes."""
+
+    rank, size = 1, 2
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values + np.array([14.0, 7.0])
+
+
+def test_all_workers_take_the_sizes_that_the_first_one_finds(tmp_path) -> None:
+    train(trainer_of(), tmp_path / "run", 1)
+    elsewhere, prefix = tmp_path / "elsewhere", str(tmp_path / "run")
+    both = {"resnet_size": 14, "class_num": CLASSES}
+    assert resume.sizes(prefix, None, ("logits/*",), OneWorker()) == both
+    assert resume.sizes(elsewhere, prefix, (), OneWorker()) == both
+    assert resume.sizes(elsewhere, prefix, ("logits/*",), OneWorker()) == {"resnet_size": 14}
+    assert resume.sizes(elsewhere, None, (), OneWorker()) == {}
+    assert resume.sizes(elsewhere, prefix, (), Second()) == {"resnet_size": 14, "class_num": 7}
+
+
 class OneOfFive(OneWorker):
     """A worker beside four others that have received no signal."""
 
