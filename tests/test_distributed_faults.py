@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 from launching import Stage, executable
 
 from data import tfrecord
@@ -17,6 +18,7 @@ from data.input.shares import share_out
 from data.tfrecords.records import RecordWriter, encode_example
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
+from models.workers.horovod_workers import is_lost_connection
 
 STEPS = 400
 SNAPSHOT = 50
@@ -108,6 +110,18 @@ def test_a_killed_worker_ends_the_job_and_the_restart_ends_where_it_would(
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("HorovodAllreduce: Horovod has been shut down", True),
+        ("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:598] Connection closed by peer", True),
+        ("OOM when allocating tensor", False),
+    ],
+)
+def test_a_lost_worker_is_told_from_other_errors(message: str, lost: bool) -> None:
+    assert is_lost_connection(tf.errors.UnknownError(None, None, message)) == lost
 
 
 def test_sigterm_reaches_the_workers_and_nothing_is_started_again(make_stage) -> None:
