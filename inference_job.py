@@ -37,7 +37,7 @@ _DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels"
 
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
-    script.fill(DeviceOptions).apply(_local_rank(), _several_processes())
+    script.fill(DeviceOptions).apply(_local_rank(), launch.several_processes())
     loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
@@ -125,11 +125,6 @@ class _HorovodWorld:
 
     def Abort(self, code: int) -> None:  # noqa: N802 - MPI's name
         """Nothing: horovodrun ends the others when one process fails."""
-
-
-def _several_processes() -> bool:
-    """Whether a launcher started others beside us, each to have a GPU of its own."""
-    return any(int(os.environ.get(name) or 1) > 1 for name in launch.SIZE_VARIABLES)
 
 
 def _local_rank() -> int:

@@ -112,9 +112,9 @@ def run(
             raise loop.TrainingError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
-    steps = script.fill(StepOptions)
     if best:
         best.check(evaluate.names())
+    steps = script.fill(StepOptions)
     share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
     source = TrainingInput(records, script.fill(Augmentation), share)

@@ -57,12 +57,14 @@ find_tensorflow() {
 
 make_venv() {
   local python
-  if [[ -e "$VENV" ]] && "$VENV/bin/python" --version &> /dev/null \
-    && ! is_suitable_python "$VENV/bin/python"; then
+  if is_suitable_python "$VENV/bin/python"; then
+    "$VENV/bin/python" -m pip --version &> /dev/null \
+      || "$VENV/bin/python" -m ensurepip --upgrade # an earlier start stopped half way
+  elif "$VENV/bin/python" --version &> /dev/null; then
     echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow 2.18 needs" \
       "Python 3.10, 3.11 or 3.12; move it away" >&2
     return 1
-  elif ! is_suitable_python "$VENV/bin/python"; then
+  else
     python="$(find_python)"
     echo "== making $VENV with $("$python" --version)"
     "$python" -m venv --clear "$VENV" || {
@@ -70,8 +72,6 @@ make_venv() {
         "apt-get install python3-venv" >&2
       return 1
     }
-  elif ! "$VENV/bin/python" -m pip --version &> /dev/null; then
-    "$VENV/bin/python" -m ensurepip --upgrade # an earlier start stopped half way
   fi
 }
 

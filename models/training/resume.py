@@ -52,13 +52,12 @@ def sizes(
     found = np.zeros(2)
     if workers.elastic:
         return {}
-    prefix = CheckpointFolder(model_dir).latest() if workers.rank == 0 else None
-    skip = () if prefix else skip
-    if workers.rank == 0 and not prefix and pretrain_ckpt:
-        prefix = checkpoint.find(pretrain_ckpt)
-    if prefix:
-        described = checkpoint.describe(prefix)
-        found[:] = described.resnet_size, 0 if skip else described.class_num
+    if workers.rank == 0:
+        own = CheckpointFolder(model_dir).latest()
+        prefix = own or (pretrain_ckpt and checkpoint.find(pretrain_ckpt))
+        if prefix:
+            described = checkpoint.describe(prefix)
+            found[:] = described.resnet_size, described.class_num if own or not skip else 0
     resnet_size, class_num = workers.sum(found).astype(int).tolist()
     named = {"resnet_size": resnet_size, "class_num": class_num}
     return {name: value for name, value in named.items() if value}

@@ -14,6 +14,11 @@ SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STE
 ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 
+def several_processes() -> bool:
+    """Whether a launcher started others beside this process."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in SIZE_VARIABLES)
+
+
 def start(options: WorkerOptions) -> Workers:
     """Joins the job that this process was launched in; alone, it is a job of one.
 
@@ -21,7 +26,7 @@ def start(options: WorkerOptions) -> Workers:
       WorkersError: launched with others, but Horovod is not installed.
     """
     elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
-    if not elastic and not any(int(os.environ.get(name) or 1) > 1 for name in SIZE_VARIABLES):
+    if not elastic and not several_processes():
         return OneWorker()
     try:
         import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
