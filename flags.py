@@ -93,7 +93,7 @@ flags.DEFINE_integer("resnet_size", 101, "depth: 50, 101 or 152; 14 is for small
 flags.register_validator(
     "resnet_size", lambda size: size in (14, 50, 101, 152), "must be 14, 50, 101 or 152"
 )
-flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=8)
+flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
 flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
 flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
 flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)

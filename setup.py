@@ -6,21 +6,23 @@ on a machine without a GPU, `pip install -e ".[gpu]"` on one with a GPU.
 
 from setuptools import setup
 
-# TensorFlow is the newest release that Horovod 0.28.1 builds against, and NumPy the newest that
-# this TensorFlow takes. The others are bounded by the newest release the tests have run with.
-TENSORFLOW = "2.18.1"
+# The tests run with this release; 2.18.1 works, too (CONTRIBUTING.md). The others are bounded by
+# the newest release the tests have run with: pip picks what fits TensorFlow and Python.
+TENSORFLOW = "2.21.0"
 
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "google-crc32c>=1.5,<2",
     # Compiles the augmentation of training images (data/input/pixels.py).
-    "numba>=0.61,<0.62",
-    "numpy==2.0.2",
+    "numba>=0.61,<0.69",
+    "numpy>=2.0,<2.5",
     "pillow>=12,<14",
     "requests>=2.32,<3",
     "tqdm>=4.66,<5",
-    # Horovod's build and TensorBoard 2.18 need pkg_resources, which later releases dropped.
+    # Horovod's build and TensorBoard need pkg_resources, which later releases dropped.
     "setuptools>=65,<80",
+    # tf.summary.image needs it, and since 2.20 TensorFlow does not bring it along.
+    "tensorboard>=2.18,<2.22",
 ]
 
 EXTRAS = {
@@ -42,8 +44,7 @@ EXTRAS = {
         "scikit-learn>=1.7,<1.10",
     ],
     "export": [
-        # Later releases need a protobuf that TensorFlow 2.18 refuses.
-        "onnx>=1.17,<1.23",
+        "onnx>=1.17,<1.24",
         "onnxruntime>=1.20,<2",
         "pyarrow>=20,<27",
         "safetensors>=0.4,<1",
@@ -80,7 +81,7 @@ setup(
     version="1.0.0",
     description="Large-scale multi-label pretraining of ResNet-101: Tencent ML-Images in Python 3",
     license="BSD-3-Clause",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     packages=[

@@ -18,11 +18,11 @@ PROJECT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$PROJECT_ROOT/.venv"
 
 is_suitable_python() {
-  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null
 }
 
 find_python() {
-  local candidate candidates=(python3 python3.12 python3.11 python3.10 python)
+  local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.10 python)
   [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
     if is_suitable_python "$candidate"; then
@@ -30,7 +30,7 @@ find_python() {
       return
     fi
   done
-  echo "error: no Python 3.10, 3.11 or 3.12 found (TensorFlow 2.18 needs one of them);" \
+  echo "error: no Python 3.10 to 3.13 found (TensorFlow needs one of them);" \
     "install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
   return 1
 }
@@ -61,8 +61,8 @@ make_venv() {
     "$VENV/bin/python" -m pip --version &> /dev/null \
       || "$VENV/bin/python" -m ensurepip --upgrade # an earlier start stopped half way
   elif "$VENV/bin/python" --version &> /dev/null; then
-    echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow 2.18 needs" \
-      "Python 3.10, 3.11 or 3.12; move it away" >&2
+    echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow needs" \
+      "Python 3.10 to 3.13; move it away" >&2
     return 1
   else
     python="$(find_python)"

@@ -38,8 +38,6 @@ __all__ = ["BLOCKS", "NetworkError", "ResNet", "initial_value"]
 
 DATA_FORMATS = ("NHWC", "NCHW")
 COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
-# oneDNN 3.5 (TensorFlow 2.18) overruns its memory in strided 1x1 convolutions of fewer channels.
-LEAST_WIDTH = 8
 
 # The standard deviation of a unit normal that is cut at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -135,10 +133,9 @@ class ResNet(tf.Module):
         if self.compute_dtype not in COMPUTE_DTYPES:
             names = ", ".join(dtype.name for dtype in COMPUTE_DTYPES)
             raise NetworkError(f"compute_dtype is {self.compute_dtype.name}: use one of {names}")
-        if self.class_num < 1:
-            raise NetworkError(f"class_num is {self.class_num}: it starts at 1")
-        if self.width < LEAST_WIDTH:
-            raise NetworkError(f"width is {self.width}: it starts at {LEAST_WIDTH}")
+        for name in ("class_num", "width"):
+            if getattr(self, name) < 1:
+                raise NetworkError(f"{name} is {getattr(self, name)}: it starts at 1")
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Checkpoint name -> variable, moving statistics included, in network order."""
