@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.common import pages
+from data.common.files import atomic_write
 from data.inference import evaluation_files, evaluation_page
 from data.inference.evaluation_input import EvaluationPictures
 from data.inference.picture_batches import Preparation
@@ -51,7 +52,7 @@ class Report(NamedTuple):
             rows = last.metrics.top_confusions(len(last.metrics.confusions))
             evaluation_files.write_confusions(folder / "confusions.csv", self.names, rows)
         page = pages.page(f"Evaluation of {last.title}", self._sections())
-        pages.write_file(folder / "report.html", page.encode("utf-8", "replace"))
+        atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
 
     def _numbers(self) -> dict[str, Any]:
         everyone = [*self.evaluations, *([self.compared] if self.compared else [])]

@@ -28,9 +28,9 @@ sys.path[0] = str(HERE.parent)
 
 from checkpoints.transfer import Limits, TransferError, download
 from checkpoints.verify import SUMS, problems
+from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import files_of
-from models.export.checks import sha256
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _PARTS = (".index", ".data-00000-of-00001")

@@ -19,10 +19,10 @@ sys.path[0] = str(HERE.parent)
 
 import numpy as np
 
+from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import MOMENTUM, Checkpoint, CheckpointError
-from models.export.checks import sha256
 from models.layout import variable_shapes
 
 # Depth and classes of the released checkpoints (spec section 1 and 4).

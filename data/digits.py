@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.common.pages import write_file
+from data.common.files import atomic_write
 from data.listing.hierarchy import Hierarchy
 from data.listing.lists import Row, format_row
 
@@ -77,7 +77,7 @@ def write_digits(output: Path) -> tuple[int, int]:
     """Writes the data set into a folder; its numbers of training and held-out images."""
     from sklearn.datasets import load_digits
 
-    write_file(output / DICTIONARY, dictionary().encode())
+    atomic_write(output / DICTIONARY, dictionary())
     hierarchy = Hierarchy.read(output / DICTIONARY)
     digits = load_digits()
     lines = []
@@ -87,10 +87,10 @@ def write_digits(output: Path) -> tuple[int, int]:
         leaf = len(ABOVE) + int(digit)
         classes = (leaf, *hierarchy.ancestors(leaf))
         name = f"images/digit_{number:04d}.jpg"
-        write_file(output / name, to_jpeg(pixels))
+        atomic_write(output / name, to_jpeg(pixels), sync=False)
         lines.append(format_row(Row(name, classes, (1.0,) * len(classes))))
     for name, part in (("train", lines[:FIRST_HELD_OUT]), ("val", lines[FIRST_HELD_OUT:])):
-        write_file(output / f"{name}_im_list.txt", "".join(f"{line}\n" for line in part).encode())
+        atomic_write(output / f"{name}_im_list.txt", "".join(f"{line}\n" for line in part))
     return FIRST_HELD_OUT, len(lines) - FIRST_HELD_OUT
 
 

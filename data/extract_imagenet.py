@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common.files import rewritten
 from data.common.parallel import cores
 from data.imagenet import archives, extraction
-from data.listing.list_jobs import Refused, rewritten
+from data.listing.list_jobs import Refused
 
 MISSING, DUPLICATES = "missing.txt", "duplicates.txt"
 

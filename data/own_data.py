@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common.files import atomic_write
 from data.common.images import PICTURE_SUFFIXES
-from data.common.pages import write_file
 from data.listing.lists import ListError, Row, format_row
 
 SPLITS = ("train", "val", "test")
@@ -167,9 +167,9 @@ def write(output: Path, parts: Mapping[str, list[Labelled]]) -> list[str]:
             )
             for row in rows
         ]
-        write_file(output / f"{split_name}_list.txt", "".join(f"{x}\n" for x in lines).encode())
+        atomic_write(output / f"{split_name}_list.txt", "".join(f"{x}\n" for x in lines))
     text = "".join(f"{number}\t{name}\n" for number, name in enumerate(names))
-    write_file(output / "dictionary.txt", text.encode())
+    atomic_write(output / "dictionary.txt", text)
     return names
 
 

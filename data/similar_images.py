@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from data.common import pages
+from data.common.files import atomic_write
 from data.common.images import ImageError, decode
 from data.inference.feature_search import FeatureError, Table, nearest, read_table
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     page = pages.page("Similar pictures", sections)
-    pages.write_file(options.output, page.encode("utf-8", "replace"))
+    atomic_write(options.output, page.encode("utf-8", "replace"))
     print(f"{len(sections)} pictures with their neighbours among {len(table.names)}: ", end="")
     print(options.output)
     return 0

@@ -14,8 +14,8 @@ import pytest
 
 from checkpoints import fetch, verify
 from checkpoints.transfer import Limits, TransferError, download
+from data.common.files import sha256
 from models.checkpoints import checkpoint
-from models.export.checks import sha256
 from models.layout import variable_shapes
 
 NAME = "resnet.ckpt"

@@ -16,6 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import load_file
 
+from data.common.files import sha256
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import CheckpointError
@@ -150,7 +151,7 @@ def test_the_folder_is_complete_and_described(exported):
     assert "ResNet-50 of Tencent ML-Images, 6 classes" in card
     assert "`model.ckpt-7` (step 7)" in card
     assert f"pictures of {SIZE} x {SIZE} pixels" in card
-    assert export_checks.sha256(exported / "model.onnx") in card
+    assert sha256(exported / "model.onnx") in card
     assert "| model.onnx | " in card and "| saved_model, logits of images | " in card
     assert "`--weight_decay=0.0001`" in card
     assert (exported / "classes.txt").read_text().splitlines() == NAMES

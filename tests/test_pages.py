@@ -50,14 +50,6 @@ def test_a_sheet_of_nothing_is_an_error():
         pages.contact_sheet([], 4, 100)
 
 
-def test_files_appear_whole(tmp_path):
-    target = tmp_path / "new" / "folder" / "page.html"
-    pages.write_file(target, b"one")
-    pages.write_file(target, b"two")
-    assert target.read_bytes() == b"two"
-    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
-
-
 def test_a_page_escapes_what_it_shows():
     rows = [("<b>", 12345, 0.123456)]
     text = pages.page("a & b", [("one < two", pages.table(["name", "n", "share"], rows))])

@@ -7,10 +7,11 @@ import html
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+
+from data.common.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,18 +57,6 @@ class Tile(NamedTuple):
     good: bool | None = None
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file at once: a reader finds the old content or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def panels(count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
     """A figure of `count` plots side by side, and their axes in reading order.
 
@@ -95,7 +84,7 @@ def write_figure(path: str | os.PathLike, figure: Figure) -> None:
     """Writes a matplotlib figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PLOT_DPI)
-    write_file(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
@@ -130,7 +119,7 @@ def write_image(path: str | os.PathLike, image: Image.Image) -> None:
     """Writes a picture as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    write_file(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:

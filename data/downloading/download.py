@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from data.common.files import sha256
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
 from data.downloading.download_engine import THREADS_A_PROCESS, Engine, Job
@@ -29,7 +30,7 @@ from data.downloading.download_shards import ShardMaker, ShardOptions
 from data.downloading.download_store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
 from data.downloading.fetching import USER_AGENT, Fetcher, FetchError, Limits
 from data.listing.lists import Row, count_lines, read_rows
-from data.tfrecords.manifest import ShardFolder, file_sha256
+from data.tfrecords.manifest import ShardFolder
 
 HOST_LIMIT = 8
 """Requests to one host at the same time; a bucket of one's own choice gets all threads."""
@@ -131,7 +132,7 @@ class Plan:
         self.count = count
         self.naming = Naming(options.url_template, in_folders, ".jpg" if is_jpeg else None)
         self._settings = {
-            "list_sha256": file_sha256(options.url_list),
+            "list_sha256": sha256(options.url_list),
             "naming": asdict(self.naming),
             "short_side": options.short_side,
             "quality": options.quality if is_jpeg else None,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.common.files import rewritten
 from data.downloading.download_manifest import Entry, Manifest
 from data.downloading.download_names import Naming
 from data.downloading.download_store import partial_name
-from data.listing.list_jobs import rewritten
 from data.listing.lists import Row, format_row, read_rows
 
 REPEATED = "repeated"

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from data.common.files import sha256
 from data.common.images import probe
 from data.downloading.download_manifest import OK, PENDING, Manifest, ManifestError
 from data.downloading.download_names import Naming
 from data.listing.lists import Row
 from data.tfrecords.conversion import SUFFIX
-from data.tfrecords.manifest import ShardFolder, ShardReport, file_sha256
+from data.tfrecords.manifest import ShardFolder, ShardReport
 from data.tfrecords.records import RecordWriter, decode_example, encode_example, read_records
 
 
@@ -117,7 +118,7 @@ class ShardMaker:
                 image_bytes += len(data)
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((self._options, first, list(rows))).encode()).hexdigest()[:32]
-        size, digest = path.stat().st_size, file_sha256(path)
+        size, digest = path.stat().st_size, sha256(path)
         return ShardReport(name, source, writer.count, size, digest, kept, image_bytes)
 
     def _example(self, row: Row, name: str, data: bytes) -> bytes:

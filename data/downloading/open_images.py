@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from data.common.files import rewritten
 from data.downloading.download_names import flickr_name
-from data.listing.list_jobs import rewritten
 from data.listing.lists import ListError, Row, format_row, parse_row, read_rows
 
 BUCKET = "https://s3.amazonaws.com/open-images-dataset/{subset}/{id}.jpg"

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.common.pages import write_file
+from data.common.files import atomic_write, rewritten
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.imagenet.archives import ArchiveError, Unit, read_pictures
 from data.listing.list_blocks import Block, chunks, read_block
-from data.listing.list_jobs import Refused, over_list, rewritten
+from data.listing.list_jobs import Refused, over_list
 
 JOURNALS = ".extracted"
 _NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
@@ -109,7 +109,7 @@ class Extractor:
                 break
             try:
                 for number, data in read_pictures(job.synset, unit, wanted):
-                    write_file(self.output / picture_path(job.synset, number), data)
+                    atomic_write(self.output / picture_path(job.synset, number), data, False)
                     wanted.discard(number)
                     lines.append(f"{number}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
             except ArchiveError as error:
@@ -117,7 +117,7 @@ class Extractor:
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
         # What was found in spite of damage counts, but is looked for again in the next run.
         key = "damaged\n" if problems else self._key(job)
-        write_file(journal, (key + "".join(lines)).encode())
+        atomic_write(journal, key + "".join(lines))
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:

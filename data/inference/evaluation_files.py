@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from data.common.pages import write_file
+from data.common.files import atomic_write
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes `content`; NumPy numbers become plain ones, and what is not finite becomes null."""
-    write_file(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+    atomic_write(path, json.dumps(_plain(content), indent=1) + "\n")
 
 
 def write_classes(
@@ -46,7 +46,7 @@ def write_thresholds(path: str | os.PathLike, thresholds: np.ndarray) -> None:
     Nine digits bring every float32 back exactly.
     """
     rows = [f"{c}\t{threshold:.9g}\n" for c, threshold in enumerate(thresholds.tolist())]
-    write_file(path, "".join(rows).encode())
+    atomic_write(path, "".join(rows))
 
 
 def _write_csv(
@@ -56,7 +56,7 @@ def _write_csv(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    atomic_write(path, text.getvalue())
 
 
 def _cell(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.common import pages
+from data.common.files import atomic_write
 from data.inference.picture_batches import PictureBatch, to_image
 from data.inference.predictions import Prediction
 
@@ -57,7 +58,7 @@ class Shown:
         ]
         heading = f"The first {len(figures)} pictures"
         content = pages.page("Predictions", [(heading, "\n".join(figures))])
-        pages.write_file(path, content.encode("utf-8", "replace"))
+        atomic_write(path, content.encode("utf-8", "replace"))
 
 
 def check(path: str) -> None:

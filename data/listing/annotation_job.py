@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.files import rewritten
 from data.listing.implication import Implication, imply, remap
 from data.listing.list_blocks import Block, Chunk, Tags, parse_block, read_block
 from data.listing.list_format import format_rows
-from data.listing.list_jobs import Refused, over_list, rewritten
+from data.listing.list_jobs import Refused, over_list
 from data.listing.vocabulary import indices_for_ids
 
 

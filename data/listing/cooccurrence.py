@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.common.pages import write_file
+from data.common.files import atomic_write
 from data.listing.hierarchy import Hierarchy
 from data.listing.list_blocks import Block, Tags
 
@@ -45,7 +45,7 @@ class Cooccurrence(NamedTuple):
         columns = (self.classes, self.tags, self.both / self.images, self.both, self.images)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = (f"{c}\t{tag}\t{co:.6f}\t{both}\t{images}\n" for c, tag, co, both, images in rows)
-        write_file(path, (_HEADER + "".join(lines)).encode())
+        atomic_write(path, _HEADER + "".join(lines))
 
     @classmethod
     def read(cls, path: str | os.PathLike, class_num: int) -> Cooccurrence:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
@@ -45,20 +43,6 @@ def over_list(
             yield result, lines, chunk
             lines += result.lines
             progress.update(chunk.size)
-
-
-@contextmanager
-def rewritten(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write, which appears under its name when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Refused:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.files import rewritten
 from data.listing.hierarchy import NO_PARENT, Hierarchy
 from data.listing.list_blocks import Block, Chunk, Tags, read_block
-from data.listing.list_jobs import Refused, over_list, rewritten
+from data.listing.list_jobs import Refused, over_list
 from data.listing.sources import SOURCES, sources
 
 _ORDER_ROWS = 1 << 16

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.common.pages import panels, write_figure, write_file
+from data.common.files import atomic_write
+from data.common.pages import panels, write_figure
 from data.listing.hierarchy import Hierarchy
 from data.listing.list_statistics import ListStatistics
 from data.listing.sources import SOURCES
@@ -66,7 +67,7 @@ def write_files(
     tables = {"images_per_class.csv": _class_rows(hierarchy, lists)}
     tables["tags_per_image.csv"] = _tag_rows(lists)
     for name, rows in tables.items():
-        write_file(folder / name, _csv(rows))
+        atomic_write(folder / name, _csv(rows))
     plotted = {role: statistics for role, statistics in lists.items() if statistics.tags}
     figures = {}
     if plotted:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from data.common.files import sha256
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
 from data.listing.lists import ListError, Row, parse_row
-from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport, file_sha256
+from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport
 from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
@@ -174,7 +175,7 @@ class ShardJob:
             source=self.source(shard),
             rows=writer.count,
             bytes=path.stat().st_size,
-            sha256=file_sha256(path),
+            sha256=sha256(path),
             kept=kept,
             image_bytes=image_bytes,
             bad=bad,

@@ -8,14 +8,13 @@ there, the reports become `manifest.json` and `bad_images.tsv`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data.common.pages import write_file
+from data.common.files import atomic_write, sha256
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.tfrecords.records import INDEX_SUFFIX, RecordError, read_index, read_records
@@ -23,7 +22,6 @@ from data.tfrecords.records import INDEX_SUFFIX, RecordError, read_index, read_r
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
 _REPORTS = ".shards"
-_HASHED_BYTES = 1 << 20
 
 
 class ManifestError(ValueError):
@@ -48,14 +46,6 @@ class ShardReport:
     bad: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
-def file_sha256(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class ShardFolder:
     """A folder of shards with what is known of them."""
 
@@ -68,7 +58,7 @@ class ShardFolder:
 
     def add(self, report: ShardReport) -> None:
         """Remembers a finished shard."""
-        write_file(self._reports / f"{report.name}.json", json.dumps(asdict(report)).encode())
+        atomic_write(self._reports / f"{report.name}.json", json.dumps(asdict(report)).encode())
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
@@ -95,8 +85,8 @@ class ShardFolder:
         lines = ",\n  ".join(json.dumps(asdict(report)) for report in reports)
         bad = [entry for report in reports for entry in report.bad]
         listing = "".join("\t".join(entry) + "\n" for entry in bad)
-        write_file(self.path / BAD_IMAGES, listing.encode("utf-8", "surrogateescape"))
-        write_file(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n'.encode())
+        atomic_write(self.path / BAD_IMAGES, listing.encode("utf-8", "surrogateescape"))
+        atomic_write(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n'.encode())
         ours = {report.name for report in reports} if names is None else set(names)
         for name in ours:
             (self._reports / f"{name}.json").unlink(missing_ok=True)
@@ -143,7 +133,7 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
     try:
         if path.stat().st_size != report.bytes:
             return f"{path}: {path.stat().st_size} bytes, the manifest says {report.bytes}"
-        if file_sha256(path) != report.sha256:
+        if sha256(path) != report.sha256:
             return f"{path}: its SHA-256 is not that of the manifest"
         # Before the records are read, which would mend the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text()

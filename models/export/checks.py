@@ -1,12 +1,8 @@
 """Whether an exported file computes what the checkpoint does, told on the spot."""
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-_CHUNK_BYTES = 1 << 20
 
 
 class ExportError(ValueError):
@@ -35,12 +31,3 @@ def compare(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float
             f"{what} differs from the checkpoint by {difference:.2e}, more than {tolerance:g}"
         )
     return Check(what, difference, tolerance)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,0 +1,90 @@
+"""Files that appear whole, their digests, and text files as other programs write them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+_BLOCK_BYTES = 1 << 20
+_OTHER_ENCODINGS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+class TextError(ValueError):
+    """A text file in another encoding than UTF-8; names the file and the fix."""
+
+
+@contextmanager
+def rewritten(path: str | os.PathLike, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, which appears under its name when the block ends well.
+
+    A reader finds the old content or the new, never a part; nor does a power cut leave one.
+
+    Args:
+        sync: wait until the content is on the disk; many small files that a later run checks
+            anyway are faster without.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: str | os.PathLike, content: bytes | str, sync: bool = True) -> None:
+    """Writes a file at once, see `rewritten`; text as UTF-8, undecodable file names as they are."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with rewritten(path, sync) as file:
+        file.write(data)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_text(path: str | os.PathLike) -> TextIO:
+    """A UTF-8 text file to read, without the byte order mark that Windows editors write.
+
+    Raises:
+        TextError: it is UTF-16 or UTF-32, as "Unicode" in some Windows editors means.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if start.startswith(mark):
+            raise TextError(f"{os.fspath(path)}: {encoding} text; save it as UTF-8")
+    return open(path, encoding="utf-8-sig")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The whole of a UTF-8 text file, see `open_text`.
+
+    Raises:
+        TextError: it is not UTF-8; names the line.
+    """
+    with open_text(path) as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
+            raise TextError(f"{os.fspath(path)}:{line}: not UTF-8; save it as UTF-8") from None
