@@ -275,6 +275,43 @@ def test_a_checkpoint_newer_than_the_list_counts(tmp_path):
     assert folder.latest() == newest
 
 
+def test_the_list_of_a_folder_from_windows_names_the_latest(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 20, 3):
+        folder.save(step, {"a": step}, {})
+    text = 'model_checkpoint_path: "C:\\\\runs\\\\a b\\\\model.ckpt-3"\n'
+    (tmp_path / "checkpoint").write_text(text)
+    assert checkpoint.find(tmp_path) == str(tmp_path / "model.ckpt-3")
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "C:\\resnet.ckpt-3"')
+    with pytest.raises(CheckpointError, match="a backslash is written twice"):
+        checkpoint.find(tmp_path)
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_read(tmp_path):
+    for name in ("run[1]", "a*b?c", "back\\slash"):
+        folder = CheckpointFolder(tmp_path / name)
+        folder.save(1, {"a": np.arange(3.0)}, {"flags": {}})
+        opened = checkpoint.read(folder.latest())
+        assert opened.tensor("a").tolist() == [0, 1, 2] and "flags" in opened.meta()
+
+
+def test_weights_of_other_formats_are_told_from_missing_ones(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint.find(tmp_path / "weights.h5")
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF")
+    with pytest.raises(CheckpointError, match=r"export\.py --import_weights=.*weights\.h5"):
+        checkpoint.find(tmp_path / "weights.h5")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variable = tf.compat.v1.get_variable("a", initializer=[1.0])
+        session.run(variable.initializer)
+        saver = tf.compat.v1.train.Saver(write_version=tf.compat.v1.train.SaverDef.V1)
+        (tmp_path / "v1").mkdir()
+        prefix = saver.save(session, f"{tmp_path}/v1/model.ckpt", global_step=7)
+    for path in (prefix, tmp_path / "v1"):
+        with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is in TensorFlow's old V1"):
+            checkpoint.find(path)
+
+
 def test_a_moved_folder_still_has_its_latest(tmp_path):
     (tmp_path / "old").mkdir()
     tf1_save(tmp_path / "old" / "resnet.ckpt-7", {"a": np.zeros(1, np.float32)})

@@ -112,8 +112,10 @@ def is_count(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """a finite number"""
-    return type(value) in (int, float) and abs(value) < _LARGEST and math.isfinite(value)
+    """a number"""
+    if type(value) is int:
+        return abs(value) < _LARGEST
+    return isinstance(value, float) and not math.isnan(value)
 
 
 def is_text(value: Any) -> bool:
@@ -157,9 +159,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    document = json.loads(
-        data.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
-    )
+    document = json.loads(data.decode(), object_pairs_hook=_without_repeats)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     return document
@@ -170,10 +170,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         raise ValueError("a key occurs twice")
     return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _problem(value: Any, schema: Schema, where: str) -> str:

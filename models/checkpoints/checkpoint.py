@@ -4,7 +4,6 @@ The format itself is in files.py; `read`, `save` and `Checkpoint` come from ther
 """
 
 import fnmatch
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from models.checkpoints import list_file
 from models.checkpoints.files import (
     AVERAGE,
     MOMENTUM,
@@ -23,7 +23,6 @@ from models.checkpoints.files import (
     save,
     save_meta,
     some,
-    sync,
     versions,
 )
 from models.layout import BLOCKS, DENSE_BIAS, STEM, kernel_name
@@ -42,6 +41,8 @@ GLOBAL_STEP = "global_step"
 # What a training run stores besides the network: skipped when only the network is wanted.
 TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
 
+_WEIGHT_FILES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
+_V1_END = bytes.fromhex("57fb808b247547db")  # the magic number of the tables of LevelDB
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
 _OWN_NAME = "model.ckpt-"
 _OWN_FILE = re.compile(r"(model\.ckpt-\d+)(\.tmp-\d+)?\.(index|meta|json|data-\d{5}-of-\d{5}.*)")
@@ -174,13 +175,36 @@ def find(path: str | Path) -> str:
     if path.is_dir():
         prefix = CheckpointFolder(path).latest()
         if prefix is None:
+            for other in sorted(path.iterdir()):
+                _refuse_other_formats(other)
             raise CheckpointError(f"no checkpoint in folder {path}")
         return prefix
     prefix = _FILE_SUFFIX.sub("", str(path))
     if _is_complete(prefix):
         return prefix
+    _refuse_other_formats(path)
     beside = [p.name for p in files_of(prefix)] or "nothing of that name is there"
     raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing ({beside})")
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Raises the CheckpointError that says how a file with weights becomes a checkpoint."""
+    if path.suffix in _WEIGHT_FILES and path.is_file():
+        raise CheckpointError(
+            f"{path} is no checkpoint of TensorFlow: make one of it with python export.py"
+            f" --import_weights={path} --result=out/imported/model.ckpt-0, and give that"
+        )
+    if path.is_file() and _ends_with(path, _V1_END):
+        raise CheckpointError(
+            f"{path} is in TensorFlow's old V1 format: restore it with TensorFlow and save it again"
+            " with tf.compat.v1.train.Saver(), which writes V2 (.index and .data files)"
+        )
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - len(end)))
+        return file.read() == end
 
 
 def _is_complete(prefix: str | Path) -> bool:
@@ -203,9 +227,10 @@ class CheckpointFolder:
         Those the list file does not name (it is written after the checkpoint) go by their step.
         """
         names = {path.stem for path in self.model_dir.glob("*.index") if ".tmp-" not in path.name}
-        listed = [name for name in self._listed() if name in names]
+        entries, may_lack = list_file.read(self.model_dir)
+        listed = [name for name in entries if name in names]
         unlisted = sorted(names.difference(listed), key=_step_of)
-        newer = [n for n in unlisted if listed and _step_of(n) > _step_of(listed[-1])]
+        newer = [n for n in unlisted if listed and _step_of(n) > _step_of(listed[-1])] * may_lack
         older = [n for n in unlisted if n not in newer]
         return [str(self.model_dir / name) for name in older + listed + newer]
 
@@ -220,7 +245,7 @@ class CheckpointFolder:
         everything = [other for other in self.all() if other != prefix] + [prefix]
         own = [other for other in everything if _OWN_FILE.fullmatch(f"{Path(other).name}.index")]
         surplus = own[: -self.max_to_keep] if self.max_to_keep else []
-        self._write_list([other for other in everything if other not in surplus])
+        list_file.write(self.model_dir, [Path(p).name for p in everything if p not in surplus])
         for old in surplus:
             remove(old)
         return prefix
@@ -229,32 +254,14 @@ class CheckpointFolder:
         """Replaces the JSON beside `model.ckpt-{step}`."""
         save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
 
-    def _listed(self) -> list[str]:
-        try:
-            state = tf.train.get_checkpoint_state(str(self.model_dir))
-        except ValueError:  # Empty, as a power cut leaves it.
-            state = None
-        # The names alone: the folder may have moved since.
-        paths = [*state.all_model_checkpoint_paths, state.model_checkpoint_path] if state else []
-        return list(reversed(dict.fromkeys(Path(path).name for path in reversed(paths))))
-
-    def _write_list(self, prefixes: Sequence[str]) -> None:
-        names = [Path(prefix).name for prefix in prefixes]
-        lines = [f'model_checkpoint_path: "{names[-1]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-        temporary = self.model_dir / f"checkpoint.tmp-{os.getpid()}"
-        try:
-            temporary.write_text("\n".join(lines) + "\n")
-            sync(temporary)
-            os.replace(temporary, self.model_dir / "checkpoint")
-        except OSError as error:
-            raise CheckpointError(f"{self.model_dir}/checkpoint: {error}") from error
-
     def _remove_unfinished(self) -> None:
         whole = set(self.all())
         for path in self.model_dir.glob(f"{_OWN_NAME}*"):
             own = _OWN_FILE.fullmatch(path.name)
             if own and (own[2] or str(self.model_dir / own[1]) not in whole):
+                path.unlink(missing_ok=True)
+        for path in self.model_dir.glob(".*.tmp"):
+            if path.name.startswith((f".{_OWN_NAME}", f".{list_file.NAME}.")):
                 path.unlink(missing_ok=True)
 
 

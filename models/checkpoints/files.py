@@ -6,10 +6,10 @@ renamed into place last, so a run that is killed while saving leaves only files 
 """
 
 import glob
-import json
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data.common import state
 from models.layout import is_trainable
 
+GLOB_CHARACTERS = set("*?[\\")
 MOMENTUM = "/Momentum"
 AVERAGE = "/ExponentialMovingAverage"
 
@@ -27,6 +29,17 @@ _NAMES_SHOWN = 8
 _SUFFIXES = (".data-00000-of-00001", ".json", ".index")
 # What TensorFlow's reader raises for absent, cut and altered files.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+_META = {
+    "flags?": {"*": state.is_anything},
+    "progress?": {"*": state.is_number},
+    "versions?": {"*": state.is_text},
+    "*": state.is_anything,
+}
+_META_FORM = "checkpoint"
+_META_REMEDY = (
+    "put back a copy or take an earlier checkpoint; the weights are whole, but flags and the"
+    " place in the data are not known"
+)
 _OPERATION_NOISE = re.compile(r"^\{\{.*?\}\} | \[Op:\w+\]$")
 
 
@@ -46,7 +59,7 @@ class Checkpoint:
         if not Path(f"{self.prefix}.index").is_file():
             raise CheckpointError(f"no checkpoint {self.prefix}: {self.prefix}.index is missing")
         try:
-            self._reader = tf.train.load_checkpoint(self.prefix)
+            self._reader = tf.train.load_checkpoint(self._plain_prefix())
             stored = self._reader.get_variable_to_shape_map()
         except _READ_ERRORS as error:
             raise CheckpointError(f"{self.prefix}.index cannot be read: {_line(error)}") from error
@@ -54,6 +67,19 @@ class Checkpoint:
         if average:
             self._show_averages()
         self.shapes = {name: tuple(stored[self._stored[name]]) for name in sorted(self._stored)}
+
+    def _plain_prefix(self) -> str:
+        """The prefix, or another one of the same files where TensorFlow would take it for a glob.
+
+        Those other names last as long as this object: tensors are read when they are asked for.
+        """
+        if not set(self.prefix) & GLOB_CHARACTERS:
+            return self.prefix
+        self._links = tempfile.TemporaryDirectory()
+        for path in files_of(self.prefix):
+            suffix = path.name.removeprefix(Path(self.prefix).name)
+            os.symlink(path.absolute(), f"{self._links.name}/ckpt{suffix}")
+        return f"{self._links.name}/ckpt"
 
     def _show_averages(self) -> None:
         names = [n for n in self._stored if not n.endswith((MOMENTUM, AVERAGE))]
@@ -80,9 +106,11 @@ class Checkpoint:
         """The JSON beside the checkpoint; empty where there is none, as for released ones."""
         path = Path(f"{self.prefix}.json")
         try:
-            return json.loads(path.read_text()) if path.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {_line(error)}") from error
+            return state.read_document(path, _META_FORM, _META, _META_REMEDY)
+        except FileNotFoundError:
+            return {}
+        except state.StateError as error:
+            raise CheckpointError(str(error)) from None
 
 
 def read(prefix: str | Path, average: bool = False) -> Checkpoint:
@@ -131,15 +159,10 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
 
 def save_meta(prefix: str | Path, meta: Mapping[str, Any]) -> None:
     """Replaces the JSON of a checkpoint, and leaves its tensors. Raises CheckpointError."""
-    temporary = f"{prefix}.tmp-{os.getpid()}"
     try:
-        _write_meta(temporary, meta)
-        sync(f"{temporary}.json")
-        os.replace(f"{temporary}.json", f"{prefix}.json")
+        _write_meta(str(prefix), meta)
     except OSError as error:
         raise CheckpointError(f"{prefix}.json cannot be saved: {_line(error)}") from error
-    finally:
-        remove(temporary)
 
 
 def files_of(prefix: str | Path) -> list[Path]:
@@ -173,8 +196,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def _write_meta(prefix: str, meta: Mapping[str, Any]) -> None:
-    text = json.dumps({"versions": versions(), **meta}, indent=1)
-    Path(f"{prefix}.json").write_text(f"{text}\n")
+    state.write_document(f"{prefix}.json", _META_FORM, {"versions": versions(), **meta})
 
 
 def _write_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
