@@ -8,6 +8,7 @@ from data.input.balanced_order import (
     describe_counts,
     record_weights,
 )
+from data.tfrecords.record_source import count_classes
 
 # Class 0 in eight records, class 1 in two, one of these with both; one record has no label.
 LABELS = [np.array([0])] * 7 + [np.array([0, 1]), np.array([1]), np.array([], int)]
@@ -31,5 +32,5 @@ def test_draws_follow_the_weights_and_depend_on_the_position_alone() -> None:
 
 def test_counts_are_described_and_empty_classes_named() -> None:
     line = "positive records of 3 classes: 0: 8, 1: 2, 2: 0; 1 without any, the first 2"
-    assert describe_counts(LABELS, 3) == line
-    assert "from 0 to 8, median 0; 499 without any" in describe_counts(LABELS, 501)
+    assert describe_counts(count_classes(LABELS, 3)) == line
+    assert "from 0 to 8, median 0; 499 without any" in describe_counts(count_classes(LABELS, 501))

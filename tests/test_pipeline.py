@@ -15,6 +15,7 @@ from data.input.augmentation import Augmentation
 from data.input.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
 from data.input.shares import Share, StepOptions, step_share
 from data.tfrecords import records
+from data.tfrecords.record_source import find_files
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
 TOTAL = sum(COUNTS)
@@ -358,6 +359,34 @@ def test_folders_without_records(tmp_path):
     (tmp_path / "notes.md").write_text("these are not records")
     with pytest.raises(InputError, match=r"notes\.md: not a TFRecord file; move it away"):
         train(tmp_path, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_label_that_is_not_finite_is_a_bad_record(tmp_path, value, caplog):
+    for kind in ("sparse", "dense"):
+        with records.RecordWriter(tmp_path / kind) as writer:
+            for confidence in (1.0, value, 0.5):
+                label = [3], [confidence], CLASSES
+                writer.write(records.encode_example(kind, jpeg(3), "", 40, 30, *label))
+        with caplog.at_level("WARNING"):
+            (batch,) = train(tmp_path / kind, 1)
+        assert sorted(set(batch.label_value[:, 0].numpy())) == [0.5, 1.0]
+        assert f"{kind}: record 1: a label value of {value}" in caplog.text
+        with pytest.raises(InputError, match="1 unreadable records"):
+            train(tmp_path / kind, 6, max_bad_records=0)
+
+
+def test_a_path_that_exists_is_taken_for_itself_before_it_is_a_glob(tmp_path):
+    (tmp_path / "run[1]").mkdir()
+    (tmp_path / "run1").mkdir()
+    here = write(tmp_path / "run[1]" / "a.tfrecord", [1])
+    there = write(tmp_path / "run1" / "b.tfrecord", [2])
+    for pattern in ("run[1]", "run[1]/*.tfrecord", "run[1]/a.tfrecord"):
+        assert find_files(tmp_path / pattern) == [str(here)]
+    assert find_files(tmp_path / "run*/*.tfrecord") == [str(there), str(here)]
+    here.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no record files"):
+        find_files(tmp_path / "run[1]/*.tfrecord")
 
 
 def test_options_can_be_filled_for_another_folder(folder):

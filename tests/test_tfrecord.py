@@ -18,7 +18,10 @@ import pytest
 from PIL import Image
 
 from data import tfrecord
+from data.common import state
 from data.tfrecords.conversion import plan
+from data.tfrecords.manifest import labels_of
+from data.tfrecords.record_source import InputError, RecordSource
 from data.tfrecords.records import decode_example, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +87,34 @@ def test_records_hold_the_rows_in_order(source, capsys):
     assert "8 images in 3 shards" in report
     assert "8 kept byte for byte, 0 converted to JPEG" in report
     assert "2 rows left out (1 missing, 1 truncated): see" in report
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [("sparse", "0:1 1:2 2:2 3:1 5:1 6:1"), ("dense", "0:1 1:2 2:2 3:1 5:1 6:1")],
+)
+def test_the_manifest_has_the_positive_records_of_each_class(source, kind, counts, monkeypatch):
+    rows = ["0.jpg\t0:1\t1:1\n", "1.jpg\t1:0.5\t2:1\t4:-1\n", "4.jpg\t7:1\n"]
+    rows += ["2.jpg\t2:1\t3:1\t4:0\n", "3.jpg\t5:1\t6:1\n"]
+    (source / "list.txt").write_text("".join(rows))
+    assert convert(source, "--kind", kind, "-cls", 8, "--shard_size", 4) == 0
+    files = [str(path) for path in sorted((source / "records").glob("*.tfrecord"))]
+    found = labels_of(files, [3, 1])
+    assert " ".join(f"{c}:{n}" for c, n in enumerate(found.tolist()) if n) == counts
+    records = RecordSource(source / "records", 8, 0)
+    with monkeypatch.context() as context:
+        context.setattr(records, "read", None)  # no record is read
+        assert records.class_counts().tolist() == [1, 2, 2, 1, 0, 1, 1, 0]
+    if kind == "sparse":
+        with pytest.raises(InputError, match=r"class 6 is not within 0\.\.5; mend --class_num"):
+            RecordSource(source / "records", 6, 0).class_counts()
+    assert labels_of(files, [3, 2]) is None
+    assert labels_of([*files, files[0] + "x"], [3, 1, 1]) is None
+    with open(files[0], "ab") as file:
+        file.write(b"x")
+    assert labels_of(files, [3, 1]) is None
+    (source / "records/manifest.json").write_text("{")
+    assert labels_of(files, [3, 1]) is None
 
 
 def test_bad_rows_are_listed_with_their_line(source):
@@ -353,9 +384,19 @@ def test_verify_finds_every_kind_of_damage(source, capsys):
 def test_verify_reads_each_record(source, capsys):
     convert(source)
     manifest = source / "records/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"rows": 8', '"rows": 7'))
+    content = json.loads(manifest.read_text())
+    altered = json.dumps(content | {"shards": [content["shards"][0] | {"rows": 7}]})
+    manifest.write_text(altered)
     assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
-    assert "8 records, the manifest says 7" in capsys.readouterr().err
+    assert "is damaged (its checksum" in capsys.readouterr().err
+    for changed, problem in (
+        ({"rows": 7}, "8 records, the manifest says 7"),
+        ({"label_counts": "3:1"}, "the labels of its records are not as many as the"),
+    ):
+        shards = [content["shards"][0] | changed]
+        state.write_document(manifest, "record manifest", {"shards": shards})
+        assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
+        assert problem in capsys.readouterr().err
     manifest.unlink()
     assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
     assert "no whole conversion is here" in capsys.readouterr().err

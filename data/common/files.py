@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -20,6 +21,20 @@ _OTHER_ENCODINGS = {
 
 class TextError(ValueError):
     """A text file in another encoding than UTF-8; names the file and the fix."""
+
+
+def matches(pattern: str) -> list[str]:
+    """The paths that a glob matches, sorted; whatever of it exists means itself.
+
+    So `run[1]/*.tfrecord` looks in the folder `run[1]` if there is one.
+    """
+    head, tail = pattern, ""
+    while head and not os.path.lexists(head):
+        head, name = os.path.split(head)
+        tail = os.path.join(name, tail) if tail else name
+    if not tail:
+        return [pattern] if pattern else []
+    return sorted(glob.glob(os.path.join(glob.escape(head), tail), recursive=True))
 
 
 @contextmanager

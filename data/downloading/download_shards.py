@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +21,9 @@ from data.common.images import probe
 from data.downloading.download_manifest import OK, PENDING, Manifest, ManifestError
 from data.downloading.download_names import Naming
 from data.listing.lists import Row
+from data.tfrecords import label_counts
 from data.tfrecords.conversion import SUFFIX
+from data.tfrecords.example_codec import positive_classes
 from data.tfrecords.manifest import ShardFolder, ShardReport
 from data.tfrecords.records import RecordWriter, decode_example, encode_example, read_records
 
@@ -103,6 +106,7 @@ class ShardMaker:
         path = self._folder.path / name
         in_shard = _pictures(path)
         image_bytes, kept = 0, 0
+        labels: Counter[int] = Counter()
         with RecordWriter(path) as writer:
             for number, row in enumerate(rows, first):
                 if not self._manifest.is_ok(number):
@@ -114,12 +118,15 @@ class ShardMaker:
                     raise ManifestError(
                         f"{path}: {file} is gone, which was downloaded; give another --save_dir"
                     )
-                writer.write(self._example(row, file, data))
+                payload = self._example(row, file, data)
+                writer.write(payload)
+                labels.update(positive_classes(payload))
                 image_bytes += len(data)
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((self._options, first, list(rows))).encode()).hexdigest()[:32]
         size, digest = path.stat().st_size, sha256(path)
-        return ShardReport(name, source, writer.count, size, digest, kept, image_bytes)
+        counts = label_counts.written(labels)
+        return ShardReport(name, source, writer.count, size, digest, kept, image_bytes, [], counts)
 
     def _example(self, row: Row, name: str, data: bytes) -> bytes:
         found = probe(data)

@@ -4,7 +4,6 @@ Every source yields `Picture`s in a fixed order and in constant memory; nothing 
 `Picture.load`, so that reading runs in the threads that decode and a run resumes by skipping.
 """
 
-import glob
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from data.common.files import matches
 from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
 from data.tfrecords.records import RecordError, decode_example, read_index, read_record
 
@@ -133,10 +133,10 @@ def _open_source(source: str) -> Iterator[Picture]:
     if path.is_dir():
         return _files(_walk(source))
     if not path.exists():
-        matches = sorted(glob.iglob(source, recursive=True)) if glob.has_magic(source) else []
-        if not matches:
+        found = matches(source)
+        if not found:
             raise PictureSourceError(f"{source}: no such file, folder or glob")
-        return (picture for match in matches for picture in _open_source(match))
+        return (picture for match in found for picture in _open_source(match))
     return _open_file(path)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.tfrecords.record_source import count_classes
+
 DRAWN_TOGETHER = 4096
 BLOCKS_KEPT = 4
 CLASSES_LISTED = 100
@@ -23,15 +25,15 @@ def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float
     Args:
         labels: the positive classes of each record.
     """
-    counts = _counts(labels, class_num)
+    counts = count_classes(labels, class_num)
     of_class = np.maximum(counts, 1) ** -float(strength)
     least = of_class.min()
     return np.array([of_class[classes].max() if len(classes) else least for classes in labels])
 
 
-def describe_counts(labels: Sequence[np.ndarray], class_num: int) -> str:
-    """How many records are positive for each class, in one line for the log."""
-    counts = _counts(labels, class_num)
+def describe_counts(counts: np.ndarray) -> str:
+    """How many records are positive for each class [C], in one line for the log."""
+    class_num = len(counts)
     if class_num <= CLASSES_LISTED:
         each = ", ".join(f"{c}: {count}" for c, count in enumerate(counts))
     else:
@@ -40,10 +42,6 @@ def describe_counts(labels: Sequence[np.ndarray], class_num: int) -> str:
     empty = np.flatnonzero(counts == 0)
     none = f"; {len(empty)} without any, the first {empty[0]}" if len(empty) else ""
     return f"positive records of {class_num} classes: {each}{none}"
-
-
-def _counts(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
-    return np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
 
 
 class BalancedOrder:

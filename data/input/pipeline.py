@@ -23,7 +23,7 @@ from data.input.balanced_order import BalancedOrder, describe_counts, record_wei
 from data.input.order import RecordOrder
 from data.input.shares import Share
 from data.input.steps import Part, Plan, Preparation, Slot, Slots, run
-from data.tfrecords.record_source import InputError, RecordSource, pad_labels
+from data.tfrecords.record_source import InputError, RecordSource, count_classes, pad_labels
 
 __all__ = [
     "Augmentation",
@@ -93,7 +93,7 @@ class TrainingInput:
             return
         source = _open(options)
         self.records = source.total
-        self._order = _order(source, options)
+        self._order = _order(source, options, self._share)
         self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
         decode = tf.function(self._decode, autograph=False)
         self._preparation = Preparation(decode, self._write, options.image_size)
@@ -178,11 +178,14 @@ class EvaluationInput:
             image[...] = part
 
 
-def _order(source: RecordSource, options: InputOptions) -> RecordOrder | BalancedOrder:
-    """What training reads at each position; `count_classes` and `class_balance` read all labels."""
-    positives = source.positives() if options.count_classes or options.class_balance else []
-    if options.count_classes:
-        LOGGER.info("%s", describe_counts(positives, options.class_num))
+def _order(
+    source: RecordSource, options: InputOptions, share: Share
+) -> RecordOrder | BalancedOrder:
+    """What training reads at each position; the worker of the first share logs `count_classes`."""
+    positives = source.positives() if options.class_balance else []
+    if options.count_classes and share.first == 0:
+        counts = count_classes(positives, options.class_num) if positives else None
+        LOGGER.info("%s", describe_counts(source.class_counts() if counts is None else counts))
     if options.class_balance:
         weights = record_weights(positives, options.class_num, options.class_balance)
         return BalancedOrder(weights, options.random_seed)

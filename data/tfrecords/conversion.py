@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jp
 from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
 from data.listing.lists import ListError, Row, parse_row
+from data.tfrecords import label_counts
+from data.tfrecords.example_codec import positive_classes
 from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport
 from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
@@ -156,6 +159,7 @@ class ShardJob:
     def __call__(self, shard: Shard) -> ShardReport:
         path = Path(self.options.output, shard.name)
         bad, kept, image_bytes = [], 0, 0
+        labels: Counter[int] = Counter()
         with RecordWriter(path) as writer:
             for number, line in enumerate(_read(shard).split(b"\n"), shard.line + 1):
                 where = f"{shard.list_path}:{number}"
@@ -164,10 +168,12 @@ class ShardJob:
                     if row is None:
                         continue
                     original, jpeg = self._picture(row)
-                    writer.write(self._example(row, jpeg))
+                    payload = self._example(row, jpeg)
+                    writer.write(payload)
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
+                labels.update(positive_classes(payload))
                 kept += jpeg.data is original
                 image_bytes += len(jpeg.data)
         report = ShardReport(
@@ -179,6 +185,7 @@ class ShardJob:
             kept=kept,
             image_bytes=image_bytes,
             bad=bad,
+            label_counts=label_counts.written(labels),
         )
         ShardFolder(self.options.output).add(report)
         return report

@@ -137,6 +137,23 @@ def decode_example(payload: bytes) -> dict[str, list[Any]]:
     return features
 
 
+def positive_classes(payload: bytes) -> list[int]:
+    """The classes with a label above 0 of a serialized example, whichever its kind of label.
+
+    Raises:
+        RecordError: the payload is not an Example.
+    """
+    example = decode_example(payload)
+    if "label_index" in example:
+        classes = example["label_index"]
+        values = example.get("label_value") or [1.0] * len(classes)
+        return [label for label, value in zip(classes, values, strict=False) if value > 0]
+    label = example.get("label", [])
+    if label and isinstance(label[0], bytes):
+        return np.flatnonzero(np.frombuffer(label[0], "<f4") > 0).tolist()
+    return label
+
+
 def _decode_feature(feature: bytes) -> list[Any]:
     values: list[Any] = []
     for kind, message in _fields(feature):

@@ -8,20 +8,37 @@ there, the reports become `manifest.json` and `bad_images.tsv`.
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from data.common import state
 from data.common.files import atomic_write, sha256
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
+from data.tfrecords import label_counts
+from data.tfrecords.example_codec import positive_classes
 from data.tfrecords.records import INDEX_SUFFIX, RecordError, read_index, read_records
 
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
 _REPORTS = ".shards"
+_FORM, _REPORT_FORM = "record manifest", "shard report"
+_REMEDY = "delete it and convert again"
+_SHARD = {
+    **dict.fromkeys(("rows", "bytes", "kept", "image_bytes"), state.is_count),
+    "name": state.is_name,
+    "source": state.is_text,
+    "sha256": state.is_sha256,
+    "bad": [[state.is_text]],
+    "label_counts?": label_counts.is_label_counts,
+}
+LOGGER = logging.getLogger(__name__)
 
 
 class ManifestError(ValueError):
@@ -33,7 +50,8 @@ class ShardReport:
     """What a shard holds, and what of its part of the list it does not hold.
 
     `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
-    is not in the shard, `list:line`, image, a word to count by, and the reason.
+    is not in the shard, `list:line`, image, a word to count by, and the reason. `label_counts` has
+    the positive records of each class, see `label_counts.py`; None in those of earlier versions.
     """
 
     name: str
@@ -44,6 +62,7 @@ class ShardReport:
     kept: int
     image_bytes: int
     bad: list[tuple[str, str, str, str]] = field(default_factory=list)
+    label_counts: str | None = None
 
 
 class ShardFolder:
@@ -58,13 +77,14 @@ class ShardFolder:
 
     def add(self, report: ShardReport) -> None:
         """Remembers a finished shard."""
-        atomic_write(self._reports / f"{report.name}.json", json.dumps(asdict(report)).encode())
+        path = self._reports / f"{report.name}.json"
+        state.write_document(path, _REPORT_FORM, asdict(report))
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
-        entries = self._manifest() if (self.path / MANIFEST).exists() else []
-        entries += [_parsed(path) for path in sorted(self._reports.glob("*.json"))]
-        return {entry["name"]: ShardReport(**entry) for entry in entries}
+        with contextlib.suppress(FileNotFoundError):
+            return {**self.manifest(), **self._new_reports()}
+        return self._new_reports()
 
     def is_done(self, report: ShardReport | None) -> bool:
         """Whether the shard is there, with its index, as long as its report says."""
@@ -82,11 +102,11 @@ class ShardFolder:
             names: the shards of this run; another run may be making others beside it. None: all.
         """
         reports = sorted(reports, key=lambda report: report.name)
-        lines = ",\n  ".join(json.dumps(asdict(report)) for report in reports)
         bad = [entry for report in reports for entry in report.bad]
         listing = "".join("\t".join(entry) + "\n" for entry in bad)
-        atomic_write(self.path / BAD_IMAGES, listing.encode("utf-8", "surrogateescape"))
-        atomic_write(self.path / MANIFEST, f'{{"shards": [\n  {lines}\n]}}\n'.encode())
+        atomic_write(self.path / BAD_IMAGES, listing)
+        content = {"shards": [asdict(report) for report in reports]}
+        state.write_document(self.path / MANIFEST, _FORM, content)
         ours = {report.name for report in reports} if names is None else set(names)
         for name in ours:
             (self._reports / f"{name}.json").unlink(missing_ok=True)
@@ -105,9 +125,11 @@ class ShardFolder:
         Returns:
             the reports of the manifest, and the problems, a line each.
         """
-        if not (self.path / MANIFEST).exists():
-            raise ManifestError(f"{self.path / MANIFEST} is missing: no whole conversion is here")
-        reports = [ShardReport(**entry) for entry in self._manifest()]
+        try:
+            reports = list(self.manifest().values())
+        except FileNotFoundError:
+            missing = f"{self.path / MANIFEST} is missing: no whole conversion is here"
+            raise ManifestError(missing) from None
         work = [(self.path, report) for report in reports]
         problems = []
         with Progress("verification", len(work), "shard") as progress:
@@ -123,8 +145,28 @@ class ShardFolder:
         ]
         return reports, problems
 
-    def _manifest(self) -> list[dict]:
-        return _parsed(self.path / MANIFEST)["shards"]
+    def manifest(self) -> dict[str, ShardReport]:
+        """The shards of the last whole conversion, by name.
+
+        Raises:
+            FileNotFoundError: there is no manifest.
+            StateError: it is damaged.
+        """
+        path = self.path / MANIFEST
+        entries = state.read_document(path, _FORM, {"shards": [_SHARD]}, _REMEDY)["shards"]
+        reports = {entry["name"]: ShardReport(**entry) for entry in entries}
+        if len(reports) < len(entries):
+            raise state.damaged(path, "it names a shard twice", _REMEDY)
+        return reports
+
+    def _new_reports(self) -> dict[str, ShardReport]:
+        reports = {}
+        for path in sorted(self._reports.glob("*.json")):
+            report = ShardReport(**state.read_document(path, _REPORT_FORM, _SHARD, _REMEDY))
+            if path.name != f"{report.name}.json":
+                raise state.damaged(path, f"it is the report of {report.name}", _REMEDY)
+            reports[report.name] = report
+        return reports
 
 
 def _shard_problem(work: tuple[Path, ShardReport]) -> str:
@@ -137,9 +179,14 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
             return f"{path}: its SHA-256 is not that of the manifest"
         # Before the records are read, which would mend the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text()
-        rows = sum(1 for _ in read_records(path))
+        rows, labels = 0, Counter()
+        for payload in read_records(path):
+            rows += 1
+            labels.update(positive_classes(payload))
         if rows != report.rows:
             return f"{path}: {rows} records, the manifest says {report.rows}"
+        if report.label_counts not in (None, label_counts.written(labels)):
+            return f"{path}: the labels of its records are not as many as the manifest says"
         index = read_index(path)
     except (OSError, RecordError) as error:
         return str(error)
@@ -149,11 +196,28 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
     return ""
 
 
-def _parsed(path: Path) -> dict:
+def labels_of(files: Sequence[str], rows: Sequence[int]) -> np.ndarray | None:
+    """int64 [highest class + 1]: positive records of each class in record files of so many rows.
+
+    From the manifests beside them; None where one is absent, damaged, of a time before it had
+    counts, or of other files.
+    """
+    texts = []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ManifestError(f"{path}: not JSON ({error}); delete it and convert again") from error
+        folders = {os.path.dirname(path) for path in files}
+        reports = {folder: ShardFolder(folder or ".").manifest() for folder in folders}
+        for path, count in zip(files, rows, strict=True):
+            folder, name = os.path.split(path)
+            report = reports[folder].get(name)
+            if not report or (report.rows, report.bytes) != (count, os.path.getsize(path)):
+                return None
+            texts.append(report.label_counts)
+    except FileNotFoundError:
+        return None
+    except state.StateError as error:
+        LOGGER.warning("labels are counted by reading all records: %s", error)
+        return None
+    return None if None in texts else label_counts.added(texts)
 
 
 def bad_by_reason(reports: Iterable[ShardReport]) -> dict[str, int]:

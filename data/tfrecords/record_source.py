@@ -16,7 +16,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
+from data.common.files import matches
 from data.tfrecords import records
+from data.tfrecords.manifest import labels_of
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
@@ -25,7 +27,6 @@ INDEX_THREADS = 16  # files whose index is read at once: a network's latency, no
 READ_THREADS, READ_CHUNK = 8, 1024
 # What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
-GLOB_CHARACTERS = "*?["
 
 
 class InputError(ValueError):
@@ -42,7 +43,7 @@ class Sample(NamedTuple):
 
 
 def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
-    """The record files of a folder, or those that a glob matches, sorted by name.
+    """The record files of a folder, or those that a glob matches (see `matches`), sorted by name.
 
     Of a folder every file counts whatever its extension, but hidden files and `NOT_RECORDS`.
 
@@ -50,13 +51,10 @@ def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
         InputError: no such folder, or no file.
     """
     pattern = os.fspath(data_dir)
-    if any(character in pattern for character in GLOB_CHARACTERS):
-        paths: Iterable[str] = glob.glob(pattern)
-    elif os.path.isdir(pattern):
+    paths: Iterable[str] = matches(pattern)
+    if os.path.isdir(pattern):
         paths = (entry.path for entry in os.scandir(pattern))
-    elif os.path.isfile(pattern):
-        paths = [pattern]
-    else:
+    elif not paths and not glob.has_magic(pattern):
         raise InputError(f"{pattern}: no such folder; give --data_dir a folder, a file or a glob")
     found = sorted(path for path in paths if _may_hold_records(path))
     if not found:
@@ -147,7 +145,7 @@ class RecordSource:
         """One record.
 
         Raises:
-            RecordError: its bytes are damaged.
+            RecordError: its bytes are damaged, or a label value is not finite.
             InputError: it has no image, no label, or one outside the classes.
         """
         file, offset, size = self._place(record)
@@ -161,6 +159,23 @@ class RecordSource:
             return parse(features, self._class_num)
         except InputError as error:
             raise InputError(f"{self._where(record)}: {error}") from None
+
+    def class_counts(self) -> np.ndarray:
+        """int64 [class_num]: records with a positive label of each class.
+
+        From the manifest of the files, or by reading all records where there is none that fits.
+
+        Raises:
+            InputError: a class is outside the classes.
+        """
+        found = labels_of(self.files, self.counts.tolist())
+        if found is None:
+            return count_classes(self.positives(), self._class_num)
+        outside = np.flatnonzero(found[self._class_num :])
+        if outside.size:
+            folder = os.path.dirname(self.files[0])
+            raise InputError(f"{folder}: {_outside(self._class_num + outside[0], self._class_num)}")
+        return np.pad(found, (0, max(0, self._class_num - len(found))))[: self._class_num]
 
     def positives(self) -> list[np.ndarray]:
         """The classes of every record with a label above 0, int32; reads all records once.
@@ -209,6 +224,7 @@ def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
 
     Raises:
         InputError: without the record's place, which the caller adds.
+        RecordError: a label value that is not finite.
     """
     image = features["image"].bytes_list.value
     name = features["name"].bytes_list.value
@@ -217,8 +233,19 @@ def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
     classes, values = _labels(features, class_num)
     if classes.size and not 0 <= classes.min() <= classes.max() < class_num:
         outside = classes[(classes < 0) | (classes >= class_num)]
-        raise InputError(f"class {outside[0]} is not within 0..{class_num - 1}; mend --class_num")
+        raise InputError(_outside(outside[0], class_num))
+    if not np.isfinite(values).all():
+        raise RecordError(f"a label value of {values[~np.isfinite(values)][0]}")
     return Sample(image[0], name[0] if name else b"", classes.astype(np.int32), values)
+
+
+def _outside(label: int, class_num: int) -> str:
+    return f"class {label} is not within 0..{class_num - 1}; mend --class_num"
+
+
+def count_classes(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
+    """int64 [class_num]: how many of the records, given by their classes, have each class."""
+    return np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
 
 
 def _labels(
