@@ -155,8 +155,8 @@ class Plan:
         """
         path = self.options.save_dir / f"download_manifest{self._suffix(index)}.tsv"
         settings = {**self._settings, "part": f"{index}/{self.count}"}
-        stored = read_settings(path)
-        is_checked = {**stored, "rows": 0} == {**settings, "rows": 0}
+        stored, is_sealed = read_settings(path)
+        is_checked = is_sealed and {**stored, "rows": 0} == {**settings, "rows": 0}
         rows = stored["rows"] if is_checked else sum(1 for _ in self.rows(index))
         path.parent.mkdir(parents=True, exist_ok=True)
         return Manifest(path, {**settings, "rows": rows}, rows)

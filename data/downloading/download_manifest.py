@@ -1,8 +1,9 @@
 """What became of each row of a download: an append-only file, a line for every final result.
 
 The file survives kill -9: a line is handed to the system as soon as a row is done, and a last line
-that was cut short is dropped when the file is opened again. Of several lines of a row the last one
-counts. In memory there is one byte a row.
+that was cut short is dropped when the file is opened again. Each line ends with a checksum of all
+up to it (`state.Seal`); a file of a version before checksums is continued without. Of several lines
+of a row the last one counts. In memory there is one byte a row.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from data.common.state import Seal, is_count, is_inside
 
 PENDING, OK, CONVERTED = 0, 1, 2
 """Codes of rows. CONVERTED is OK too: what is stored is not byte for byte what was served."""
 
 _COLUMNS = ("row", "url", "status", "file", "bytes", "sha256", "width", "height", "error")
+_LINE = re.compile(
+    r"(\d{1,15})\t([^\t]*)\t([^\t]+)\t([^\t]*)\t(\d{1,15})\t([0-9a-f]{64})?\t(\d{1,9})\t(\d{1,9})\t([^\t]*)",
+    re.ASCII,
+)
+_HEADER_LINES = 2
 _CUT_BYTES = 1 << 20
 _MOST_KINDS = 256  # codes are bytes
 
@@ -44,32 +53,52 @@ class Entry(NamedTuple):
     error: str = ""
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+class Settings(NamedTuple):
+    """What a manifest was begun with, and whether its lines have checksums."""
+
+    values: dict[str, Any]
+    is_sealed: bool = True
+
+
+def read_settings(path: Path) -> Settings:
     """The settings that a manifest was begun with; none if it is not there or still empty."""
     try:
         with open(path, "rb") as file:
             line = file.readline()
-        return json.loads(line[1:]) if line.endswith(b"\n") else {}
+        if not line.endswith(b"\n"):
+            return Settings({})
+        is_sealed = not line.endswith(b"}\n")
+        values = json.loads((Seal().opened(line) if is_sealed else line)[1:])
+        if not is_count(values["rows"]):
+            raise ValueError
+        return Settings(values, is_sealed)
     except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise ManifestError(f"{path}:1: not a manifest of a download") from None
+        return Settings({})
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ManifestError(
+            f"{path}:1: not a manifest of a download, or damaged; delete it to begin again,"
+            " or give another --save_dir"
+        ) from None
 
 
 class Manifest:
     """The manifest of one part of a list, opened to be continued.
 
-    Args:
-        path: the file; made if it is not there.
-        settings: whatever decides on the output. A manifest made with others is refused.
-        rows: of the part.
+        Args:
+            path: the file; made if it is not there.
+            settings: whatever decides on the output. A manifest made with others is refused.
+            rows: of the part.
 
-    Attributes:
-        codes: one byte a row: PENDING, OK, CONVERTED or a kind of failure.
-        stored_bytes: of the files of the rows that are OK.
+        Attributes:
+            codes: one byte a row: from data.common.state import Seal, is_count, is_inside
 
-    Raises:
-        ManifestError: other settings, a damaged file, or another process is writing it.
+    PENDING, OK, CONVERTED or a kind of failure.
+            stored_bytes: of the files of the rows that are OK.
+
+        Raises:
+            ManifestError: other settings, a damaged file, or another process is writing it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], rows: int) -> None:
@@ -78,13 +107,17 @@ class Manifest:
         self.stored_bytes = 0
         self._kinds = ["pending", "ok", "converted"]
         self._code_of = {kind: code for code, kind in enumerate(self._kinds)}
-        self._file = open(path, "a+b")  # noqa: SIM115
+        self._is_sealed, self._seal = True, Seal()
+        try:
+            self._file = open(path, "a+b")  # noqa: SIM115
+        except IsADirectoryError:
+            raise ManifestError(f"{path} is a folder; give another --save_dir") from None
         try:
             self._lock()
             _drop_cut_line(self._file)
             if self._file.tell() == 0:
-                header = f"# {json.dumps(settings)}\n#" + "\t".join(_COLUMNS) + "\n"
-                self._file.write(header.encode())
+                header = f"# {json.dumps(settings)}", "#" + "\t".join((*_COLUMNS, "crc32c"))
+                self._file.writelines(self._seal.sealed(line.encode()) for line in header)
                 self._file.flush()
             else:
                 self._check_settings(settings)
@@ -102,7 +135,8 @@ class Manifest:
     def append(self, entry: Entry) -> None:
         """Writes down a final result; it survives the process."""
         fields = [str(field) for field in entry[:-1]] + [" ".join(entry.error.split())]
-        self._file.write("\t".join(fields).encode("utf-8", "backslashreplace") + b"\n")
+        text = "\t".join(fields).encode("utf-8", "backslashreplace")
+        self._file.write(self._seal.sealed(text) if self._is_sealed else text + b"\n")
         self._file.flush()
         self._note(entry.row, entry.status, entry.bytes)
 
@@ -125,10 +159,20 @@ class Manifest:
 
     def entries(self) -> Iterator[Entry]:
         """The lines so far, those that no longer count included."""
+        return self._entries(Seal())
+
+    def _entries(self, seal: Seal) -> Iterator[Entry]:
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.startswith(b"#"):
-                    yield self._parsed(number, line)
+                try:
+                    text = seal.opened(line) if self._is_sealed else line[:-1]
+                    if number > _HEADER_LINES or not text.startswith(b"#"):
+                        yield self._parsed(text.decode())
+                except ValueError as error:
+                    raise ManifestError(
+                        f"{self.path}:{number}: not a line of a download ({error}); delete this"
+                        " line and all after it, and their rows are asked for again"
+                    ) from None
 
     def _note(self, row: int, status: str, size: int) -> None:
         code = self._code_of.get(status)
@@ -151,7 +195,7 @@ class Manifest:
             pass  # a file system without locks
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        stored = read_settings(self.path)
+        stored, self._is_sealed = read_settings(self.path)
         settings = json.loads(json.dumps(settings))
         other = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
         if other:
@@ -161,22 +205,19 @@ class Manifest:
             )
 
     def _load(self) -> None:
-        for entry in self.entries():
+        for entry in self._entries(self._seal):
             self._note(entry.row, entry.status, entry.bytes)
 
-    def _parsed(self, number: int, line: bytes) -> Entry:
-        try:
-            row, url, status, file, size, sha256, width, height, error = (
-                line.decode().rstrip("\n").split("\t")
-            )
-            entry = Entry(
-                int(row), url, status, file, int(size), sha256, int(width), int(height), error
-            )
-            if not 0 <= entry.row < len(self.codes):
-                raise ValueError
-            return entry
-        except ValueError:
-            raise ManifestError(f"{self.path}:{number}: not a line of a download") from None
+    def _parsed(self, text: str) -> Entry:
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise ValueError("not its fields")
+        row, url, status, file, size, sha256, width, height, error = match.groups("")
+        if int(row) >= len(self.codes):
+            raise ValueError(f"row {row} of {len(self.codes)}")
+        if file and not is_inside(file):
+            raise ValueError("a file outside the folder")
+        return Entry(int(row), url, status, file, int(size), sha256, int(width), int(height), error)
 
 
 def _drop_cut_line(file: Any) -> None:
