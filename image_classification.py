@@ -36,15 +36,16 @@ def main() -> int:
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     part = inference_job.our_part()
     # Of several processes, the one that joins the shares has the first pictures.
-    shown = prediction_page.Shown(FLAGS.page_images if FLAGS.page and part.collects else 0)
+    count = FLAGS.page_images if FLAGS.page and part.collects else 0
+    shown = prediction_page.Shown(count)
 
     def describe(batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(labels, batch, probabilities)
         shown.add(predictions, batch)
         return predictions
 
-    result = Path(FLAGS.result)
-    code = inference_job.run(loaded, part, result, result_format, predictor, describe, SETTINGS)
+    job = loaded, part, Path(FLAGS.result), result_format, predictor, describe, SETTINGS
+    code = inference_job.run(*job, shown=count)
     if FLAGS.page and part.collects:
         shown.write(FLAGS.page)
     return code

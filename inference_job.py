@@ -68,12 +68,13 @@ def run(
     predict: inference.Predictor,
     describe: Callable[[PictureBatch, np.ndarray], list],
     settings: tuple[str, ...],
+    shown: int = 0,
 ) -> int:
     """Runs the network over every batch of --images and writes `result`; the exit code.
 
     Args:
       part: of `our_part`.
-      describe: see `Job`.
+      describe, shown: see `Job`.
       settings: the script's own flags that decide on the rows.
     """
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
@@ -90,6 +91,7 @@ def run(
         batch_size=max(1, FLAGS.batch_size // prepare.crops),
         threads=FLAGS.num_preprocess_threads,
         part=part,
+        shown=shown,
     )
     totals = job.run()
     logging.info(

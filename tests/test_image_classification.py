@@ -19,7 +19,7 @@ from skimage import data as photographs
 
 import flags
 import inference_job
-from data.inference import resumable
+from data.inference import picture_job
 from data.inference.picture_batches import to_image
 from data.inference.prediction_files import FORMATS
 from data.inference.predictions import (
@@ -225,15 +225,23 @@ def test_the_page_shows_pictures_with_their_labels(
     assert "class " in page
 
 
-def test_a_page_of_nothing_is_left_out(call_script, thin_checkpoint, photos, tmp_path, monkeypatch):
-    """Interrupted when all pictures were done, a run has none left to show."""
+@pytest.mark.parametrize("done", [1, 3])
+def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
+    call_script, thin_checkpoint, photos, tmp_path, monkeypatch, done
+):
     arguments = ["image_classification.py", photos, f"--model_dir={thin_checkpoint}"]
+    arguments += ["--page_images=2", "--batch_size=1"]
+    call_script(*arguments, "--result=whole.txt", "--page=whole.html")
+    shown = Mock(side_effect=[None] * (done - 1) + [KeyboardInterrupt])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(resumable, "join", Mock(side_effect=KeyboardInterrupt))
-        call_script(*arguments)
-    assert call_script(*arguments, "--page=page.png") == 0
-    assert (tmp_path / "label_pred.txt").read_text().count("+++") == 3
-    assert not (tmp_path / "page.png").exists()
+        patch.setattr(picture_job._Progress, "show", shown)
+        call_script(*arguments, "--page=page.html")
+    journal = json.loads((tmp_path / "label_pred.txt.partial.json").read_text())
+    assert journal["items"] == done
+    assert call_script(*arguments, "--page=page.html") == 0
+    for name in ("page.html", "label_pred.txt"):
+        whole = tmp_path / name.replace("label_pred", "whole").replace("page", "whole")
+        assert (tmp_path / name).read_bytes() == whole.read_bytes()
 
 
 def test_two_processes_under_mpirun_make_the_files_of_one(

@@ -71,6 +71,18 @@ def test_a_part_shorter_than_its_journal_is_refused(tmp_path):
         Part(tmp_path / "r", SETTINGS)
 
 
+def test_an_altered_part_is_refused(tmp_path):
+    with Part(tmp_path / "r", SETTINGS, header=b"head") as part:
+        part.append(b"xyz", 1, 0)
+    part.path.write_bytes(b"headxYz")
+    with pytest.raises(ResumeError, match=r"r\.partial is damaged.*; delete .*json to begin again"):
+        Part(tmp_path / "r", SETTINGS)
+    part.path.write_bytes(b"headxyz" + b"not committed")
+    with Part(tmp_path / "r", SETTINGS) as part:
+        part.append(b"!", 1, 0)
+    assert Part(tmp_path / "r", SETTINGS).items == 2
+
+
 def test_a_run_without_items_leaves_nothing(tmp_path):
     with Part(tmp_path / "r", SETTINGS, header=b"head"):
         pass

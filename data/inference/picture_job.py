@@ -50,6 +50,8 @@ class Job(Generic[Row]):
       batch_size: in pictures.
       threads: that read and decode.
       part: which of how many processes this is; each takes a run of whole batches.
+      shown: how many of the first pictures `describe` has to see, even where an interrupted run
+        has done them.
     """
 
     sources: Sequence[str]
@@ -62,6 +64,7 @@ class Job(Generic[Row]):
     batch_size: int
     threads: int
     part: Part
+    shown: int = 0
 
     def batches(self, start: int, stop: int | None) -> Iterator[PictureBatch]:
         """Batches of the pictures from the `start`-th up to before the `stop`-th."""
@@ -98,6 +101,7 @@ class Job(Generic[Row]):
         with resumable.Part(self.result, settings, index, count, self.format.header) as output:
             if output.items:
                 _log.info("going on after the %d pictures of an interrupted run", output.items)
+                self._show_again(start, output.items)
             share = None if stop is None else stop - start
             progress = _Progress(share, output.items)
             # Rows are made and written while the network is at the next batch.
@@ -111,6 +115,19 @@ class Job(Generic[Row]):
             if written:
                 written.result()
         return progress.close()
+
+    def _show_again(self, start: int, done: int) -> None:
+        """Gives `describe` the pictures to be shown that an interrupted run has done."""
+        whole_batches = -(-self.shown // self.batch_size) * self.batch_size
+        if not whole_batches:
+            return
+        if picture_source.STDIN in self.sources:
+            raise picture_source.PictureSourceError(
+                "the page needs the pictures of the interrupted run, which standard input has only"
+                f" once: go on without --page, or delete {self.result}.partial.json to begin again"
+            )
+        for batch in self.batches(start, start + min(whole_batches, done)):
+            self.describe(batch, self.predict(batch.crops))
 
     def _write(
         self, batch: PictureBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"

@@ -1,6 +1,5 @@
 """Predictions as a page for people: the first pictures, as the network saw them, with labels."""
 
-import logging
 import re
 from pathlib import Path
 
@@ -15,8 +14,6 @@ PICTURE_SIDE = 224
 SHEET_COLUMNS = 6
 CENTRE = 4  # of ten crops: four corners, the centre, and their mirrors
 SUFFIXES = (".html", ".png")
-
-_log = logging.getLogger(__name__)
 
 
 class Shown:
@@ -36,15 +33,10 @@ class Shown:
     def write(self, path: str) -> None:
         """Writes an HTML page with the pictures inside it, or a contact sheet, by the suffix.
 
-        Where there is nothing to show it writes nothing, and says so in the log.
-
         Raises:
           PageError: another suffix.
         """
         check(path)
-        if not self._shown:
-            _log.warning("no %s: an interrupted run had done all pictures", path)
-            return
         if path.endswith(".png"):
             tiles = [
                 pages.Tile(_or_blank(picture), _caption(row), _is_right(row))

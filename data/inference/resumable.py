@@ -1,10 +1,12 @@
 """Output that grows a batch at a time and survives kill -9: a run goes on where it was stopped.
 
 `<result>.partial` grows; `<result>.partial.json`, replaced at every commit, says how much of it
-counts, and with what settings it was begun. Of several processes each fills a part of its own, and
-the parts are joined at the end. The result appears under its name when it is whole.
+counts, its SHA-256 up to there, and with what settings it was begun. Of several processes each
+fills a part of its own, and the parts are joined at the end. The result appears under its name when
+it is whole.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.common import state
+
 COMMIT_SECONDS = 2.0
 """At most so much work is lost to a kill."""
 
 _COPIED_BYTES = 1 << 20
+_FORM = "result journal"
+_SCHEMA = {
+    "settings": {"*": state.is_anything},
+    **dict.fromkeys(("items", "bad_items", "bytes"), state.is_count),
+    "sha256?": state.is_sha256,  # not in those of earlier versions
+}
+_REMEDY = "delete it to begin again"
 
 
 class ResumeError(ValueError):
@@ -37,7 +48,7 @@ class Part:
       header: first bytes of the first share, which has to get items: an empty one is removed.
 
     Raises:
-      ResumeError: an unfinished output with other settings is there.
+      ResumeError, StateError: an unfinished output with other settings, or damaged, is there.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Part:
     ) -> None:
         self.path = part_path(result, rank, ranks)
         self._settings = json.loads(json.dumps(settings))  # as it will be read again
+        self._digest = hashlib.sha256()
         self.items, self.bad_items, self._bytes = self._committed()
         result.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "r+b" if self._bytes else "wb")  # noqa: SIM115
@@ -57,8 +69,7 @@ class Part:
         self._file.seek(self._bytes)
         self._last_commit = time.monotonic()
         if not self._bytes and rank == 0:
-            self._file.write(header)
-            self._bytes = len(header)
+            self._write(header)
 
     def __enter__(self) -> "Part":
         return self
@@ -72,8 +83,7 @@ class Part:
 
     def append(self, data: bytes, items: int, bad_items: int) -> None:
         """Adds whole items; they count after the next commit, two seconds away at most."""
-        self._file.write(data)
-        self._bytes += len(data)
+        self._write(data)
         self.items += items
         self.bad_items += bad_items
         if time.monotonic() - self._last_commit > COMMIT_SECONDS:
@@ -88,11 +98,15 @@ class Part:
             "items": self.items,
             "bad_items": self.bad_items,
             "bytes": self._bytes,
+            "sha256": self._digest.hexdigest(),
         }
-        temporary = journal_path(self.path).with_suffix(".tmp")
-        temporary.write_text(json.dumps(journal, indent=1) + "\n")
-        os.replace(temporary, journal_path(self.path))
+        state.write_document(journal_path(self.path), _FORM, journal)
         self._last_commit = time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._bytes += len(data)
 
     def _committed(self) -> tuple[int, int, int]:
         """Items, bad items and bytes of what an interrupted run has left; zeros if nothing."""
@@ -106,7 +120,17 @@ class Part:
             raise ResumeError(f"{self.path} was begun with another {', '.join(other)}{begin_again}")
         if self.path.stat().st_size < journal["bytes"]:
             raise ResumeError(f"{self.path} is shorter than its journal says{begin_again}")
+        self._read(journal["bytes"])
+        if journal.get("sha256") not in (None, self._digest.hexdigest()):
+            raise ResumeError(f"{self.path} is damaged: its checksum differs{begin_again}")
         return journal["items"], journal["bad_items"], journal["bytes"]
+
+    def _read(self, size: int) -> None:
+        """Takes the first bytes of the file into the checksum."""
+        with open(self.path, "rb") as file:
+            while size and (block := file.read(min(size, _COPIED_BYTES))):
+                self._digest.update(block)
+                size -= len(block)
 
 
 def part_path(result: Path, rank: int, ranks: int) -> Path:
@@ -121,11 +145,18 @@ def journal_path(part: Path) -> Path:
 
 
 def read_journal(part: Path) -> dict[str, Any] | None:
-    """`settings`, `items`, `bad_items` and `bytes` of a share; None where nothing was committed."""
+    """What `Part.commit` wrote of a share; None where nothing was committed.
+
+    Raises:
+      StateError: it is damaged.
+    """
     try:
-        return json.loads(journal_path(part).read_text())
+        journal = state.read_document(journal_path(part), _FORM, _SCHEMA, _REMEDY)
     except FileNotFoundError:
         return None
+    if journal["bad_items"] > journal["items"]:
+        raise state.damaged(journal_path(part), "more bad items than items", _REMEDY)
+    return journal
 
 
 def totals(result: Path, ranks: int) -> tuple[int, int]:
