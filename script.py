@@ -63,7 +63,9 @@ def _run_checked(
         for name, instead in WITHOUT_EFFECT.items():
             if FLAGS[name].present:
                 logging.warning("--%s has no effect (%s)", name, instead)
-        return main()
+        code = main()
+        sys.stdout.flush()  # a full disk is an error now, not at the exit
+        return code
     except (ValueError, OSError) as error:
         ours = type(error).__module__.split(".")[0] in ("data", "models")
         if not (ours or isinstance(error, OSError)):

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import numpy_network
@@ -84,6 +88,20 @@ def scores_of(folder, step):
     for number, row in enumerate(rows):
         labels[number, list(row.classes)] = row.confidences
     return inference.Predictor(loaded.network, "sigmoid")(crops), labels
+
+
+def test_a_report_that_does_not_fit_on_the_disk_is_an_error(data):
+    """Whether the files do not fit or what is printed."""
+    script = [sys.executable, Path(evaluate.__file__), data / "list.txt", "--label_mode=multi"]
+    script += [f"--pretrain_ckpt={data / 'run'}", f"--dictionary={data / 'dictionary.txt'}"]
+    limits = {"files": "ulimit -f 1; exec {} | cat", "printed": "exec {} > /dev/full"}
+    for name, command in limits.items():
+        line = shlex.join(map(str, [*script, f"--result={data / name}"]))
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command.format(line)], capture_output=True, text=True
+        )
+        assert done.returncode != 0
+        assert "error: [Errno 2" in done.stderr
 
 
 def test_multi_label_report(data, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 
@@ -21,6 +22,17 @@ def test_files_appear_whole(tmp_path):
         file.write(b"half of " + bytes(1 // 0))
     assert target.read_bytes() == b"tw\xff"
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*report\.html"):
+            files.atomic_write(tmp_path / "report.html", bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_texts_lose_their_byte_order_mark_and_must_be_utf_8(tmp_path):

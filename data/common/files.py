@@ -57,6 +57,10 @@ def rewritten(path: str | os.PathLike, sync: bool = True) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
