@@ -26,8 +26,6 @@ from data.downloading.fetching import USER_AGENT, Limits
 from data.downloading.open_images import BUCKET, join_ids
 from data.tfrecords.records import KINDS
 
-_INTERRUPTED = 130  # as the shell reports Ctrl-C
-
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
@@ -53,9 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         part.wait()
         return _join(plan) if part.collects else 0
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        part.abort()
-        return _INTERRUPTED
+        return part.interrupted()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         part.abort()

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common.files import rewritten
-from data.common.parallel import cores
+from data.common.parallel import Part, cores
 from data.imagenet import archives, extraction
 from data.listing.list_jobs import Refused
 
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.im_list:
             rows = extraction.write_found_rows(args.list, args.im_list, wanted, extractor)
             print(f"{rows} rows written to {args.im_list}")
+    except KeyboardInterrupt:
+        return Part().interrupted()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if not shards:
             raise ManifestError(f"--indexs {args.indexs}: no row in it")
         reports = convert(shards, _options(args), processes, part, args.retry_bad)
+    except KeyboardInterrupt:
+        return part.interrupted()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         part.abort()

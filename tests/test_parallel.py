@@ -2,10 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from data.common.parallel import ParallelError, Part, cores, ordered_map, our_part
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def square(x):
@@ -48,6 +53,38 @@ def test_exceptions_of_workers_are_raised_here():
 def test_a_killed_worker_is_an_error():
     with pytest.raises(ParallelError, match="a worker process was killed; run again to go on"):
         list(ordered_map(die, [1], 2))
+
+
+INTERRUPTED = """
+import multiprocessing, os, signal
+from data.common.parallel import ordered_map
+
+signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGINT))
+for moment in range(1, 301):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, moment * 1e-4)
+        while True:
+            for _ in ordered_map(abs, range(30), 2):
+                pass
+    except KeyboardInterrupt:
+        pass
+    for worker in multiprocessing.active_children():
+        worker.join()
+print("stopped at all moments")
+"""
+
+
+def test_ctrl_c_to_the_process_group_at_any_moment():
+    """Over and over, workers are made, fed and ended; the signal comes 0.1 to 30 ms after."""
+    finished = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (finished.stdout, finished.stderr) == ("stopped at all moments\n", "")
 
 
 def test_parts(monkeypatch):

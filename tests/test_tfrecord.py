@@ -280,6 +280,23 @@ def test_an_error_ends_all_ranks(source):
     assert "no.txt" in done.stderr
 
 
+@pytest.mark.parametrize("shards", [0, 1, 5])
+def test_ctrl_c_to_the_process_group_ends_it_with_a_line(tmp_path, shards):
+    for i in range(20):
+        save(tmp_path / f"images/{i}.png", picture(240, 180, seed=i))
+    (tmp_path / "list.txt").write_text("".join(f"{i % 20}.png\t1:1\n" for i in range(20_000)))
+    command = [sys.executable, tfrecord.__file__, "-idx", tmp_path / "list.txt", "--shard_size=20"]
+    command += ["-im", tmp_path / "images", "-tfs", tmp_path / "records", "--processes=2"]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for_shards(tmp_path / "records", shards, process)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (130, "stopped; the same command goes on from here\n")
+    assert not list((tmp_path / "records").glob(".*.tmp"))
+
+
 def test_killed_ten_times_it_writes_what_an_undisturbed_run_writes(tmp_path):
     for i in range(6):
         save(tmp_path / f"images/{i}.png", picture(700, 500, seed=i))

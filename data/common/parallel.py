@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from contextlib import contextmanager, suppress
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_INTERRUPTED = 130  # the exit code after Ctrl-C, as shells report it
+
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 _TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbour is waited for
+_END_SECONDS = 5.0  # for a worker to clear up after itself
+
+Worker = tuple[BaseProcess, Connection]
 
 
 class ParallelError(ValueError):
@@ -48,6 +56,12 @@ class Part(NamedTuple):
         if self.world is not None:
             self.world.Abort(1)
 
+    def interrupted(self) -> int:
+        """Tells that Ctrl-C stopped the work; the exit code."""
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        self.abort()
+        return _INTERRUPTED
+
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -69,19 +83,137 @@ def ordered_map(
     if processes <= 1:
         yield from map(function, items)
         return
-    pending: deque[Future[Result]] = deque()
-    pool = ProcessPoolExecutor(processes, initializer=_end_with_parent)
+    source, sent, taken = iter(items), 0, 0
+    results: dict[int, Result] = {}
+    with _Pool(function, processes) as pool:
+        while True:
+            while pool.is_free and sent - taken < _TASKS_AHEAD * processes:
+                if not (item := list(islice(source, 1))):
+                    break
+                pool.send(sent, item[0])
+                sent += 1
+            if taken == sent:
+                return
+            results |= pool.receive(0 if taken in results else None)
+            if taken in results:
+                yield results.pop(taken)
+                taken += 1
+
+
+class _Pool:
+    """Processes that work on an item each; a worker listens whenever it is sent one."""
+
+    def __init__(self, function: Callable, processes: int) -> None:
+        self._function, self._processes = function, processes
+        self._workers: list[Worker] = []
+        self._idle: list[Connection] = []
+        self._busy: dict[Connection, int] = {}
+
+    @property
+    def is_free(self) -> bool:
+        return bool(self._idle) or len(self._workers) < self._processes
+
+    def send(self, number: int, item: object) -> None:
+        if not self._idle:
+            with interrupts_held():
+                self._workers.append(start_worker(_work, self._function))
+                self._idle.append(self._workers[-1][1])
+        connection = self._idle.pop()
+        self._busy[connection] = number
+        with _death_told():
+            connection.send(item)
+
+    def receive(self, timeout: float | None) -> dict[int, Any]:
+        """Results by the number of their item: at least one, but after the timeout (in s)."""
+        results = {}
+        for connection in wait(self._busy, timeout):
+            with _death_told():
+                result, error, text = connection.recv()
+            if error is not None:
+                raise error from RuntimeError(text)
+            results[self._busy.pop(connection)] = result
+            self._idle.append(connection)
+        return results
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with interrupts_held():
+            self._end()
+
+    def _end(self) -> None:
+        for process, _ in self._workers:
+            process.terminate()
+        for process, connection in self._workers:
+            process.join(_END_SECONDS)
+            process.kill()
+            process.join()
+            process.close()
+            connection.close()
+        # Here, because Ctrl-C amid the destructor of a process would be lost.
+        self._workers, self._idle, self._busy = [], [], {}
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block is over: amid a fork it would be raised in both processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= _TASKS_AHEAD * processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise ParallelError("a worker process was killed; run again to go on") from error
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def start_worker(target: Callable, *arguments: object) -> Worker:
+    """A forked process that runs `target(connection, *arguments)`, and our end of the connection.
+
+    To be called in `interrupts_held`; the process itself ignores Ctrl-C, which is for the parent.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    begun = (ours, theirs, target, arguments)
+    process = context.Process(target=_begin, args=begun, daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _begin(ours: Connection, theirs: Connection, target: Callable, arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ours.close()  # so that it ends when the parent's is closed
+    target(theirs, *arguments)
+
+
+def _work(connection: Connection, function: Callable) -> None:
+    """The life of a worker process: until SIGTERM, or until the parent is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it is writing is cleared away
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            connection.send(_outcome(function, connection.recv()))
+
+
+def _outcome(function: Callable, item: object) -> tuple[object, Exception | None, str]:
+    """What the function returns, or the exception that it raises and where."""
+    try:
+        return function(item), None, ""
+    except Exception as error:
+        return None, error, traceback.format_exc()
+
+
+@contextmanager
+def _death_told() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise ParallelError("a worker process was killed; run again to go on") from error
 
 
 def our_part(part: str | None) -> Part:
@@ -106,10 +238,6 @@ def our_part(part: str | None) -> Part:
 
 def _end_with_parent() -> None:
     """Ends a worker whose parent was killed; it would wait for work for ever."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -8,7 +8,6 @@ sent a byte a minute, a resolver that does not answer), and when a decoder crash
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import traceback
@@ -16,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Generic, NamedTuple, TypeVar
 
+from data.common.parallel import interrupts_held, start_worker
 from data.downloading.download_scheduler import Scheduler, Task
 from data.downloading.fetching import FetchError
 
@@ -212,12 +211,8 @@ class Engine(Generic[Body, Result]):
         self._workers[self._workers.index(worker)] = self._start(worker.threads)
 
     def _start(self, threads: int) -> _Worker:
-        ours, theirs = get_context("fork").Pipe()
-        arguments = theirs, threads, *self._work
-        process = get_context("fork").Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours, threads)
+        with interrupts_held():
+            return _Worker(*start_worker(_serve, threads, *self._work), threads)
 
 
 def _serve(
@@ -228,7 +223,6 @@ def _serve(
     storing_threads: int,
 ) -> None:
     """The life of a worker process: until the parent, which may be killed, is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     # Inherited files would keep the manifest locked and the pipes of our siblings open.
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
