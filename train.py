@@ -23,6 +23,7 @@ from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
 from models.training import loop, resume
 from models.training.best import Best
+from models.training.divergence import TrainingError
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
@@ -109,7 +110,7 @@ def run(
         )
     if FLAGS.mode == "val":
         if evaluate is None:
-            raise loop.TrainingError("--mode=val needs --val_dir")
+            raise TrainingError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
     if best:
@@ -160,7 +161,7 @@ def make_best() -> Best | None:
     if not FLAGS.best_metric:
         return None
     if not FLAGS.val_dir:
-        raise loop.TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
+        raise TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
     folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
     return Best(FLAGS.best_metric, FLAGS.patience, folder)
 

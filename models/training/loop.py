@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,16 +12,13 @@ import numpy as np
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.metrics.results import HEADLINES
 from models.training.best import Best
+from models.training.divergence import DivergenceCheck
 from models.training.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
 from models.workers.base import Workers
 
 # Of an evaluation while training; training.jsonl has all metrics.
 LOGGED_METRICS = (*HEADLINES, "f1_at_5")
-
-
-class TrainingError(ValueError):
-    """Training cannot start, or cannot go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +78,7 @@ def train(
       0, or 128 + the number of the signal that stopped the run after a checkpoint.
 
     Raises:
-      TrainingError: the loss is not finite; the last checkpoint is from before.
+      TrainingError: training diverged; the last checkpoint is from before.
     """
     # Horovod: an elastic job sends SIGTERM to a worker of which it wants no more.
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
@@ -94,7 +90,7 @@ def train(
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(recorder, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
-    meter = Meter(options.prof_interval)
+    meter, check = Meter(options.prof_interval), DivergenceCheck(trainer, workers, checkpoints)
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
     while step < options.max_iter and not stop and not (best and best.exhausted):
         rate, position = schedule(step), int(trainer.position.numpy())
@@ -102,20 +98,19 @@ def train(
             loss = trainer.step(itertools.islice(batches, count), rate, total)
             loss, stop = _agree(float(loss), interrupt.signal, workers)
         meter.step_done(int(trainer.position.numpy()) - position)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step}: lower --lr or its warm-up; the checkpoints in "
-                f"{checkpoints.model_dir} are from before"
-            )
+        check.loss(loss)
         step += 1
         finished = step == options.max_iter
         if step % options.log_interval == 0 or finished or stop:
-            _log(recorder, step, options.max_iter, loss, rate, trainer, meter)
+            l2_loss = float(trainer.optimizer.l2_loss())
+            check.decay_term(l2_loss)
+            _log(recorder, step, options.max_iter, (loss, l2_loss), rate, meter)
         saves = step % options.snapshot == 0 or finished or stop
         # Not after a signal, whose sender does not wait: the next start makes up for it.
         evaluates = evaluate and not stop and options.is_evaluated(step)
         if evaluates or saves:
             trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
+            check.state(ahead=saves)
         if saves:
             save(trainer, checkpoints, workers, meta)
         if evaluates:
@@ -174,13 +169,11 @@ def _log(
     recorder: Recorder,
     step: int,
     max_iter: int,
-    loss: float,
+    losses: tuple[float, float],
     rate: float,
-    trainer: Trainer,
     meter: Meter,
 ) -> None:
-    speed = meter.speed()
-    l2_loss = float(trainer.optimizer.l2_loss())
+    (loss, l2_loss), speed = losses, meter.speed()
     values = {"loss": loss, "l2_loss": l2_loss, "rate": rate, **speed}
     recorder.scalars(step, "train", values)
     recorder.say(

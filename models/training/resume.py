@@ -66,6 +66,7 @@ def sizes(
 def resume(trainer: Trainer, prefix: str) -> None:
     """Takes up a run where its checkpoint left it."""
     meta = checkpoint.restore(prefix, trainer.variables_by_name()).meta()
+    _check_finite(trainer, prefix)
     trainer.set_progress(meta.get("progress", {}))
     logging.info("resuming %s at step %d", prefix, int(trainer.global_step.numpy()))
 
@@ -74,4 +75,13 @@ def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:
     """Takes the network's weights alone; the step, momentum and counters begin anew."""
     weights = trainer.network.variables_by_name()
     checkpoint.restore(prefix, weights, (*skip, *checkpoint.TRAINING_STATE))
+    _check_finite(trainer, prefix)
     logging.info("weights from %s%s", prefix, f", but not {', '.join(skip)}" if skip else "")
+
+
+def _check_finite(trainer: Trainer, prefix: str) -> None:
+    if not trainer.is_finite():
+        raise checkpoint.CheckpointError(
+            f"checkpoint {prefix} holds values that are not finite, of a run that diverged: "
+            "remove it, and the same command takes the one before"
+        )

@@ -1,6 +1,7 @@
 """One optimizer step: micro-batches in, updated variables out, on one or many workers."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ class Trainer(tf.Module):
         self.steps_since_overflow = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._sums: list[tf.Variable] = []  # of gradients, when a step has several micro-batches
+        self._latest: tuple[Any, int] | None = None  # a micro-batch of the last step, and its total
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Everything that a checkpoint stores under the released names."""
@@ -101,6 +103,7 @@ class Trainer(tf.Module):
         """
         batches, rate = iter(batches), tf.constant(rate, tf.float32)
         first, total = next(batches), total or self._workers.size
+        self._latest = first, total
         self.objective.check(first.step_index, first.step_value)
         if total == self._workers.size:
             loss = self._step(first.images, first.label_index, first.label_value, rate)
@@ -110,6 +113,27 @@ class Trainer(tf.Module):
         self.position.assign_add(int(first.images.shape[0]) * total)
         self.global_step.assign_add(1)
         return loss
+
+    def is_finite(self) -> bool:
+        """Whether everything that a checkpoint stores is finite, and the decay term of the loss."""
+        values = [v for v in self.variables_by_name().values() if v.dtype.is_floating]
+        values.append(self.optimizer.l2_loss())
+        return all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values)
+
+    def next_step_is_finite(self) -> bool:
+        """Whether another step from here, at the learning rate 0, leaves everything finite.
+
+        It is tried on a micro-batch of the last step, and taken back; True before the first step.
+        """
+        if self._latest is None:
+            return True
+        batch, total = self._latest
+        variables = [*self.variables_by_name().values(), *self.progress().values()]
+        kept = [variable.numpy() for variable in variables]
+        finite = math.isfinite(float(self.step([batch], 0.0, total))) and self.is_finite()
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
+        return finite
 
     def average_statistics(self) -> None:
         """Gives all workers the mean of their moving statistics, to evaluate or save them.
