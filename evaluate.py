@@ -31,7 +31,6 @@ from models.workers import launch
 from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
-RESULT = "./out/evaluation/"
 # What decides on the numbers, besides checkpoint and data.
 SETTINGS = (
     *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
@@ -164,5 +163,4 @@ def write(
 
 
 if __name__ == "__main__":
-    batch_size = inference_job.BATCH_SIZE
-    script.run(main, files="images", result=RESULT, threshold=0.5, batch_size=batch_size)
+    script.run(main, files="images")

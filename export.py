@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 import flags
 import inference_job
 import script
+
+# isort: split
+import tensorflow as tf  # after script, which says how
+
 from data.common.images import to_jpeg
 from data.inference import picture_source
 from data.inference.predictions import class_names

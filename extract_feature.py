@@ -19,7 +19,6 @@ from data.inference.result_format import choose_format
 from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
-RESULT = "features.txt"
 SETTINGS = ("layer", "l2_normalize", "feature_type")
 
 
@@ -41,4 +40,4 @@ def describe(batch: PictureBatch, values: np.ndarray) -> list[Feature]:
 
 
 if __name__ == "__main__":
-    script.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)
+    script.run(main, files="images")

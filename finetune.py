@@ -62,4 +62,4 @@ def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
 
 
 if __name__ == "__main__":
-    script.run(main, lr_policy="staircase", area_min=0.05)
+    script.run(main)

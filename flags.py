@@ -1,25 +1,27 @@
 """Every command-line flag of the root scripts, each defined once, typed and bounded.
 
-The names and defaults are the released system's (spelling included); flags that it lacked follow
-in groups of their own. Only root scripts read flags: script.py copies the values into the option
-dataclasses of `data` and `models`, whose fields bear the flags' names.
+The names and defaults are the released system's (spelling included); flags that it lacked stand
+beside them, off by default. A script takes the flags of its own groups. Only root scripts read
+flags: script.py copies the values into the option dataclasses of `data` and `models`, whose fields
+bear the flags' names.
 """
 
-import os
-from unittest import mock
+from typing import NamedTuple
 
 from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 
-# TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
-# where convolutions are a third faster with it, too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
-# Half of the time to import it goes into Keras 3, which we do not use. Told that another one is
-# wanted, it leaves that for later: for Horovod, which does.
-with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"):
-    import tensorflow  # noqa: F401
-
 FLAGS = flags.FLAGS
+
+# What a script has in place of the defaults below.
+_PICTURE_BATCH = {"batch_size": 32}  # larger ones are not faster on a CPU, and need more memory
+DEFAULTS: dict[str, dict[str, object]] = {
+    "train.py": {},
+    "finetune.py": {"lr_policy": "staircase", "lr_decay_step": 150000, "area_min": 0.05},
+    "evaluate.py": {"result": "./out/evaluation/", "threshold": 0.5, **_PICTURE_BATCH},
+    "image_classification.py": {"result": "label_pred.txt", **_PICTURE_BATCH},
+    "extract_feature.py": {"result": "features.txt", **_PICTURE_BATCH},
+    "export.py": {},
+}
 
 # The released code defines these and never reads them.
 WITHOUT_EFFECT = {
@@ -34,42 +36,115 @@ WITHOUT_EFFECT = {
     "start": "see data/tfrecord.py --start_index",
 }
 
-# Mode and files.
-flags.DEFINE_enum(
-    "mode", "train", ["train", "val"], "train, or val: evaluate the latest checkpoint once and stop"
-)
-flags.DEFINE_string("data_dir", "./data/train/", "folder (or glob) of the training TFRecords")
-flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
+
+class Group(NamedTuple):
+    """Flags of one subject, by name, and the scripts that read them."""
+
+    title: str
+    scripts: tuple[str, ...]
+    names: list[str]
+
+
+_opened: list[tuple[str, tuple[str, ...], int]] = []
+
+
+def _defined() -> list[str]:
+    return [flag.name for flag in FLAGS.flags_by_module_dict().get(__name__, [])]
+
+
+def _group(title: str, *scripts: str) -> None:
+    """Opens a group: the flags defined from here on are read by these scripts."""
+    _opened.append((title, scripts, len(_defined())))
+
+
+def names_of(script: str) -> list[str]:
+    """The flags that a root script reads."""
+    return [name for group in GROUPS if script in group.scripts for name in group.names]
+
+
+TRAINING = TRAIN, FINETUNE = "train.py", "finetune.py"
+PREDICTION = CLASSIFY, EXTRACT = "image_classification.py", "extract_feature.py"
+EVALUATE, EXPORT = "evaluate.py", "export.py"
+
+_group("Checkpoint", *DEFAULTS)
 flags.DEFINE_string(
     "model_dir",
     "./out/checkpoint/",
     "folder of the checkpoints; in the inference scripts a checkpoint or its folder",
 )
-flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
-flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
-flags.DEFINE_boolean("restore", False, "refuse to start from random weights: wants a checkpoint")
 flags.DEFINE_string("pretrain_ckpt", None, "checkpoint to start the weights from")
+
+_group("Network", *DEFAULTS)
+flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
+flags.DEFINE_integer("resnet_size", 101, "depth: 50, 101 or 152; 14 is for small data and tests")
+flags.register_validator(
+    "resnet_size", lambda size: size in (14, 50, 101, 152), "must be 14, 50, 101 or 152"
+)
+flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
+flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
+flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
+
+_group("Records", *TRAINING, EVALUATE)
+flags.DEFINE_string("data_dir", "./data/train/", "folder (or glob) of the training TFRecords")
+flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
+flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
+flags.DEFINE_float(
+    "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
+)
+flags.DEFINE_string("scratch_dir", None, "folder for 4 bytes x images x classes while evaluating")
+
+_group("Input", *TRAINING, EVALUATE, *PREDICTION)
+flags.DEFINE_integer("batch_size", 512, "images of one process and micro-batch", lower_bound=1)
+flags.DEFINE_integer("num_preprocess_threads", 4, "threads that decode images", lower_bound=1)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16", "float16"],
+    "type of the layers' arithmetic, on processors that are fast in it, and of what training keeps "
+    "for the backward pass; variables, statistics and loss stay float32",
+)
+
+_group("Devices", *TRAINING, EVALUATE, *PREDICTION)
+flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
+flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each")
+flags.register_validator(
+    "num_gpus",
+    lambda number: number == 1,
+    "a process has one GPU; for 4: NP=4 example/train_distributed.sh example/train.sh",
+)
+flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
+flags.DEFINE_boolean("xla", False, "compile clusters of operations with XLA; for GPUs")
+flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
+flags.DEFINE_integer("random_seed", 1234, "seed of weights, order, augmentation and draws")
+
+_group("Run", *TRAINING)
+flags.DEFINE_enum(
+    "mode", "train", ["train", "val"], "train, or val: evaluate the latest checkpoint once and stop"
+)
+flags.DEFINE_boolean("restore", False, "refuse to start from random weights: wants a checkpoint")
+flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
+flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
+flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
 flags.DEFINE_integer("log_interval", 10, "steps between log lines", lower_bound=1)
 flags.DEFINE_integer("prof_interval", 10, "steps that images/s is averaged over", lower_bound=1)
 flags.DEFINE_integer(
     "eval_interval", 0, "steps between evaluations; 0: only after the last step", lower_bound=0
 )
-FLAGS.set_default("log_dir", "./out/log/")  # absl defines log_dir itself.
+flags.DEFINE_string("best_metric", None, "metric by which the best checkpoint is kept in best/")
+flags.DEFINE_integer(
+    "patience", 0, "end after so many evaluations without a better one; 0: never", 0
+)
 
-# Input.
-flags.DEFINE_integer("batch_size", 512, "images of one process and micro-batch", lower_bound=1)
-flags.DEFINE_integer("num_preprocess_threads", 4, "threads that decode images", lower_bound=1)
+_group("Order of records", *TRAINING)
 flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", lower_bound=1)
 flags.DEFINE_integer("shuffle_buffer", 2048, "least records shuffled together", lower_bound=1)
-flags.DEFINE_integer("random_seed", 1234, "seed of weights, order, augmentation and draws")
-flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
 flags.DEFINE_float(
     "class_balance", 0.0, "0: records as they are; 1: every class about equally often", 0.0
 )
 flags.DEFINE_boolean("count_classes", False, "read all labels first, and log each class's images")
 flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
 
-# Augmentation (training only).
+_group("Augmentation", *TRAINING)
 flags.DEFINE_float("area_min", 0.7, "least share of the image that a crop keeps", 0.0, 1.0)
 flags.DEFINE_float("area_max", 1.0, "largest share of the image that a crop keeps", 0.0, 1.0)
 flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
@@ -86,30 +161,20 @@ flags.DEFINE_float("contrast_min", 0.5, "least factor of contrast", 0.0)
 flags.DEFINE_float("contrast_max", 1.5, "largest factor of contrast", 0.0)
 flags.DEFINE_integer("randaugment_layers", 0, "operations of RandAugment an image; 0: none", 0)
 flags.DEFINE_float("randaugment_magnitude", 9.0, "strength of RandAugment", 0.0, 10.0)
+flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
 
-# Network.
-flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
-flags.DEFINE_integer("resnet_size", 101, "depth: 50, 101 or 152; 14 is for small data and tests")
-flags.register_validator(
-    "resnet_size", lambda size: size in (14, 50, 101, 152), "must be 14, 50, 101 or 152"
-)
+_group("Training of the network", *TRAINING)
 flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
-flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
-flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
 flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)
-flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
-flags.DEFINE_enum(
-    "precision",
-    "float32",
-    ["float32", "bfloat16", "float16"],
-    "type of the layers' arithmetic, on processors that are fast in it, and of what training keeps "
-    "for the backward pass; variables, statistics and loss stay float32",
+flags.DEFINE_boolean(
+    "freeze_batch_norm", False, "normalise by the moving statistics, and keep them"
 )
 flags.DEFINE_boolean(
     "recompute", False, "recompute activations in the backward pass: half the memory"
 )
+flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 0: none", 0.0, 1.0)
 
-# Multi-label loss (pretraining). Weights count consecutive batches; see docs/spec.md.
+_group("Multi-label loss", *TRAINING)
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
 flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
 flags.DEFINE_float("positive_weight", 12.0, "times that a positive label counts", 0.0)
@@ -126,16 +191,16 @@ flags.DEFINE_enum(
     "whose labels make a class positive: those of all workers, or each worker's own",
 )
 
-# Optimisation.
+_group("Optimization", *TRAINING)
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
 flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
 flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: no limit", 0.0)
-flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
 flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
-flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
+flags.DEFINE_float("head_rate", 1.0, "factor of the learning rate of the logits layer", 0.0)
+flags.DEFINE_float("body_rate", 1.0, "factor of the learning rate below it", 0.0)
 
-# Learning rate.
+_group("Learning rate", *TRAINING)
 flags.DEFINE_enum(
     "lr_policy",
     "pretraining",
@@ -143,9 +208,9 @@ flags.DEFINE_enum(
     "pretraining: exponential warm-up, then --lr with up to four decays; others warm up linearly",
 )
 flags.DEFINE_integer("reference_batch", 0, "images a step that --lr is for; 0: any number", 0)
+flags.DEFINE_float("lr", 0.1, "learning rate after the warm-up", lower_bound=0.0)
 flags.DEFINE_float("lr_end", 0.0, "learning rate at the end of cosine and polynomial", 0.0)
 flags.DEFINE_float("lr_power", 1.0, "exponent of the polynomial policy", 0.0)
-flags.DEFINE_float("lr", 0.1, "learning rate after the warm-up", lower_bound=0.0)
 flags.DEFINE_integer("lr_decay_step", 0, "steps between decays; 0: none", lower_bound=0)
 flags.DEFINE_float("lr_decay_factor", 0.1, "factor of each decay", lower_bound=0.0)
 flags.DEFINE_integer("warmup", 0, "steps of warm-up", lower_bound=0)
@@ -153,7 +218,7 @@ flags.DEFINE_float("lr_warmup", 0.1, "learning rate at step 0 of the warm-up", l
 flags.DEFINE_integer("lr_warmup_decay_step", 4400, "steps between warm-up raises", lower_bound=1)
 flags.DEFINE_float("lr_warmup_decay_factor", 1.414, "factor of each warm-up raise", lower_bound=0.0)
 
-# Finetuning, and what peers offer; off by default, so that the recipes stay the released ones.
+_group("Finetuning", FINETUNE)
 flags.DEFINE_enum(
     "loss",
     "softmax",
@@ -162,40 +227,25 @@ flags.DEFINE_enum(
     "sigmoid cross-entropy, or the asymmetric loss (arXiv 2009.14119)",
 )
 flags.DEFINE_list("trainable", [], "train variables like stages_3_*,logits/* (default: all)")
-flags.DEFINE_boolean(
-    "freeze_batch_norm", False, "normalise by the moving statistics, and keep them"
-)
+flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 flags.DEFINE_float("bn_decay_share", 0.1, "finetune.py: share of the decay on gamma and beta", 0.0)
-flags.DEFINE_float("head_rate", 1.0, "factor of the learning rate of the logits layer", 0.0)
-flags.DEFINE_float("body_rate", 1.0, "factor of the learning rate below it", 0.0)
 flags.DEFINE_float("label_smoothing", 0.0, "share of a softmax target spread evenly", 0.0, 1.0)
-flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
 flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
 flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
 flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
-flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 0: none", 0.0, 1.0)
-flags.DEFINE_string("best_metric", None, "metric by which the best checkpoint is kept in best/")
-flags.DEFINE_integer(
-    "patience", 0, "end after so many evaluations without a better one; 0: never", 0
-)
-flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 
-# Devices.
-flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each", 1, 1)
-flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
-flags.DEFINE_boolean("xla", False, "compile clusters of operations with XLA; for GPUs")
-flags.DEFINE_integer("threads", 0, "threads an operation may use; 0: every core", lower_bound=0)
-
-# Workers.
+_group("Workers of a step", *TRAINING)
 flags.DEFINE_integer("global_batch", 0, "images a step; 0: what batch_size and workers make", 0)
+flags.DEFINE_boolean("sync_batch_norm", False, "normalise by the batches of all workers")
+
+_group("Workers", *TRAINING, EVALUATE)
 flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
 flags.DEFINE_integer("gradient_groups", 4, "all-reduces the gradients make; 0: one a variable", 0)
-flags.DEFINE_boolean("sync_batch_norm", False, "normalise by the batches of all workers")
 flags.DEFINE_integer("stall_seconds", 60, "report a worker that makes the others wait; 0: no", 0)
 flags.DEFINE_integer("stall_shutdown_seconds", 900, "end the job if it still does; 0: never", 0)
 flags.DEFINE_integer("commit_steps", 10, "elastic: steps between copies to return to", 1)
 
-# Inference.
+_group("Pictures", EVALUATE, *PREDICTION, EXPORT)
 flags.DEFINE_multi_string(
     "images",
     [],
@@ -207,23 +257,33 @@ flags.DEFINE_string(
     None,
     "file to write, the format goes by its suffix; evaluate.py: folder of its report",
 )
-flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
 flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
 flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
-flags.DEFINE_boolean("strict", False, "exit with code 1 if a picture could not be read")
+
+_group("Preparation", EVALUATE, *PREDICTION)
+flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
 flags.DEFINE_integer("max_pixels", 89478485, "larger pictures are refused", lower_bound=1)
 
-# Classification.
-flags.DEFINE_integer("top_k_pred", 5, "best classes written for an image", lower_bound=1)
-flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
+_group("Prediction", *PREDICTION)
+flags.DEFINE_boolean("strict", False, "exit with code 1 if a picture could not be read")
+
+_group("Scores", EVALUATE, CLASSIFY, EXPORT)
 flags.DEFINE_enum(
     "label_mode",
     "single",
     ["single", "multi"],
     "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid)",
 )
+flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
+
+_group("Thresholds", EVALUATE, CLASSIFY)
 flags.DEFINE_float("threshold", 0.0, "least probability that is written", 0.0, 1.0)
 flags.DEFINE_string("threshold_file", None, "rows class<TAB>threshold; --threshold for the others")
+
+_group("Best classes", CLASSIFY, EXPORT)
+flags.DEFINE_integer("top_k_pred", 5, "best classes written for an image", lower_bound=1)
+
+_group("Classification", CLASSIFY)
 flags.DEFINE_enum(
     "show_labels",
     "all",
@@ -233,23 +293,19 @@ flags.DEFINE_enum(
 flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of the results")
 flags.DEFINE_integer("page_images", 100, "first pictures shown there", lower_bound=1)
 
-# Evaluation.
+_group("Evaluation", EVALUATE)
 flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to set the first against")
 flags.DEFINE_boolean(
     "all_checkpoints", False, "evaluate every checkpoint of the folder, as a curve"
 )
 flags.DEFINE_list("at_k", ["5", "10"], "the k of precision, recall and F1 at k")
-flags.DEFINE_float(
-    "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
-)
 flags.DEFINE_string(
     "supported_classes", None, "file of the classes that means are over (default: all)"
 )
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
-flags.DEFINE_string("scratch_dir", None, "folder for 4 bytes x images x classes while evaluating")
 flags.DEFINE_integer("page_classes", 6, "worst classes shown with pictures", lower_bound=0)
 
-# Features.
+_group("Features", EXTRACT)
 flags.DEFINE_enum(
     "layer",
     "pooled",
@@ -261,7 +317,7 @@ flags.DEFINE_enum(
     "feature_type", "float32", ["float32", "float16"], "type stored in .npy, .npz and .parquet"
 )
 
-# Export and import.
+_group("Export and import", EXPORT)
 flags.DEFINE_string("export_dir", "./out/export/", "folder to make; it must not exist yet")
 flags.DEFINE_multi_enum(
     "export_format",
@@ -274,6 +330,15 @@ flags.DEFINE_string(
     "import_weights", None, "weights (.safetensors, .npz, .h5) to make the checkpoint --result of"
 )
 flags.DEFINE_boolean("list", False, "print what the checkpoint holds, and stop")
+
+FLAGS.set_default("log_dir", "./out/log/")
+
+_ends = [*(start for _, _, start in _opened[1:]), len(_defined())]
+GROUPS = [
+    Group(title, scripts, _defined()[start:end])
+    for (title, scripts, start), end in zip(_opened, _ends, strict=True)
+]
+next(group for group in GROUPS if "log_interval" in group.names).names.append("log_dir")  # absl's
 
 for _name, _instead in WITHOUT_EFFECT.items():
     flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")

@@ -20,7 +20,6 @@ from data.inference.result_format import choose_format
 from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
-RESULT = "label_pred.txt"
 SETTINGS = (
     *("label_mode", "top_k_pred", "dictionary"),
     *("threshold", "threshold_file", "show_labels"),
@@ -71,4 +70,4 @@ def predict(labels: Labels, batch: PictureBatch, probabilities: np.ndarray) -> l
 
 
 if __name__ == "__main__":
-    script.run(main, files="images", result=RESULT, batch_size=inference_job.BATCH_SIZE)
+    script.run(main, files="images")

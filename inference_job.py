@@ -25,9 +25,6 @@ from models.workers import launch
 from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
-BATCH_SIZE = 32
-"""The default of both scripts: larger batches are not faster on a CPU, and need more memory."""
-
 SCORES = {"single": "softmax", "multi": "sigmoid"}
 """What the network gives for each --label_mode."""
 

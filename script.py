@@ -1,16 +1,78 @@
-"""How root scripts start: flags parsed strictly and handed on, a user's mistake told in a line."""
+"""How root scripts start: flags parsed strictly and handed on, a user's mistake told in a line.
+
+Imported before TensorFlow, so that --help is answered without it and its variables are set.
+"""
 
 import dataclasses
+import difflib
+import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from unittest import mock
 
 from absl import app, logging
+from absl import flags as absl_flags
 
 import flags
 from flags import FLAGS, WITHOUT_EFFECT
 
 Options = TypeVar("Options")
+HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
+EPOCHS = "a run's length is --max_iter, in steps: epochs x images / images of a step"
+
+
+def help_text(script: str, about: str) -> str:
+    """What `script` --help prints: the script's docstring `about`, then its own flags by group."""
+    lines = [about.strip()]
+    for group in flags.GROUPS:
+        if script in group.scripts:
+            lines += ["", f"{group.title}:"]
+            lines += [_help_of(name, flags.DEFAULTS[script]) for name in group.names]
+    return "\n".join(lines) + "\n"
+
+
+def _help_of(name: str, defaults: Mapping[str, Any]) -> str:
+    flag = FLAGS[name]
+    default = defaults.get(name, flag.default)
+    default = f"{default:.4g}" if isinstance(default, float) else default
+    shown = "" if default in (None, []) else f" (default: {default})"
+    text = f"--{name}: {flag.help}{shown}"
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
+
+
+def tell(text: str) -> NoReturn:
+    """Prints to a reader who may not want all of it (`| head`), and ends the process."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        _close_output()
+    sys.exit(0)
+
+
+def _close_output() -> None:
+    """Nobody reads: what is left goes nowhere, without a traceback at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _script() -> str:
+    """The name of the script that was started, which a link may have given another."""
+    return Path(sys.argv[0]).resolve().name
+
+
+if _script() in flags.DEFAULTS and set(HELP) & set(sys.argv[1:]):
+    tell(help_text(_script(), sys.modules["__main__"].__doc__ or ""))
+
+# TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
+# where convolutions are a third faster with it, too.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
+# Half of the time to import it goes into Keras 3, which we do not use. Told that another one is
+# wanted, it leaves that for later: for Horovod, which does.
+with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"):
+    import tensorflow  # noqa: F401
 
 
 def fill(cls: type[Options], **values: Any) -> Options:
@@ -28,26 +90,55 @@ def take(values: Mapping[str, Any]) -> None:
             FLAGS[name].value = value
 
 
-def as_dict() -> dict[str, Any]:
-    """Every flag of flags.py with its value, for the record that is kept beside a checkpoint."""
-    return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(flags.__name__)}
+def as_dict(**values: Any) -> dict[str, Any]:
+    """The flags that the script reads, for the record beside a checkpoint; `values` go before."""
+    return {name: FLAGS[name].value for name in flags.names_of(_script())} | values
 
 
-def run(main: Callable[[], int | None], files: str | None = None, **defaults: Any) -> None:
+def run(main: Callable[[], int | None], files: str | None = None) -> None:
     """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
 
     `files` names the list flag to which arguments without a dash are added; None refuses them.
-    `defaults` are the script's own where they differ from those of flags.py.
 
     The project's own error classes, and files that are missing or refuse access, are a user's
     mistakes; whatever else is raised keeps its traceback.
     """
-    for flag in FLAGS.get_key_flags_for_module(flags.__name__):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # --help lists them
-    for name, value in defaults.items():
+    script = _script()
+    for name, value in flags.DEFAULTS[script].items():
         FLAGS.set_default(name, value)
     FLAGS.set_gnu_getopt(True)  # flags may follow arguments
-    app.run(lambda argv: _run_checked(main, files, argv))
+    app.run(
+        lambda argv: _run_checked(main, files, argv),
+        flags_parser=lambda argv: _parse(script, argv),
+    )
+
+
+def _parse(script: str, argv: Sequence[str]) -> list[str]:
+    """Sets the flags; returns the arguments without a dash. A mistake ends the process."""
+    try:
+        arguments = FLAGS(argv)
+        _refuse_others_flags(script)
+        return arguments
+    except absl_flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        near = difflib.get_close_matches(name, flags.names_of(script), n=1)
+        instead = [EPOCHS] if "epoch" in name else [f"did you mean --{near[0]}?"] if near else []
+        mistake = ": ".join([f"unknown flag --{name}", *instead])
+    except absl_flags.Error as error:
+        mistake = str(error)
+    print(f"error: {mistake} ({script} --help lists all flags)", file=sys.stderr)
+    sys.exit(1)
+
+
+def _refuse_others_flags(script: str) -> None:
+    """Raises a flag error for one that this script does not read, and names those that do."""
+    for group in flags.GROUPS:
+        for name in group.names:
+            if script not in group.scripts and FLAGS[name].present:
+                readers = ", ".join(group.scripts)
+                raise absl_flags.Error(
+                    f"{script} does not read --{name}; it is a flag of {readers}"
+                )
 
 
 def _run_checked(
@@ -66,6 +157,9 @@ def _run_checked(
         code = main()
         sys.stdout.flush()  # a full disk is an error now, not at the exit
         return code
+    except BrokenPipeError:
+        _close_output()
+        return 1
     except (ValueError, OSError) as error:
         ours = type(error).__module__.split(".")[0] in ("data", "models")
         if not (ours or isinstance(error, OSError)):

@@ -123,6 +123,7 @@ def run(
     if job.rank == 0:
         logging.info("%s", arithmetic(share, job.size, source.records, FLAGS.max_iter))
         logging.info("learning rate %g at first, %g warm", schedule(0), schedule(FLAGS.warmup))
+    kept = script.as_dict(loss=trainer.objective.name)
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
@@ -131,7 +132,7 @@ def run(
         script.fill(loop.LoopOptions),
         job,
         evaluate,
-        {"flags": script.as_dict(), "versions": versions(), "workers": job.size},
+        {"flags": kept, "versions": versions(), "workers": job.size},
         share,
         best,
     )

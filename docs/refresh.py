@@ -10,7 +10,6 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,50 +21,30 @@ FLAGS_PAGE = ROOT / "docs" / "flags.md"
 ARCHITECTURE_PAGE = ROOT / "docs" / "architecture.md"
 FLAGS_INTRODUCTION = """# Flags
 
-Every flag of the root scripts (`train.py`, `finetune.py`, `evaluate.py`, `image_classification.py`,
-`extract_feature.py`, `export.py`), written by `python docs/refresh.py` from `flags.py`. A misspelt
-flag stops a script and names the nearest one. The scripts below `data/` have their own: `--help`.
-`--log_dir` (`./out/log/`), for TensorBoard's files and `training.jsonl`, is a flag of absl's.
+Every flag of the root scripts, with the scripts that read it, written by `python docs/refresh.py`
+from `flags.py`. `--help` after one of them lists its own flags. A flag of another script, or a
+misspelt one, stops a script. Defaults that a script has of its own stand in `DEFAULTS` of
+`flags.py`. The scripts below `data/` have their own flags: `--help`.
 """
 TOPS = ("data", "models")
 MODULES_START, MODULES_END = "<!-- modules: docs/refresh.py -->", "<!-- end of modules -->"
 
-# A comment that opens a group, or the definition of a flag.
-_GROUP_OR_FLAG = re.compile(r'^# (?P<group>[^.\n]+)\.|DEFINE_\w+\(\s*"(?P<flag>\w+)"', re.MULTILINE)
-
 _CHOICES_IN_HELP = re.compile(r"^<[^>]*>: ")  # absl puts them before the help of an enum
-
-
-def grouped_flags(source: str) -> Iterator[tuple[str, list[str]]]:
-    """(group, names of its flags) in the order of `flags.py`."""
-    group, names = "", []
-    for match in _GROUP_OR_FLAG.finditer(source):
-        if match["flag"]:
-            names.append(match["flag"])
-            continue
-        if names:
-            yield group, names
-        group, names = match["group"], []
-    if names:
-        yield group, names
 
 
 def flags_page() -> str:
     """The text of docs/flags.md."""
     parts = [FLAGS_INTRODUCTION]
-    shown = set()
-    for group, names in grouped_flags((ROOT / "flags.py").read_text(encoding="utf-8")):
-        shown.update(names)
-        parts.append(_flag_table(group, names))
-    ours = {flag.name for flag in flags.FLAGS.get_key_flags_for_module("flags")}
-    if rest := sorted(ours - shown):
-        parts.append(_flag_table("Accepted without effect", rest))
+    for title, scripts, names in flags.GROUPS:
+        readers = ", ".join(f"`{name}`" for name in scripts)
+        parts.append(_flag_table(title, f"{readers}\n\n", names))
+    parts.append(_flag_table("Accepted without effect", "", sorted(flags.WITHOUT_EFFECT)))
     return "\n".join(parts)
 
 
-def _flag_table(title: str, names: list[str]) -> str:
+def _flag_table(title: str, head: str, names: list[str]) -> str:
     rows = "".join(f"| {' | '.join(_flag_cells(name))} |\n" for name in names)
-    return f"## {title}\n\n| flag | default | values | meaning |\n|---|---|---|---|\n{rows}"
+    return f"## {title}\n\n{head}| flag | default | values | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def _flag_cells(name: str) -> tuple[str, str, str, str]:

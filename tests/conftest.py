@@ -47,14 +47,19 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
     from absl import app
     from absl.testing import flagsaver
 
-    import flags  # here and not by the script: what is unknown when flags are saved is forgotten
+    import flags  # noqa: F401 - what is unknown when flags are saved is forgotten
 
     monkeypatch.chdir(tmp_path)
 
     def call(script: str, *arguments: object) -> int | None:
         codes: list[int | None] = []
         command = [script, *map(str, arguments)]
-        monkeypatch.setattr(app, "run", lambda main: codes.append(main(flags.FLAGS(command))))
+
+        def run(main: Callable, flags_parser: Callable) -> None:
+            codes.append(main(flags_parser(command)))
+
+        monkeypatch.setattr(app, "run", run)
+        monkeypatch.setattr(sys, "argv", command)
         saved = flagsaver.save_flag_values()
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -15,12 +15,6 @@ def test_generated_parts_are_up_to_date(capsys):
     assert refresh.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_flags_are_grouped_by_the_comments_above_them():
-    files = '# Files. With a reason.\nDEFINE_string("a", 1)\nDEFINE_enum(\n    "b")\n'
-    source = files + '# Net.\nDEFINE_integer("c")'
-    assert list(refresh.grouped_flags(source)) == [("Files", ["a", "b"]), ("Net", ["c"])]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
@@ -35,8 +29,3 @@ def test_commands_name_files_that_exist(page):
         r"(?:python |\./)([\w/]+\.(?:py|sh|sbatch))", page.read_text(encoding="utf-8")
     )
     assert sorted({name for name in named if not (ROOT / name).exists()}) == []
-
-
-def test_help_lists_the_flags(run_script):
-    told = run_script("train.py", "--help").stdout
-    assert "--max_iter: steps to train" in told and "Pretrains on multi-label TFRecords" in told

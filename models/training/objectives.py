@@ -1,6 +1,7 @@
 """Objectives: a loss with its options and state, in the form that the training step uses.
 
 Every objective has
+  `.name`                  what --loss calls it,
   `.state`                 dict of checkpoint name -> tf.Variable (empty when it keeps none),
   `.check(...)`            once per optimiser step, before it: are these labels that it can learn,
   `.begin_step(...)`       once per optimiser step, with the labels of all its micro-batches,
@@ -20,6 +21,8 @@ from models.workers.base import Workers
 
 class Objective:
     """A loss without state or class weights; subclasses say which loss."""
+
+    name = ""
 
     def __init__(self) -> None:
         self.state: dict[str, tf.Variable] = {}
@@ -57,6 +60,8 @@ class MultiLabelObjective(Objective):
 
     The counters carry their released names: `Variable` is positive, `Variable_1` is negative.
     """
+
+    name = "multi_label"
 
     def __init__(self, class_num: int, options: MultiLabelOptions, seed: int) -> None:
         super().__init__()
@@ -97,6 +102,8 @@ class MultiLabelObjective(Objective):
 class WeightedBCEObjective(Objective):
     """Sigmoid cross-entropy; a positive label counts `positive_weight` times."""
 
+    name = "bce"
+
     def __init__(self, positive_weight: float = 1.0) -> None:
         super().__init__()
         if positive_weight <= 0:
@@ -118,6 +125,8 @@ class WeightedBCEObjective(Objective):
 
 class AsymmetricLossObjective(Objective):
     """Asymmetric loss (arXiv 2009.14119), with the paper's focusing and probability shift."""
+
+    name = "asymmetric"
 
     def __init__(
         self, gamma_negative: float = 4.0, gamma_positive: float = 1.0, clip: float = 0.05
@@ -144,6 +153,8 @@ class AsymmetricLossObjective(Objective):
 
 class SoftmaxObjective(Objective):
     """Softmax cross-entropy for one label an image (spec section 4, finetuning)."""
+
+    name = "softmax"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class ScheduleOptions:
         if self.lr < 0 or self.warmup < 0:
             raise ScheduleError(f"lr {self.lr} and warmup {self.warmup} must not be below 0")
         if self.lr_policy == "staircase" and self.lr_decay_step <= 0:
-            raise ScheduleError("the staircase policy needs lr_decay_step above 0")
+            raise ScheduleError("--lr_policy=staircase needs --lr_decay_step above 0")
         exponential = self.lr_policy == "pretraining" and self.warmup
         if exponential and self.lr_warmup_decay_step <= 0:
             raise ScheduleError("warm-up of pretraining needs lr_warmup_decay_step above 0")
