@@ -13,12 +13,14 @@
 # pip install torch nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
 set -euo pipefail
 
+OUT="${OUT:-out/benchmarks}"
+[[ "$OUT" == /* ]] || OUT="$PWD/$OUT"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
+answer_help "" "$@"
 prepare_environment demo export benchmark
 
-OUT="${OUT:-out/benchmarks}"
 PARTS=(limits train train_sizes train_bfloat16 loss input inference conversion download lists
   metrics startup growth)
 mkdir -p "$OUT"

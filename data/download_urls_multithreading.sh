@@ -13,14 +13,14 @@
 # process makes about 500 pictures of 60 kB a second on two cores, as far as the hosts allow.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../example/environment.sh"
+answer_help data/download_urls_multithreading.py "$@"
 prepare_environment
 
 SPLIT="${SPLIT:-train}"
-exec python data/download_urls_multithreading.py \
-  --url_list "./data/${SPLIT}_urls_from_openimages.txt" \
+exec python "$PROJECT_ROOT/data/download_urls_multithreading.py" \
+  --url_list "$PROJECT_ROOT/data/${SPLIT}_urls_from_openimages.txt" \
   --im_list "./data/images/$SPLIT/im_list.txt" \
   --save_dir "./data/images/$SPLIT/" \
   --num_threads 64 \

@@ -15,14 +15,14 @@
 # of Open Images have 2 MB), at --short_side 256 about 0.6 TB.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../example/environment.sh"
+answer_help data/tfrecord.py "$@"
 prepare_environment
 
 SPLIT="${SPLIT:-train}"
 # shellcheck disable=SC2086 # LAUNCH is several words, from tfrecord_mpirun.sh
-exec ${LAUNCH:-python} data/tfrecord.py \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/data/tfrecord.py" \
   --indexs "./data/${SPLIT}_im_list.txt" \
   --images "./data/images/$SPLIT/" \
   --tfrecords "./data/$SPLIT/" \

@@ -14,9 +14,9 @@
 #   data/tfrecord.sh --indexs data/train_annotated.txt --tfrecords data/train_annotated/
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/annotations.py "$@"
 prepare_environment
 
 options=()
@@ -28,10 +28,10 @@ if [[ -n "${PREDICTION_DICTIONARY:-}" ]]; then
   options+=(--prediction_dictionary "$PREDICTION_DICTIONARY")
 fi
 
-exec python data/annotations.py \
+exec python "$PROJECT_ROOT/data/annotations.py" \
   --list ./data/train_im_list.txt \
   --output ./data/train_annotated.txt \
-  --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
+  --dictionary "$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --ancestors \
   "${options[@]}" \
   "$@"

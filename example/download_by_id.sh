@@ -12,14 +12,14 @@
 # other ids fail with http_403 or http_404.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/download_urls_multithreading.py "$@"
 prepare_environment
 
-exec python data/download_urls_multithreading.py \
+exec python "$PROJECT_ROOT/data/download_urls_multithreading.py" \
   --image_ids "${IDS:?give the CSV or list of ids, e.g. IDS=ids.csv $0}" \
-  --annotations "${ANNOTATIONS:-./data/train_urls_from_openimages.txt}" \
+  --annotations "${ANNOTATIONS:-$PROJECT_ROOT/data/train_urls_from_openimages.txt}" \
   --url_template 'https://s3.amazonaws.com/open-images-dataset/{subset}/{id}.jpg' \
   --save_dir ./data/openimages/ \
   --num_threads 64 \

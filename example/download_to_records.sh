@@ -11,17 +11,17 @@
 # with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no picture files.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/download_urls_multithreading.py "$@"
 # shellcheck source=example/mpirun.sh
-source example/mpirun.sh
+source "$PROJECT_ROOT/example/mpirun.sh"
 prepare_environment mpi
 use_mpirun
 
 # shellcheck disable=SC2086 # LAUNCH is several words
-exec $LAUNCH data/download_urls_multithreading.py \
-  --url_list ./data/train_urls_from_openimages.txt \
+exec $LAUNCH "$PROJECT_ROOT/data/download_urls_multithreading.py" \
+  --url_list "$PROJECT_ROOT/data/train_urls_from_openimages.txt" \
   --save_dir ./data/train/ \
   --tfrecords \
   --shard_size 1024 \

@@ -116,3 +116,26 @@ prepare_environment() {
   export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}" # flags.py says why
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # leaves TensorFlow's own chatter out
 }
+
+# Answers --help among a script's arguments with the comment at its top and, once .venv is there,
+# the flags of its Python script ("": none); then ends. Nothing is installed.
+answer_help() {
+  local python_script="$1"
+  shift
+  [[ " $* " == *" --help "* ]] || return 0
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  if [[ -n "$python_script" && -x "$VENV/bin/python" ]]; then
+    printf '\n== flags of %s\n\n' "$python_script"
+    "$VENV/bin/python" "$PROJECT_ROOT/$python_script" --help || true # an environment in the making
+  fi
+  exit 0
+}
+
+# The same for a script whose arguments are a command: its own help, or that of the command.
+answer_help_of_job() {
+  [[ "${1:-}" != --help ]] || answer_help "" --help
+  while [[ "${1:-}" == --*=* ]]; do
+    shift
+  done
+  [[ " $* " != *" --help "* ]] || exec "$@"
+}

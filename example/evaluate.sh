@@ -19,19 +19,19 @@
 # metrics less than 1 GiB of memory and three minutes on two cores.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help evaluate.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh
-exec ${LAUNCH:-python} evaluate.py \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
   --model_dir=./out/pretrain/ \
   --val_dir=./data/val/ \
   --result=./out/evaluation/ \
   --label_mode=multi \
-  --dictionary=./data/dictionary_and_semantic_hierarchy.txt \
+  --dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --at_k=5,10 \
   --threshold=0.5 \
   --positive_threshold=0.5 \

@@ -15,13 +15,13 @@
 #   model.safetensors: max difference 6.5e-07 (of at most 0.0001)      where PyTorch is installed
 set -euo pipefail
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=example/environment.sh
-source "$project/example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help export.py "$@"
 prepare_environment export
 
-exec python "$project/export.py" \
-  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages-imagenet" \
+exec python "$PROJECT_ROOT/export.py" \
+  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages-imagenet" \
   --label_mode=single \
   --top_k_pred=5 \
   --tolerance=1e-4 \

@@ -15,15 +15,15 @@
 # of --result: .npz, .npy, .parquet, .tfrecord, or .txt: the released `PATH<TAB>LABEL<TAB>f0 ...`.
 set -euo pipefail
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=example/environment.sh
-source "$project/example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help extract_feature.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words
-exec ${LAUNCH:-python} "$project/extract_feature.py" \
-  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/extract_feature.py" \
+  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \
   --layer=pooled \
   --batch_size=32 \
   --num_preprocess_threads=4 \

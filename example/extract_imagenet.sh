@@ -11,14 +11,14 @@
 # read once. The same command again goes on where it stopped.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/extract_imagenet.py "$@"
 prepare_environment
 
 SPLIT="${SPLIT:-train}"
-exec python data/extract_imagenet.py \
-  --list "./data/${SPLIT}_image_id_from_imagenet.txt" \
+exec python "$PROJECT_ROOT/data/extract_imagenet.py" \
+  --list "$PROJECT_ROOT/data/${SPLIT}_image_id_from_imagenet.txt" \
   --output "./data/images/$SPLIT/" \
   --im_list "./data/images/$SPLIT/im_list_imagenet.txt" \
   --archives "${ARCHIVES:?set it to a tar or folder of ImageNet, see the top of this script}" \

@@ -6,20 +6,22 @@
 #
 # example/imagenet_records.sh makes the records.
 # The released recipe: 256 images a step (it had 4 GPUs x 64), rate 0.1 with a tenth of it after
-# every 150,000 steps, 600,000 steps. All but the logits layer is restored. Flags given to this
-# script come last and win. Paths are relative to the project's folder.
+# every 150,000 steps, 600,000 steps. All but the logits layer is restored, and stages 2 and 3 and
+# what follows them are trained; --FixBlock2=False trains all of the network. Flags given to this
+# script come last and win. Paths are relative to where the script is called.
 #
 # Published result: 78.8 % top-1 and 94.5 % top-5 at 224 (not reached here: no GPU, no ImageNet).
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source example/environment.sh
+# shellcheck source=example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help finetune.py "$@"
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
-exec ${LAUNCH:-python} finetune.py \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir=./data/ilsvrc2012/train/ \
-  --pretrain_ckpt=./checkpoints/ckpt-resnet101-mlimages \
+  --pretrain_ckpt="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \
   --model_dir=./out/finetune/ \
   --log_dir=./out/finetune/log/ \
   --loss=softmax \
@@ -34,7 +36,7 @@ exec ${LAUNCH:-python} finetune.py \
   --global_batch=256 \
   --area_min=0.05 \
   --area_max=1.0 \
-  --FixBlock2=False \
+  --FixBlock2=True \
   --optimizer=mom \
   --opt_momentum=0.9 \
   --weight_decay=1e-4 \

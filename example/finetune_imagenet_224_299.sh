@@ -12,12 +12,15 @@
 # BATCH_299=32       images of a micro-batch at 299, which needs 1.8 times the memory of 224
 set -euo pipefail
 
-example="$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help finetune.py "$@"
+
 STEPS_224="${STEPS_224:-300000}"
 STEPS="${STEPS:-600000}"
 BATCH_299="${BATCH_299:-32}"
 model=(--model_dir=./out/finetune_224_299/ --log_dir=./out/finetune_224_299/log/)
 
-"$example/finetune.sh" "${model[@]}" --image_size=224 "$@" --max_iter="$STEPS_224"
-"$example/finetune.sh" "${model[@]}" --batch_size="$BATCH_299" "$@" \
+"$PROJECT_ROOT/example/finetune.sh" "${model[@]}" --image_size=224 "$@" --max_iter="$STEPS_224"
+"$PROJECT_ROOT/example/finetune.sh" "${model[@]}" --batch_size="$BATCH_299" "$@" \
   --image_size=299 --max_iter="$STEPS"

@@ -13,9 +13,9 @@
 # that was best on the validation split) and OUTPUT/report (metrics on the test split).
 set -euo pipefail
 
-example="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=example/environment.sh
-source "$example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/own_data.py "$@"
 prepare_environment
 
 OUTPUT="${OUTPUT:-out/own}"

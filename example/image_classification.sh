@@ -19,16 +19,16 @@
 #   285 Egyptian cat: 0.198
 set -euo pipefail
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=example/environment.sh
-source "$project/example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help image_classification.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words
-exec ${LAUNCH:-python} "$project/image_classification.py" \
-  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages-imagenet" \
-  --dictionary="$project/data/imagenet2012_dictionary.txt" \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/image_classification.py" \
+  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages-imagenet" \
+  --dictionary="$PROJECT_ROOT/data/imagenet2012_dictionary.txt" \
   --label_mode=single \
   --top_k_pred=5 \
   --batch_size=32 \

@@ -10,19 +10,19 @@
 # command again goes on where it stopped.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/tfrecord.py "$@"
 prepare_environment
 
 for split in train val; do
   images="${IMAGENET:?set it to the folder with train/ and val/}/$split"
-  python data/own_data.py \
+  python "$PROJECT_ROOT/data/own_data.py" \
     --images "$images" \
     --val_share 0 \
     --test_share 0 \
     --output "./data/ilsvrc2012/$split.lists"
-  python data/tfrecord.py \
+  python "$PROJECT_ROOT/data/tfrecord.py" \
     --indexs "./data/ilsvrc2012/$split.lists/train_list.txt" \
     --images "$images" \
     --tfrecords "./data/ilsvrc2012/$split/" \

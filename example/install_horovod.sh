@@ -15,7 +15,8 @@
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help "" "$@"
 prepare_environment horovod mpi
 
 HOROVOD=horovod==0.28.1

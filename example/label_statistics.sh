@@ -9,15 +9,15 @@
 # Plots and CSV files are in ./out/statistics/. Exit code 1: something is wrong, see the output.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/label_statistics.py "$@"
 prepare_environment demo
 
-exec python data/label_statistics.py \
+exec python "$PROJECT_ROOT/data/label_statistics.py" \
   --train ./data/train_im_list.txt \
   --val ./data/val_im_list.txt \
-  --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
+  --dictionary "$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --output ./out/statistics/ \
   --min_images 100 \
   "$@"

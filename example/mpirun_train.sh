@@ -9,12 +9,12 @@
 # the same command again resumes.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help_of_job "$@"
 # shellcheck source=example/mpirun.sh
-source example/mpirun.sh
-example/install_horovod.sh
+source "$PROJECT_ROOT/example/mpirun.sh"
+"$PROJECT_ROOT/example/install_horovod.sh"
 prepare_environment horovod mpi
 use_mpirun
 

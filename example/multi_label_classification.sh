@@ -15,16 +15,16 @@
 # that have no class below them above it, best first.
 set -euo pipefail
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=example/environment.sh
-source "$project/example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help image_classification.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words
-exec ${LAUNCH:-python} "$project/image_classification.py" \
-  --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
-  --dictionary="$project/data/dictionary_and_semantic_hierarchy.txt" \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/image_classification.py" \
+  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \
+  --dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --label_mode=multi \
   --show_labels=specific \
   --threshold=0.5 \

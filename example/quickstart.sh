@@ -13,9 +13,9 @@
 # Expected: a held-out mAP of at least 0.95 over all 14 classes (writers that training never saw).
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help train.py "$@"
 prepare_environment demo
 
 OUT="${OUT:-quickstart}"
@@ -24,11 +24,13 @@ step() { printf '\n== %s\n' "$*"; }
 SECONDS=0
 
 step "1/5 the data set: scikit-learn's 1,797 handwritten digits, held out by writer"
-[[ -e "$OUT/digits/val_im_list.txt" ]] || python data/digits.py --output "$OUT/digits"
+[[ -e "$OUT/digits/val_im_list.txt" ]] \
+  || python "$PROJECT_ROOT/data/digits.py" --output "$OUT/digits"
 
 step "2/5 image lists to TFRecords with sparse labels"
 for part in train val; do
-  python data/tfrecord.py --indexs "$OUT/digits/${part}_im_list.txt" --images "$OUT/digits" \
+  python "$PROJECT_ROOT/data/tfrecord.py" \
+    --indexs "$OUT/digits/${part}_im_list.txt" --images "$OUT/digits" \
     --tfrecords "$OUT/$part" --num_class "$CLASSES" --shard_size 256
 done
 
@@ -36,7 +38,7 @@ step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels
 # Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997
 # is for long runs. Without the warm-up the first steps can spoil the weights for good. Small
 # batches learn better here: in large ones every class is always positive.
-python train.py \
+python "$PROJECT_ROOT/train.py" \
   --data_dir="$OUT/train" \
   --val_dir="$OUT/val" \
   --model_dir="$OUT/checkpoint" \
@@ -67,21 +69,23 @@ python train.py \
   --snapshot=400 \
   --max_to_keep=3 \
   "$@"
-curves="$(python data/plot_training.py --log_dir "$OUT/log" --output "$OUT/curves.png")"
+curves="$(python "$PROJECT_ROOT/data/plot_training.py" \
+  --log_dir "$OUT/log" --output "$OUT/curves.png")"
 echo "$curves"
 
 step "4/5 predictions for the held-out images"
 # The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92.
-python image_classification.py --model_dir="$OUT/checkpoint" \
+python "$PROJECT_ROOT/image_classification.py" --model_dir="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" \
   --label_mode=multi --threshold=0.92 --top_k_pred=3 \
   --dictionary="$OUT/digits/dictionary_and_semantic_hierarchy.txt" \
   --result="$OUT/label_pred.txt" --page="$OUT/predictions.png" --page_images=48
 
 step "5/5 features of the held-out images"
-python extract_feature.py --pretrain_ckpt="$OUT/checkpoint" \
+python "$PROJECT_ROOT/extract_feature.py" --pretrain_ckpt="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" --result="$OUT/features.npz"
 
+shown="$(dirname "$0")"
 cat << TABLE
 
 == done in $((SECONDS / 60)) min $((SECONDS % 60)) s; what was made:
@@ -93,12 +97,11 @@ cat << TABLE
   $OUT/predictions.png     contact sheet of held-out images
   $OUT/label_pred.txt      labels of all held-out images, in the released format
   $OUT/features.npz        their features
-  $OUT/log/                for TensorBoard: .venv/bin/tensorboard --logdir $OUT/log
+  $OUT/log/                for TensorBoard: $VENV/bin/tensorboard --logdir $OUT/log
 
 What to run next:
 
-  . .venv/bin/activate
-  python export.py --help                 SavedModel, ONNX, PyTorch
-  ./example/finetune_own_data.sh          your own pictures, from a folder or a CSV
-  ./example/train.sh                      the paper's recipe; how to get ML-Images: README.md
+  $shown/export.sh --help               SavedModel, ONNX, PyTorch
+  $shown/finetune_own_data.sh --help    your own pictures, from a folder or a CSV
+  $shown/train.sh --help                the paper's recipe; how to get ML-Images: README.md
 TABLE

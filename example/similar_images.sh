@@ -10,17 +10,17 @@
 # picture twice.
 set -euo pipefail
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=example/environment.sh
-source "$project/example/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help extract_feature.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
 OUT="${OUT:-similar_images}"
 
 extract() {
-  python "$project/extract_feature.py" \
-    --model_dir="$project/checkpoints/ckpt-resnet101-mlimages" \
+  python "$PROJECT_ROOT/extract_feature.py" \
+    --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \
     --layer=pooled \
     --batch_size=32 \
     "$@"
@@ -36,7 +36,7 @@ if [[ -n "${QUERIES:-}" ]]; then
   extract "${flags[@]}" --result="$OUT/queries.npz" "$QUERIES"
   queries=(--queries "$OUT/queries.npz")
 fi
-python "$project/data/similar_images.py" \
+python "$PROJECT_ROOT/data/similar_images.py" \
   --features "$OUT/features.npz" \
   "${queries[@]}" \
   --neighbours 7 \

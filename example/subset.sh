@@ -15,15 +15,15 @@
 #   example/train.sh --data_dir=data/train_subset/
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/subset.py "$@"
 prepare_environment
 
 (($#)) || set -- --per_class 100
-exec python data/subset.py \
+exec python "$PROJECT_ROOT/data/subset.py" \
   --list ./data/train_im_list.txt \
   --output ./data/train_subset.txt \
-  --dictionary ./data/dictionary_and_semantic_hierarchy.txt \
+  --dictionary "$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --seed 1234 \
   "$@"

@@ -12,12 +12,12 @@
 # Expect: the files of ./data/tfrecord.sh, NP times as fast while disk and network keep up.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
-source example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help data/tfrecord.py "$@"
 # shellcheck source=example/mpirun.sh
-source example/mpirun.sh
+source "$PROJECT_ROOT/example/mpirun.sh"
 prepare_environment mpi
 use_mpirun
 
-exec ./data/tfrecord.sh "$@"
+exec "$PROJECT_ROOT/data/tfrecord.sh" "$@"

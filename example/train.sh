@@ -6,8 +6,9 @@
 #
 # A step is 4,096 images whatever there is to compute them: --global_batch is shared out to the
 # workers, and on each to micro-batches of --batch_size. The rates below are for such steps.
-# 17,609,752 images make 4,299 steps an epoch; 60 epochs make 257,958 steps. Flags given to this
-# script come last and win. Paths are relative to the project's folder.
+# 17,609,752 images make 4,299 steps an epoch; the paper's 60 epochs make 257,958 steps. The released
+# script has --max_iter=440000. Flags given to this script come last and win. Paths are relative to
+# where the script is called.
 #
 # Expect: a log line every 100 steps; checkpoints in out/pretrain/; the same command again resumes.
 # --val_dir=data/val/ --eval_interval=4400 evaluates after each epoch or so.
@@ -15,12 +16,13 @@
 # (not reached here: no GPU, no ML-Images).
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source example/environment.sh
+# shellcheck source=example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help train.py "$@"
 prepare_environment
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
-exec ${LAUNCH:-python} train.py \
+exec ${LAUNCH:-python} "$PROJECT_ROOT/train.py" \
   --data_dir=./data/train/ \
   --model_dir=./out/pretrain/ \
   --log_dir=./out/pretrain/log/ \

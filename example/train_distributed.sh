@@ -21,7 +21,10 @@
 # status code 137) and ends the job within seconds; an elastic job goes on without it.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help_of_job "$@"
+
 restarts=0
 if [[ "${1:-}" == --restarts=* ]]; then
   restarts="${1#*=}"
@@ -32,14 +35,12 @@ if [[ ! "$restarts" =~ ^[0-9]+$ || $# -eq 0 ]]; then
   exit 1
 fi
 
-# shellcheck source=example/environment.sh
-source example/environment.sh
-example/install_horovod.sh
+"$PROJECT_ROOT/example/install_horovod.sh"
 prepare_environment horovod mpi
 
 NP="${NP:-2}"
 if [[ "${CONTROLLER:-gloo}" == mpi ]]; then
-  set -- example/mpirun_train.sh "$@"
+  set -- "$PROJECT_ROOT/example/mpirun_train.sh" "$@"
 fi
 launch=(horovodrun -np "$NP" --gloo)
 if [[ -n "${NIC:-}" ]]; then

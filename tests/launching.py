@@ -8,7 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHERS = ("train_distributed.sh", "mpirun_train.sh", "mpirun.sh", "slurm_train.sbatch")
 # Nothing is installed, and the processes of a job share two cores.
-ENVIRONMENT = f'prepare_environment() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}\n'
+ENVIRONMENT = f"""
+PROJECT_ROOT="$(cd "$(dirname "${{BASH_SOURCE[0]}}")/.." && pwd)"
+answer_help_of_job() {{ true; }}
+prepare_environment() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}
+"""
 VARIABLES = {
     "MPI_ARGS": "--oversubscribe",
     "OMPI_MCA_mpi_yield_when_idle": "1",

@@ -11,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=example/environment.sh
 source example/environment.sh
+answer_help "" "$@"
 # shellcheck disable=SC2086 # one word an extra
 prepare_environment demo export horovod mpi test ${EXTRAS:-}
 ./example/install_horovod.sh

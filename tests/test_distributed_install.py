@@ -21,7 +21,7 @@ class Builder:
         executable(script, (ROOT / "example" / "install_horovod.sh").read_text())
         executable(
             self.root / "example" / "environment.sh",
-            f"prepare_environment() {{ TENSORFLOW={tensorflow}; }}\n"
+            f"answer_help() {{ true; }}\nprepare_environment() {{ TENSORFLOW={tensorflow}; }}\n"
             f'ready_file() {{ echo "{self.root}/ready-$1"; }}',
         )
         executable(self.bin / "horovodrun", f'cat "{folder}/report" 2> /dev/null')
