@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds Horovod 0.28.1 against the TensorFlow in .venv, with Gloo and MPI, and with NCCL where the
-# TensorFlow is the one for GPUs; then checks that the build holds what was asked for and loads.
+# TensorFlow is the one for GPUs; then checks that the build holds what was asked for, and that two
+# processes add up a tensor.
 # About two minutes on two cores (ten with NCCL); needs g++ and cmake, and for NCCL CUDA's nvcc.
 # A second start finds the working build and does nothing.
 #
@@ -29,11 +30,24 @@ DONE="$(ready_file "horovod-build-${#PARTS[@]}")"
 
 is_built() {
   local report part
+  problem="it does not load"
   report="$(horovodrun --check-build 2> /dev/null)" || return 1
   for part in "${PARTS[@]}"; do
+    problem="it lacks $part"
     grep -qF "[X] $part" <<< "$report" || return 1
   done
-  python -c 'import horovod.tensorflow' &> /dev/null # built against the TensorFlow that is here
+  adds_up
+}
+
+# Also tells that Horovod was built against the TensorFlow that is here: it does not load otherwise.
+adds_up() {
+  local output program="
+import horovod.tensorflow as hvd, tensorflow as tf
+hvd.init()
+print('the sum is', int(hvd.allreduce(tf.constant(hvd.rank() + 1), op=hvd.Sum)))"
+  output="$(horovodrun -np 2 --gloo -H localhost:2 python -c "$program" 2>&1)" || true
+  problem="two processes do not add up: $(tail -n 1 <<< "$output")"
+  (($(grep -c 'the sum is 3' <<< "$output") == 2))
 }
 
 need() {
@@ -55,7 +69,7 @@ use_nccl() {
   export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
-# Horovod's source without its XLA adapter, which does not compile against TensorFlow newer than 2.18
+# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer than 2.18
 # (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing here
 # sets. Pip's build isolation is off, here and below, because setup.py reads the TensorFlow in .venv.
 unpack_source() {
@@ -89,9 +103,10 @@ mark_done() {
 need g++ "on Debian and Ubuntu: apt-get install g++"
 need cmake "on Debian and Ubuntu: apt-get install cmake"
 [[ "${PARTS[*]}" != *NCCL* ]] || use_nccl
-echo "== building Horovod with ${PARTS[*]} (minutes)"
+echo "== building Horovod with ${PARTS[*]} (minutes), without its XLA adapter: that does not compile" \
+  "against TensorFlow 2.19 or newer, and nothing here uses it"
 build "$@"
 ! is_built || mark_done
 horovodrun --check-build >&2 || true
-echo "error: Horovod lacks one of ${PARTS[*]}, or does not load (see the list above)" >&2
+echo "error: Horovod was built, and $problem (see the list above)" >&2
 exit 1

@@ -3,6 +3,11 @@
 import dataclasses
 import io
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,3 +220,30 @@ def test_probabilities_of_nought_leave_crop_and_size_alone():
 def test_contradictions_are_refused(values, message):
     with pytest.raises(AugmentationError, match=message):
         Augmentation(**values)
+
+
+def test_augments_where_no_folder_can_be_written(tmp_path):
+    # Files where folders would be: that refuses root, too, as a read-only container does.
+    root = Path(__file__).parents[1]
+    for name in ("data/__init__.py", "data/common", "data/input"):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        if (root / name).is_dir():
+            shutil.copytree(root / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            (target / "__pycache__").write_text("")
+        elif (root / name).exists():
+            shutil.copy(root / name, target)
+    program = (
+        "import numpy as np; from data.input import pixels; out = np.empty((4, 4, 3), np.float32);"
+        "pixels.augment(np.full((8, 8, 3), 255, np.uint8), out, False, pixels.KEEP,"
+        " *np.zeros(5, np.float32)); print(out.min(), pixels.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"} | {"HOME": "/dev/null"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"1.0 {tmp_path}/data/input/pixels.py\n"), done

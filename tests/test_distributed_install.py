@@ -24,15 +24,30 @@ class Builder:
             f"answer_help() {{ true; }}\nprepare_environment() {{ TENSORFLOW={tensorflow}; }}\n"
             f'ready_file() {{ echo "{self.root}/ready-$1"; }}',
         )
-        executable(self.bin / "horovodrun", f'cat "{folder}/report" 2> /dev/null')
-        self.report, self.builds = folder / "report", folder / "builds"
+        self.report, self.builds, self.sums = (folder / n for n in ("report", "builds", "sums"))
+        self.sums.write_text("[0]: the sum is 3\n[1]: the sum is 3\n")
+        executable(
+            self.bin / "horovodrun",
+            f'if [[ "$*" == *--check-build* ]]; then cat "{self.report}" 2> /dev/null\n'
+            f'else cat "{self.sums}"; fi',
+        )
+        # What pip downloads: Horovod's source, with the XLA adapter among what CMake compiles.
+        cmake = folder / "horovod-0.28.1" / "horovod" / "tensorflow" / "CMakeLists.txt"
+        cmake.parent.mkdir(parents=True)
+        cmake.write_text("set(SOURCES\n  mpi_ops.cc\n  xla_mpi_ops.cc\n)\n")
+        archive = f'"$destination/horovod-0.28.1.tar.gz" -C "{folder}" horovod-0.28.1'
         nccl = folder / "nccl"
         (nccl / "lib").mkdir(parents=True)
         executable(
             self.bin / "python",
             f'if [[ "$*" == *nvidia.nccl* ]]; then echo "{nccl}"; fi\n'
+            f'if [[ "$*" == *" download "* ]]; then\n'
+            '  all="$*"; destination="${all#*--dest }"; destination="${destination%% *}"\n'
+            f"  tar -czf {archive}\n"
+            "fi\n"
             f'if [[ "$*" == *" install "* ]]; then\n'
             f'  env | grep ^HOROVOD_ > "{self.log}"; echo "$*" >> "{self.log}"\n'
+            f'  cat "${{@: -1}}/horovod/tensorflow/CMakeLists.txt" >> "{self.log}"\n'
             f'  if [[ -e "{self.builds}" ]]; then cp "{self.builds}" "{self.report}"; fi\n'
             "fi",
         )
@@ -62,6 +77,19 @@ def test_a_cpu_build_has_gloo_and_mpi(tmp_path) -> None:
     assert builder.run().returncode == 0
     assert "HOROVOD_WITH_GLOO=1" in builder.settings and "HOROVOD_WITH_MPI=1" in builder.settings
     assert "NCCL" not in builder.settings
+    assert "\n  mpi_ops.cc\n" in builder.settings and "xla_mpi_ops.cc" not in builder.settings
+
+
+def test_a_build_whose_processes_do_not_add_up_is_refused(tmp_path) -> None:
+    builder = Builder(tmp_path, "cpu")
+    builder.builds.write_text(REPORT.format(" "))
+    builder.sums.write_text("[0]: the sum is 3\n[1]: the sum is 2\n")
+    result = builder.run()
+    assert result.returncode == 1
+    assert "error: Horovod was built, and two processes do not add up: [1]: the sum is 2" in (
+        result.stderr
+    )
+    assert not list(builder.root.glob("ready-*"))
 
 
 def test_a_gpu_build_has_nccl_too(tmp_path) -> None:
@@ -81,7 +109,7 @@ def test_a_build_without_nccl_does_not_pass_for_one_with_it(tmp_path) -> None:
     builder.builds.write_text(REPORT.format(" "))
     result = builder.run(NCCL="yes")
     assert result.returncode == 1
-    assert "error: Horovod lacks one of TensorFlow MPI Gloo NCCL" in result.stderr
+    assert "error: Horovod was built, and it lacks NCCL" in result.stderr
     assert "--no-cache-dir" in builder.settings
 
 

@@ -37,8 +37,8 @@ class Stage:
         """
         broken = self.root / "broken"
         packages = self.root / ".venv/lib/python3.11/site-packages"
-        wheels = {"cpu": packages / "tensorflow_cpu-2.18.1.dist-info"}
-        wheels["gpu"] = packages / "tensorflow-2.18.1.dist-info"
+        wheels = {"cpu": packages / "tensorflow_cpu-2.21.0.dist-info"}
+        wheels["gpu"] = packages / "tensorflow-2.21.0.dist-info"
         body = f"""
           case "$*" in
             *"install"*".[cpu"*) mkdir -p "{wheels["cpu"]}" ;;
@@ -80,7 +80,7 @@ def test_an_unsuitable_python_is_named(stage):
     stage.python("python3", suitable=False)
     result = stage.prepare("demo")
     assert result.returncode == 1
-    assert result.stderr.startswith("error: no Python 3.10, 3.11 or 3.12 found")
+    assert result.stderr.startswith("error: no Python 3.10 to 3.13 found")
 
 
 def test_a_suitable_python_is_found_behind_an_unsuitable_one(stage):

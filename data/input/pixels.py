@@ -23,8 +23,17 @@ TINY = float32(1e-12)
 ZERO, ONE, TWO, SIX = float32(0), float32(1), float32(2), float32(6)
 HALF, MAX = float32(0.5), float32(255)
 
-# `fastmath`: no NaN comes in, and sums may be vectorised.
-_compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+
+def _compiled(function):
+    """Compiles at the first call; the result is kept on disk where a folder can be written.
+
+    With `fastmath`, since no NaN comes in, and sums may be vectorised.
+    """
+    jit = functools.partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
+    try:
+        return jit(cache=True)(function)
+    except RuntimeError:  # neither the source tree nor HOME: compile anew at each start
+        return jit()(function)
 
 
 def augment(
