@@ -69,9 +69,9 @@ use_nccl() {
   export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
-# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer than 2.18
-# (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing here
-# sets. Pip's build isolation is off, here and below, because setup.py reads the TensorFlow in .venv.
+# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer than
+# 2.18 (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing
+# here sets. No build isolation, here and below: Horovod's setup.py imports the TensorFlow in .venv.
 unpack_source() {
   python -m pip download --quiet --no-binary :all: --no-deps --no-build-isolation \
     --dest "$1" "$HOROVOD"
@@ -103,8 +103,8 @@ mark_done() {
 need g++ "on Debian and Ubuntu: apt-get install g++"
 need cmake "on Debian and Ubuntu: apt-get install cmake"
 [[ "${PARTS[*]}" != *NCCL* ]] || use_nccl
-echo "== building Horovod with ${PARTS[*]} (minutes), without its XLA adapter: that does not compile" \
-  "against TensorFlow 2.19 or newer, and nothing here uses it"
+echo "== building Horovod with ${PARTS[*]} (minutes), without its XLA adapter: that does not" \
+  "compile against TensorFlow 2.19 or newer, and nothing here uses it"
 build "$@"
 ! is_built || mark_done
 horovodrun --check-build >&2 || true
