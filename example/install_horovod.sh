@@ -69,9 +69,9 @@ use_nccl() {
   export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
-# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer than
-# 2.18 (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing
-# here sets. No build isolation, here and below: Horovod's setup.py imports the TensorFlow in .venv.
+# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer
+# than 2.18 (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which
+# nothing here sets. No build isolation: Horovod's setup.py imports the TensorFlow in .venv.
 unpack_source() {
   python -m pip download --quiet --no-binary :all: --no-deps --no-build-isolation \
     --dest "$1" "$HOROVOD"
