@@ -24,6 +24,7 @@ from data.downloading.download_report import Progress, describe, dry_run
 from data.downloading.download_shards import ShardOptions
 from data.downloading.fetching import USER_AGENT, Limits
 from data.downloading.open_images import BUCKET, join_ids
+from data.downloading.robots import OPT_OUTS
 from data.tfrecords.records import KINDS
 
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             count = known.pop()  # runs with --part were here: only to be joined
         plan = Plan(options, count)
         if count == part.count:
-            totals = download(plan, part.index, args.retry_failed, progress.watch)
+            totals = download(plan, part.index, args.retry_failed, args.verify, progress.watch)
             if rates := progress.close():
                 print(rates)
             if count > 1:
@@ -79,6 +80,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--num_threads", type=_positive, default=20, help="at the same time (%(default)s)")
     add("--save_dir", type=Path, default=Path("images"), help="for images (%(default)s)")
     add("--retry_failed", action="store_true", help="try the rows again that failed before")
+    add("--verify", action="store_true", help="compare files with their SHA-256, and download those"
+        " again that were altered (sizes are compared in every run)")  # fmt: skip
     add("--dry_run", action="store_true", help="download a sample; tell disk and time of the rest")
     add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
     _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
@@ -127,6 +130,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of a picture (%(default)s)")
     add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
     add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
+    add("--opt_outs", default=",".join(OPT_OUTS), help="directives of an X-Robots-Tag with which a"
+        " picture is left alone; '' for none (%(default)s)")  # fmt: skip
     add("--placeholders", type=Path, action="append", default=[], help="more hashes of pictures"
         " that stand for missing ones, as in data/placeholders.txt")  # fmt: skip
     add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs give"
@@ -161,6 +166,7 @@ def _options(args: argparse.Namespace, part: Part) -> Options:
             args.max_redirects,
         ),
         user_agent=args.user_agent,
+        opt_outs=tuple(filter(None, args.opt_outs.lower().replace(" ", "").split(","))),
         short_side=args.short_side,
         quality=args.quality,
         max_pixels=args.max_pixels,

@@ -308,9 +308,14 @@ def test_shards(web, tmp_path, capsys) -> None:
     reports, problems = ShardFolder(tmp_path / "records").verify(1)
     assert (problems, [report.rows for report in reports]) == ([], [2, 3, 1])
     assert not (tmp_path / "records" / ".spool").exists()
+    before = outputs(tmp_path / "records")
+    capsys.readouterr()
     (tmp_path / "records" / "00000.tfrecord").unlink()
-    assert run(*arguments) == 1
-    assert "00000.tfrecord: 0-" in capsys.readouterr().err
+    shard = tmp_path / "records" / "00001.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-9] + b"?" + shard.read_bytes()[-8:])
+    assert run(*arguments, "--verify") == 0
+    assert "3 pictures were deleted or altered since" in capsys.readouterr().err
+    assert outputs(tmp_path / "records") == before
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -383,7 +388,7 @@ def results(
     **options: float,
 ) -> dict[int, object]:
     """What the engine makes of 100 tasks of one host; failures by their kind."""
-    engine = Engine(fetch, store, Scheduler(8, 6), 8, 2, **options)
+    engine = Engine(fetch, store, Scheduler(8, 6, has_answered=True), 8, 2, **options)
     tasks = (Task(row, "", "", "host") for row in range(100))
     found = [(task.row, getattr(result, "kind", result)) for task, result in engine.run(tasks)]
     assert len(found) == 100

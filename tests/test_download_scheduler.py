@@ -7,6 +7,7 @@ import pytest
 from data.downloading import download_scheduler
 from data.downloading.download_scheduler import Scheduler, Task
 from data.downloading.fetching import FetchError
+from data.downloading.network_settings import NetworkError
 
 BUSY = FetchError("http_429", "", is_transient=True, is_throttled=True)
 BROKEN = FetchError("http_500", "", is_transient=True)
@@ -19,7 +20,7 @@ def tasks(*hosts: str) -> list[Task]:
 
 
 def filled(host_limit: int, *hosts: str, retries: int = 2) -> Scheduler:
-    scheduler = Scheduler(host_limit, retries)
+    scheduler = Scheduler(host_limit, retries, has_answered=True)
     for task in tasks(*hosts):
         scheduler.add(task)
     return scheduler
@@ -191,6 +192,19 @@ def test_an_unanswering_resolver_does_not_hold_us_for_ever() -> None:
         final += sum(not scheduler.failed(task, now, OFFLINE) for task in taken(scheduler, now))
         now += 31
     assert final == 200
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_without_a_network_from_the_start_no_row_fails(rows: int) -> None:
+    scheduler = Scheduler(1, 0)
+    for task in tasks(*[f"host{i}" for i in range(rows)]):
+        scheduler.add(task)
+    now = 0.0
+    with pytest.raises(NetworkError, match="no row is marked as failed"):
+        while now < 1e4:
+            assert all(scheduler.failed(task, now, OFFLINE) for task in taken(scheduler, now))
+            now += 1
+    assert now < 300
 
 
 def test_hosts_are_forgotten(monkeypatch) -> None:

@@ -198,6 +198,28 @@ class _Handler(BaseHTTPRequestHandler):
     def moved(self) -> None:
         self.answer(b"moved", 301, Location=f"/ok/{self.number}.jpg")
 
+    def hinted(self) -> None:
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload" + _END
+        self.wfile.write(b"HTTP/1.1 102 Processing" + _END + 2 * hints)
+        self.ok()
+
+    def hints_only(self) -> None:
+        self.close_connection = True
+        while not self.server.closing.is_set():
+            self.wfile.write(b"HTTP/1.1 103 Early Hints" + _END)
+
+    def moved_latin1(self) -> None:
+        self.answer(b"", 302, Location=f"/ok/caf\xe9/{self.number}.jpg")
+
+    def moved_utf8(self) -> None:
+        self.answer(b"", 302, Location=f"/ok/caf\xc3\xa9/{self.number}.jpg")
+
+    def opted_out(self) -> None:
+        self.answer(picture(self.number), X_Robots_Tag="otherbot: noindex, NoAI")
+
+    def opted_out_for_all(self) -> None:
+        self.answer(picture(self.number), X_Robots_Tag="max-snippet: 5, NoAI")
+
     def to_file(self) -> None:
         self.answer(b"", 302, Location="file:///etc/passwd")
 

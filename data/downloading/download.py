@@ -6,17 +6,16 @@ a row is in the manifest of its part (data/downloading/download_manifest.py) and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from data.common.files import sha256
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
 from data.downloading.download_engine import THREADS_A_PROCESS, Engine, Job
-from data.downloading.download_finish import Repeated, mark_repeated, write_lists
+from data.downloading.download_finish import Repeated, Totals, mark_repeated, totals, write_lists
 from data.downloading.download_manifest import (
     PENDING,
     Entry,
@@ -28,7 +27,9 @@ from data.downloading.download_names import FLAT_ROWS, Naming, host_of
 from data.downloading.download_scheduler import Scheduler, Task
 from data.downloading.download_shards import ShardMaker, ShardOptions
 from data.downloading.download_store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
+from data.downloading.download_verify import LOST, is_whole, mark_lost
 from data.downloading.fetching import USER_AGENT, Fetcher, FetchError, Limits
+from data.downloading.robots import OPT_OUTS
 from data.listing.lists import Row, count_lines, read_rows
 from data.tfrecords.manifest import ShardFolder
 
@@ -37,6 +38,9 @@ HOST_LIMIT = 8
 
 PATIENCE_SECONDS = 30.0
 """Beyond the time limit of an attempt, until its thread is given up."""
+
+_RETRIED = ("offline", LOST)  # by every run: not the fault of the row
+_WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Options:
         threads: attempts made at the same time.
         host_limit: of them, to one host.
         retries: attempts after the first.
-        limits, user_agent: see `data/downloading/fetching.py`.
+        limits, user_agent, opt_outs: see `data/downloading/fetching.py`.
         short_side, quality, max_pixels: see `data/common/images.py`.
         placeholders: files besides the project's own.
         repeated_urls: mark bodies that so many URLs gave; 0 marks none.
@@ -70,6 +74,7 @@ class Options:
     retries: int = 4
     limits: Limits = field(default_factory=Limits)
     user_agent: str = USER_AGENT
+    opt_outs: Collection[str] = OPT_OUTS
     short_side: int | None = None
     quality: int = JPEG_QUALITY
     max_pixels: int = MAX_PIXELS
@@ -77,39 +82,6 @@ class Options:
     repeated_urls: int = 10
     shards: ShardOptions | None = None
     class_num: int | None = None
-
-
-class Totals(NamedTuple):
-    """Rows by kind (ok, converted, pending, or a kind of failure) and bytes of the files."""
-
-    kinds: dict[str, int]
-    stored_bytes: int
-
-    @property
-    def rows(self) -> int:
-        return sum(self.kinds.values())
-
-    @property
-    def ok(self) -> int:
-        return self.kinds.get("ok", 0) + self.kinds.get("converted", 0)
-
-    @property
-    def pending(self) -> int:
-        return self.kinds.get("pending", 0)
-
-    @property
-    def failed(self) -> dict[str, int]:
-        """Failed rows by kind, the most frequent first."""
-        others = {k: n for k, n in self.kinds.items() if k not in ("ok", "converted", "pending")}
-        return dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
-
-
-def totals(manifests: Sequence[Manifest]) -> Totals:
-    kinds: dict[str, int] = {}
-    for manifest in manifests:
-        for kind, count in manifest.counts().items():
-            kinds[kind] = kinds.get(kind, 0) + count
-    return Totals(kinds, sum(manifest.stored_bytes for manifest in manifests))
 
 
 class Plan:
@@ -197,22 +169,32 @@ def download(
     plan: Plan,
     index: int,
     retry_failed: bool = False,
+    verify: bool = False,
     watch: Callable[[Manifest, Stored | FetchError | None], None] = lambda *_: None,
 ) -> Totals:
     """Fetches the pending rows of a part, and of an earlier run the failed ones if asked.
 
+    What was downloaded and is gone since, or has another size, is pending again; so are rows that
+    failed because our own network was down.
+
     Args:
+        verify: compare the content of files, too, with what was downloaded.
         watch: is told of each final result, and of None at the beginning.
 
     Raises:
+        NetworkError: no request can succeed on this machine; no row is marked as failed.
         OSError: a file cannot be written. What is done so far is kept, here as ever.
     """
+    options = plan.options
+    fetcher = Fetcher(options.limits, options.threads, options.user_agent, options.opt_outs)
     with plan.open(index) as manifest:
-        if retry_failed:
-            manifest.forget_failures()
-        watch(manifest, None)
         shards = plan.shard_maker(index, manifest)
-        engine = _engine(plan, index, shards)
+        mark_lost(manifest, lambda entry: _is_kept(entry, options.save_dir, shards, verify))
+        has_answered = bool(manifest.counts().keys() - _WITHOUT_ANSWER)
+        manifest.forget_failures(*(() if retry_failed else _RETRIED))
+        watch(manifest, None)
+        scheduler = Scheduler(options.host_limit, options.retries, has_answered)
+        engine = _engine(plan, index, shards, fetcher, scheduler)
         for task, result in engine.run(_pending(plan, index, manifest)):
             manifest.append(_entry(task, result))
             watch(manifest, result)
@@ -221,9 +203,14 @@ def download(
         return totals([manifest])
 
 
-def _engine(plan: Plan, index: int, shards: ShardMaker | None) -> Engine:
+def _is_kept(entry: Entry, folder: Path, shards: ShardMaker | None, by_hash: bool) -> bool:
+    return shards.holds(entry, by_hash) if shards else is_whole(folder / entry.file, entry, by_hash)
+
+
+def _engine(
+    plan: Plan, index: int, shards: ShardMaker | None, fetcher: Fetcher, scheduler: Scheduler
+) -> Engine:
     options, part = plan.options, (index, plan.count)
-    fetcher = Fetcher(options.limits, options.threads, options.user_agent)
     store = plan.store(shards)
 
     def fetch(job: Job) -> tuple[bytes, str]:
@@ -240,7 +227,7 @@ def _engine(plan: Plan, index: int, shards: ShardMaker | None) -> Engine:
     return Engine(
         fetch,
         store_body,
-        Scheduler(options.host_limit, options.retries),
+        scheduler,
         options.threads,
         processes,
         storing_threads=-(-cores() // processes),

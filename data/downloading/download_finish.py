@@ -20,6 +20,39 @@ _CELL_BITS = 24
 _FULL = 255
 
 
+class Totals(NamedTuple):
+    """Rows by kind (ok, converted, pending, or a kind of failure) and bytes of the files."""
+
+    kinds: dict[str, int]
+    stored_bytes: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def ok(self) -> int:
+        return self.kinds.get("ok", 0) + self.kinds.get("converted", 0)
+
+    @property
+    def pending(self) -> int:
+        return self.kinds.get("pending", 0)
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Failed rows by kind, the most frequent first."""
+        others = {k: n for k, n in self.kinds.items() if k not in ("ok", "converted", "pending")}
+        return dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
+
+
+def totals(manifests: Sequence[Manifest]) -> Totals:
+    kinds: dict[str, int] = {}
+    for manifest in manifests:
+        for kind, count in manifest.counts().items():
+            kinds[kind] = kinds.get(kind, 0) + count
+    return Totals(kinds, sum(manifest.stored_bytes for manifest in manifests))
+
+
 class Repeated(NamedTuple):
     """One body that many URLs gave."""
 

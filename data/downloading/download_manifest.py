@@ -86,19 +86,17 @@ def read_settings(path: Path) -> Settings:
 class Manifest:
     """The manifest of one part of a list, opened to be continued.
 
-        Args:
-            path: the file; made if it is not there.
-            settings: whatever decides on the output. A manifest made with others is refused.
-            rows: of the part.
+    Args:
+        path: the file; made if it is not there.
+        settings: whatever decides on the output. A manifest made with others is refused.
+        rows: of the part.
 
-        Attributes:
-            codes: one byte a row: from data.common.state import Seal, is_count, is_inside
+    Attributes:
+        codes: one byte a row: PENDING, OK, CONVERTED or a kind of failure.
+        stored_bytes: of the files of the rows that are OK.
 
-    PENDING, OK, CONVERTED or a kind of failure.
-            stored_bytes: of the files of the rows that are OK.
-
-        Raises:
-            ManifestError: other settings, a damaged file, or another process is writing it.
+    Raises:
+        ManifestError: other settings, a damaged file, or another process is writing it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], rows: int) -> None:
@@ -152,9 +150,15 @@ class Manifest:
         found = ((kind, self.codes.count(code)) for code, kind in enumerate(self._kinds))
         return {kind: count for kind, count in found if count}
 
-    def forget_failures(self) -> None:
-        """Makes all failed rows pending again; their lines stay until they get new ones."""
-        failed = bytes(range(CONVERTED + 1)) + bytes(_MOST_KINDS - CONVERTED - 1)
+    def forget_failures(self, *kinds: str) -> None:
+        """Makes failed rows pending again, of these kinds or all.
+
+        Their lines stay until they get new ones.
+        """
+        failed = bytearray(range(_MOST_KINDS))
+        for code, kind in enumerate(self._kinds):
+            if code > CONVERTED and (not kinds or kind in kinds):
+                failed[code] = PENDING
         self.codes = bytearray(self.codes.translate(failed))
 
     def entries(self) -> Iterator[Entry]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.downloading.download import Options, Plan, Totals, download
-from data.downloading.download_finish import Repeated
+from data.downloading.download import Options, Plan, download
+from data.downloading.download_finish import Repeated, Totals
 from data.downloading.download_manifest import Manifest
 from data.downloading.download_store import Stored
 from data.downloading.fetching import FetchError

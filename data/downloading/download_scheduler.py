@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from data.downloading.fetching import FetchError
+from data.downloading.network_settings import NetworkError
 
 UNREACHABLE_ATTEMPTS = 20
 """A host that so many attempts in a row could not even connect to is given up for this run."""
@@ -26,6 +27,7 @@ network is down, everything waits, for two hours at most; attempts made meanwhil
 LONGEST_PAUSE_SECONDS = 600.0
 OFFLINE_PAUSE_SECONDS = 30.0
 _OFFLINE_PAUSES = 240  # two hours
+_FIRST_OFFLINE_PAUSES = 2  # before any host has answered
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 _THROTTLED_RETRIES = 10
@@ -60,9 +62,11 @@ class Scheduler:
     Args:
         host_limit: tasks of one host in flight.
         retries: attempts after the first one.
+        has_answered: some host of the list is known to have answered. Until one has, a sign that
+            our own network is down costs no attempt, and the run ends if it goes on for a minute.
     """
 
-    def __init__(self, host_limit: int, retries: int) -> None:
+    def __init__(self, host_limit: int, retries: int, has_answered: bool = False) -> None:
         self._host_limit = host_limit
         self._retries = retries
         self._hosts: dict[str, _Host] = {}
@@ -71,6 +75,7 @@ class Scheduler:
         self._round: deque[str] = deque()
         self._timers: list[tuple[float, int, str, Task | None]] = []
         self._order = itertools.count()
+        self._has_answered = has_answered
         self._unanswered = 0  # attempts since any host answered
         self._offline_until = 0.0
         self._offline_pauses = 0
@@ -115,6 +120,7 @@ class Scheduler:
         """The host answered, well or with a final refusal: it may be asked for something else."""
         host = self._hosts[task.host]
         host.unreachable = host.pauses = 0
+        self._has_answered = True
         self._unanswered = self._offline_pauses = 0
         self._release(task.host)
 
@@ -134,11 +140,16 @@ class Scheduler:
         self._release(task.host)
 
     def failed(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back a task that got no answer, or one for now; True if it will be tried again."""
+        """Takes back a task that got no answer, or one for now; True if it will be tried again.
+
+        Raises:
+            NetworkError: our own network is down, and no host has ever answered.
+        """
         host = self._hosts[task.host]
-        has_answered = error.kind not in ("unreachable", "offline")
-        self._unanswered = 0 if has_answered else self._unanswered + 1
-        if not self._is_offline(error.kind, now):
+        is_answer = error.kind not in ("unreachable", "offline")
+        self._has_answered |= is_answer
+        self._unanswered = 0 if is_answer else self._unanswered + 1
+        if not self._is_offline(error, now):
             task.attempts += 1
             task.throttled += error.is_throttled
             host.unreachable += self._is_to_blame(error.kind)
@@ -162,11 +173,18 @@ class Scheduler:
         heapq.heappush(self._timers, (due, next(self._order), task.host, task))
         return True
 
-    def _is_offline(self, kind: str, now: float) -> bool:
+    def _is_offline(self, error: FetchError, now: float) -> bool:
         """Whether our own network is down; if so, everything waits."""
-        if kind != "offline" or self._unanswered < OFFLINE_ATTEMPTS:
+        if error.kind != "offline":
             return False
+        if self._unanswered < OFFLINE_ATTEMPTS:
+            return not self._has_answered
         if now >= self._offline_until:
+            if not self._has_answered and self._offline_pauses == _FIRST_OFFLINE_PAUSES:
+                raise NetworkError(
+                    f"no network, name server or proxy: {error}; no row is marked as failed,"
+                    " and the same command goes on from here"
+                )
             self._offline_pauses += 1
             self._offline_until = now + OFFLINE_PAUSE_SECONDS
         return self._offline_pauses <= _OFFLINE_PAUSES

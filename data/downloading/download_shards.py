@@ -12,20 +12,31 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from data.common.files import sha256
 from data.common.images import probe
-from data.downloading.download_manifest import OK, PENDING, Manifest, ManifestError
+from data.downloading.download_manifest import OK, PENDING, Entry, Manifest, ManifestError
 from data.downloading.download_names import Naming
+from data.downloading.download_verify import is_whole
 from data.listing.lists import Row
 from data.tfrecords import label_counts
 from data.tfrecords.conversion import SUFFIX
 from data.tfrecords.example_codec import positive_classes
 from data.tfrecords.manifest import ShardFolder, ShardReport
-from data.tfrecords.records import RecordWriter, decode_example, encode_example, read_records
+from data.tfrecords.records import (
+    RecordError,
+    RecordWriter,
+    decode_example,
+    encode_example,
+    read_records,
+)
+
+_READ_SHARDS = 32
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,30 @@ class ShardMaker:
         self._manifest = manifest
         self._naming = naming
         self._reports = self._folder.reports()
+        # Rows are done out of order, but within a window of a few shards.
+        self._digests = lru_cache(_READ_SHARDS)(self._digests_of)
         self._made = 0  # shards
         self._done = 0  # rows at the beginning of the list that are not pending
 
     def spool_folder(self, row: int) -> str:
         """Where the picture of a row waits, below the spool."""
         return f"{row // self._options.size:05d}"
+
+    def holds(self, entry: Entry, by_hash: bool) -> bool:
+        """Whether the picture of a row that is OK waits, or is in its shard, unaltered."""
+        if is_whole(self.spool / self.spool_folder(entry.row) / entry.file, entry, by_hash):
+            return True
+        name = self._shard_name(entry.row // self._options.size)
+        if not by_hash and self._folder.is_done(self._reports.get(name)):
+            return True
+        return self._digests(name).get(entry.file) == entry.sha256
+
+    def _shard_name(self, number: int) -> str:
+        return f"{self._prefix}{number:05d}{SUFFIX}"
+
+    def _digests_of(self, name: str) -> dict[str, str]:
+        pictures = _pictures(self._folder.path / name)
+        return {file: hashlib.sha256(data).hexdigest() for file, data in pictures.items()}
 
     def advance(self) -> None:
         """Makes the shards whose rows are all done, from the first on."""
@@ -93,7 +122,7 @@ class ShardMaker:
 
     def _make_if_needed(self, rows: Sequence[Row]) -> None:
         first = self._made * self._options.size
-        name = f"{self._prefix}{self._made:05d}{SUFFIX}"
+        name = self._shard_name(self._made)
         spool = self.spool / self.spool_folder(first)
         report = self._reports.get(name)
         count = sum(self._manifest.is_ok(first + i) for i in range(len(rows)))
@@ -143,8 +172,9 @@ class ShardMaker:
 
 
 def _pictures(shard: Path) -> dict[str, bytes]:
-    """Encoded pictures by name of a shard that may not be there."""
-    if not shard.exists():
-        return {}
-    examples = map(decode_example, read_records(shard))
-    return {example["name"][0].decode(): example["image"][0] for example in examples}
+    """Encoded pictures by name of a shard that may not be there, or be damaged from some point."""
+    found: dict[str, bytes] = {}
+    with suppress(FileNotFoundError, RecordError):
+        for example in map(decode_example, read_records(shard)):
+            found[example["name"][0].decode()] = example["image"][0]
+    return found

@@ -8,26 +8,36 @@ do not trust on a machine that reaches nothing private.
 from __future__ import annotations
 
 import errno
-import os
+import http.client
 import socket
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from data.downloading.network_settings import ca_bundle, proxies
+from data.downloading.robots import OPT_OUTS, robots_directives
+
 USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
+_MOST_INTERIM = 10
+
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
 _CUT_OFF = (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)
-_OFFLINE_ERRNOS = {socket.EAI_AGAIN, errno.ENETUNREACH, errno.ENETDOWN}
+# Of this machine: its network, its name server, or what it has of files, ports and memory.
+_OFFLINE_ERRNOS = {
+    *(socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY, errno.ENETUNREACH, errno.ENETDOWN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL),
+}
+_TUNNEL = "Tunnel connection failed: "  # what http.client says of a proxy's answer
 _BAD_URL = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -51,13 +61,38 @@ class Limits:
     max_redirects: int = 5
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """Passes over interim answers, such as 103 Early Hints; Python does so with 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            version, status, reason = super()._read_status()
+            if not 100 < status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {_MOST_INTERIM} interim answers")
+
+
+urllib3.connection.HTTPConnection.response_class = _FinalResponse
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where a redirect leads; None if it is none."""
+        try:
+            return super().get_redirect_target(resp)
+        except UnicodeDecodeError:  # raw Latin-1, which requests takes for UTF-8
+            location = resp.headers["location"]
+            return "".join(c if c.isascii() else f"%{ord(c):02X}" for c in location)
+
+
 class FetchError(Exception):
     """A failed attempt. Not a ValueError: it is a result to count, not a mistake of the user.
 
     Attributes:
         kind: a word to count by: `http_404`, `time_out`, `connection` (lost), `unreachable` (never
-            made), `offline` (our own network or resolver fails), `tls`, `truncated`, `corrupt`,
-            `too_large`, `redirects`, `bad_url`.
+            made), `offline` (our own network, resolver or proxy fails), `tls`, `truncated`,
+            `corrupt`, `too_large`, `redirects`, `bad_url`, `opted_out`.
         is_transient: another attempt may succeed.
         retry_after: seconds that the server asked for, if it did.
         is_throttled: the server has too many requests from us.
@@ -88,9 +123,19 @@ class Fetcher:
         limits: of an attempt.
         threads: that will call `fetch` at the same time.
         user_agent: sent with every request; some hosts refuse unknown programs.
+        opt_outs: directives of an `X-Robots-Tag` with which a picture is left alone.
+
+    Raises:
+        NetworkError: a proxy or CA bundle that the environment names is of no use.
     """
 
-    def __init__(self, limits: Limits, threads: int, user_agent: str = USER_AGENT) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        threads: int,
+        user_agent: str = USER_AGENT,
+        opt_outs: Collection[str] = OPT_OUTS,
+    ) -> None:
         self._limits = limits
         self._headers = {
             "User-Agent": user_agent,
@@ -98,8 +143,9 @@ class Fetcher:
             "Accept-Encoding": "identity",  # pictures are compressed already
         }
         # Where the environment names proxies, requests looks for the one of each URL.
-        self._options: dict = {} if getproxies() else {"proxies": {}}
-        self._options["verify"] = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        self._options: dict = {} if proxies() else {"proxies": {}}
+        self._options["verify"] = ca_bundle()
+        self._opt_outs = opt_outs
         self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
         self._sessions = threading.local()
 
@@ -118,6 +164,7 @@ class Fetcher:
                     location = self._session().get_redirect_target(response)
                     if location is None:
                         _check_status(response)
+                        self._check_robots(response)
                         return self._body(response, deadline), url
                 url = urljoin(url, location)
             except FetchError:
@@ -139,10 +186,16 @@ class Fetcher:
             **self._options,
         )
 
+    def _check_robots(self, response: requests.Response) -> None:
+        for header in response.raw.headers.getlist("X-Robots-Tag"):
+            found = robots_directives(header, self._headers["User-Agent"]) & set(self._opt_outs)
+            if found:
+                raise FetchError("opted_out", f"X-Robots-Tag: {min(found)}")
+
     def _session(self) -> requests.Session:
         session = getattr(self._sessions, "session", None)
         if session is None:
-            session = self._sessions.session = requests.Session()
+            session = self._sessions.session = _Session()
             session.mount("http://", self._adapter)
             session.mount("https://", self._adapter)
             # Cookies of millions of hosts would grow without end.
@@ -171,6 +224,8 @@ def _check_status(response: requests.Response) -> None:
     status = response.status_code
     if 200 <= status < 300:
         return
+    if status == 407:
+        raise FetchError("offline", "the proxy asks for a password", is_transient=True)
     retry_after = _seconds(response.headers.get("Retry-After"))
     raise FetchError(
         f"http_{status}",
@@ -203,6 +258,9 @@ def _as_fetch_error(error: Exception) -> FetchError:
     message = " ".join(str(causes[-1]).split())[:200] or type(causes[-1]).__name__
     if is_any(*_BAD_URL) or (type(error) is ValueError and len(causes) == 1):  # from urlsplit
         return FetchError("bad_url", message)
+    if is_any(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
+        is_host = message.startswith(_TUNNEL) and "407" not in message
+        return FetchError("unreachable" if is_host else "offline", message, is_transient=True)
     if is_any(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
         return FetchError("tls", message)
     if any(isinstance(c, OSError) and c.errno in _OFFLINE_ERRNOS for c in causes):
