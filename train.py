@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 import flags
 import script
 from data.input.augmentation import Augmentation
@@ -21,7 +19,7 @@ from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
-from models.training import loop, resume
+from models.training import loop, overview, resume
 from models.training.best import Best
 from models.training.divergence import TrainingError
 from models.training.mixup import Mixup
@@ -81,7 +79,8 @@ def fit(
     best = make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
-    resume.restore_or_start(trainer, checkpoints, job, FLAGS.pretrain_ckpt, skip, must_restore)
+    start = FLAGS.pretrain_ckpt, skip, must_restore, script.as_dict(loss=objective.name)
+    resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
     return job.run(variables.values(), lambda: run(trainer, job, checkpoints, make_evaluator, best))
@@ -121,9 +120,9 @@ def run(
     source = TrainingInput(records, script.fill(Augmentation), share)
     schedule = make_schedule(script.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
-        logging.info("%s", arithmetic(share, job.size, source.records, FLAGS.max_iter))
-        logging.info("learning rate %g at first, %g warm", schedule(0), schedule(FLAGS.warmup))
-    kept = script.as_dict(loss=trainer.objective.name)
+        planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
+        overview.show(trainer.network, planned, schedule, script.fill(overview.OverviewOptions))
+    flags_used = script.as_dict(loss=trainer.objective.name)
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
@@ -132,7 +131,7 @@ def run(
         script.fill(loop.LoopOptions),
         job,
         evaluate,
-        {"flags": kept, "versions": versions(), "workers": job.size},
+        {"flags": flags_used, "versions": versions(), "workers": job.size},
         share,
         best,
     )

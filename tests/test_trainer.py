@@ -171,18 +171,19 @@ class Second(OneWorker):
     rank, size = 1, 2
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        return values + np.array([14.0, 7.0])
+        return values + np.array([14.0, 8.0, 7.0])
 
 
 def test_all_workers_take_the_sizes_that_the_first_one_finds(tmp_path) -> None:
     train(trainer_of(), tmp_path / "run", 1)
     elsewhere, prefix = tmp_path / "elsewhere", str(tmp_path / "run")
-    both = {"resnet_size": 14, "class_num": CLASSES}
+    body = {"resnet_size": 14, "width": 8}
+    both = {**body, "class_num": CLASSES}
     assert resume.sizes(prefix, None, ("logits/*",), OneWorker()) == both
     assert resume.sizes(elsewhere, prefix, (), OneWorker()) == both
-    assert resume.sizes(elsewhere, prefix, ("logits/*",), OneWorker()) == {"resnet_size": 14}
+    assert resume.sizes(elsewhere, prefix, ("logits/*",), OneWorker()) == body
     assert resume.sizes(elsewhere, None, (), OneWorker()) == {}
-    assert resume.sizes(elsewhere, prefix, (), Second()) == {"resnet_size": 14, "class_num": 7}
+    assert resume.sizes(elsewhere, prefix, (), Second()) == {**body, "class_num": 7}
 
 
 class OneOfFive(OneWorker):

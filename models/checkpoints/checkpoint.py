@@ -129,6 +129,11 @@ def restore(
     depths = [_DEPTHS.get(_block_counts(names)) for names in (held, wanted)]
     if all(depths) and depths[0] != depths[1]:
         raise CheckpointError(_depths_differ(checkpoint.prefix, *depths))
+    stems = [
+        shapes[kernel_name(STEM)][-1] for shapes in (held, wanted) if kernel_name(STEM) in shapes
+    ]
+    if len(set(stems)) == 2:
+        raise CheckpointError(_widths_differ(checkpoint.prefix, *stems))
     theirs, ours = held.get(DENSE_BIAS), wanted.get(DENSE_BIAS)
     if theirs and ours and theirs != ours:
         raise CheckpointError(_classes_differ(checkpoint.prefix, *theirs, *ours))
@@ -160,6 +165,10 @@ def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple])
 
 def _classes_differ(prefix: str, held: int, wanted: int) -> str:
     return f"checkpoint {prefix} has {held} classes, --class_num is {wanted}"
+
+
+def _widths_differ(prefix: str, held: int, wanted: int) -> str:
+    return f"checkpoint {prefix} is of width {held}, --width is {wanted}: give --width={held}"
 
 
 def _depths_differ(prefix: str, held: int, wanted: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.metrics.results import HEADLINES
+from models.training import overview
 from models.training.best import Best
 from models.training.divergence import DivergenceCheck
 from models.training.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
@@ -98,6 +99,7 @@ def train(
             loss = trainer.step(itertools.islice(batches, count), rate, total)
             loss, stop = _agree(float(loss), interrupt.signal, workers)
         meter.step_done(int(trainer.position.numpy()) - position)
+        overview.tell_pace(meter, options.max_iter - step - 1, workers.rank)
         check.loss(loss)
         step += 1
         finished = step == options.max_iter

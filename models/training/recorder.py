@@ -40,11 +40,15 @@ def reported(what: str, seconds: float) -> Iterator[None]:
 
 
 class Meter:
-    """Speed over the last `window` steps: images/s and the share of time spent on input."""
+    """Speed over the last `window` steps: images/s and the share of time spent on input.
+
+    `steps` were done so far, the last of them in `last_seconds`.
+    """
 
     def __init__(self, window: int) -> None:
         self._steps: deque[tuple[int, float, float]] = deque(maxlen=window)
-        self._waited = 0.0
+        self._waited = self.last_seconds = 0.0
+        self.steps = 0
         self._start = time.perf_counter()
 
     def waited(self, seconds: float) -> None:
@@ -53,7 +57,9 @@ class Meter:
 
     def step_done(self, images: int) -> None:
         """Ends a step of `images`, over all workers."""
-        self._steps.append((images, time.perf_counter() - self._start, self._waited))
+        self.last_seconds = time.perf_counter() - self._start
+        self._steps.append((images, self.last_seconds, self._waited))
+        self.steps += 1
 
     def restart(self) -> None:
         """Begins the next step, leaving out an evaluation or a checkpoint since the last."""

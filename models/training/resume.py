@@ -1,6 +1,8 @@
 """Where a run's variables come from."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -10,6 +12,12 @@ from models.checkpoints.checkpoint import CheckpointFolder
 from models.training.trainer import Trainer
 from models.workers.base import Workers
 
+# What decides on the variables that a checkpoint holds.
+_FITTING = (
+    *("resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
+    *("trainable", "FixBlock2"),
+)
+
 
 def restore_or_start(
     trainer: Trainer,
@@ -18,12 +26,15 @@ def restore_or_start(
     pretrain_ckpt: str | None = None,
     skip: Sequence[str] = (),
     must_restore: bool = False,
+    flags: Mapping[str, Any] | None = None,
 ) -> None:
     """Gives rank 0 its variables, from the first of these that exists.
 
     1. The latest checkpoint of the run's own folder: a resume, of every variable.
     2. `pretrain_ckpt`: the network's variables but those whose names match `skip`.
     3. The initial values.
+
+    `flags` are those of this start; a resume says which of them are not what they were.
 
     Raises:
       CheckpointError: a checkpoint does not fit, or there is none and `must_restore`.
@@ -32,12 +43,16 @@ def restore_or_start(
         return
     latest = checkpoints.latest()
     if latest:
-        resume(trainer, latest)
+        resume(trainer, latest, flags or {})
     elif pretrain_ckpt:
         start_from(trainer, checkpoint.find(pretrain_ckpt), skip)
     elif must_restore:
         raise checkpoint.CheckpointError(
             f"there is no checkpoint in --model_dir {checkpoints.model_dir}, and no --pretrain_ckpt"
+        )
+    else:
+        logging.info(
+            "weights from random values: neither a checkpoint nor --pretrain_ckpt is there"
         )
 
 
@@ -46,29 +61,56 @@ def sizes(
 ) -> dict[str, int]:
     """What the checkpoint that a run starts from says of its network, by flag; {} without one.
 
-    `resnet_size`, and `class_num` unless `skip` leaves the logits out. All workers call this and
-    get what rank 0 finds; in an elastic job, where a worker may come alone, it is {}.
+    `resnet_size`, `width`, and `class_num` unless `skip` leaves the logits out. All workers call
+    this and get what rank 0 finds; in an elastic job, where a worker may come alone, it is {}.
     """
-    found = np.zeros(2)
+    found = np.zeros(3)
     if workers.elastic:
         return {}
     if workers.rank == 0:
         own = CheckpointFolder(model_dir).latest()
         prefix = own or (pretrain_ckpt and checkpoint.find(pretrain_ckpt))
         if prefix:
-            described = checkpoint.describe(prefix)
-            found[:] = described.resnet_size, described.class_num if own or not skip else 0
-    resnet_size, class_num = workers.sum(found).astype(int).tolist()
-    named = {"resnet_size": resnet_size, "class_num": class_num}
-    return {name: value for name, value in named.items() if value}
+            held = checkpoint.describe(prefix)
+            found[:] = held.resnet_size, held.width, held.class_num if own or not skip else 0
+    values = workers.sum(found).astype(int).tolist()
+    named = zip(("resnet_size", "width", "class_num"), values, strict=True)
+    return {name: value for name, value in named if value}
 
 
-def resume(trainer: Trainer, prefix: str) -> None:
-    """Takes up a run where its checkpoint left it."""
-    meta = checkpoint.restore(prefix, trainer.variables_by_name()).meta()
-    _check_finite(trainer, prefix)
+def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
+    """Takes up a run where its checkpoint left it; `flags` are the present ones.
+
+    Raises:
+      CheckpointError: it does not fit; where flags are to blame, with both values of each.
+    """
+    then = checkpoint.read(prefix).meta().get("flags", {})
+    changed = [
+        (name, then[name], flags[name])
+        for name in flags
+        if name in then and then[name] != flags[name]
+    ]
+    try:
+        meta = checkpoint.restore(prefix, trainer.variables_by_name()).meta()
+    except checkpoint.CheckpointError as error:
+        to_blame = [f"--{n}={then} then, {now} now" for n, then, now in changed if n in _FITTING]
+        if not to_blame:
+            raise
+        raise checkpoint.CheckpointError(
+            f"checkpoint {prefix} does not fit: {'; '.join(to_blame)}; give what it was trained "
+            "with, or another --model_dir, with this as --pretrain_ckpt"
+        ) from error
     trainer.set_progress(meta.get("progress", {}))
-    logging.info("resuming %s at step %d", prefix, int(trainer.global_step.numpy()))
+    step = int(trainer.global_step.numpy())
+    logging.info("resuming %s at step %d", prefix, step)
+    if changed:
+        listed = ", ".join(f"--{name} {then} -> {now}" for name, then, now in changed)
+        logging.info("changed since the checkpoint: %s", listed)
+    if step >= flags.get("max_iter", math.inf):
+        logging.info(
+            "the run is at its end, step %d; a larger --max_iter than %d goes on",
+            *(step, flags["max_iter"]),
+        )
 
 
 def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:

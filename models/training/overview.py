@@ -1,0 +1,61 @@
+"""What a run says of itself when it starts, and how long it will take."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+
+from models.layout import parameter_count
+from models.resnet import ResNet
+from models.training.recorder import Meter, clock
+
+LONG_SECONDS = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OverviewOptions:
+    """The fields are the flags of the same name."""
+
+    image_size: int
+    warmup: int
+    model_dir: str
+    log_dir: str
+
+
+def show(
+    network: ResNet, steps: str, schedule: Callable[[int], float], options: OverviewOptions
+) -> None:
+    """Logs device, network, `steps` (a line), learning rate and output folders."""
+    depth, classes, width = network.resnet_size, network.class_num, network.width
+    logging.info(
+        "ResNet-%d of width %d, %s parameters, %d classes, %d x %d pixels, on %s",
+        *(depth, width, f"{parameter_count(depth, classes, width):,}", classes),
+        *(options.image_size, options.image_size, device()),
+    )
+    logging.info("%s", steps)
+    logging.info("learning rate %g at first, %g warm", schedule(0), schedule(options.warmup))
+    logging.info("checkpoints in %s, log in %s", options.model_dir, options.log_dir)
+    logging.info("the first step compiles the network, which may take a minute")
+
+
+def device() -> str:
+    """What this process computes on."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return gpus[0].name if gpus else f"CPU, {os.cpu_count()} cores"
+
+
+def tell_pace(meter: Meter, left: int, rank: int) -> None:
+    """Rank 0 logs how long the first step of a start took, then how long those `left` will."""
+    seconds = meter.last_seconds
+    if rank or meter.steps > 2:
+        return
+    if meter.steps == 1:
+        logging.info("the first step took %.1f s", seconds)
+    elif seconds * left > LONG_SECONDS and not tf.config.list_logical_devices("GPU"):
+        logging.warning(
+            "a step takes %.1f s on this CPU: the %d left take about %s h; less of --max_iter, "
+            "--batch_size, --image_size or --resnet_size is faster, --pretrain_ckpt starts later",
+            *(seconds, left, clock(seconds * left)),
+        )
