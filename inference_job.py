@@ -3,7 +3,6 @@
 evaluate.py and export.py load their networks with it, too.
 """
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from absl import logging
 import flags
 import script
 from data.common import parallel
+from data.common.launcher import this_process
 from data.common.parallel import Part
 from data.inference.picture_batches import PictureBatch, Preparation
 from data.inference.picture_job import Job
@@ -34,7 +34,8 @@ _DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels"
 
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
-    script.fill(DeviceOptions).apply(_local_rank(), launch.several_processes())
+    process = this_process()
+    script.fill(DeviceOptions).apply(process.local_rank, process.size > 1)
     loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
@@ -106,11 +107,11 @@ def checkpoint_path() -> str:
 def our_part() -> Part:
     """Our share of the pictures: by MPI under mpirun, else by Horovod, else all of them."""
     part = parallel.our_part(None)
-    if part.count > 1:
+    if part.world is not None:
         return part
     # Shares may take differently long: those who are done wait without a limit.
     job = launch.start(WorkerOptions(stall_shutdown_seconds=0))
-    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else part
+    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else Part()
 
 
 class _HorovodWorld:
@@ -124,9 +125,3 @@ class _HorovodWorld:
 
     def Abort(self, code: int) -> None:  # noqa: N802 - MPI's name
         """Nothing: horovodrun ends the others when one process fails."""
-
-
-def _local_rank() -> int:
-    """Which GPU of the machine is ours; the launchers say so."""
-    names = ("HOROVOD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

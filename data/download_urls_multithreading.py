@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             if count > 1:
                 print(f"part {part.index}/{count}: {describe(totals)}")
         part.wait()
+        part.tell_rest()
         return _join(plan) if part.collects else 0
     except KeyboardInterrupt:
         return part.interrupted()

@@ -4,8 +4,8 @@
 
 A list is split into shards here; nothing needs to be split by hand. Run again after an
 interruption: finished shards are kept. `mpirun -np N python data/tfrecord.py ...` shares the shards
-among MPI ranks, `--part i/n` among runs on several machines, after which one run without --part
-writes the manifest. Every way gives the same bytes.
+among MPI ranks; `srun`, `horovodrun` and `--part i/n` among runs that do not wait for one another,
+after which one run alone, without --part, writes the manifest. Every way gives the same bytes.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         part.abort()
         return 1
     if reports is None:
+        part.tell_rest()
         return 0
     return _report(args.tfrecords, reports)
 

@@ -18,12 +18,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
+from data.common.launcher import this_process
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _INTERRUPTED = 130  # the exit code after Ctrl-C, as shells report it
 
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+_MPI_LAUNCHERS = ("mpirun", "mpiexec")
 _TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbour is waited for
 _END_SECONDS = 5.0  # for a worker to clear up after itself
 
@@ -50,6 +52,14 @@ class Part(NamedTuple):
         """Waits until all ranks are here."""
         if self.world is not None:
             self.world.Barrier()
+
+    def tell_rest(self) -> None:
+        """Says what is left to do where nobody waits for the other parts."""
+        if self.count > 1 and self.world is None:
+            print(
+                f"part {self.index}/{self.count} is done; once all are, run the same once more,"
+                " alone and without --part: it puts them together"
+            )
 
     def abort(self) -> None:
         """Ends the other ranks, which would wait for this one for ever."""
@@ -217,23 +227,31 @@ def _death_told() -> Iterator[None]:
 
 
 def our_part(part: str | None) -> Part:
-    """Our share of the work: `--part i/n` (i from 0), else this process's MPI rank, else all.
+    """Our share of the work: `--part i/n` (i from 0), else as the launcher says, else all.
 
     Raises:
-        ParallelError: `part` is not of that form, or mpi4py is missing under mpirun.
+        ParallelError: `part` is not of that form, or MPI does not join what mpirun started.
     """
     if part:
         index, slash, count = part.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ParallelError(f"part {part!r}: expected i/n with i in 0..n-1, such as 0/4")
         return Part(int(index), int(count))
-    if not any(int(os.environ.get(name, 1)) > 1 for name in _RANK_VARIABLES):
-        return Part()
+    process = this_process()
+    if process.size == 1 or process.launcher not in _MPI_LAUNCHERS:
+        return Part(process.rank, process.size)
     try:
         from mpi4py import MPI  # only under mpirun: it starts MPI when imported
     except ImportError as error:
         raise ParallelError("mpirun needs mpi4py here: pip install mpi4py") from error
-    return Part(MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD)
+    world = MPI.COMM_WORLD
+    if world.Get_size() != process.size:
+        raise ParallelError(
+            f"{process.launcher} started {process.size} processes, but MPI joins"
+            f" {world.Get_size()}: mpi4py is of another MPI; start them with --part 0/"
+            f"{process.size} and so on instead"
+        )
+    return Part(world.Get_rank(), world.Get_size(), world)
 
 
 def _end_with_parent() -> None:

@@ -6,27 +6,22 @@ that was started alone runs the same code, and then Horovod need not be installe
 
 import os
 
+from data.common.launcher import this_process
 from models.workers.base import OneWorker, WorkerOptions, Workers, WorkersError
 
-# The variables by which the launchers say how many processes they started.
-SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 # Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
 ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
-
-
-def several_processes() -> bool:
-    """Whether a launcher started others beside this process."""
-    return any(int(os.environ.get(name) or 1) > 1 for name in SIZE_VARIABLES)
 
 
 def start(options: WorkerOptions) -> Workers:
     """Joins the job that this process was launched in; alone, it is a job of one.
 
     Raises:
-      WorkersError: launched with others, but Horovod is not installed.
+      WorkersError: launched with others, but Horovod is not installed or does not join them.
     """
     elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
-    if not elastic and not several_processes():
+    process = this_process()
+    if not elastic and process.size == 1:
         return OneWorker()
     try:
         import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
@@ -38,4 +33,13 @@ def start(options: WorkerOptions) -> Workers:
             f"several processes were launched, but Horovod cannot be imported ({error}): "
             "run example/install_horovod.sh"
         ) from error
-    return (ElasticWorkers if elastic else HorovodWorkers)(hvd, options)
+    if elastic:
+        return ElasticWorkers(hvd, options)
+    workers = HorovodWorkers(hvd, options)
+    if workers.size != process.size:
+        raise WorkersError(
+            f"{process.launcher} started {process.size} processes, but Horovod joins "
+            f"{workers.size}: under srun give --mpi=pmix, or whatever the MPI that Horovod was "
+            "built with talks to (srun --mpi=list)"
+        )
+    return workers
