@@ -20,6 +20,7 @@ sys.path[0] = str(HERE.parent)
 import numpy as np
 
 from data.common.files import sha256
+from data.common.state import is_name, is_sha256
 from models.checkpoints import checkpoint
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import MOMENTUM, Checkpoint, CheckpointError
@@ -90,12 +91,19 @@ def _wrong_values(opened: Checkpoint, name: str, wanted: dict[str, tuple]) -> It
 
 def _wrong_sums(prefix: Path) -> Iterator[str]:
     path = prefix.with_name(prefix.name + SUMS)
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        expected, name = line.split(maxsplit=1)
-        file = prefix.with_name(name.lstrip("*"))
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else ()
+    if path.exists() and not lines:
+        yield f"{path.name} is empty"
+    for number, line in enumerate(lines, 1):
+        expected, _, name = line.partition(" ")
+        name = name.strip().lstrip("*")
+        if not (is_sha256(expected.lower()) and is_name(name)):
+            yield f"{path.name}:{number} is not the SHA-256 and the name of a file beside it"
+            continue
+        file = prefix.with_name(name)
         if not file.is_file():
             yield f"{path.name} names {file.name}, which is missing"
-        elif sha256(file) != expected:
+        elif sha256(file) != expected.lower():
             yield f"{file.name} has another SHA-256 than {path.name} says"
 
 

@@ -271,7 +271,10 @@ def test_a_checkpoint_newer_than_the_list_counts(tmp_path):
     folder.save(1, {"a": 1}, {})
     newest = checkpoint.save(tmp_path / "model.ckpt-2", {"a": 2}, {})
     assert folder.latest() == newest
-    (tmp_path / "checkpoint").write_text("")  # as a power cut leaves it
+    (tmp_path / "checkpoint").write_text("")
+    with pytest.raises(CheckpointError, match=r"damaged \(it is empty\): delete it, and"):
+        folder.latest()
+    (tmp_path / "checkpoint").unlink()
     assert folder.latest() == newest
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ one kind of item, or a predicate whose docstring says what it asks for."""
 
 _HEAD = ("format", "version", "checksum")
 _LARGEST = 1 << 63
+_SHOWN = 200  # characters of what is wrong
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SEAL_BYTES = 10  # tab, eight digits, line end
 
@@ -80,7 +82,8 @@ def read_document(
 
 def damaged(path: str | os.PathLike, what: str, remedy: str) -> StateError:
     """The error that says what is wrong with a file, in one line, and what to do."""
-    return StateError(f"{os.fspath(path)} is damaged ({' '.join(what.split())}): {remedy}")
+    what = textwrap.shorten(what[:_SHOWN], _SHOWN, placeholder=" ...")
+    return StateError(f"{os.fspath(path)} is damaged ({what}): {remedy}")
 
 
 class Seal:

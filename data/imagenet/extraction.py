@@ -19,12 +19,16 @@ import numpy as np
 from data.common.files import atomic_write, rewritten
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
+from data.common.state import StateError, damaged
 from data.imagenet.archives import ArchiveError, Unit, read_pictures
 from data.listing.list_blocks import Block, chunks, read_block
 from data.listing.list_jobs import Refused, over_list
 
 JOURNALS = ".extracted"
 _NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
+
+_KEY = re.compile(r"[0-9a-f]{64}|damaged")
+_LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
 
 
 class Wanted(NamedTuple):
@@ -116,27 +120,42 @@ class Extractor:
                 problems.append(str(error))
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
         # What was found in spite of damage counts, but is looked for again in the next run.
-        key = "damaged\n" if problems else self._key(job)
-        atomic_write(journal, key + "".join(lines))
+        key = "damaged" if problems else self._key(job)
+        atomic_write(journal, f"{key}\t{_checksum(key, ''.join(lines))}\n{''.join(lines)}")
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:
         """Whether an earlier run looked for the same pictures in the same places."""
         try:
-            with open(self._journal(job.synset), encoding="ascii") as file:
-                return file.readline() == self._key(job)
-        except FileNotFoundError:
+            return self._read(job.synset)[0] == self._key(job)
+        except (FileNotFoundError, StateError):  # a damaged journal is made again
             return False
 
     def found(self, synset: int) -> Found:
-        """What the journal of a synset says; nothing if there is none."""
+        """What the journal of a synset says; nothing if there is none. Raises StateError."""
         try:
-            lines = self._journal(synset).read_text(encoding="ascii").splitlines()[1:]
+            lines = self._read(synset)[1].splitlines()
         except FileNotFoundError:
             lines = []
         fields = [line.split("\t") for line in lines]
         numbers = np.array([int(number) for number, _, _ in fields], np.int32)
         return Found(numbers, [digest for _, _, digest in fields])
+
+    def _read(self, synset: int) -> tuple[str, str]:
+        """The key and the lines of a journal; those of earlier versions have no checksum."""
+        path = self._journal(synset)
+        try:
+            first, _, lines = path.read_text(encoding="ascii").partition("\n")
+            key, has_checksum, checksum = first.partition("\t")
+            if has_checksum and checksum != _checksum(key, lines):
+                raise ValueError("its checksum is not that of its lines")
+            if not (_KEY.fullmatch(key) and _LINES.fullmatch(lines)):
+                raise ValueError("not its fields")
+            return key, lines
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            raise damaged(path, str(error), "delete it and extract again") from None
 
     def _journal(self, synset: int) -> Path:
         return self.output / JOURNALS / f"n{synset:08d}.tsv"
@@ -144,7 +163,11 @@ class Extractor:
     @staticmethod
     def _key(job: SynsetJob) -> str:
         places = repr([(Path(u.path).name, *u[2:]) for u in job.units]).encode()
-        return hashlib.sha256(job.wanted.tobytes() + places).hexdigest() + "\n"
+        return hashlib.sha256(job.wanted.tobytes() + places).hexdigest()
+
+
+def _checksum(key: str, lines: str) -> str:
+    return hashlib.sha256(f"{key}\n{lines}".encode()).hexdigest()
 
 
 def extract(

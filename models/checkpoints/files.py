@@ -32,7 +32,7 @@ _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 _META = {
     "flags?": {"*": state.is_anything},
     "progress?": {"*": state.is_number},
-    "versions?": {"*": state.is_text},
+    "versions": {"*": state.is_text},
     "*": state.is_anything,
 }
 _META_FORM = "checkpoint"

@@ -26,7 +26,7 @@ def read(folder: Path) -> tuple[list[str], bool]:
     """Names in the list, the latest last, and whether a later checkpoint may lack in it.
 
     That is so in ours, where a kill may come between a checkpoint and the list. One by TensorFlow,
-    or edited, is taken at its word. There are no names where there is no file, or an empty one.
+    or edited, is taken at its word. There are no names where there is no file.
 
     Raises CheckpointError: it is damaged.
     """
@@ -36,6 +36,8 @@ def read(folder: Path) -> tuple[list[str], bool]:
         first, _, rest = text.partition("\n")
         if first.startswith("#") and first != _sum_of(rest):
             raise ValueError("its checksum is not that of its lines")
+        if not text.strip():
+            raise ValueError("it is empty")
         listed = text_format.Parse(text, CheckpointState())
         paths = [*listed.all_model_checkpoint_paths, listed.model_checkpoint_path]
         if not "".join(paths).isprintable():
