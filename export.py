@@ -30,6 +30,7 @@ from data.inference.predictions import class_names
 from data.input import exif_ops, preprocessing
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
+from models.checkpoints.files import GLOB_CHARACTERS
 from models.export import model_card
 from models.export.checks import Check, ExportError
 from models.export.exporting import EXPORTERS, Source
@@ -144,6 +145,11 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` at the end, and vanishes when something fails."""
     if path.exists():
         raise ExportError(f"--export_dir={path} exists: choose another, or remove it")
+    if "saved_model" in FLAGS.export_format and set(str(path)) & GLOB_CHARACTERS:
+        raise ExportError(
+            f"--export_dir={path}: TensorFlow could not load a SavedModel there, because it takes"
+            " the path for a glob; choose one without * ? [ and backslash"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     temporary.mkdir()

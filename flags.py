@@ -141,7 +141,9 @@ flags.DEFINE_integer("shuffle_buffer", 2048, "least records shuffled together", 
 flags.DEFINE_float(
     "class_balance", 0.0, "0: records as they are; 1: every class about equally often", 0.0
 )
-flags.DEFINE_boolean("count_classes", False, "read all labels first, and log each class's images")
+flags.DEFINE_boolean(
+    "count_classes", False, "log each class's images, from the manifest or by reading all labels"
+)
 flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
 
 _group("Augmentation", *TRAINING)

@@ -289,3 +289,6 @@ def test_an_existing_folder_is_not_overwritten(prefix, tmp_path):
     assert done.stderr.splitlines()[-1] == (
         f"error: --export_dir={tmp_path} exists: choose another, or remove it"
     )
+    done = run_export(f"--model_dir={prefix}", f"--export_dir={tmp_path}/run[1]")
+    assert done.returncode == 1
+    assert "takes the path for a glob; choose one without" in done.stderr.splitlines()[-1]
