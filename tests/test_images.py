@@ -27,19 +27,16 @@ def encoded(image: Image.Image, image_format: str = "JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds a few compressed bytes: a decompression bomb."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(bytes(1000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def assert_close(image: Image.Image, expected: Image.Image, tolerance: float = 6.0) -> None:
@@ -62,6 +59,7 @@ def assert_close(image: Image.Image, expected: Image.Image, tolerance: float = 6
         ("PNG", "RGBA", {}),
         ("GIF", "P", {}),
         ("WEBP", "RGB", {"lossless": True}),
+        ("AVIF", "RGB", {"speed": 10}),
         ("BMP", "RGB", {}),
         ("TIFF", "CMYK", {}),
         ("PPM", "RGB", {}),
@@ -173,6 +171,34 @@ def test_truncated_anywhere(image_format: str) -> None:
         with pytest.raises(ImageError) as refusal:
             whole(data[:-2])  # only the end marker is missing
         assert refusal.value.kind == "truncated"
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iCCP"])
+@pytest.mark.parametrize("position", ["before the pixels", "after them"])
+def test_a_png_may_have_megabytes_of_text(kind: str, position: str) -> None:
+    """Workflows of image generators; what is not read is not unpacked, however long it is."""
+    body = {
+        "tEXt": b"workflow\0" + bytes(20 << 20),
+        "zTXt": b"workflow\0\0" + zlib.compress(bytes(20 << 20)),
+        "iTXt": b"workflow\0\1\0\0\0" + zlib.compress(bytes(20 << 20)),
+        "iCCP": b"profile\0\0" + zlib.compress(bytes(2 << 20)),
+    }[kind]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = encoded(gradient(), "PNG", exif=exif)
+    pixels = data.index(b"IDAT") - 4
+    place = pixels if position == "before the pixels" else len(data) - 12
+    text = data[:place] + png_chunk(kind.encode(), body) + data[place:]
+    assert decode(text).tobytes() == decode(data).tobytes()
+    assert decode(text).size == (48, 64)
+
+
+def test_a_png_turned_by_its_text_is_shown_upright() -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>' + bytes(2 << 20)
+    text = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp))
+    data = encoded(gradient(), "PNG")
+    pixels = data.index(b"IDAT") - 4
+    assert decode(data[:pixels] + text + data[pixels:]).size == (48, 64)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ Colour profiles are ignored, as the released code did.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 MAX_BYTES = 256 << 20
 """Largest file that is looked at; the largest Flickr originals have about 50 MiB."""
@@ -25,11 +26,18 @@ JPEG_QUALITY = 95
 """Of pictures that must be encoded again."""
 
 PICTURE_SUFFIXES = (  # of _FORMATS
-    *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more pictures behind it MPO
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_FRAME = 12  # bytes of a chunk's length, kind and checksum
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PNG_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+_MOST_TEXT = 1 << 20  # bytes of a chunk, packed, that may hold the orientation
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # unpacked
 
 _Turn = Image.Transpose
 _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
@@ -160,13 +168,33 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are accepted")
     with _refusals("not_an_image"):
-        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(_without_text(data)), formats=_FORMATS)
     width, height = picture.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width} x {height} is more than {max_pixels} pixels")
     return picture
+
+
+def _without_text(data: bytes) -> bytes:
+    """A PNG without the text and color profile that nobody looks at: Pillow unpacks them at once.
+
+    It refuses those above 1 MiB, such as the workflows in generated images. Orientation stays.
+    """
+    if not data.startswith(_PNG_START):
+        return data
+    parts, kept, position = [], 0, len(_PNG_START)
+    while position + _PNG_FRAME <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + _PNG_FRAME + length
+        if kind in _PNG_TEXT and (
+            length > _MOST_TEXT or not data.startswith(_PNG_ORIENTATION, position + 8)
+        ):
+            parts.append(data[kept:position])
+            kept = end
+        position = end
+    return b"".join([*parts, data[kept:]]) if parts else data
 
 
 def _probe(picture: Image.Image) -> Probe:

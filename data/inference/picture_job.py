@@ -5,6 +5,7 @@ Both inference scripts are this job; they differ in what they make of a batch.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -141,7 +142,14 @@ class Job(Generic[Row]):
         """Pictures in all; None where only reading them would tell."""
         alone = self.part.count == 1
         streamed = picture_source.STDIN in self.sources
-        return None if alone and streamed else picture_source.count(self.sources)
+        if alone and streamed:
+            return None
+        passed_over: Counter[str] = Counter()
+        total = picture_source.count(self.sources, passed_over)
+        if passed_over and self.part.collects:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
+            _log.warning("passed over as no pictures: %d files (%s)", passed_over.total(), kinds)
+        return total
 
 
 def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | None]:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +89,21 @@ class Picture:
         return Loaded(name or self.name, _record_label(example), example["image"][0])
 
 
-def pictures(sources: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Picture]:
+def pictures(
+    sources: Sequence[str],
+    start: int = 0,
+    stop: int | None = None,
+    passed_over: Counter[str] | None = None,
+) -> Iterator[Picture]:
     """The pictures of all sources in order, from the `start`-th up to before the `stop`-th.
 
     A source is `-` (a list on standard input), a folder (searched whole, in order of path), a glob,
     a TFRecord file, a picture file, or a list file: a picture a row, optionally followed by a tab
     (or, where the whole row is no file, blanks) and a label. Paths of a list are relative to the
     working folder or, where they are not found there, to the folder of the list.
+
+    Args:
+      passed_over: counts the other files of folders, by suffix.
 
     Raises:
       PictureSourceError: a source that does not exist, or holds no picture.
@@ -104,7 +113,7 @@ def pictures(sources: Sequence[str], start: int = 0, stop: int | None = None) ->
     position = 0
     for source in sources:
         found = False
-        for picture in _open_source(source):
+        for picture in _open_source(source, passed_over):
             found = True
             if stop is not None and position >= stop:
                 return
@@ -115,28 +124,31 @@ def pictures(sources: Sequence[str], start: int = 0, stop: int | None = None) ->
             raise PictureSourceError(f"{source}: no pictures in it")
 
 
-def count(sources: Sequence[str]) -> int:
+def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> int:
     """How many pictures the sources hold; nothing but lists, folders and indexes is read.
+
+    Args:
+      passed_over: counts the other files of folders, by suffix.
 
     Raises:
       PictureSourceError: standard input, which can be read only once, is among the sources.
     """
     if STDIN in sources:
         raise PictureSourceError("standard input cannot be shared by processes: use a list file")
-    return sum(1 for _ in pictures(sources))
+    return sum(1 for _ in pictures(sources, passed_over=passed_over))
 
 
-def _open_source(source: str) -> Iterator[Picture]:
+def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Picture]:
     path = Path(source)
     if source == STDIN:
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
-        return _files(_walk(source))
+        return _files(_walk(source, Counter() if passed_over is None else passed_over))
     if not path.exists():
         found = matches(source)
         if not found:
             raise PictureSourceError(f"{source}: no such file, folder or glob")
-        return (picture for match in found for picture in _open_source(match))
+        return (picture for match in found for picture in _open_source(match, passed_over))
     return _open_file(path)
 
 
@@ -150,14 +162,16 @@ def _open_file(path: Path) -> Iterator[Picture]:
     return _listed_file(path)
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, passed_over: Counter[str]) -> Iterator[str]:
     """Paths of the pictures below a folder; each folder's entries in order, links not followed."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
+            yield from _walk(entry.path, passed_over)
         elif entry.name.lower().endswith(PICTURE_SUFFIXES):
             yield entry.path
+        else:
+            passed_over[Path(entry.name).suffix.lower() or entry.name] += 1
 
 
 def _files(paths: Iterable[str]) -> Iterator[Picture]:
