@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
+from data.common.files import read_text
 from data.listing import selection
 from data.listing.hierarchy import Hierarchy, HierarchyError
 from data.listing.list_arguments import list_parser
@@ -79,7 +80,7 @@ def _wanted(args: argparse.Namespace, hierarchy: Hierarchy | None) -> np.ndarray
     """bool by class: those asked for, or None for any."""
     texts = list(args.classes or [])
     if args.classes_file:
-        lines = Path(args.classes_file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(args.classes_file).splitlines()
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         return None

@@ -32,6 +32,7 @@ from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 
 FLIPS = 40
+SHARD = f"00001{conversion.SUFFIX}"
 SETTINGS = {"list": "abc", "rows": 9}
 
 
@@ -112,20 +113,20 @@ def build_report(folder: Path) -> Path:
     for report in made.reports().values():
         made.add(report)
     manifest.unlink()
-    return folder / "records/.shards/00001.tfrecord.json"
+    return folder / f"records/.shards/{SHARD}.json"
 
 
 def build_shard(folder: Path) -> Path:
     build_records(folder)
-    return folder / "records/00001.tfrecord"
+    return folder / "records" / SHARD
 
 
 def build_index(folder: Path) -> Path:
-    return build_shard(folder).with_suffix(".tfrecord.idx")
+    return build_shard(folder).with_name(f"{SHARD}.idx")
 
 
 def use_shard(folder: Path) -> Any:
-    return list(records.read_records(folder / "records/00001.tfrecord"))
+    return list(records.read_records(folder / "records" / SHARD))
 
 
 def use_verified_shard(folder: Path) -> Any:

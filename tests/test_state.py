@@ -7,6 +7,9 @@ import resource
 import pytest
 
 from data.common import files, state
+from data.inference import evaluation_input, picture_source, predictions
+from data.listing import cooccurrence, hierarchy, list_blocks
+from data.tfrecords import conversion
 
 SCHEMA = {"rows": state.is_count, "name": state.is_name, "parts?": [{"*": state.is_number}]}
 CONTENT = {"rows": 3, "name": "a.txt", "parts": [{"x": 0.5}]}
@@ -45,6 +48,23 @@ def test_texts_lose_their_byte_order_mark_and_must_be_utf_8(tmp_path):
     path.write_bytes("a\nß\n".encode("latin-1"))
     with pytest.raises(files.TextError, match=r"list\.txt:2: not UTF-8"):
         files.read_text(path)
+
+
+def test_utf_16_is_told_wherever_a_list_or_a_table_is_read(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes("a.jpg\t1:1\n".encode("utf-16"))
+    readers = {
+        "pictures": lambda: list(picture_source.pictures([str(path)])),
+        "blocks": lambda: list(list_blocks.chunks(path)),
+        "conversion": lambda: list(conversion.plan([path], 4)),
+        "thresholds": lambda: predictions.read_thresholds(path, 4, 0.5),
+        "classes": lambda: evaluation_input.read_classes(path, 4),
+        "dictionary": lambda: hierarchy.Hierarchy.read(path),
+        "cooccurrence": lambda: cooccurrence.Cooccurrence.read(path, 4),
+    }
+    for name, reader in readers.items():
+        with pytest.raises(files.TextError, match=r"list\.txt: UTF-16 text"):
+            pytest.fail(f"{name}: {reader()}")
 
 
 def read(path, **options):

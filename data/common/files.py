@@ -87,12 +87,17 @@ def open_text(path: str | os.PathLike) -> TextIO:
     Raises:
         TextError: it is UTF-16 or UTF-32, as "Unicode" in some Windows editors means.
     """
+    refuse_other_encodings(path)
+    return open(path, encoding="utf-8-sig")
+
+
+def refuse_other_encodings(path: str | os.PathLike) -> None:
+    """Raises TextError for a file that begins like a UTF-16 or UTF-32 text."""
     with open(path, "rb") as file:
         start = file.read(4)
     for mark, encoding in _OTHER_ENCODINGS.items():
         if start.startswith(mark):
             raise TextError(f"{os.fspath(path)}: {encoding} text; save it as UTF-8")
-    return open(path, encoding="utf-8-sig")
 
 
 def read_text(path: str | os.PathLike) -> str:

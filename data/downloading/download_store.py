@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.common.files import read_text
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, to_jpeg, whole
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
@@ -43,7 +44,7 @@ class Placeholders:
 
 def _read_placeholders(path: str | os.PathLike) -> list[str]:
     marks = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         found = _PLACEHOLDER_LINE.fullmatch(line.strip())

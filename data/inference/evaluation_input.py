@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data.common.files import read_text
 from data.inference.picture_batches import PictureBatch, Preparation, batches
 from data.inference.picture_source import Loaded, LoadError, Picture
 from data.listing import lists
@@ -176,7 +177,7 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
         InputError: a line that does not begin with a class, as `path:line: reason`.
     """
     chosen = np.zeros(class_num, bool)
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         first = line.split()[0]

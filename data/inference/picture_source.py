@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.common.files import matches
+from data.common.files import matches, refuse_other_encodings
 from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
 from data.tfrecords.records import RecordError, decode_example, read_index, read_record
 
@@ -155,9 +155,12 @@ def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Pict
 def _open_file(path: Path) -> Iterator[Picture]:
     if path.suffix in RECORD_SUFFIXES:
         return _records(path)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return _files([str(path)])
+    refuse_other_encodings(path)
     with open(path, "rb") as file:
         head = file.read(_SNIFFED_BYTES)
-    if path.suffix.lower() in PICTURE_SUFFIXES or b"\0" in head:
+    if b"\0" in head:
         return _files([str(path)])
     return _listed_file(path)
 

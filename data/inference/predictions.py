@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.files import read_text
 from data.listing.hierarchy import Hierarchy, HierarchyError, read_names
 
 IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
@@ -123,7 +124,7 @@ def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
       PredictionError: a row of another form, or a class out of range, as `path:line: reason`.
     """
     thresholds = np.full(class_num, default, np.float32)
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         header = number == 1 and fields and not fields[0].isdecimal()
         if not fields or fields[0].startswith("#") or header:

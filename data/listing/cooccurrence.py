@@ -5,6 +5,7 @@ CO(i, j) is the share of the images annotated with class i in which the model se
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.common.files import atomic_write
+from data.common.files import atomic_write, read_text
 from data.listing.hierarchy import Hierarchy
 from data.listing.list_blocks import Block, Tags
 
@@ -55,7 +56,7 @@ class Cooccurrence(NamedTuple):
             CooccurrenceError: a malformed line or a class outside 0..class_num-1.
         """
         rows = []
-        with open(path, encoding="utf-8-sig") as file:
+        with io.StringIO(read_text(path)) as file:
             for number, line in enumerate(file, 1):
                 if line == _HEADER or not line.strip():
                     continue

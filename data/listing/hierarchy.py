@@ -14,6 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
+from data.common.files import open_text
+
 NO_PARENT = -1
 """The parent of a root."""
 
@@ -217,7 +219,7 @@ def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
 
 def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines that are not empty."""
-    with open(path, encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.files import refuse_other_encodings
 from data.listing.lists import MAX_LINE_BYTES, ListError, format_row, parse_row
 
 CHUNK_BYTES = 1 << 20
@@ -99,9 +100,11 @@ def chunks(path: str | os.PathLike, chunk_bytes: int | None = None) -> Iterator[
     """The file in chunks of whole lines, in order.
 
     Raises:
+        TextError: it is UTF-16.
         ListError: a line is so long that this is no list file.
     """
     chunk_bytes = chunk_bytes or CHUNK_BYTES
+    refuse_other_encodings(path)
     with open(path, "rb") as file:
         start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # written by Windows editors
         end = file.seek(0, os.SEEK_END)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 
 import numpy as np
 
+from data.common.files import read_text
 from data.listing.hierarchy import Hierarchy, HierarchyError, read_ids
 
 
@@ -23,7 +25,7 @@ def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None
     indices = dict(hierarchy.index_of_id)
     if synonyms is None:
         return indices
-    with open(synonyms, encoding="utf-8-sig") as file:
+    with io.StringIO(read_text(synonyms)) as file:
         for number, line in enumerate(file, 1):
             identity, tab, text = line.strip().partition("\t")
             where = f"{os.fspath(synonyms)}:{number}"

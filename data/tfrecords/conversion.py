@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.common.files import sha256
+from data.common.files import refuse_other_encodings, sha256
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
@@ -78,6 +78,7 @@ def plan(lists: Sequence[Path], shard_size: int, start_index: int = 0) -> Iterat
 
 def _plan_one(path: Path, shard_size: int) -> Iterator[Shard]:
     start = offset = rows = line = start_line = 0
+    refuse_other_encodings(path)
     with open(path, "rb") as file:
         if file.read(len(_BOM)) == _BOM:
             start = offset = len(_BOM)
