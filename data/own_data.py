@@ -3,33 +3,37 @@
     python data/own_data.py --images pictures/ --output mine/
     python data/own_data.py --images pictures/ --csv labels.csv --output mine/
 
-A folder has one subfolder a class. A CSV file has the columns `image` (below --images) and
-`labels`: class names, several joined by `;`, each with `:confidence` if need be (-1: unknown).
-Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into the output
-folder. An image's split is a function of its name and the seed, so that pictures added later leave
-the others where they are; yet every class has an image in training.
+A folder has one subfolder a class, or `train`, `val` and `test` with the classes below them, whose
+split is kept. Hidden and system files are passed over and told. A CSV file has the columns `image`
+(below --images) and `labels`: class names, several joined by `;`, each with `:confidence` if need
+be (-1: unknown). Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into
+the output folder. An image's split is a function of its name and the seed, so that pictures added
+later leave the others where they are; yet every class has an image in training, and validation has
+one if training can spare it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import io
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common.files import atomic_write
-from data.common.images import PICTURE_SUFFIXES
+from data.common.folders import pictures_below, subfolders
 from data.listing.lists import ListError, Row, format_row
+from data.listing.own_split import SPLITS, Labelled, positives, split
 
-SPLITS = ("train", "val", "test")
+_SPLIT_OF = {name: name for name in SPLITS} | {
+    **{"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+}
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
@@ -37,30 +41,45 @@ class OwnDataError(ValueError):
     """Pictures or labels that make no data set."""
 
 
-class Labelled(NamedTuple):
-    """An image, relative to the image folder, and the confidence of each of its classes."""
-
-    image: str
-    confidences: dict[str, float]
-
-
-def from_folder(images: Path) -> list[Labelled]:
+def from_folder(images: Path, passed_over: Counter[str]) -> list[Labelled]:
     """One image per picture below each subfolder of `images`, which names its class.
+
+    Args:
+      passed_over: counts what is passed over, see `pictures_below`.
 
     Raises:
       OwnDataError: no subfolders, one without a picture, or a name that lists cannot hold.
     """
-    folders = sorted(path for path in images.iterdir() if path.is_dir())
+    folders = subfolders(images, passed_over)
     if not folders:
         raise OwnDataError(f"{images} has no subfolders: expected one a class, or give --csv")
     found = []
     for folder in folders:
-        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        pictures = [os.path.relpath(path, images) for path in pictures_below(folder, passed_over)]
         if not pictures:
             raise OwnDataError(f"class {folder.name} is empty: no picture in {folder}")
-        found += [
-            _labelled(str(p.relative_to(images)), {folder.name: 1.0}, str(images)) for p in pictures
-        ]
+        found += [_labelled(picture, {folder.name: 1.0}, str(images)) for picture in pictures]
+    return found
+
+
+def given_splits(images: Path) -> dict[str, Path]:
+    """The folders of splits, by split, where `images` has `train` with classes below it.
+
+    Raises:
+      OwnDataError: other folders lie beside them, or two are the same split.
+    """
+    folders = subfolders(images, Counter())
+    named = [(_SPLIT_OF.get(path.name.lower()), path) for path in folders]
+    found = {name: path for name, path in named if name}
+    is_split = "train" in found and (len(found) > 1 or len(named) == 1)
+    if not is_split or not subfolders(found["train"], Counter()):
+        return {}
+    if len(found) < len(named):
+        other = next(path for name, path in named if found.get(name) != path)
+        raise OwnDataError(
+            f"{images} has splits with classes below them, and {other.name} beside them:"
+            f" move {other}, or give --images one of the folders"
+        )
     return found
 
 
@@ -118,44 +137,15 @@ def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:
         yield match["name"].strip(), float(match["confidence"] or 1.0)
 
 
-def split(
-    labelled: list[Labelled], val_share: float, test_share: float, seed: int
-) -> dict[str, list[Labelled]]:
-    """The images of each split, by a hash of their names.
+def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = False) -> list[str]:
+    """Writes the lists and the dictionary; the class names by index.
 
-    Training takes what the hash gives it first; a held-out image with a class that training then
-    still lacks is moved to training.
+    Raises:
+      OwnDataError: the folder has other lists, of which none is written over without `replace`.
     """
-    parts: dict[str, list[Labelled]] = {name: [] for name in SPLITS}
-    trained: set[str] = set()
-    placed = sorted(
-        ((_uniform(row.image, seed), row) for row in labelled),
-        key=lambda pair: (pair[0], pair[1].image),
-        reverse=True,
-    )
-    for position, row in placed:
-        positives = {name for name, value in row.confidences.items() if value > 0}
-        known = positives <= trained
-        if position < test_share and known:
-            name = "test"
-        elif position < test_share + val_share and known:
-            name = "val"
-        else:
-            name = "train"
-            trained |= positives
-        parts[name].append(row)
-    return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
-
-
-def _uniform(image: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}/{image}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def write(output: Path, parts: Mapping[str, list[Labelled]]) -> list[str]:
-    """Writes the lists and the dictionary; the class names by index."""
     names = sorted({name for rows in parts.values() for row in rows for name in row.confidences})
     index = {name: number for number, name in enumerate(names)}
+    files = {"dictionary.txt": "".join(f"{number}\t{name}\n" for number, name in enumerate(names))}
     for split_name, rows in parts.items():
         lines = [
             format_row(
@@ -167,9 +157,16 @@ def write(output: Path, parts: Mapping[str, list[Labelled]]) -> list[str]:
             )
             for row in rows
         ]
-        atomic_write(output / f"{split_name}_list.txt", "".join(f"{x}\n" for x in lines))
-    text = "".join(f"{number}\t{name}\n" for number, name in enumerate(names))
-    atomic_write(output / "dictionary.txt", text)
+        files[f"{split_name}_list.txt"] = "".join(f"{line}\n" for line in lines)
+    for name, text in files.items():
+        path = output / name
+        if not replace and path.exists() and path.read_bytes() != text.encode():
+            raise OwnDataError(
+                f"{path} was made of other pictures, labels or options; nothing is written:"
+                " give another --output, or --replace"
+            )
+    for name, text in files.items():
+        atomic_write(output / name, text)
     return names
 
 
@@ -180,31 +177,59 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--val_share", type=float, default=0.1, help="share of validation images")
     parser.add_argument("--test_share", type=float, default=0.1, help="share of test images")
+    parser.add_argument("--replace", action="store_true", help="write over lists of other images")
     parser.add_argument("--seed", type=int, default=1234)
     arguments = parser.parse_args(argv)
     shares = arguments.val_share, arguments.test_share
     if min(shares) < 0 or sum(shares) >= 1:
         parser.error("--val_share and --test_share must not be below 0, and leave some to train on")
+    passed_over = Counter()
     try:
-        if arguments.csv:
-            labelled = from_csv(arguments.csv, arguments.images)
-        else:
-            labelled = from_folder(arguments.images)
-        parts = split(labelled, *shares, arguments.seed)
-        names = write(arguments.output, parts)
+        parts = _parts(arguments, passed_over)
+        names = write(arguments.output, parts, arguments.replace)
     except (OwnDataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    report(names, parts)
+    report(names, parts, passed_over)
     return 0
 
 
-def report(names: list[str], parts: Mapping[str, list[Labelled]]) -> None:
-    """Prints the images of each class and split as a table."""
+def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str, list[Labelled]]:
+    images, shares = arguments.images, (arguments.val_share, arguments.test_share)
+    if arguments.csv:
+        return split(from_csv(arguments.csv, images), *shares, arguments.seed)
+    folders = given_splits(images)
+    if not folders:
+        return split(from_folder(images, passed_over), *shares, arguments.seed)
+    given = {
+        name: [
+            row._replace(image=f"{folder.name}/{row.image}")
+            for row in from_folder(folder, passed_over)
+        ]
+        for name, folder in folders.items()
+    }
+    # What is not given is taken from the training images.
+    shares = tuple(0.0 if n in given else s for n, s in zip(SPLITS[1:], shares, strict=True))
+    return split(given["train"], *shares, arguments.seed) | {
+        name: rows for name, rows in given.items() if name != "train"
+    }
+
+
+def report(
+    names: list[str], parts: Mapping[str, list[Labelled]], passed_over: Counter[str]
+) -> None:
+    """Prints the images of each class and split as a table, and what may surprise."""
     counts = {
-        part: Counter(name for row in rows for name, value in row.confidences.items() if value > 0)
+        part: Counter(name for row in rows for name in positives(row))
         for part, rows in parts.items()
     }
+    if passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(8))
+        print(f"passed over as no pictures: {passed_over.total()} files and folders ({kinds})")
+    for name in (name for name in names if not counts["train"][name]):
+        print(f"class {name} has no image to train on")
+    for part in (part for part in SPLITS if not parts[part]):
+        print(f"no image for {part}: training needs all there are, or its share is 0")
     print(f"{'class':<32}" + "".join(f"{part:>8}" for part in SPLITS))
     for name in names:
         print(f"{name:<32}" + "".join(f"{counts[part][name]:>8}" for part in SPLITS))

@@ -36,7 +36,11 @@ shift || true
 
 python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists"
 classes="$(wc -l < "$OUTPUT/lists/dictionary.txt")"
-for part in train val test; do
+parts=(train)
+for part in val test; do # of very few pictures, there may be none for them
+  [[ ! -s "$OUTPUT/lists/${part}_list.txt" ]] || parts+=("$part")
+done
+for part in "${parts[@]}"; do
   python "$PROJECT_ROOT/data/tfrecord.py" --indexs "$OUTPUT/lists/${part}_list.txt" \
     --tfrecords "$OUTPUT/records/$part" --images "$images" --num_class "$classes"
 done
@@ -45,10 +49,14 @@ network=(--class_num="$classes" --image_size="$IMAGE_SIZE" --batch_size="$BATCH"
 if [[ -n "${CHECKPOINT:-}" ]]; then
   network+=(--pretrain_ckpt="$CHECKPOINT")
 fi
+model="$OUTPUT/model"
+if [[ " ${parts[*]} " == *" val "* ]]; then
+  network+=(--val_dir="$OUTPUT/records/val" --eval_interval=100 --best_metric="$best")
+  model+=/best
+fi
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
 ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir="$OUTPUT/records/train" \
-  --val_dir="$OUTPUT/records/val" \
   --model_dir="$OUTPUT/model" \
   --log_dir="$OUTPUT/model/log" \
   "${network[@]}" \
@@ -56,15 +64,17 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --lr=0.02 \
   --warmup=$((STEPS / 10)) \
   --max_iter="$STEPS" \
-  --eval_interval=100 \
   --snapshot=100 \
   --max_to_keep=3 \
-  --best_metric="$best" \
   "$@"
+if [[ " ${parts[*]} " != *" test "* ]]; then
+  echo "no report: no picture is held out for the test; the network is in $model"
+  exit
+fi
 # shellcheck disable=SC2086 # LAUNCH is several words
 ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
   --data_dir="$OUTPUT/records/test" \
-  --model_dir="$OUTPUT/model/best" \
+  --model_dir="$model" \
   --label_mode="$mode" \
   --dictionary="$OUTPUT/lists/dictionary.txt" \
   --result="$OUTPUT/report"

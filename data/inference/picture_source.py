@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from data.common.files import matches, refuse_other_encodings
+from data.common.folders import pictures_below
 from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
 from data.tfrecords.records import RecordError, decode_example, read_index, read_record
 
@@ -143,7 +144,8 @@ def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Pict
     if source == STDIN:
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
-        return _files(_walk(source, Counter() if passed_over is None else passed_over))
+        counted = Counter() if passed_over is None else passed_over
+        return _files(pictures_below(source, counted))
     if not path.exists():
         found = matches(source)
         if not found:
@@ -163,18 +165,6 @@ def _open_file(path: Path) -> Iterator[Picture]:
     if b"\0" in head:
         return _files([str(path)])
     return _listed_file(path)
-
-
-def _walk(folder: str, passed_over: Counter[str]) -> Iterator[str]:
-    """Paths of the pictures below a folder; each folder's entries in order, links not followed."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, passed_over)
-        elif entry.name.lower().endswith(PICTURE_SUFFIXES):
-            yield entry.path
-        else:
-            passed_over[Path(entry.name).suffix.lower() or entry.name] += 1
 
 
 def _files(paths: Iterable[str]) -> Iterator[Picture]:

@@ -1,0 +1,77 @@
+"""One's own labelled images, shared out to training, validation and test by their names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import NamedTuple
+
+SPLITS = ("train", "val", "test")
+
+
+class Labelled(NamedTuple):
+    """An image, relative to the image folder, and the confidence of each of its classes."""
+
+    image: str
+    confidences: dict[str, float]
+
+
+def split(
+    labelled: list[Labelled], val_share: float, test_share: float, seed: int
+) -> dict[str, list[Labelled]]:
+    """The images of each split, by a hash of their names.
+
+    Training takes what the hash gives it first; a held-out image with a class that training then
+    still lacks is moved to training. Validation, and then the test, are not left empty as long as
+    training can spare an image.
+    """
+    parts: dict[str, list[Labelled]] = {name: [] for name in SPLITS}
+    trained: Counter[str] = Counter()
+    placed = sorted(
+        ((_uniform(row.image, seed), row) for row in labelled),
+        key=lambda pair: (pair[0], pair[1].image),
+        reverse=True,
+    )
+    for position, row in placed:
+        present = positives(row)
+        known = present <= trained.keys()
+        if position < test_share and known:
+            name = "test"
+        elif position < test_share + val_share and known:
+            name = "val"
+        else:
+            name = "train"
+            trained.update(present)
+        parts[name].append(row)
+    for name, share in (("val", val_share), ("test", test_share)):
+        if share and not parts[name]:
+            _fill(parts, name, trained)
+    return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
+
+
+def _fill(parts: dict[str, list[Labelled]], name: str, trained: Counter[str]) -> None:
+    """Moves an image to an empty split: from training or, if it can spare none, from the other."""
+    other = parts["test" if name == "val" else "val"]
+    spare = [row for row in parts["train"] if _is_spare(row, trained)]
+    if spare:
+        row = spare[-1]  # the nearest by its hash
+        parts["train"].remove(row)
+        trained.subtract(positives(row))
+        parts[name].append(row)
+    elif len(other) > (name == "test"):
+        parts[name].append(other.pop())
+
+
+def _is_spare(row: Labelled, trained: Counter[str]) -> bool:
+    """Whether training has other images of all classes of this one."""
+    present = positives(row)
+    return bool(present) and all(trained[name] > 1 for name in present)
+
+
+def positives(row: Labelled) -> set[str]:
+    return {name for name, value in row.confidences.items() if value > 0}
+
+
+def _uniform(image: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}/{image}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
