@@ -14,6 +14,7 @@ from absl import logging
 import flags
 import inference_job
 import script
+from data.common import outputs
 from data.inference import evaluation_files
 from data.inference.evaluation_input import EvaluationPictures, InputError, read_classes, watched
 from data.inference.picture_batches import Preparation
@@ -44,6 +45,8 @@ def main() -> int:
         raise InputError("--fit_thresholds needs --label_mode=multi")
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    if job.rank == 0:
+        outputs.claim_folders({"result": FLAGS.result})
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
     same_classes([*compared, *prefixes])

@@ -24,6 +24,7 @@ import script
 # isort: split
 import tensorflow as tf  # after script, which says how
 
+from data.common import outputs
 from data.common.images import to_jpeg
 from data.inference import picture_source
 from data.inference.predictions import class_names
@@ -55,6 +56,7 @@ def import_weights() -> int:
     """Makes the checkpoint --result of --import_weights, and reads it back."""
     if not FLAGS.result:
         raise ExportError("--import_weights needs --result, the checkpoint to make")
+    outputs.claim_file("result", FLAGS.result)
     tensors = weight_files.read(FLAGS.import_weights)
     given = (name for name in ("image_size", "batch_norm_epsilon") if FLAGS[name].present)
     meta = {"imported_from": str(FLAGS.import_weights)}
@@ -150,7 +152,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
             f"--export_dir={path}: TensorFlow could not load a SavedModel there, because it takes"
             " the path for a glob; choose one without * ? [ and backslash"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.claim_file("export_dir", path)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     temporary.mkdir()
     try:

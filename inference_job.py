@@ -13,7 +13,7 @@ from absl import logging
 
 import flags
 import script
-from data.common import parallel
+from data.common import outputs, parallel
 from data.common.launcher import this_process
 from data.common.parallel import Part
 from data.inference.picture_batches import PictureBatch, Preparation
@@ -75,6 +75,8 @@ def run(
       describe, shown: see `Job`.
       settings: the script's own flags that decide on the rows.
     """
+    if part.index == 0:
+        outputs.claim_file("result", result)
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
     prepare = Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
     decisive = {name: FLAGS[name].value for name in (*_DECISIVE, *settings)}

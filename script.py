@@ -19,6 +19,7 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
+from data.common import outputs
 from flags import FLAGS, WITHOUT_EFFECT
 
 Options = TypeVar("Options")
@@ -176,7 +177,7 @@ def _run_checked(
         for name, instead in WITHOUT_EFFECT.items():
             if FLAGS[name].present:
                 logging.warning("--%s has no effect (%s)", name, instead)
-        code = main()
+        code = outputs.run(main)
         sys.stdout.flush()  # a full disk is an error now, not at the exit
         return code
     except BrokenPipeError:

@@ -19,9 +19,8 @@ from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
-from models.training import loop, overview, resume
+from models.training import divergence, loop, overview, resume
 from models.training.best import Best
-from models.training.divergence import TrainingError
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
@@ -69,6 +68,8 @@ def fit(
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
+    if not measures:
+        resume.claim(FLAGS.model_dir, FLAGS.log_dir, job)
     script.take(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
@@ -76,9 +77,8 @@ def fit(
     weights = network.variables_by_name()
     average = WeightAverage(weights, FLAGS.ema_decay) if FLAGS.ema_decay else None
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
-    best = make_best()
+    checkpoints, best = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep), make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
-    checkpoints = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep)
     start = FLAGS.pretrain_ckpt, skip, must_restore, script.as_dict(loss=objective.name)
     resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
@@ -94,8 +94,7 @@ def run(
     best: Best | None,
 ) -> int:
     """Goes on from the trainer's step with the present workers; returns the exit code."""
-    records = script.fill(InputOptions)
-    evaluate = None
+    records, evaluate = script.fill(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
         # Horovod: each worker evaluates its own share of the records.
@@ -109,7 +108,7 @@ def run(
         )
     if FLAGS.mode == "val":
         if evaluate is None:
-            raise TrainingError("--mode=val needs --val_dir")
+            raise divergence.TrainingError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
     if best:
@@ -161,7 +160,7 @@ def make_best() -> Best | None:
     if not FLAGS.best_metric:
         return None
     if not FLAGS.val_dir:
-        raise TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
+        raise divergence.TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
     folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
     return Best(FLAGS.best_metric, FLAGS.patience, folder)
 

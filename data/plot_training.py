@@ -46,6 +46,8 @@ def read_curves(path: Path) -> Curves:
         except (ValueError, KeyError, AttributeError) as error:
             raise PageError(f"{path}:{number}: not a record of a training run") from error
         for name, value in record.items():
+            if value is None:  # an evaluation that had nothing to measure
+                continue
             steps, values = curves.setdefault(kind, {}).setdefault(name, ([], []))
             steps.append(step)
             values.append(value)

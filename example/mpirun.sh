@@ -23,6 +23,7 @@ use_mpirun() {
   for variable in PATH VIRTUAL_ENV LD_LIBRARY_PATH NCCL_DEBUG TF_GPU_THREAD_MODE; do
     launch+=(-x "$variable")
   done
+  launch+=(-x ML_IMAGES_STOP_FILE) # of job.sh, which sets it before mpirun starts
   if [[ -n "${NIC:-}" ]]; then
     launch+=(--mca btl_tcp_if_include "$NIC" -x "NCCL_SOCKET_IFNAME=$NIC")
   fi

@@ -6,7 +6,7 @@
 # NP, HOSTS, NIC and MPI_ARGS are those of example/mpirun.sh.
 #
 # Expect: the lines of a single process. When a worker dies, mpirun names its rank and ends the job;
-# the same command again resumes.
+# the same command again resumes. SIGTERM and Ctrl-C save a checkpoint first.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -14,8 +14,10 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help_of_job "$@"
 # shellcheck source=example/mpirun.sh
 source "$PROJECT_ROOT/example/mpirun.sh"
+# shellcheck source=example/job.sh
+source "$PROJECT_ROOT/example/job.sh"
 "$PROJECT_ROOT/example/install_horovod.sh"
 prepare_environment horovod mpi
 use_mpirun
 
-exec "$@"
+run_job "$@"

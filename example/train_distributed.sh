@@ -18,12 +18,15 @@
 #                  with those who are there, MIN_NP (1) to MAX_NP of them; it needs --global_batch
 #
 # Expect: the lines of a single process, of rank 0. A worker that dies is named (Process 3 exit with
-# status code 137) and ends the job within seconds; an elastic job goes on without it.
+# status code 137) and ends the job within seconds; an elastic job goes on without it. SIGTERM and
+# Ctrl-C save a checkpoint first (exit code 143 and 130); the same command goes on from it.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help_of_job "$@"
+# shellcheck source=example/job.sh
+source "$PROJECT_ROOT/example/job.sh"
 
 restarts=0
 if [[ "${1:-}" == --restarts=* ]]; then
@@ -61,21 +64,10 @@ export TF_GPU_THREAD_MODE="${TF_GPU_THREAD_MODE:-gpu_private}"
 # After so many seconds a machine that no longer answers counts as dead.
 export HOROVOD_GLOO_TIMEOUT_SECONDS="${HOROVOD_GLOO_TIMEOUT_SECONDS:-30}"
 
-set -m # the job in a process group of its own, so that a signal reaches all of it
-stopped=
-job=
-trap 'stopped=yes; kill -TERM -- "-$job"' INT TERM
-
 for ((start = 0; start <= restarts; start++)); do
   ((start == 0)) || echo "== restart $start of $restarts, after exit code $status" >&2
-  "$@" &
-  job=$!
   status=0
-  wait "$job" || status=$?
-  if [[ -n "$stopped" ]]; then # a signal ends the first wait; the job saves a checkpoint
-    wait "$job" || true
-    exit 143
-  fi
-  ((status != 0)) || exit 0
+  run_job "$@" || status=$?
+  ((status != 0)) && [[ -z "$JOB_STOPPED" ]] || break
 done
 exit "$status"

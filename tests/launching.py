@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = ("train_distributed.sh", "mpirun_train.sh", "mpirun.sh", "slurm_train.sbatch")
+LAUNCHERS = ("train_distributed.sh", "mpirun_train.sh", "mpirun.sh", "job.sh", "slurm_train.sbatch")
 # Nothing is installed, and the processes of a job share two cores.
 ENVIRONMENT = f"""
 PROJECT_ROOT="$(cd "$(dirname "${{BASH_SOURCE[0]}}")/.." && pwd)"

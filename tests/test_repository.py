@@ -192,7 +192,7 @@ def test_shell_lines_fit():
 
 def test_scripts_can_be_started():
     """Whatever has a `#!` line is executable, and every shell script but a sourced one has one."""
-    sourced = ("environment.sh", "mpirun.sh")
+    sourced = ("environment.sh", "job.sh", "mpirun.sh")
     scripts = [path for path in shell_scripts() if path.name not in sourced]
     assert [path.name for path in scripts if not path.read_bytes().startswith(b"#!")] == []
     assert [path.name for path in scripts if not path.stat().st_mode & 0o100] == []

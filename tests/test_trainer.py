@@ -1,9 +1,13 @@
 """The training step and the loop around it, on a tiny network and batches held in memory."""
 
+import contextlib
+import itertools
 import json
+import logging
 import math
 import os
 import signal
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +18,7 @@ import tensorflow as tf
 
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.losses import MultiLabelOptions
+from models.metrics.evaluators import MultiLabelEvaluator
 from models.resnet import ResNet
 from models.training import loop, resume
 from models.training.best import Best, BestError
@@ -22,6 +27,7 @@ from models.training.objectives import MultiLabelObjective, SoftmaxObjective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.recorder import Meter, Recorder, clock
 from models.training.trainer import LOSS_SCALE_GROWTH_STEPS, Trainer
+from models.training.validation import Validation
 from models.workers.base import OneWorker
 
 CLASSES, BATCH, SIDE = 5, 4, 32
@@ -100,18 +106,87 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tmp_path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
-def test_sigterm_ends_the_run_after_a_checkpoint(tmp_path) -> None:
+def test_sigterm_ends_the_run_after_a_checkpoint(tmp_path, caplog) -> None:
     def interrupting(position: int) -> Iterator[Held]:
         for number in range(10):
             if number == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch(number)
 
-    status = train(trainer_of(), tmp_path, 10, batches=interrupting, evaluate=pytest.fail)
+    with caplog.at_level(logging.INFO):
+        status = train(trainer_of(), tmp_path, 10, batches=interrupting, evaluate=pytest.fail)
     assert status == 128 + signal.SIGTERM
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-4")
+    assert (
+        f"SIGTERM: stopped after step 4 and saved {tmp_path}/model.ckpt-4; the same" in caplog.text
+    )
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Killed(BaseException):
+    """Ends a run as kill -9 does: nothing of it is done afterwards."""
+
+
+def rows(folder: Path) -> list[tuple[int, str, float]]:
+    lines = map(json.loads, (folder / "log/training.jsonl").read_text().splitlines())
+    return [(row["step"], row["kind"], row.get("loss", row.get("mAP"))) for row in lines]
+
+
+def shown_images(folder: Path) -> int:
+    files = (folder / "log").glob("events.out.tfevents.*")
+    records = (r for f in files for r in tf.data.TFRecordDataset([str(f)]).as_numpy_iterator())
+    return sum(b"train/images" in record and b"PNG" in record for record in records)
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_the_log_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(
+    tmp_path, monkeypatch, call
+) -> None:
+    def run(folder: Path) -> None:
+        best = Best("mAP", 0, CheckpointFolder(folder / "best", max_to_keep=1))
+        options = {"eval_interval": 2, "evaluate": lambda: {"mAP": 0.5}, "best": best}
+        train(trainer_of(best=best), folder, 5, **options)
+
+    run(tmp_path / "undisturbed")
+    save, calls = loop.save, itertools.count(1)
+
+    def save_or_die(*arguments: object, **options: object) -> None:
+        number = next(calls)
+        if number == call and call % 2:  # before it is saved, or after
+            raise Killed
+        save(*arguments, **options)
+        if number == call:
+            raise Killed
+
+    monkeypatch.setattr(loop, "save", save_or_die)
+    with contextlib.suppress(Killed):
+        run(tmp_path / "killed")
+    monkeypatch.undo()
+    run(tmp_path / "killed")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "undisturbed")
+    if call > 1:  # else it began anew
+        assert shown_images(tmp_path / "killed") == 1
+
+
+def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_path, caplog) -> None:
+    best = Best("map_macro", 1, CheckpointFolder(tmp_path / "best"))
+    trainer = trainer_of(best=best)
+    one = batch(0)
+    held = one._asdict() | {"label_index": -tf.ones_like(one.label_index), "valid": tf.ones(BATCH)}
+    evaluate = Validation(
+        trainer.network,
+        trainer.objective.probabilities,
+        lambda: [types.SimpleNamespace(**held)],
+        lambda: MultiLabelEvaluator(CLASSES),
+    )
+    assert train(trainer, tmp_path, 3, eval_interval=1, evaluate=evaluate, best=best) == 0
+    assert int(trainer.global_step) == 3 and not best.exhausted
+    assert CheckpointFolder(tmp_path / "best").latest() is None
+    assert "no result: no image has a positive label of a supported class" in caplog.text
+    assert [row for row in rows(tmp_path) if row[1] == "val"] == [
+        (n, "val", None) for n in (1, 2, 3)
+    ]
 
 
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None:
@@ -269,6 +344,21 @@ def test_the_record_of_another_run_is_kept(tmp_path) -> None:
         recorder.close()
     kept = ["training-1.jsonl", "training-2.jsonl", "training.jsonl"]
     assert [json.loads((tmp_path / name).read_text())["loss"] for name in kept] == [1.0, 2.0, 3.0]
+
+
+def test_a_full_disk_keeps_the_log_waiting_and_not_the_training(tmp_path, caplog) -> None:
+    recorder = Recorder(str(tmp_path), start_step=0)
+    record, file = tmp_path / "training.jsonl", recorder._lines
+    with open("/dev/full", "ab", buffering=0) as full:
+        recorder._lines = full
+        for step in (1, 2):
+            recorder.scalars(step, "train", {"loss": 1.0})
+    assert caplog.text.count("the log cannot be written, training goes on") == 1
+    recorder._lines = file
+    recorder.scalars(3, "train", {"loss": math.nan})
+    recorder.close()
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, None)]
 
 
 def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:

@@ -21,6 +21,10 @@ class MetricError(ValueError):
     """Scores and labels that cannot be measured."""
 
 
+class UndefinedError(MetricError):
+    """Images or labels of which there is nothing to measure."""
+
+
 class RankedPositives(NamedTuple):
     """The positive labels of a group of rankings (one per image, or one per class).
 

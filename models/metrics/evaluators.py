@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.metrics import definitions
-from models.metrics.definitions import LEFT_OUT, MetricError, RankedPositives
+from models.metrics.definitions import LEFT_OUT, MetricError, RankedPositives, UndefinedError
 from models.metrics.inputs import list_labels, select_rows
 from models.metrics.results import (
     ClassCounts,
@@ -85,7 +85,7 @@ class MultiLabelEvaluator:
     def measure(self) -> MultiLabelMetrics:
         """The metrics of all images of all workers; every worker calls this and gets the same.
 
-        Raises: MetricError when no supported class has a positive label.
+        Raises: UndefinedError when no supported class has a positive label.
         """
         options, workers = self.options, self.workers
         counts = ClassCounts(*workers.sum(np.stack(self._counts)))
@@ -93,7 +93,7 @@ class MultiLabelEvaluator:
         if options.supported is not None:
             supported &= options.supported
         if not supported.any():
-            raise MetricError("no image has a positive label of a supported class")
+            raise UndefinedError("no image has a positive label of a supported class")
         images = workers.sum(np.array([self._store.images, self._images_with_positive]))
         ranked, micro = self._rank_classes(supported)
         closures = {k: workers.sum(counted) for k, counted in self._closures.items()}
@@ -233,11 +233,11 @@ class SingleLabelEvaluator:
     def measure(self) -> SingleLabelMetrics:
         """The metrics of all images of all workers; every worker calls this and gets the same.
 
-        Raises: MetricError when there is no image.
+        Raises: UndefinedError when there is no image.
         """
         images = self.workers.sum(self._images)
         if not images.any():
-            raise MetricError("there is no image to evaluate")
+            raise UndefinedError("there is no image to evaluate")
         keys, counts = (gather(part, self.workers) for part in self._confusions)
         keys, counts = _add_counts(np.zeros((2, 0), np.int64), keys, counts)
         return SingleLabelMetrics(

@@ -44,9 +44,14 @@ class Best:
             )
 
     def observe(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether `metrics` are the best so far. Raises BestError if they lack the metric."""
+        """Whether `metrics` are the best so far. Raises BestError if they lack the metric.
+
+        A value that is not a number, where nothing could be measured, is passed over.
+        """
         self.check(metrics)
         value, best = float(metrics[self._metric]), float(self._value.numpy())
+        if math.isnan(value):
+            return False
         if value < best if self._falls else value > best:
             self._value.assign(value)
             self._evaluations_since.assign(0)

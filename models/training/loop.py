@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.metrics.results import HEADLINES
-from models.training import overview
+from models.training import overview, resume
 from models.training.best import Best
 from models.training.divergence import DivergenceCheck
 from models.training.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
@@ -20,6 +21,8 @@ from models.workers.base import Workers
 
 # Of an evaluation while training; training.jsonl has all metrics.
 LOGGED_METRICS = (*HEADLINES, "f1_at_5")
+# Names the file by which the launcher asks the workers to stop.
+STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +44,27 @@ class LoopOptions:
 
 
 class Interrupt:
-    """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps."""
+    """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps.
+
+    So does the launcher's stop file: horovodrun and mpirun kill their processes seconds after a
+    signal, so example/train_distributed.sh keeps signals from them and makes this file instead.
+    """
 
     def __init__(self, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> None:
-        self.signal = 0
+        self._signal, self._stop_file = 0, os.environ.get(STOP_FILE_VARIABLE)
         for number in numbers:
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: Any) -> None:
         del frame
-        self.signal = number
+        self._signal = number
         signal.signal(number, signal.SIG_DFL)  # A second one ends the process at once.
+
+    def received(self) -> int:
+        """The signal to stop for; 0: none."""
+        if not self._signal and self._stop_file and os.path.exists(self._stop_file):
+            self._signal = signal.SIGTERM
+        return self._signal
 
 
 def train(
@@ -83,11 +96,13 @@ def train(
     """
     # Horovod: an elastic job sends SIGTERM to a worker of which it wants no more.
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
+    # Horovod: the first worker of an elastic job may be another one now.
+    resume.claim(checkpoints.model_dir, options.log_dir, workers)
     count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
-    recorder = Recorder(options.log_dir if workers.rank == 0 else None, step)
-    meta, stop = meta or {}, 0  # The signal that all workers stop for.
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
+    recorder = Recorder(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
+    meta, stop = meta or {}, 0  # The signal that all workers stop for.
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(recorder, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
@@ -97,13 +112,13 @@ def train(
         rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
             loss = trainer.step(itertools.islice(batches, count), rate, total)
-            loss, stop = _agree(float(loss), interrupt.signal, workers)
+            loss, stop = _agree(float(loss), interrupt.received(), workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         overview.tell_pace(meter, options.max_iter - step - 1, workers.rank)
         check.loss(loss)
         step += 1
         finished = step == options.max_iter
-        if step % options.log_interval == 0 or finished or stop:
+        if step % options.log_interval == 0 or finished:
             l2_loss = float(trainer.optimizer.l2_loss())
             check.decay_term(l2_loss)
             _log(recorder, step, options.max_iter, (loss, l2_loss), rate, meter)
@@ -121,9 +136,7 @@ def train(
                 save(trainer, checkpoints, workers, meta, tensors=not saves)
         workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
-    recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
-    recorder.close()
-    return 128 + stop if stop else 0
+    return _end(recorder, stop, step, checkpoints)
 
 
 def _watched(
@@ -135,9 +148,21 @@ def _watched(
         with reported(f"worker {rank} waits for its input", stall_seconds):
             batch = next(batches)
         meter.waited(time.perf_counter() - start)
-        if number == 0:
+        if number == 0 and recorder.start_step == 0:
             recorder.images(0, batch.images)
         yield batch
+
+
+def _end(recorder: Recorder, stop: int, step: int, checkpoints: CheckpointFolder) -> int:
+    """Closes the log of a run that ends by itself, or for the signal `stop`; the exit code."""
+    if stop:
+        recorder.say(
+            "%s: stopped after step %d and saved %s; the same command goes on from there",
+            *(signal.Signals(stop).name, step, checkpoints.latest()),
+        )
+    recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
+    recorder.close()
+    return 128 + stop if stop else 0
 
 
 def save(

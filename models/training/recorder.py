@@ -1,8 +1,10 @@
 """What a run tells: log lines, TensorBoard, and `training.jsonl` for plots and scripts."""
 
 import contextlib
+import io
 import itertools
 import json
+import math
 import os
 import resource
 import threading
@@ -14,6 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
+
+from data.common.files import atomic_write
 
 
 def peak_memory_bytes() -> int:
@@ -76,44 +80,81 @@ class Meter:
 
 
 class Recorder:
-    """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent."""
+    """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent.
 
-    def __init__(self, log_dir: str | None, start_step: int) -> None:
+    A log that cannot be written, as on a full disk, is no reason to lose the training: it is warned
+    of once, and the lines follow as soon as there is room.
+
+    Args:
+      start_step: where the run takes up; what the log has of later steps is dropped.
+      evaluated: whether the evaluation of that step is done.
+    """
+
+    def __init__(self, log_dir: str | None, start_step: int, evaluated: bool = True) -> None:
+        self.start_step = start_step
         self._lines = self._summaries = None
+        self._unwritten, self._warned = b"", False
         if log_dir is None:
             return
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _open_at(folder / "training.jsonl", start_step)
+        self._lines = _open_at(folder / "training.jsonl", start_step, evaluated)
         self._summaries = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Records numbers of `step` under `kind`, which is train or val."""
-        if self._summaries is None:
+        """Records numbers of `step` under `kind`, train or val; what is not a number as null."""
+        if self._lines is None:
             return
-        with self._summaries.as_default(step=step):
+        with self._summarizing(step):
             for name, value in values.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
-        self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._lines.flush()
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        self._write(json.dumps({"step": step, "kind": kind, **known}) + "\n")
 
     def images(self, step: int, images: tf.Tensor) -> None:
         """Shows up to four of the images [B, H, W, 3], values in [-1, 1], in TensorBoard."""
-        if self._summaries is not None:
-            with self._summaries.as_default(step=step):
+        if self._lines is not None:
+            with self._summarizing(step):
                 tf.summary.image("train/images", (images[:4] + 1.0) / 2.0, max_outputs=4)
 
     def say(self, message: str, *values: Any) -> None:
-        if self._summaries is not None:
+        if self._lines is not None:
             logging.info(message, *values)
 
     def close(self) -> None:
-        if self._summaries is not None:
+        if self._lines is None:
+            return
+        self._write("")
+        if self._unwritten:
+            logging.error("%s lacks its last lines", self._lines.name)
+        with contextlib.suppress(tf.errors.OpError):
             self._summaries.close()
-            self._lines.close()
+        self._lines.close()
+
+    def _write(self, line: str) -> None:
+        self._unwritten += line.encode()
+        try:
+            while self._unwritten:  # a full disk may take the first half of a line
+                self._unwritten = self._unwritten[self._lines.write(self._unwritten) :]
+        except OSError as error:
+            self._warn(f"{self._lines.name}: {error.strerror}")
+
+    @contextlib.contextmanager
+    def _summarizing(self, step: int) -> Iterator[None]:
+        try:
+            with self._summaries.as_default(step=step):
+                yield
+        except tf.errors.OpError as error:
+            reason = error.message.split("; ")[-1].splitlines()[0]
+            self._warn(f"TensorBoard's file: {reason}")
+
+    def _warn(self, problem: str) -> None:
+        if not self._warned:
+            logging.warning("the log cannot be written, training goes on: %s", problem)
+        self._warned = True
 
 
-def _open_at(path: Path, start_step: int) -> Any:
+def _open_at(path: Path, start_step: int, evaluated: bool) -> io.FileIO:
     """Opens the record for appending, without what a killed run wrote after its checkpoint.
 
     That of another run, in the same folder, is kept under another name.
@@ -127,11 +168,12 @@ def _open_at(path: Path, start_step: int) -> Any:
     elif path.exists():
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= start_step:
+                row = json.loads(line)
+                # An evaluation that was killed before its checkpoint knew of it is done again.
+                again = row["step"] == start_step and row.get("kind") == "val" and not evaluated
+                if row["step"] <= start_step and not again:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 break  # The last line of a killed run may be cut.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
-    return path.open("a")
+    atomic_write(path, "".join(line + "\n" for line in kept))
+    return open(path, "ab", buffering=0)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from data.common import outputs
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.training.trainer import Trainer
@@ -17,6 +19,19 @@ _FITTING = (
     *("resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
     *("trainable", "FixBlock2"),
 )
+# Horovod: the last process of a job that is started again may still be ending.
+LINGER_SECONDS = 30
+
+
+def claim(model_dir: str | Path, log_dir: str | Path, workers: Workers) -> None:
+    """Keeps other jobs out of a run's folders until it ends; rank 0 does, which alone writes.
+
+    Raises:
+      OutputError: a folder cannot be written, or another job holds it.
+    """
+    if workers.rank == 0:
+        folders = {"model_dir": model_dir, "log_dir": log_dir}
+        outputs.claim_folders(folders, LINGER_SECONDS if workers.launched else 0)
 
 
 def restore_or_start(

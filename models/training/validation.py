@@ -1,14 +1,20 @@
 """Metrics of the present weights on held-out records, while training."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
+
+from models.metrics.definitions import UndefinedError
 
 
 class Validation:
     """Callable that evaluates a network; the records are read anew at every call.
+
+    Where nothing can be measured, as without a positive label, it warns and gives not-a-number.
 
     Args:
       batches: makes a finite iterable of padded batches, of one length on every worker.
@@ -36,11 +42,14 @@ class Validation:
 
     def names(self) -> list[str]:
         """The metrics' names, by an evaluation of a made-up image. All workers call this."""
+        names = self._names()
+        return [*names, *(f"ema_{name}" for name in names if self._average)]
+
+    def _names(self) -> list[str]:
         evaluator, classes = self._evaluator(), self._network.class_num
         scores = np.full([1, classes], 1 / classes, np.float32)
         evaluator.update(scores, np.zeros([1, 1], np.int32), np.ones([1, 1], np.float32))
-        names = list(evaluator.result())
-        return [*names, *(f"ema_{name}" for name in names if self._average)]
+        return list(evaluator.result())
 
     def show(self, rank: int) -> None:
         """Prints the metrics, one a line. All workers call this, and rank 0 prints."""
@@ -55,7 +64,11 @@ class Validation:
             evaluator.update(
                 scores, batch.label_index.numpy(), batch.label_value.numpy(), batch.valid.numpy()
             )
-        return evaluator.result()
+        try:
+            return evaluator.result()
+        except UndefinedError as error:
+            logging.warning("the evaluation on --val_dir has no result: %s", error)
+            return dict.fromkeys(self._names(), math.nan)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _scores(self, images: tf.Tensor) -> tf.Tensor:

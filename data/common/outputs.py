@@ -1,0 +1,135 @@
+"""Outputs of a job: found writable, and kept from other jobs, before any work is done.
+
+A lock is `flock` on a file in the output (a folder) or beside it (a file). The kernel releases it
+when the process ends, however it ends; the file's content tells others who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+# File systems without locks, such as some NFS, answer one of these.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_POLL_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+_held: set[str] = set()  # lock files of this process, which may claim an output twice
+_claims = contextlib.ExitStack()
+
+
+class OutputError(ValueError):
+    """An output that cannot be written, or that another process writes; names the flag."""
+
+
+def run(main: Callable[[], Result]) -> Result:
+    """Returns `main()`, and releases what it has claimed."""
+    with _claims:
+        return main()
+
+
+def claim_folders(outputs: Mapping[str, str | os.PathLike], wait_seconds: float = 0) -> None:
+    """Keeps folders for this process until the main function ends; what it has already stays so.
+
+    Args:
+        outputs: flag -> folder that the job writes into, made if it is not there.
+        wait_seconds: how long to wait for another process, such as a job's own that is just ending.
+
+    Raises:
+        OutputError: an output cannot be written, or another process holds it.
+    """
+    for flag, folder in outputs.items():
+        _claims.enter_context(_locked(f"--{flag}={folder}", Path(folder) / ".lock", wait_seconds))
+
+
+def claim_file(flag: str, path: str | os.PathLike) -> None:
+    """Keeps a file, or a folder that is to appear as a whole, as `claim_folders` does; and makes
+    the folder that it is in. What is not an ordinary file, such as a pipe, is left alone.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"--{flag}={path} is a folder: name a file")
+    if path.is_file() or not path.exists():
+        lock = path.with_name(f".{path.name}.lock")
+        _claims.enter_context(_locked(f"--{flag}={path}", lock, 0))
+
+
+@contextlib.contextmanager
+def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
+    key = os.path.realpath(path)
+    if key in _held:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What is claimed is to be written, not only locked.
+        tempfile.TemporaryFile(dir=path.parent).close()
+        file = _open_locked(output, path, time.monotonic() + wait_seconds)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = f"{path.parent}: {'a file is in the way' if is_file else error.strerror}"
+        raise OutputError(f"{output} cannot be written ({reason})") from error
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def _open_locked(output: str, path: Path, until: float) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed it meanwhile.
+            if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
+                os.ftruncate(file, 0)
+                os.write(file, _this_process())
+                return file
+        except BlockingIOError:
+            if time.monotonic() > until:
+                holder = _holder(path)
+                os.close(file)
+                raise OutputError(
+                    f"{output} is being written by {holder}; wait for it, end it, or choose another"
+                ) from None
+            time.sleep(_POLL_SECONDS)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(file)
+                raise
+            _log.warning("%s: no locks here, so nothing keeps a second job out (%s)", output, error)
+            return file
+        os.close(file)
+
+
+def _this_process() -> bytes:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    command = " ".join(sys.argv)
+    us = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
+    return json.dumps(us).encode()
+
+
+def _holder(path: Path) -> str:
+    try:
+        them = json.loads(path.read_text())
+        told = f"process {them['pid']} on {them['host']} since {them['since']}"
+        return f"{told} ({them['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Sourced, not run. Runs a distributed job so that SIGTERM and Ctrl-C let it save a checkpoint:
+#
+#   source "$PROJECT_ROOT/example/job.sh"
+#   run_job COMMAND...      # returns its exit code; 128 + the signal when one stopped it
+#
+# horovodrun and mpirun kill their processes seconds after a signal, in the middle of a step or of
+# a checkpoint. So signals do not reach them: the command has a process group of its own, and a file
+# is made that the workers look for after each step, ML_IMAGES_STOP_FILE. They agree, save and end.
+# A second signal ends all of it at once.
+
+set -euo pipefail
+
+job_signal() {
+  if [[ -e "$ML_IMAGES_STOP_FILE" ]]; then
+    kill -TERM -- "-$JOB" 2> /dev/null || true
+    return
+  fi
+  JOB_STOPPED="$1"
+  : > "$ML_IMAGES_STOP_FILE"
+  echo "== stopping: the job saves a checkpoint after its present step; again: at once" >&2
+}
+
+run_job() {
+  local folder="$PWD" status=0
+  # In the project's folder, which the job's other machines may see, too.
+  [[ -w "$folder" ]] || folder="${TMPDIR:-/tmp}"
+  if [[ -z "${ML_IMAGES_STOP_FILE:-}" ]]; then # else an outer script has the signals
+    ML_IMAGES_STOP_FILE="$folder/.stop-$(uname -n)-$$"
+    # shellcheck disable=SC2064 # the name as it is now
+    trap "rm -f '$ML_IMAGES_STOP_FILE'" EXIT
+  fi
+  export ML_IMAGES_STOP_FILE
+  JOB_STOPPED=
+  set -m # the process group of its own
+  "$@" &
+  JOB=$!
+  trap 'job_signal 2' INT
+  trap 'job_signal 15' TERM
+  while true; do # a signal ends the wait, not the job
+    status=0
+    wait "$JOB" || status=$?
+    kill -0 "$JOB" 2> /dev/null || break
+  done
+  trap - INT TERM
+  set +m
+  [[ -z "$JOB_STOPPED" ]] || status=$((128 + JOB_STOPPED))
+  return "$status"
+}
