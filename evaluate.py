@@ -25,6 +25,7 @@ from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
+from models.metrics.sums import gather_rows
 from models.prediction import inference
 from models.prediction.evaluation import Evaluation, TellingPictures, evaluate
 from models.prediction.inference import Loaded, Predictor
@@ -91,8 +92,7 @@ def labelled_pictures(class_num: int) -> EvaluationPictures:
 
 def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evaluation:
     """The metrics of a checkpoint over this worker's batches and all others'."""
-    class_num = loaded.network.class_num
-    prepare = preparation(loaded)
+    class_num, prepare = loaded.network.class_num, preparation(loaded)
     batches = pictures.batches(
         prepare,
         max(1, FLAGS.batch_size // prepare.crops),
@@ -104,8 +104,9 @@ def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evalu
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     evaluate(predictor, watched(batches), evaluator, telling)
     step = checkpoint.describe(loaded.prefix).step
-    unreadable = int(job.sum(np.array([len(pictures.unreadable)]))[0])
-    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, unreadable)
+    telling.gather(job)  # Horovod: the report is of the pictures of all workers.
+    pictures.left_out = gather_rows(pictures.left_out, job)
+    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, len(pictures.left_out))
 
 
 def preparation(loaded: Loaded) -> Preparation:

@@ -66,7 +66,7 @@ class Report(NamedTuple):
                 }
                 for e in everyone
             ],
-            "unreadable": [list(pair) for pair in self.pictures.unreadable],
+            "unreadable": [[name, reason] for _, name, reason in self.pictures.left_out],
             "settings": self.settings,
         }
 
@@ -81,7 +81,8 @@ class Report(NamedTuple):
         multi = isinstance(last.metrics, MultiLabelMetrics)
         sections += self._multi_label() if multi else self._single_label()
         sections += self._classes()
-        left_out = pages.table(["picture", "reason"], self.pictures.unreadable)
+        rows = [(name, reason) for _, name, reason in self.pictures.left_out]
+        left_out = pages.table(["picture", "reason"], rows)
         sections.append((f"Unreadable pictures, left out: {last.unreadable}", left_out))
         settings = [(name, str(value)) for name, value in self.settings.items()]
         return [*sections, ("Settings", pages.table(["setting", "value"], settings))]

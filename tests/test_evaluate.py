@@ -188,13 +188,19 @@ def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     stage = Stage(tmp_path / "project")
     command = f"evaluate.py --pretrain_ckpt={data}/run --dictionary={data}/dictionary.txt"
     command += f" --label_mode=multi --batch_size=8 --result={data}/two {data}/gaps.txt"
-    (data / "gaps.txt").write_text((data / "list.txt").read_text() + "gone.jpg\t3:1\n")
+    rows = (data / "list.txt").read_text().splitlines()
+    rows[9:9] = ["gone_1.jpg\t3:1"]  # in the second worker's first batch
+    (data / "gaps.txt").write_text("\n".join([*rows, "gone_2.jpg\t3:1"]) + "\n")
     code = stage.run("example/train_distributed.sh", stage.recipe("evaluate.sh", command), NP=2)
     assert code == 0, stage.output
-    [together] = json.loads((data / "two/metrics.json").read_text())["evaluations"]
-    [alone] = run(data, "one", "gaps.txt", batch_size=8)["evaluations"]
-    assert together == alone
-    assert together["unreadable_pictures"] == 1
+    together = json.loads((data / "two/metrics.json").read_text())
+    alone = run(data, "one", "gaps.txt", batch_size=8)
+    assert together["evaluations"] == alone["evaluations"]
+    assert together["evaluations"][0]["unreadable_pictures"] == 2
+    assert [name for name, _ in together["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
+    pages = [(data / folder / "report.html").read_text() for folder in ("one", "two")]
+    shown = [page[page.index("Pictures of the worst") : page.index("Settings")] for page in pages]
+    assert "<img" in shown[0] and shown[0] == shown[1]
 
 
 def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):

@@ -6,6 +6,7 @@ when the process ends, however it ends; the file's content tells others who hold
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -29,6 +30,7 @@ _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 _held: set[str] = set()  # lock files of this process, which may claim an output twice
 _claims = contextlib.ExitStack()
+atexit.register(_claims.close)  # what was claimed outside of `run`
 
 
 class OutputError(ValueError):

@@ -95,7 +95,7 @@ class EvaluationPictures:
         max_bad_records: more unreadable pictures than these end the run.
 
     Attributes:
-        unreadable: (name, reason) of the pictures left out so far.
+        left_out: (position, name, reason) of the pictures that could not be read so far.
 
     Raises:
         InputError: no records.
@@ -110,7 +110,7 @@ class EvaluationPictures:
         self._records = None
         if not images:
             self._records = RecordSource(data_dir, class_num, max_bad_records)
-        self.unreadable: list[tuple[str, str]] = []
+        self.left_out: list[tuple[int, str, str]] = []
 
     def __iter__(self) -> Iterator[LabelledPicture | RecordPicture]:
         if self._records:
@@ -149,9 +149,9 @@ class EvaluationPictures:
         return {number: prepare(picture.load().data) for number, picture in chosen}
 
     def _readable(self, start: int, batch: PictureBatch) -> EvaluationBatch:
-        for picture in batch.pictures:
+        for position, picture in enumerate(batch.pictures, start):
             if picture.problem:
-                self._leave_out(picture.name, picture.problem)
+                self._leave_out(position, picture.name, picture.problem)
         kept = [i for i, picture in enumerate(batch.pictures) if not picture.problem]
         pictures = [batch.pictures[i] for i in kept]
         index, value = pad_labels([picture.label for picture in pictures] or [NO_TAGS])
@@ -160,12 +160,12 @@ class EvaluationPictures:
         positions = start + np.array(kept, np.int64)
         return EvaluationBatch(positions, names, batch.crops[kept], index[rows], value[rows])
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.unreadable.append((name, reason))
-        _log.warning("left out %d: %s: %s", len(self.unreadable), name, reason)
-        if len(self.unreadable) > self._max_bad:
+    def _leave_out(self, position: int, name: str, reason: str) -> None:
+        self.left_out.append((position, name, reason))
+        _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
+        if len(self.left_out) > self._max_bad:
             raise InputError(
-                f"{len(self.unreadable)} pictures cannot be read, the last {name}: {reason};"
+                f"{len(self.left_out)} pictures cannot be read, the last {name}: {reason};"
                 f" raise --max_bad_records={self._max_bad} if that is acceptable"
             )
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.metrics.results import MultiLabelMetrics, SingleLabelMetrics
+from models.metrics.sums import gather
+from models.workers.base import Workers
 
 NOBODY = -1  # the position of no picture
 # Classes with fewer positives say little of the network; ranked only when all are so rare.
@@ -45,6 +47,18 @@ class TellingPictures:
         negative = ~positive & (labels >= 0)
         self._merge("alarms", self.alarms, scores, negative, positions)
         self._merge("misses", self.misses, -scores, positive, positions)
+
+    def gather(self, workers: Workers) -> None:
+        """Takes in the pictures of all workers; all of them call this and have the same."""
+        for kind, kept in (("alarms", self.alarms), ("misses", self.misses)):
+            ranks, shape = self._rank[kind], (-1, kept.shape[1])
+            # Horovod: as integers, which are joined and not added up.
+            values = gather(ranks.view(np.int64).ravel(), workers).view(np.float64).reshape(shape)
+            owners = gather(kept.ravel(), workers).reshape(shape)
+            # Of equals those that come first, as on one worker.
+            order = np.lexsort((owners, -values), axis=0)[: len(kept)]
+            ranks[:] = np.take_along_axis(values, order, axis=0)
+            kept[:] = np.take_along_axis(owners, order, axis=0)
 
     def _merge(
         self,
