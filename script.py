@@ -12,14 +12,14 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from data.common import outputs
+from data.common import command, outputs
 from flags import FLAGS, WITHOUT_EFFECT
 
 Options = TypeVar("Options")
@@ -46,27 +46,16 @@ def _help_of(name: str, defaults: Mapping[str, Any]) -> str:
     return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
 
 
-def tell(text: str) -> NoReturn:
-    """Prints to a reader who may not want all of it (`| head`), and ends the process."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        _close_output()
-    sys.exit(0)
-
-
-def _close_output() -> None:
-    """Nobody reads: what is left goes nowhere, without a traceback at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _script() -> str:
     """The name of the script that was started, which a link may have given another."""
     return Path(sys.argv[0]).resolve().name
 
 
-if _script() in flags.DEFAULTS and set(HELP) & set(sys.argv[1:]):
-    tell(help_text(_script(), sys.modules["__main__"].__doc__ or ""))
+if _script() in flags.DEFAULTS:
+    command.prepare()
+    if set(HELP) & set(sys.argv[1:]):
+        print(help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
+        sys.exit(0)
 
 # TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
 # where convolutions are a third faster with it, too.
@@ -178,11 +167,8 @@ def _run_checked(
             if FLAGS[name].present:
                 logging.warning("--%s has no effect (%s)", name, instead)
         code = outputs.run(main)
-        sys.stdout.flush()  # a full disk is an error now, not at the exit
+        command.flush()
         return code
-    except BrokenPipeError:
-        _close_output()
-        return 1
     except (ValueError, OSError) as error:
         ours = type(error).__module__.split(".")[0] in ("data", "models")
         if not (ours or isinstance(error, OSError)):

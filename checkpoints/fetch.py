@@ -28,6 +28,7 @@ sys.path[0] = str(HERE.parent)
 
 from checkpoints.transfer import Limits, TransferError, download
 from checkpoints.verify import SUMS, problems
+from data.common import command
 from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import files_of
@@ -170,7 +171,7 @@ def _place(held: Path, prefix: Path) -> None:
     files = [path for path in files_of(held) if _MEMBER.fullmatch(path.name)]
     moves = {path: Path(f"{prefix}{path.name.removeprefix(held.name)}") for path in files}
     lines = [f"{sha256(path)}  {target.name}\n" for path, target in moves.items()]
-    Path(f"{prefix}{SUMS}").write_text("".join(lines))
+    Path(f"{prefix}{SUMS}").write_text("".join(lines), encoding="utf-8")
     for path in sorted(files, key=lambda path: path.suffix == ".index"):
         os.replace(path, moves[path])
 
@@ -191,4 +192,4 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -74,7 +74,7 @@ def _go_on(url: str, part: Path, limits: Limits, deadline: float) -> None:
     if have:
         headers["Range"] = f"bytes={have}-"
         if _validator(part).exists():
-            headers["If-Range"] = _validator(part).read_text()
+            headers["If-Range"] = _validator(part).read_text(encoding="utf-8")
     timeout = (_CONNECT_SECONDS, limits.silence_seconds)
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == _NOT_SATISFIABLE:
@@ -89,7 +89,7 @@ def _go_on(url: str, part: Path, limits: Limits, deadline: float) -> None:
         _check_room(url, start, total, part.parent, limits)
         tag = response.headers.get("ETag", "")
         if tag and not tag.startswith("W/"):
-            _validator(part).write_text(tag)
+            _validator(part).write_text(tag, encoding="utf-8")
         _receive(url, response, part, start, total, limits, deadline)
     if total is not None and part.stat().st_size != total:
         raise _InterruptedError(f"only {part.stat().st_size} of {total} bytes")

@@ -19,6 +19,7 @@ sys.path[0] = str(HERE.parent)
 
 import numpy as np
 
+from data.common import command
 from data.common.files import sha256
 from data.common.state import is_name, is_sha256
 from models.checkpoints import checkpoint
@@ -91,7 +92,7 @@ def _wrong_values(opened: Checkpoint, name: str, wanted: dict[str, tuple]) -> It
 
 def _wrong_sums(prefix: Path) -> Iterator[str]:
     path = prefix.with_name(prefix.name + SUMS)
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else ()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ()
     if path.exists() and not lines:
         yield f"{path.name} is empty"
     for number, line in enumerate(lines, 1):
@@ -123,4 +124,4 @@ def _report(path: str | Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

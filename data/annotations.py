@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
+from data.common import command
 from data.listing import cooccurrence, vocabulary
 from data.listing.annotation_job import Annotator, Totals, Vocabulary, annotate, annotated_blocks
 from data.listing.cooccurrence import Cooccurrence
@@ -110,4 +111,4 @@ def _report(totals: Totals, refused: Refused) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.common import command
 from data.common.files import atomic_write
 from data.listing.hierarchy import Hierarchy
 from data.listing.lists import Row, format_row
@@ -111,4 +112,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

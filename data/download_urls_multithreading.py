@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common import command
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, our_part
 from data.downloading.download import HOST_LIMIT, Options, Plan, download, join, known_parts
@@ -196,4 +197,4 @@ def _joined_list(args: argparse.Namespace, template: str, part: Part) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

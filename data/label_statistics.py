@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common import command
 from data.common.parallel import cores
 from data.listing.hierarchy import Hierarchy
 from data.listing.list_checks import CHECKS
@@ -80,4 +81,4 @@ def _report(statistics: ListStatistics, allowed: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common import command
 from data.common.files import atomic_write
 from data.common.folders import pictures_below, subfolders
 from data.listing.lists import ListError, Row, format_row
@@ -237,4 +238,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data.common import pages
+from data.common import command, pages
 from data.common.files import atomic_write
 from data.common.images import ImageError, decode
 from data.inference.feature_search import FeatureError, Table, nearest, read_table
@@ -95,4 +95,4 @@ def _thumbnail(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
+from data.common import command
 from data.common.files import read_text
 from data.listing import selection
 from data.listing.hierarchy import Hierarchy, HierarchyError
@@ -111,4 +112,4 @@ def _chosen(args: argparse.Namespace, rows: Rows) -> Rows:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common import command
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, cores, our_part
 from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan
@@ -152,4 +153,4 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

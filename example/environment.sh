@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced, not run. Makes or reuses the virtual environment .venv at the project root and puts it
+# Sourced by scripts, not run. Makes or reuses the virtual environment .venv at the project root and puts it
 # first on PATH:
 #
 #   source example/environment.sh
@@ -12,6 +12,13 @@
 # TENSORFLOW=cpu|gpu         the wheel (default: that of .venv; in a new one, gpu when nvidia-smi
 #                            lists a GPU)
 
+case "${BASH_VERSION:+bash}$-" in
+  bash*i* | "$-") # `set -e` would end a shell that one works in; another shell is not understood
+    echo "error: environment.sh is for bash scripts; for a shell, run example/quickstart.sh, which" \
+      "makes .venv, and then: . .venv/bin/activate" >&2
+    return 1
+    ;;
+esac
 set -euo pipefail
 
 PROJECT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -113,6 +120,7 @@ prepare_environment() {
     done
   fi
   export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+  export PYTHONUTF8=1 # data/common/command.py says why
   export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}" # flags.py says why
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # leaves TensorFlow's own chatter out
 }

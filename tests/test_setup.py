@@ -170,3 +170,15 @@ def test_a_failed_install_is_repeated(stage):
     (stage.root / "broken").unlink()
     assert stage.prepare("demo").returncode == 0
     assert stage.installs() == [".[cpu,demo]", ".[cpu,demo]"]
+
+
+@pytest.mark.parametrize("shell", ["--norc -i -c", "-c"])
+def test_a_shell_that_it_is_not_for_is_told_what_to_do(shell):
+    """Without BASH_VERSION, bash stands for zsh; interactive, `set -e` would end it."""
+    unset = "" if "-i" in shell else "unset BASH_VERSION;"
+    command = f"{unset} source example/environment.sh; echo still here, ${{PROJECT_ROOT:-nowhere}}"
+    done = subprocess.run(
+        ["bash", *shell.split(), command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "still here, nowhere\n"
+    assert ". .venv/bin/activate" in done.stderr

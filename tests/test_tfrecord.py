@@ -448,3 +448,22 @@ def test_inputs_that_are_not_there(source, capsys):
     shutil.rmtree(source / "images")
     assert convert(source, output="other") == 1
     assert "images: no such folder" in capsys.readouterr().err
+
+
+def test_more_record_files_than_a_process_may_open(tmp_path):
+    """Both limits are low, so that ours cannot be raised; every file is read twice."""
+    picture(40, 30).save(tmp_path / "a.jpg")
+    (tmp_path / "list.txt").write_text("a.jpg\t1:1\n")
+    arguments = ["-idx", tmp_path / "list.txt", "-im", tmp_path, "-tfs", tmp_path / "one"]
+    assert tfrecord.main([*map(str, arguments), "--processes=1"]) == 0
+    (tmp_path / "records").mkdir()
+    for number in range(300):
+        shutil.copy(tmp_path / "one/00000.tfrecord", tmp_path / f"records/{number}.tfrecord")
+    read = f"""
+from data.tfrecords.record_source import RecordSource
+source = RecordSource({str(tmp_path / "records")!r}, 8, 0)
+print(sum(len(source.read(i % 300).classes) for i in range(600)))
+"""
+    command = ["bash", "-c", 'ulimit -n 200; exec "$@"', "", sys.executable, "-c", read]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "600\n", done.stderr

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import os
+import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -112,3 +114,18 @@ def read_text(path: str | os.PathLike) -> str:
         except UnicodeDecodeError as error:
             line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
             raise TextError(f"{os.fspath(path)}:{line}: not UTF-8; save it as UTF-8") from None
+
+
+def files_at_once(most: int) -> int:
+    """How many files to hold open: `most`, or an eighth of what the process may open.
+
+    Its limit (`ulimit -n`) is raised for that, as far as the system lets us.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    if soft < 8 * most:
+        raised = int(min(hard, 8 * most))
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, limits[1]))
+            soft = raised
+    return max(1, min(most, int(min(soft, 8 * most)) // 8))

@@ -50,7 +50,7 @@ def _read_npz(path: str) -> tuple[list[str], np.ndarray]:
 
 
 def _read_npy(path: str) -> tuple[list[str], np.ndarray]:
-    with open(path + NAMES_SUFFIX, newline="", errors="surrogateescape") as file:
+    with open(path + NAMES_SUFFIX, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [row[0] for row in rows], np.load(path, mmap_mode="r")
 

@@ -178,7 +178,7 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
         if sha256(path) != report.sha256:
             return f"{path}: its SHA-256 is not that of the manifest"
         # Before the records are read, which would mend the index.
-        stored = path.with_name(path.name + INDEX_SUFFIX).read_text()
+        stored = path.with_name(path.name + INDEX_SUFFIX).read_text(encoding="utf-8")
         rows, labels = 0, Counter()
         for payload in read_records(path):
             rows += 1

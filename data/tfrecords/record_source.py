@@ -16,13 +16,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from data.common.files import matches
+from data.common.files import files_at_once, matches
 from data.tfrecords import records
 from data.tfrecords.manifest import labels_of
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
-OPEN_FILES = 256  # well below the usual limit of 1,024 descriptors of a process
+OPEN_FILES = 256  # of a source at once, as far as the process may
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
 READ_THREADS, READ_CHUNK = 8, 1024
 # What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
@@ -97,7 +97,7 @@ class RecordSource:
             raise InputError(f"{os.fspath(data_dir)}: no records in {len(self.files)} file(s)")
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
-        self._open = functools.lru_cache(OPEN_FILES)(_open)
+        self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
         # What every record would suffer from ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)

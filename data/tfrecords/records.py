@@ -116,7 +116,7 @@ def _write_index(path: Path, offsets: np.ndarray, sizes: np.ndarray) -> None:
     target = _index_path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
-    temporary.write_text("".join(lines))
+    temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, target)
 
 

@@ -166,7 +166,7 @@ def _open_at(path: Path, start_step: int, evaluated: bool) -> io.FileIO:
             path, next(p for n in others if not (p := path.with_stem(f"training-{n}")).exists())
         )
     elif path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
                 # An evaluation that was killed before its checkpoint knew of it is done again.
