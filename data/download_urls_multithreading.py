@@ -24,9 +24,11 @@ from data.downloading.download import HOST_LIMIT, Options, Plan, download, join,
 from data.downloading.download_report import Progress, describe, dry_run
 from data.downloading.download_shards import ShardOptions
 from data.downloading.fetching import USER_AGENT, Limits
-from data.downloading.open_images import BUCKET, join_ids
+from data.downloading.open_images import BUCKET, join_ids, rotations_beside
 from data.downloading.robots import OPT_OUTS
 from data.tfrecords.records import KINDS
+
+_BY_ID = "images_by_id.txt"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,6 +159,7 @@ def _options(args: argparse.Namespace, part: Part) -> Options:
         im_list=im_list,
         invalid_list=im_list.with_name("invalid_url.txt"),
         url_template=template,
+        rotations=rotations_beside(args.save_dir / _BY_ID) if args.image_ids else None,
         threads=args.num_threads,
         host_limit=args.host_limit or (args.num_threads if by_id else HOST_LIMIT),
         retries=args.retries,
@@ -187,11 +190,12 @@ def _shards(args: argparse.Namespace) -> ShardOptions | None:
 
 def _joined_list(args: argparse.Namespace, template: str, part: Part) -> Path:
     """The list made from ids and annotations; the first rank makes it."""
-    path = args.save_dir / "images_by_id.txt"
+    path = args.save_dir / _BY_ID
     if part.world is None or part.index == 0:
         joined = join_ids(args.image_ids, args.annotations, "{subset}" in template, path)
         print(f"{path}: {joined.rows} ids; {joined.without_annotations} left out that are not")
         print(f"among the {joined.annotations} annotations" if args.annotations else "annotated")
+        print(f"{joined.rotated} are turned upright, as the column Rotation says")
     part.wait()
     return path
 

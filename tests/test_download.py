@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from web_server import WebServer, picture, placeholder
@@ -370,6 +372,28 @@ def test_by_id(web, tmp_path) -> None:
         Row("00000000000000b2.jpg", (3, 5), (1.0, 0.9))
     ]
     assert list(web.requests) == ["/ok/train/00000000000000b2.jpg"]
+
+
+def test_pictures_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
+    ids, save_dir = tmp_path / "ids.csv", tmp_path / "images"
+    degrees = ["90.0", "180.0", "270", "0.0", "nan", ""]
+    rows = [f"{n:016x},train,{value}" for n, value in enumerate(degrees)]
+    ids.write_text("\n".join(["ImageID,Subset,Rotation", *rows]) + "\n")
+    arguments = ["--image_ids", ids, "--save_dir", save_dir]
+    template = ["--url_template", web.url("ok/{id}.jpg")]
+    assert run(*arguments, *template) == 0
+    assert "3 are turned upright, as the column Rotation says" in capsys.readouterr().out
+    with Image.open(io.BytesIO(picture(0))) as image:
+        served = np.asarray(image, np.int16)
+    for number, value in enumerate(degrees):
+        with Image.open(save_dir / f"{number:016x}.jpg") as image:
+            turned = np.rot90(served, int(float(value.replace("nan", "") or 0)) // 90)
+            assert image.size == turned.shape[1::-1]
+            assert np.abs(np.asarray(image, np.int16) - turned).mean() < 3
+    assert Counter(statuses(save_dir).values()) == {"converted": 3, "ok": 3}
+    ids.write_text(ids.read_text().replace("180.0", "45"))
+    assert run(*arguments, *template) == 1
+    assert "ids.csv:3: Rotation is '45'" in capsys.readouterr().err
 
 
 def test_dry_run_leaves_nothing(web, tmp_path, capsys) -> None:

@@ -241,3 +241,12 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
             broken[generator.integers(0, len(data), 4)] = generator.integers(0, 256, 4)
             with suppress(ImageError):
                 to_jpeg(broken.tobytes(), short_side=20)
+
+
+@pytest.mark.parametrize(("told", "size"), [(None, (20, 40)), (1, (20, 40)), (3, (40, 20))])
+def test_a_rotation_counts_where_exif_turns_nothing(told: int | None, size: tuple) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    if told is not None:
+        exif[0x0112] = told
+    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
+    assert to_jpeg(buffer.getvalue(), rotation=90)[1:] == size

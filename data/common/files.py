@@ -100,6 +100,8 @@ def refuse_other_encodings(path: str | os.PathLike) -> None:
     for mark, encoding in _OTHER_ENCODINGS.items():
         if start.startswith(mark):
             raise TextError(f"{os.fspath(path)}: {encoding} text; save it as UTF-8")
+    if len(start) == 4 and (start[1::2] == b"\0\0") != (start[::2] == b"\0\0"):
+        raise TextError(f"{os.fspath(path)}: UTF-16 text, it seems; save it as UTF-8")
 
 
 def read_text(path: str | os.PathLike) -> str:

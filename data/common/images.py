@@ -51,6 +51,9 @@ _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
 }
 
 
+_ROTATED = {0: 1, 90: 8, 180: 3, 270: 6}  # degrees counter-clockwise -> EXIF orientation
+
+
 class ImageError(ValueError):
     """Bytes that are not a whole, decodable picture within the limits.
 
@@ -120,6 +123,7 @@ def to_jpeg(
     quality: int = JPEG_QUALITY,
     orientation: Literal["apply", "keep"] = "apply",
     max_pixels: int = MAX_PIXELS,
+    rotation: int = 0,
 ) -> Jpeg:
     """The picture as an RGB JPEG; one that needs nothing is checked and kept byte for byte.
 
@@ -129,6 +133,8 @@ def to_jpeg(
         quality: of JPEGs that have to be encoded.
         orientation: `apply` turns the picture upright; `keep` leaves it as stored, and its EXIF
             orientation with it.
+        rotation: degrees (0, 90, 180, 270) counter-clockwise that make the picture upright where
+            its own EXIF data do not turn it. (Not of a TIFF, whose are gone when it is loaded.)
 
     Raises:
         ImageError: as `whole`.
@@ -136,14 +142,18 @@ def to_jpeg(
     picture = _open(data, max_pixels)
     shrunk = _shrunk_size(picture.size, short_side)
     is_rgb_jpeg = picture.format in _JPEG_FORMATS and picture.mode == "RGB"
-    if is_rgb_jpeg and shrunk is None and (orientation == "keep" or _orientation(picture) == 1):
+    if (
+        is_rgb_jpeg
+        and shrunk is None
+        and (orientation == "keep" or _orientation(picture, rotation) == 1)
+    ):
         found = _check(picture)
         return Jpeg(data, found.width, found.height)
     if shrunk is not None:
         # A JPEG decodes at 1/2, 1/4, 1/8 of its size; twice the target keeps the filter's quality.
         picture.draft(None, (2 * shrunk[0], 2 * shrunk[1]))
     _load(picture)
-    turn = _orientation(picture)
+    turn = _orientation(picture, rotation)
     image = _rgb(picture)
     if shrunk is not None:
         image = image.resize(shrunk, Image.Resampling.HAMMING, reducing_gap=2.0)
@@ -228,13 +238,15 @@ def _refusals(kind: str) -> Iterator[None]:
         raise ImageError("truncated" if "truncated" in message else kind, message) from error
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or the EXIF data are broken."""
+def _orientation(picture: Image.Image, rotation: int = 0) -> int:
+    """EXIF orientation, 1 to 8; that of `rotation` where there is none or it is broken or 1."""
     try:
         turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in `_refusals`; a viewer shows such a picture as stored
-        return 1
-    return turn if turn in _UPRIGHT else 1
+        turn = 1
+    if turn in _UPRIGHT:
+        return turn
+    return 1 if picture.format == "TIFF" else _ROTATED[rotation]
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:

@@ -29,6 +29,7 @@ from data.downloading.download_shards import ShardMaker, ShardOptions
 from data.downloading.download_store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
 from data.downloading.download_verify import LOST, is_whole, mark_lost
 from data.downloading.fetching import USER_AGENT, Fetcher, FetchError, Limits
+from data.downloading.open_images import read_rotations
 from data.downloading.robots import OPT_OUTS
 from data.listing.lists import Row, count_lines, read_rows
 from data.tfrecords.manifest import ShardFolder
@@ -53,6 +54,7 @@ class Options:
         im_list: the list to write of rows that could be had; names are relative to `save_dir`.
         invalid_list: the list to write of the other rows.
         url_template: see `data/downloading/download_names.py`.
+        rotations: a file of the pictures that are to be turned, see `open_images.read_rotations`.
         threads: attempts made at the same time.
         host_limit: of them, to one host.
         retries: attempts after the first.
@@ -69,6 +71,7 @@ class Options:
     im_list: Path
     invalid_list: Path
     url_template: str | None = None
+    rotations: Path | None = None
     threads: int = 20
     host_limit: int = HOST_LIMIT
     retries: int = 4
@@ -103,6 +106,7 @@ class Plan:
         self.options = options
         self.count = count
         self.naming = Naming(options.url_template, in_folders, ".jpg" if is_jpeg else None)
+        self.rotations = read_rotations(options.rotations) if options.rotations else {}
         self._settings = {
             "list_sha256": sha256(options.url_list),
             "naming": asdict(self.naming),
@@ -110,6 +114,7 @@ class Plan:
             "quality": options.quality if is_jpeg else None,
             "class_num": options.class_num,
             "shards": asdict(options.shards) if options.shards else None,
+            "rotations": sha256(options.rotations) if self.rotations else None,
         }
 
     def rows(self, index: int) -> Iterator[Row]:
@@ -219,7 +224,7 @@ def _engine(
     def store_body(job: Job, fetched: tuple[bytes, str]) -> Stored:
         name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
         try:
-            return store.store(*fetched, name, partial_name(job.row, part))
+            return store.store(*fetched, name, partial_name(job.row, part), job.rotation)
         except ImageError as error:
             raise FetchError(error.kind, str(error), error.kind == "truncated") from error
 
@@ -239,7 +244,8 @@ def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:
     for number, row in enumerate(plan.rows(index)):
         if manifest.codes[number] == PENDING:
             url = plan.naming.url(row.image)
-            yield Task(number, plan.naming.file(row.image), url, host_of(url))
+            rotation = plan.rotations.get(row.image, 0)
+            yield Task(number, plan.naming.file(row.image), url, host_of(url), rotation)
 
 
 def _entry(task: Task, result: Stored | FetchError) -> Entry:

@@ -44,6 +44,7 @@ class Job(NamedTuple):
     row: int
     file: str
     url: str
+    rotation: int
 
 
 @dataclass(eq=False)
@@ -149,7 +150,7 @@ class Engine(Generic[Body, Result]):
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1
             with suppress(OSError):  # a dead worker is found out by `_receive`
-                worker.connection.send(Job(task.row, task.file, task.url))
+                worker.connection.send(Job(task.row, task.file, task.url, task.rotation))
 
     def _receive(self) -> None:
         due = self._scheduler.next_time()

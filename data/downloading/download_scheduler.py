@@ -36,12 +36,16 @@ _REMEMBERED_HOSTS = 100_000
 
 @dataclass(eq=False)
 class Task:
-    """A row to fetch into `file`; of `attempts` so far, `throttled` were refused as too many."""
+    """A row to fetch into `file`; of `attempts` so far, `throttled` were refused as too many.
+
+    `rotation` is in degrees counter-clockwise, see `images.to_jpeg`.
+    """
 
     row: int
     file: str
     url: str
     host: str
+    rotation: int = 0
     attempts: int = 0
     throttled: int = 0
 

@@ -92,11 +92,12 @@ class Store:
         self._quality = quality
         self._max_pixels = max_pixels
 
-    def store(self, body: bytes, url: str, name: str, partial: str) -> Stored:
+    def store(self, body: bytes, url: str, name: str, partial: str, rotation: int = 0) -> Stored:
         """Checks the body and writes it as `folder/name`.
 
         Args:
             partial: name of the file while it is written; see `partial_name`.
+            rotation: see `to_jpeg`; a picture that it turns becomes a JPEG.
 
         Raises:
             ImageError: not a whole picture, or (kind `placeholder`) a known stand-in.
@@ -104,14 +105,15 @@ class Store:
         """
         if self._placeholders.match(body, url):
             raise ImageError("placeholder", "the host's picture for one that is gone")
-        data, width, height = self._checked(body)
+        data, width, height = self._checked(body, rotation)
         _write(data, f"{self._folder}/{name}", partial)
         digest = hashlib.sha256(data).hexdigest()
         return Stored(len(data), digest, width, height, data is not body)
 
-    def _checked(self, body: bytes) -> tuple[bytes, int, int]:
-        if self._as_jpeg:
-            return to_jpeg(body, self._short_side, self._quality, max_pixels=self._max_pixels)
+    def _checked(self, body: bytes, rotation: int) -> tuple[bytes, int, int]:
+        if self._as_jpeg or rotation:
+            limits = {"max_pixels": self._max_pixels, "rotation": rotation}
+            return to_jpeg(body, self._short_side, self._quality, **limits)
         found = whole(body, self._max_pixels)
         return body, found.width, found.height
 
