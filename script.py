@@ -3,17 +3,13 @@
 Imported before TensorFlow, so that --help is answered without it and its variables are set.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import os
 import sys
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
 from absl import app, logging
 from absl import flags as absl_flags
@@ -57,34 +53,7 @@ if _script() in flags.DEFAULTS:
         print(help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
         sys.exit(0)
 
-# TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
-# where convolutions are a third faster with it, too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back what libraries write to standard error, unless an exception is raised."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-# Half of the time to import it goes into Keras 3, which we do not use. Told that another one is
-# wanted, it leaves that for later: for Horovod, which does. TensorFlow 2.21 says that oneDNN is on
-# whatever the level of its log is.
-with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"), _quiet():
-    import tensorflow  # noqa: F401
+from data.common import start_tensorflow  # noqa: E402, F401 - after the help
 
 
 def fill(cls: type[Options], **values: Any) -> Options:

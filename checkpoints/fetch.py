@@ -28,7 +28,7 @@ sys.path[0] = str(HERE.parent)
 
 from checkpoints.transfer import Limits, TransferError, download
 from checkpoints.verify import SUMS, problems
-from data.common import command
+from data.common import command, start_tensorflow  # noqa: F401
 from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import files_of

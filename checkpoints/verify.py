@@ -19,7 +19,7 @@ sys.path[0] = str(HERE.parent)
 
 import numpy as np
 
-from data.common import command
+from data.common import command, start_tensorflow  # noqa: F401
 from data.common.files import sha256
 from data.common.state import is_name, is_sha256
 from models.checkpoints import checkpoint

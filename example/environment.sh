@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by scripts, not run. Makes or reuses the virtual environment .venv at the project root and puts it
-# first on PATH:
+# Sourced by scripts, not run. Makes or reuses the virtual environment .venv at the project root and
+# puts it first on PATH:
 #
 #   source example/environment.sh
 #   prepare_environment demo test     # extras of setup.py; TensorFlow's wheel is chosen here
@@ -14,8 +14,8 @@
 
 case "${BASH_VERSION:+bash}$-" in
   bash*i* | "$-") # `set -e` would end a shell that one works in; another shell is not understood
-    echo "error: environment.sh is for bash scripts; for a shell, run example/quickstart.sh, which" \
-      "makes .venv, and then: . .venv/bin/activate" >&2
+    echo "error: environment.sh is for bash scripts; in a shell, run example/quickstart.sh," \
+      "which makes .venv, and then: . .venv/bin/activate" >&2
     return 1
     ;;
 esac
