@@ -42,8 +42,6 @@ SETTINGS = (
 
 
 def main() -> int:
-    if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
-        raise InputError("--fit_thresholds needs --label_mode=multi")
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     if job.rank == 0:
@@ -51,6 +49,9 @@ def main() -> int:
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
     same_classes([*compared, *prefixes])
+    inference_job.take_label_mode(prefixes[-1])
+    if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
+        raise InputError("--fit_thresholds needs --label_mode=multi")
     measured = []
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, inference_job.network_options())
@@ -87,7 +88,8 @@ def same_classes(prefixes: list[str]) -> None:
 def labelled_pictures(class_num: int) -> EvaluationPictures:
     """The pictures of the lists given, or else of the records of --val_dir or --data_dir."""
     records = FLAGS.val_dir or FLAGS.data_dir
-    return EvaluationPictures(FLAGS.images, records, class_num, FLAGS.max_bad_records)
+    limits = FLAGS.max_bad_records, FLAGS.images_dir
+    return EvaluationPictures(FLAGS.images, records, class_num, *limits)
 
 
 def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evaluation:
@@ -106,6 +108,7 @@ def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evalu
     step = checkpoint.describe(loaded.prefix).step
     telling.gather(job)  # Horovod: the report is of the pictures of all workers.
     pictures.left_out = gather_rows(pictures.left_out, job)
+    pictures.check_any(job.sum(np.array([pictures.readable]))[0])
     return Evaluation(loaded.prefix, step, evaluator.measure(), telling, len(pictures.left_out))
 
 
@@ -121,9 +124,7 @@ def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | Single
     threshold: float | np.ndarray = FLAGS.threshold
     if FLAGS.threshold_file:
         threshold = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
-    supported = None
-    if FLAGS.supported_classes:
-        supported = read_classes(FLAGS.supported_classes, class_num)
+    supported = FLAGS.supported_classes and read_classes(FLAGS.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in FLAGS.at_k):
         raise InputError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
     options = MultiLabelMetricOptions(
@@ -139,8 +140,7 @@ def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | Single
 
 def show(evaluation: Evaluation) -> None:
     """Prints the metrics of a checkpoint, one a line."""
-    print(f"\n{evaluation.checkpoint}")
-    print(f"{'unreadable, left out':30} {evaluation.unreadable}")
+    print(f"\n{evaluation.checkpoint}\n{'unreadable, left out':30} {evaluation.unreadable}")
     for name, value in evaluation.metrics.summary().items():
         print(f"{name:30} {value:.6g}")
 

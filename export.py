@@ -75,6 +75,7 @@ def export() -> int:
     formats = list(dict.fromkeys(FLAGS.export_format))
     with _new_folder(Path(FLAGS.export_dir)) as folder:
         plain = _load(fold_batch_norm=False)
+        inference_job.take_label_mode(plain.prefix)
         source = _source(plain)
         checks = [check for name in formats for check in _run(name, source, folder)]
         exported = model_card.Exported(
@@ -132,7 +133,7 @@ def _load(fold_batch_norm: bool) -> Loaded:
 
 def _given_pictures() -> list[bytes]:
     """As JPEG, upright, so that any kind of picture will do."""
-    found = picture_source.pictures(FLAGS.images, stop=PICTURES_CHECKED)
+    found = picture_source.pictures(FLAGS.images, 0, PICTURES_CHECKED, None, FLAGS.images_dir)
     return [to_jpeg(picture.load().data).data for picture in found]
 
 

@@ -85,7 +85,9 @@ flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a
 flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
 
 _group("Records", *TRAINING, EVALUATE)
-flags.DEFINE_string("data_dir", "./data/train/", "folder (or glob) of the training TFRecords")
+flags.DEFINE_string(
+    "data_dir", "./data/train/", "folder (or glob) of the training TFRecords, or that above train/"
+)
 flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
 flags.DEFINE_float(
@@ -255,6 +257,12 @@ flags.DEFINE_multi_string(
     "arguments without a dash are added",
 )
 flags.DEFINE_string(
+    "images_dir",
+    None,
+    "folder that the names in lists are relative to (default: where they are found, the working "
+    "folder or that of the list)",
+)
+flags.DEFINE_string(
     "result",
     None,
     "file to write, the format goes by its suffix; evaluate.py: folder of its report",
@@ -274,7 +282,8 @@ flags.DEFINE_enum(
     "label_mode",
     "single",
     ["single", "multi"],
-    "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid)",
+    "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid); "
+    "not given: as a checkpoint of ours was trained",
 )
 flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
 

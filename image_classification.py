@@ -31,6 +31,7 @@ def main() -> int:
     if FLAGS.page:
         prediction_page.check(FLAGS.page)
     loaded = inference_job.load()
+    inference_job.take_label_mode(loaded.prefix)
     labels = make_labels(loaded.network.class_num)
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     part = inference_job.our_part()

@@ -19,6 +19,7 @@ from data.common.parallel import Part
 from data.inference.picture_batches import PictureBatch, Preparation
 from data.inference.picture_job import Job
 from data.inference.result_format import ResultFormat
+from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.prediction import inference
 from models.workers import launch
@@ -44,6 +45,13 @@ def load() -> inference.Loaded:
         *(loaded.image_size, loaded.image_size),
     )
     return loaded
+
+
+def take_label_mode(prefix: str) -> None:
+    """Without --label_mode: that of the loss which a checkpoint was trained with, if it tells."""
+    loss = checkpoint.read(prefix).meta().get("flags", {}).get("loss")
+    if loss:
+        script.take({"label_mode": "single" if loss == "softmax" else "multi"})
 
 
 def network_options(**values: Any) -> inference.NetworkOptions:
@@ -92,6 +100,7 @@ def run(
         threads=FLAGS.num_preprocess_threads,
         part=part,
         shown=shown,
+        images_dir=FLAGS.images_dir,
     )
     totals = job.run()
     logging.info(

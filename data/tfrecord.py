@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.common import command
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, cores, our_part
-from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan
+from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
 from data.tfrecords.manifest import (
     BAD_IMAGES,
     MANIFEST,
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             return _verify(args)
         part = our_part(args.part)
         processes = args.processes or (1 if part.world else cores())
-        shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index))
+        suffix = suffix_in(args.tfrecords)
+        shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index, suffix))
         if not Path(args.images).is_dir():
             raise ManifestError(f"--images {args.images}: no such folder")
         if not shards:

@@ -9,7 +9,7 @@
 # --indexs is a list, or a folder of lists that were split by hand; --kind is sparse, dense (as
 # released: -one True) or single (one int64, as released: -one False).
 #
-# Expect: ./data/train/00000.tfrecord and on, each with its .idx, then manifest.json (rows, bytes,
+# Expect: ./data/train/00000.tfrecords and on, each with its .idx, then manifest.json (rows, bytes,
 # SHA-256 of each) and bad_images.tsv. The same command again goes on where it stopped. A core makes
 # about 1,500 pictures of 500 x 375 a second. All of ML-Images as it is takes about 15 TB (originals
 # of Open Images have 2 MB), at --short_side 256 about 0.6 TB.

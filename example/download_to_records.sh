@@ -7,7 +7,7 @@
 # Machines without MPI share a list by --part 0/8, 1/8 and so on; put their folders into one then,
 # and run once without --part. Each rank asks hosts for itself: --host_limit counts for each.
 #
-# Expect: ./data/train/*.tfrecord with pictures of short side 256 (about 25 kB each), manifest.json
+# Expect: ./data/train/*.tfrecords with pictures of short side 256 (about 25 kB each), manifest.json
 # with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no picture files.
 set -euo pipefail
 

@@ -9,6 +9,10 @@
 # CHECKPOINT=...      a pretrained checkpoint to start from; its depth is taken too. None: scratch
 # IMAGE_SIZE=224 BATCH=32 STEPS=1000
 #
+# Batch norm's statistics have a momentum of 0.9, because the released 0.997 is for long runs: it
+# was worse at every length tried (after 300 steps top-1 0.28 against 0.38, mAP 0.127 against 0.220)
+# and made early evaluations, by which the best checkpoint is chosen, misleading.
+#
 # Expect: OUTPUT/lists (splits and dictionary), OUTPUT/records, OUTPUT/model/best (the checkpoint
 # that was best on the validation split) and OUTPUT/report (metrics on the test split).
 set -euo pipefail
@@ -63,6 +67,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --lr_policy=cosine \
   --lr=0.02 \
   --warmup=$((STEPS / 10)) \
+  --batch_norm_decay=0.9 \
   --max_iter="$STEPS" \
   --snapshot=100 \
   --max_to_keep=3 \

@@ -294,7 +294,7 @@ def test_shards(web, tmp_path, capsys) -> None:
     arguments += ["--tfrecords", "--shard_size", 3]
 
     def names() -> list[list[str]]:
-        shards = sorted((tmp_path / "records").glob("*.tfrecord"))
+        shards = sorted((tmp_path / "records").glob("*.tfrecords"))
         examples = [[decode_example(record) for record in read_records(path)] for path in shards]
         for example in (example for shard in examples for example in shard):
             number = int(example["name"][0].split(b"-")[0])
@@ -312,8 +312,8 @@ def test_shards(web, tmp_path, capsys) -> None:
     assert not (tmp_path / "records" / ".spool").exists()
     before = outputs(tmp_path / "records")
     capsys.readouterr()
-    (tmp_path / "records" / "00000.tfrecord").unlink()
-    shard = tmp_path / "records" / "00001.tfrecord"
+    (tmp_path / "records" / "00000.tfrecords").unlink()
+    shard = tmp_path / "records" / "00001.tfrecords"
     shard.write_bytes(shard.read_bytes()[:-9] + b"?" + shard.read_bytes()[-8:])
     assert run(*arguments, "--verify") == 0
     assert "3 pictures were deleted or altered since" in capsys.readouterr().err

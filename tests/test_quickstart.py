@@ -75,7 +75,7 @@ def test_the_closing_table_names_what_was_made(first):
 
 def test_a_second_start_finds_everything_done(first):
     folder, printed = first
-    kept = sorted(folder.glob("checkpoint/*")) + sorted(folder.glob("*/*.tfrecord"))
+    kept = sorted(folder.glob("checkpoint/*")) + sorted(folder.glob("*/*.tfrecords"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert "== installing" not in printed
     quickstart(folder)

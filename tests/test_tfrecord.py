@@ -62,7 +62,7 @@ def convert(folder, *options, output="records", indexs="list.txt"):
 def examples(folder):
     return [
         decode_example(payload)
-        for shard in sorted(folder.glob("*.tfrecord"))
+        for shard in sorted(folder.glob("*.tfrecords"))
         for payload in read_records(shard)
     ]
 
@@ -80,7 +80,7 @@ def test_records_hold_the_rows_in_order(source, capsys):
     assert found[4]["label_value"] == [1.0, 0.5]
     assert (found[4]["width"], found[4]["height"]) == ([48], [36])
     assert found[4]["image"] == [(source / "images/5.jpg").read_bytes()]
-    files = ["00000.tfrecord", "00001.tfrecord", "00002.tfrecord"]
+    files = ["00000.tfrecords", "00001.tfrecords", "00002.tfrecords"]
     files += [f"{name}.idx" for name in files] + ["bad_images.tsv", "manifest.json"]
     assert sorted(content(source / "records")) == sorted(files)
     report = capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, count
     rows += ["2.jpg\t2:1\t3:1\t4:0\n", "3.jpg\t5:1\t6:1\n"]
     (source / "list.txt").write_text("".join(rows))
     assert convert(source, "--kind", kind, "-cls", 8, "--shard_size", 4) == 0
-    files = [str(path) for path in sorted((source / "records").glob("*.tfrecord"))]
+    files = [str(path) for path in sorted((source / "records").glob("*.tfrecords"))]
     found = labels_of(files, [3, 1])
     assert " ".join(f"{c}:{n}" for c, n in enumerate(found.tolist()) if n) == counts
     records = RecordSource(source / "records", 8, 0)
@@ -209,9 +209,9 @@ def test_a_folder_of_split_lists_in_order_of_name(source):
     (source / "lists/a.txt").write_text("".join(lines[:6]))
     (source / "lists/.hidden").write_text("junk")
     assert convert(source, "-sidx", 7, indexs="lists", output="split") == 0
-    assert sorted(p.name for p in (source / "split").glob("*.tfrecord")) == [
-        "00007.tfrecord",
-        "00008.tfrecord",
+    assert sorted(p.name for p in (source / "split").glob("*.tfrecords")) == [
+        "00007.tfrecords",
+        "00008.tfrecords",
     ]
     convert(source)
     assert examples(source / "split") == examples(source / "records")
@@ -223,9 +223,9 @@ def test_a_folder_of_split_lists_in_order_of_name(source):
 
 def test_two_runs_may_fill_one_folder_at_the_same_time(source):
     (source / "records/.shards").mkdir(parents=True)
-    of_another = [".00007.tfrecord.123.tmp", ".shards/.00007.tfrecord.json.123.tmp"]
-    ours = [".00000.tfrecord.123.tmp", ".00000.tfrecord.idx.123.tmp", ".manifest.json.123.tmp"]
-    for name in (*of_another, *ours, ".shards/.00000.tfrecord.json.123.tmp"):
+    of_another = [".00007.tfrecords.123.tmp", ".shards/.00007.tfrecords.json.123.tmp"]
+    ours = [".00000.tfrecords.123.tmp", ".00000.tfrecords.idx.123.tmp", ".manifest.json.123.tmp"]
+    for name in (*of_another, *ours, ".shards/.00000.tfrecords.json.123.tmp"):
         (source / "records" / name).touch()
     assert convert(source) == 0
     hidden = [name for name in content(source / "records") if name.startswith(".")]
@@ -250,9 +250,9 @@ def test_any_number_of_workers_writes_the_same_files(source):
     convert(source, "--shard_size", 3, output="one")
     convert(source, "--shard_size", 3, "--processes", 3, output="three")
     for part in ("1/2", "0/2"):
-        before = len(list((source / "parts").glob("*.tfrecord")))
+        before = len(list((source / "parts").glob("*.tfrecords")))
         assert convert(source, "--shard_size", 3, "--part", part, output="parts") == 0
-        assert len(list((source / "parts").glob("*.tfrecord"))) == before + 2  # of 4
+        assert len(list((source / "parts").glob("*.tfrecords"))) == before + 2  # of 4
         assert not (source / "parts/manifest.json").exists()
     convert(source, "--shard_size", 3, output="parts")
     expected = content(source / "one")
@@ -342,9 +342,9 @@ def test_finished_shards_are_not_made_again(source, monkeypatch):
 def test_lost_shards_are_made_again(source):
     convert(source, "--shard_size", 2)
     before = content(source / "records")
-    (source / "records/00001.tfrecord").unlink()
-    (source / "records/00002.tfrecord.idx").unlink()
-    (source / "records/00003.tfrecord").write_bytes(b"cut")
+    (source / "records/00001.tfrecords").unlink()
+    (source / "records/00002.tfrecords.idx").unlink()
+    (source / "records/00003.tfrecords").write_bytes(b"cut")
     assert convert(source, "--shard_size", 2) == 0
     assert content(source / "records") == before
 
@@ -367,7 +367,7 @@ def test_other_rows_or_options_do_not_mix_into_a_folder(source, capsys, change):
     before = content(source / "records")
     assert convert(source, *change) == 1
     assert (
-        "00000.tfrecord was made from other rows or with other options" in capsys.readouterr().err
+        "00000.tfrecords was made from other rows or with other options" in capsys.readouterr().err
     )
     assert content(source / "records") == before
 
@@ -382,20 +382,20 @@ def test_verify_finds_every_kind_of_damage(source, capsys):
         return [error.partition("records/")[2] for error in errors]
 
     assert problems() == []
-    shard, index = source / "records/00000.tfrecord", source / "records/00001.tfrecord.idx"
+    shard, index = source / "records/00000.tfrecords", source / "records/00001.tfrecords.idx"
     data = bytearray(shard.read_bytes())
     data[50] ^= 1
     shard.write_bytes(data)
     index.write_text("0 5\n")
-    (source / "records/00002.tfrecord").write_bytes(b"cut")
-    (source / "records/00003.tfrecord").unlink()
-    (source / "records/00009.tfrecord").touch()
+    (source / "records/00002.tfrecords").write_bytes(b"cut")
+    (source / "records/00003.tfrecords").unlink()
+    (source / "records/00009.tfrecords").touch()
     found = problems()
-    assert found[0] == "00000.tfrecord: its SHA-256 is not that of the manifest"
-    assert found[1] == "00001.tfrecord.idx: does not list the records of the shard"
-    assert found[2].startswith("00002.tfrecord: 3 bytes, the manifest says")
-    assert "00003.tfrecord" in found[3]
-    assert found[4:] == ["00009.tfrecord: not in the manifest"]
+    assert found[0] == "00000.tfrecords: its SHA-256 is not that of the manifest"
+    assert found[1] == "00001.tfrecords.idx: does not list the records of the shard"
+    assert found[2].startswith("00002.tfrecords: 3 bytes, the manifest says")
+    assert "00003.tfrecords" in found[3]
+    assert found[4:] == ["00009.tfrecords: not in the manifest"]
 
 
 def test_verify_reads_each_record(source, capsys):

@@ -168,12 +168,12 @@ def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_pa
     common = (f"--data_dir={records}", f"--model_dir={folder}", "--max_iter=1")
     assert run_script("train.py", *NETWORK, *common).returncode == 0
     other = mistake(run_script, "train.py", *common, "--class_num=20")
-    assert "has 14 classes, --class_num is 20" in other
+    assert "--class_num=14 then, 20 now" in other
     sizes_of_the_checkpoint = ("--width=8", "--image_size=32", "--batch_size=8", "--mode=val")
     folders = (f"--val_dir={records}", f"--model_dir={folder}")
     assert "map_macro: " in run_script("train.py", *sizes_of_the_checkpoint, *folders).stdout
     deeper = mistake(run_script, "train.py", *common, "--resnet_size=50")
-    assert "is of depth 14, --resnet_size is 50" in deeper
+    assert "--resnet_size=14 then, 50 now" in deeper
     data = folder / "model.ckpt-1.data-00000-of-00001"
     os.truncate(data, data.stat().st_size // 2)
     assert "model.ckpt-1" in mistake(run_script, "train.py", *common)

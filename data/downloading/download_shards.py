@@ -25,7 +25,7 @@ from data.downloading.download_names import Naming
 from data.downloading.download_verify import is_whole
 from data.listing.lists import Row
 from data.tfrecords import label_counts
-from data.tfrecords.conversion import SUFFIX
+from data.tfrecords.conversion import suffix_in
 from data.tfrecords.example_codec import positive_classes
 from data.tfrecords.manifest import ShardFolder, ShardReport
 from data.tfrecords.records import (
@@ -75,7 +75,7 @@ class ShardMaker:
         self._folder = ShardFolder(folder)
         self._folder.create()
         self.spool = spool
-        self._prefix = prefix
+        self._prefix, self._suffix = prefix, suffix_in(folder)
         self._rows = rows
         self._manifest = manifest
         self._naming = naming
@@ -99,7 +99,7 @@ class ShardMaker:
         return self._digests(name).get(entry.file) == entry.sha256
 
     def _shard_name(self, number: int) -> str:
-        return f"{self._prefix}{number:05d}{SUFFIX}"
+        return f"{self._prefix}{number:05d}{self._suffix}"
 
     def _digests_of(self, name: str) -> dict[str, str]:
         pictures = _pictures(self._folder.path / name)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.common.files import read_text
 from data.inference.picture_batches import PictureBatch, Preparation, batches
-from data.inference.picture_source import Loaded, LoadError, Picture
+from data.inference.picture_source import Loaded, LoadError, Picture, listed_in
 from data.listing import lists
 from data.tfrecords.record_source import InputError, RecordSource, pad_labels
 from data.tfrecords.records import RecordError
@@ -93,8 +93,10 @@ class EvaluationPictures:
         data_dir: records: folder, file or glob.
         class_num: classes that labels may name.
         max_bad_records: more unreadable pictures than these end the run.
+        images_dir: the folder that names in lists are relative to; None: as in `pictures`.
 
     Attributes:
+        readable: how many pictures could be read so far.
         left_out: (position, name, reason) of the pictures that could not be read so far.
 
     Raises:
@@ -103,13 +105,19 @@ class EvaluationPictures:
     """
 
     def __init__(
-        self, images: Sequence[str], data_dir: str, class_num: int, max_bad_records: int
+        self,
+        images: Sequence[str],
+        data_dir: str,
+        class_num: int,
+        max_bad_records: int,
+        images_dir: str | None = None,
     ) -> None:
+        self._images_dir, self.readable = images_dir, 0
         self.sources = list(images) or [data_dir]
         self._lists, self._class_num, self._max_bad = list(images), class_num, max_bad_records
         self._records = None
         if not images:
-            self._records = RecordSource(data_dir, class_num, max_bad_records)
+            self._records = RecordSource(data_dir, class_num, max_bad_records, "val")
         self.left_out: list[tuple[int, str, str]] = []
 
     def __iter__(self) -> Iterator[LabelledPicture | RecordPicture]:
@@ -120,6 +128,7 @@ class EvaluationPictures:
             folder = Path(path).parent
             for row in lists.read_rows(path, self._class_num):
                 file = Picture(row.image, "", row.image, str(folder / row.image))
+                file = listed_in(self._images_dir, file)
                 yield LabelledPicture(row.image, Tags(row.classes, row.confidences), file)
 
     def batches(
@@ -142,6 +151,15 @@ class EvaluationPictures:
         for batch in batches(pictures(), prepare, batch_size, threads):
             yield self._readable(starts.pop(0), batch)
 
+    def check_any(self, readable: int) -> None:
+        """Raises InputError if no picture was readable; `left_out` is that of all workers."""
+        if not readable:
+            _, name, reason = self.left_out[-1]
+            raise InputError(
+                f"none of the {len(self.left_out)} pictures could be read, the last {name}: "
+                f"{reason} (names in a list are relative to --images_dir)"
+            )
+
     def some(self, numbers: Iterable[int], prepare: Preparation) -> dict[int, np.ndarray]:
         """Crops float32 [crops, S, S, 3] of the pictures with these numbers."""
         wanted = set(numbers)
@@ -154,6 +172,7 @@ class EvaluationPictures:
                 self._leave_out(position, picture.name, picture.problem)
         kept = [i for i, picture in enumerate(batch.pictures) if not picture.problem]
         pictures = [batch.pictures[i] for i in kept]
+        self.readable += len(kept)
         index, value = pad_labels([picture.label for picture in pictures] or [NO_TAGS])
         names = [picture.name for picture in pictures]
         rows = slice(len(pictures))

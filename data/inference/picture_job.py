@@ -41,7 +41,7 @@ class Job(Generic[Row]):
     """What is run over which pictures, and where the rows go.
 
     Attributes:
-      sources: see `picture_source.pictures`.
+      sources, images_dir: see `picture_source.pictures`.
       result: the file to make.
       format: of the result.
       prepare: makes crops of pictures.
@@ -66,10 +66,11 @@ class Job(Generic[Row]):
     threads: int
     part: Part
     shown: int = 0
+    images_dir: str | None = None
 
     def batches(self, start: int, stop: int | None) -> Iterator[PictureBatch]:
         """Batches of the pictures from the `start`-th up to before the `stop`-th."""
-        found = picture_source.pictures(self.sources, start, stop)
+        found = picture_source.pictures(self.sources, start, stop, None, self.images_dir)
         return batches(found, self.prepare, self.batch_size, self.threads)
 
     def run(self) -> Totals:
@@ -90,6 +91,11 @@ class Job(Generic[Row]):
         if self.part.collects:
             self.format.finish(resumable.join(self.result, self.part.count), self.result)
             resumable.clean(self.result, self.part.count)
+        if pictures and unreadable == pictures:
+            raise picture_source.PictureSourceError(
+                f"none of the {pictures} pictures could be read; {self.result} has the reason of"
+                " each (names in a list are relative to --images_dir)"
+            )
         return Totals(pictures, unreadable, speed)
 
     def _fill(self) -> float:
@@ -98,6 +104,7 @@ class Job(Generic[Row]):
         start, stop = _span(total, self.batch_size, self.part)
         index, count = self.part.index, self.part.count
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
+        settings |= {"images_dir": self.images_dir} if self.images_dir else {}
         settings["first_picture"] = start  # it moves when a source grows, but for the first share
         with resumable.Part(self.result, settings, index, count, self.format.header) as output:
             if output.items:

@@ -10,7 +10,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -95,6 +95,7 @@ def pictures(
     start: int = 0,
     stop: int | None = None,
     passed_over: Counter[str] | None = None,
+    images_dir: str | None = None,
 ) -> Iterator[Picture]:
     """The pictures of all sources in order, from the `start`-th up to before the `stop`-th.
 
@@ -104,6 +105,7 @@ def pictures(
     working folder or, where they are not found there, to the folder of the list.
 
     Args:
+      images_dir: the folder that paths of a list are relative to instead.
       passed_over: counts the other files of folders, by suffix.
 
     Raises:
@@ -119,10 +121,17 @@ def pictures(
             if stop is not None and position >= stop:
                 return
             if position >= start:
-                yield picture
+                yield listed_in(images_dir, picture)
             position += 1
         if not found:
             raise PictureSourceError(f"{source}: no pictures in it")
+
+
+def listed_in(images_dir: str | None, picture: Picture) -> Picture:
+    """A picture of a list, looked for in `images_dir` alone; others, and without one, as it is."""
+    if images_dir is None or not picture.beside:
+        return picture
+    return replace(picture, path=os.path.join(images_dir, picture.name), beside="")
 
 
 def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> int:

@@ -139,7 +139,7 @@ class EvaluationInput:
 
     def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
         self._options, self._rank, self._size = options, rank, size
-        source = _open(options)
+        source = _open(options, "val")
         self.records = source.total
         self._slots = Slots(source, lambda position: position % source.total)
         decode = tf.function(self._decode, autograph=False)
@@ -194,8 +194,8 @@ def _order(
     )
 
 
-def _open(options: InputOptions) -> RecordSource:
-    return RecordSource(options.data_dir, options.class_num, options.max_bad_records)
+def _open(options: InputOptions, split: str = "train") -> RecordSource:
+    return RecordSource(options.data_dir, options.class_num, options.max_bad_records, split)
 
 
 def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:

@@ -25,7 +25,7 @@ from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport
 from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
-SUFFIX = ".tfrecord"
+SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
 _BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
@@ -64,15 +64,22 @@ class Shard(NamedTuple):
     line: int
 
 
-def plan(lists: Sequence[Path], shard_size: int, start_index: int = 0) -> Iterator[Shard]:
+def suffix_in(folder: str | os.PathLike) -> str:
+    """What new shards in a folder end in; where an earlier version began, they go on as its did."""
+    return EARLIER_SUFFIX if any(Path(folder).glob(f"*{EARLIER_SUFFIX}")) else SUFFIX
+
+
+def plan(
+    lists: Sequence[Path], shard_size: int, start_index: int = 0, suffix: str = SUFFIX
+) -> Iterator[Shard]:
     """The shards of the lists: consecutive, `shard_size` rows each, the last of a list shorter.
 
-    Empty lines are no rows. Shards are named by their number, `00000.tfrecord` and on.
+    Empty lines are no rows. Shards are named by their number, `00000.tfrecords` and on.
     """
     number = start_index
     for path in lists:
         for shard in _plan_one(path, shard_size):
-            yield shard._replace(name=f"{number:05d}{SUFFIX}")
+            yield shard._replace(name=f"{number:05d}{suffix}")
             number += 1
 
 

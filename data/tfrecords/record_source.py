@@ -42,10 +42,11 @@ class Sample(NamedTuple):
     values: np.ndarray  # float32
 
 
-def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
+def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[str]:
     """The record files of a folder, or those that a glob matches (see `matches`), sorted by name.
 
-    Of a folder every file counts whatever its extension, but hidden files and `NOT_RECORDS`.
+    Of a folder every file counts whatever its extension, but hidden files and `NOT_RECORDS`. One
+    without records that has a folder `split` (train or val) stands for that, as released.
 
     Raises:
         InputError: no such folder, or no file.
@@ -57,6 +58,8 @@ def find_files(data_dir: str | os.PathLike[str]) -> list[str]:
     elif not paths and not glob.has_magic(pattern):
         raise InputError(f"{pattern}: no such folder; give --data_dir a folder, a file or a glob")
     found = sorted(path for path in paths if _may_hold_records(path))
+    if not found and os.path.isdir(below := os.path.join(pattern, split)):
+        return find_files(below, split)
     if not found:
         raise InputError(f"{pattern}: no record files; data/tfrecord.py writes them")
     return found
@@ -72,6 +75,7 @@ class RecordSource:
 
     Args:
         data_dir: folder, file or glob.
+        split: see `find_files`.
         class_num: classes that labels may name.
         max_bad_records: more unreadable records than these, or all of them, end the run.
 
@@ -80,8 +84,14 @@ class RecordSource:
             that training cannot use.
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str], class_num: int, max_bad_records: int):
-        self.files = find_files(data_dir)
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        class_num: int,
+        max_bad_records: int,
+        split: str = "train",
+    ):
+        self.files = find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0
         self._rejected: set[int] = set()
