@@ -330,6 +330,41 @@ def test_damage_is_told_or_does_no_harm(name, tmp_path):
         assert told(built, copy)
 
 
+def without_seals(data: bytes) -> bytes:
+    """A download manifest as versions before checksums wrote it."""
+    return b"".join(line[:-9] + b"\n" for line in data.splitlines()).replace(b"\tcrc32c", b"")
+
+
+def without_head(data: bytes) -> bytes:
+    heads = ("format", "version", "checksum")
+    content = json.loads(data)
+    return json.dumps({key: content[key] for key in content if key not in heads}).encode()
+
+
+EARLIER = {
+    **dict.fromkeys(("checkpoint JSON", "record manifest", "shard report"), without_head),
+    "result journal": without_head,
+    "list of checkpoints": lines(lambda found: found[1:]),
+    "download manifest": without_seals,
+    "ImageNet journal": lambda data: re.sub(rb"\t[0-9a-f]{64}", b"", data, count=1),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_files_of_versions_before_checksums_are_read(name, tmp_path):
+    built = build(name, tmp_path)
+    data = EARLIER[name]((built.folder / built.file).read_bytes())
+    with copied(built.folder, tmp_path / "copy") as copy:
+        (copy / built.file).write_bytes(data)
+        assert told(built, copy) == ""
+    if name == "download manifest":
+        with copied(built.folder, tmp_path / "copy") as copy:
+            (copy / built.file).write_bytes(data)
+            with Manifest(copy / built.file, SETTINGS, 9) as manifest:
+                manifest.append(Entry(5, "http://x/5", "http_404"))
+            assert use_download(copy)[-1].row == 5
+
+
 def flips(name: str, folder: Path, count: int, seed: int) -> Counter:
     """How many of `count` flipped bits gave an error, and how many the right answer."""
     built, found, draw = build(name, folder), Counter(), random.Random(f"{name} {seed}")

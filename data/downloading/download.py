@@ -6,6 +6,7 @@ a row is in the manifest of its part (data/downloading/download_manifest.py) and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,8 @@ PATIENCE_SECONDS = 30.0
 
 _RETRIED = ("offline", LOST)  # by every run: not the fault of the row
 _WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}
+
+_MANIFEST = re.compile(r"download_manifest(?:-\d{5}-of-(\d{5}))?\.tsv")
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,8 @@ class Plan:
 
 def known_parts(save_dir: Path) -> set[int]:
     """In how many parts lists were downloaded to this folder: one number, or none."""
-    names = [path.stem for path in save_dir.glob("download_manifest*.tsv")]
-    return {int(name.rpartition("-of-")[2]) if "-of-" in name else 1 for name in names}
+    names = (path.name for path in save_dir.glob("download_manifest*.tsv"))
+    return {int(match[1] or 1) for match in map(_MANIFEST.fullmatch, names) if match}
 
 
 def download(
