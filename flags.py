@@ -6,6 +6,7 @@ flags: script.py copies the values into the option dataclasses of `data` and `mo
 bear the flags' names.
 """
 
+import textwrap
 from typing import NamedTuple
 
 from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
@@ -60,6 +61,25 @@ def _group(title: str, *scripts: str) -> None:
 def names_of(script: str) -> list[str]:
     """The flags that a root script reads."""
     return [name for group in GROUPS if script in group.scripts for name in group.names]
+
+
+def help_text(script: str, about: str) -> str:
+    """What `script` --help prints: the script's docstring `about`, then its own flags by group."""
+    lines = [about.strip()]
+    for group in GROUPS:
+        if script in group.scripts:
+            lines += ["", f"{group.title}:"]
+            lines += [_help_of(name, DEFAULTS[script]) for name in group.names]
+    return "\n".join(lines) + "\n"
+
+
+def _help_of(name: str, defaults: dict[str, object]) -> str:
+    flag = FLAGS[name]
+    default = defaults.get(name, flag.default)
+    default = f"{default:.4g}" if isinstance(default, float) else default
+    shown = "" if default in (None, []) else f" (default: {default})"
+    text = f"--{name}: {flag.help}{shown}"
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
 
 
 TRAINING = TRAIN, FINETUNE = "train.py", "finetune.py"

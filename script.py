@@ -6,7 +6,6 @@ Imported before TensorFlow, so that --help is answered without it and its variab
 import dataclasses
 import difflib
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,25 +22,6 @@ HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
 EPOCHS = "a run's length is --max_iter, in steps: epochs x images / images of a step"
 
 
-def help_text(script: str, about: str) -> str:
-    """What `script` --help prints: the script's docstring `about`, then its own flags by group."""
-    lines = [about.strip()]
-    for group in flags.GROUPS:
-        if script in group.scripts:
-            lines += ["", f"{group.title}:"]
-            lines += [_help_of(name, flags.DEFAULTS[script]) for name in group.names]
-    return "\n".join(lines) + "\n"
-
-
-def _help_of(name: str, defaults: Mapping[str, Any]) -> str:
-    flag = FLAGS[name]
-    default = defaults.get(name, flag.default)
-    default = f"{default:.4g}" if isinstance(default, float) else default
-    shown = "" if default in (None, []) else f" (default: {default})"
-    text = f"--{name}: {flag.help}{shown}"
-    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
-
-
 def _script() -> str:
     """The name of the script that was started, which a link may have given another."""
     return Path(sys.argv[0]).resolve().name
@@ -50,7 +30,7 @@ def _script() -> str:
 if _script() in flags.DEFAULTS:
     command.prepare()
     if set(HELP) & set(sys.argv[1:]):
-        print(help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
+        print(flags.help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
         sys.exit(0)
 
 from data.common import start_tensorflow  # noqa: E402, F401 - after the help
