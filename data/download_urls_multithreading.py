@@ -201,4 +201,4 @@ def _joined_list(args: argparse.Namespace, template: str, part: Part) -> Path:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, shares_work=True)

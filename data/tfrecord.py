@@ -154,4 +154,4 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, shares_work=True)

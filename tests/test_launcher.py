@@ -102,10 +102,20 @@ def test_two_tasks_share_a_list_without_overlap(tmp_path, launcher):
             [*command, shared], env=environment, text=True, timeout=100
         )
         assert f"part {number}/2 is done; once all are, run the same once more" in output
-        assert len(list(shared.glob("*.tfrecord"))) == 3 * (number + 1)
+        assert len(list(shared.glob("*.tfrecords"))) == 3 * (number + 1)
     assert not (shared / "manifest.json").exists()
     for folder in (shared, alone):
         subprocess.run([*command, folder], check=True, timeout=100)
     shards = sorted(path.name for path in alone.iterdir())
     assert shards == sorted(path.name for path in shared.iterdir())
     assert all((shared / name).read_bytes() == (alone / name).read_bytes() for name in shards)
+
+
+def test_a_script_that_does_not_share_its_work_is_refused():
+    command = [sys.executable, ROOT / "data/label_statistics.py", "--help"]
+    done = subprocess.run(command, env=os.environ | SRUN, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: srun started 4 processes, and each would do all of the work:"
+        " start label_statistics.py alone\n"
+    )

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from data.common.launcher import this_process
+
 _INTERRUPTED = 130  # as shells report Ctrl-C
 
 
@@ -57,9 +59,20 @@ def flush() -> None:
         raise
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Runs the `main` of a script and ends with its exit code."""
+def run(main: Callable[[], int], shares_work: bool = False) -> NoReturn:
+    """Runs the `main` of a script and ends with its exit code.
+
+    Args:
+        shares_work: several processes may be started, which find their parts by themselves.
+    """
     prepare()
+    process = this_process()
+    if process.size > 1 and not shares_work:
+        script = os.path.basename(sys.argv[0])
+        sys.exit(
+            f"error: {process.launcher} started {process.size} processes, and each would do all"
+            f" of the work: start {script} alone"
+        )
     try:
         code = main()
         flush()
