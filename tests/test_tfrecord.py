@@ -458,7 +458,7 @@ def test_more_record_files_than_a_process_may_open(tmp_path):
     assert tfrecord.main([*map(str, arguments), "--processes=1"]) == 0
     (tmp_path / "records").mkdir()
     for number in range(300):
-        shutil.copy(tmp_path / "one/00000.tfrecord", tmp_path / f"records/{number}.tfrecord")
+        shutil.copy(tmp_path / "one/00000.tfrecords", tmp_path / f"records/{number}.tfrecord")
     read = f"""
 from data.tfrecords.record_source import RecordSource
 source = RecordSource({str(tmp_path / "records")!r}, 8, 0)
