@@ -68,6 +68,18 @@ def test_failures(web, fetcher, path: str, kind: str, is_transient: bool) -> Non
     assert (error.kind, error.is_transient) == (kind, is_transient)
 
 
+def test_few_bodies_at_a_time_are_large(web, monkeypatch) -> None:
+    monkeypatch.setattr(fetching, "_LARGE_BYTES", 100_000)
+    monkeypatch.setattr(fetching, "_LARGE_AT_ONCE", 1)
+    fetcher = Fetcher(Limits(1, 1, 1, 1_000_000, 3), threads=1)
+    for _ in range(3):  # each gives its place back
+        assert failure(fetcher, web.url("endless/1.jpg")).kind == "too_large"
+    with fetcher._large:
+        error = failure(fetcher, web.url("endless/1.jpg"))
+        assert (error.kind, error.is_transient) == ("time_out", True)
+        assert fetcher.fetch(web.url("ok/1.jpg"))[0] == picture(1)
+
+
 def test_tls_and_refused_connections(web, fetcher) -> None:
     assert failure(fetcher, web.url("ok/1.jpg").replace("http:", "https:")).kind == "tls"
     error = failure(fetcher, "http://127.0.0.1:1/")

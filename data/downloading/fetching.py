@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
@@ -28,6 +29,8 @@ from data.downloading.robots import OPT_OUTS, robots_directives
 USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
+# Only so many bodies at a time grow beyond a usual picture: threads x `max_bytes` are gigabytes.
+_LARGE_BYTES, _LARGE_AT_ONCE = 4 << 20, 4
 _MOST_INTERIM = 10
 
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
@@ -148,6 +151,7 @@ class Fetcher:
         self._opt_outs = opt_outs
         self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
         self._sessions = threading.local()
+        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
 
     def fetch(self, url: str) -> tuple[bytes, str]:
         """The body and the URL it came from, after redirects.
@@ -207,17 +211,21 @@ class Fetcher:
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > limit:
             raise FetchError("too_large", f"{length} bytes announced; the limit is {limit}")
-        chunks, size = [], 0
-        # read1 comes back after every packet, so that a trickle does not outlive the deadline.
-        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise FetchError("too_large", f"more than {limit} bytes")
-            if time.monotonic() > deadline:
-                seconds = self._limits.total_seconds
-                raise FetchError("time_out", f"not complete after {seconds:g} s", True)
-        return b"".join(chunks)
+        late = FetchError("time_out", f"not complete after {self._limits.total_seconds:g} s", True)
+        body = bytearray()
+        with ExitStack() as stack:
+            # read1 comes back after every packet, so that a trickle does not outlive the deadline.
+            while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+                body += chunk
+                if len(body) > limit:
+                    raise FetchError("too_large", f"more than {limit} bytes")
+                if len(body) - len(chunk) <= _LARGE_BYTES < len(body):
+                    if not self._large.acquire(timeout=max(0, deadline - time.monotonic())):
+                        raise late
+                    stack.callback(self._large.release)
+                if time.monotonic() > deadline:
+                    raise late
+            return bytes(body)
 
 
 def _check_status(response: requests.Response) -> None:
