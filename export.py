@@ -25,8 +25,8 @@ import script
 import tensorflow as tf  # after script, which says how
 
 from data.common import outputs
-from data.common.images import to_jpeg
 from data.inference import picture_source
+from data.inference.picture_batches import Preparation, load_all
 from data.inference.predictions import class_names
 from data.input import exif_ops, preprocessing
 from models.checkpoints import checkpoint, weight_files
@@ -105,23 +105,24 @@ def _run(name: str, source: Source, folder: Path) -> list[Check]:
 
 
 def _source(plain: Loaded) -> Source:
-    image_size = plain.image_size
     names, _ = class_names(FLAGS.dictionary, plain.network.class_num)
 
     def prepare(contents: tf.Tensor) -> tf.Tensor:
-        image = exif_ops.upright(preprocessing.decode(contents), contents)
-        return preprocessing.inference_crops(image, image_size)[0]
+        image = exif_ops.upright(preprocessing.decode_jpeg_or_png(contents), contents)
+        return preprocessing.inference_crops(image, plain.image_size)[0]
 
+    pictures, images = _pictures(Preparation(plain.image_size))
     return Source(
         network=plain.network,
         served=_load(FLAGS.fold_batch_norm).network,
         prepare=prepare,
-        image_size=image_size,
+        image_size=plain.image_size,
         epsilon=plain.batch_norm_epsilon,
         names=names,
         score=inference_job.SCORES[FLAGS.label_mode],
         top_k=FLAGS.top_k_pred,
-        pictures=_given_pictures() if FLAGS.images else _made_up_pictures(),
+        pictures=pictures,
+        images=images,
         tolerance=FLAGS.tolerance,
     )
 
@@ -131,15 +132,17 @@ def _load(fold_batch_norm: bool) -> Loaded:
     return load(inference_job.checkpoint_path(), options)
 
 
-def _given_pictures() -> list[bytes]:
-    """As JPEG, upright, so that any kind of picture will do."""
+def _pictures(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
+    """Files as they are given, and the network's input that inference makes of them."""
+    if not FLAGS.images:
+        return (made := _made_up_pictures()), np.concatenate(list(map(as_inference, made)))
     found = picture_source.pictures(FLAGS.images, 0, PICTURES_CHECKED, None, FLAGS.images_dir)
-    return [to_jpeg(picture.load().data).data for picture in found]
+    return load_all(found, as_inference)
 
 
 def _made_up_pictures() -> list[bytes]:
-    colours = np.random.default_rng(0).integers(0, 256, (PICTURES_CHECKED, 9, 12, 3))
-    pictures = tf.cast(tf.image.resize(colours, [384, 512]), tf.uint8)
+    colors = np.random.default_rng(0).integers(0, 256, (PICTURES_CHECKED, 9, 12, 3))
+    pictures = tf.cast(tf.image.resize(colors, [384, 512]), tf.uint8)
     return [tf.io.encode_jpeg(picture).numpy() for picture in pictures]
 
 

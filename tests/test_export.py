@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from data.common.files import sha256
+from data.inference.picture_batches import Preparation
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import CheckpointError
@@ -95,6 +96,50 @@ def test_the_saved_model_takes_pictures_and_gives_names(exported, weights, image
         np.testing.assert_array_equal(found["classes"][row], best)
         assert_near(found["scores"].numpy()[row], scores[best], tolerance)
     assert found["names"].numpy()[0].tolist() == [NAMES[c].encode() for c in best]
+
+
+def transparent(mode: str, image_format: str = "PNG") -> bytes:
+    """A photograph that fades out to the right, in `mode`."""
+    photo = Image.open(PHOTO).reduce(8)
+    photo.putalpha(Image.linear_gradient("L").rotate(90).resize(photo.size))
+    options = {"transparency": bytes(range(256))} if mode == "P" else {}
+    if mode == "1":
+        photo = photo.convert("RGB")
+    encoded = io.BytesIO()
+    (photo.quantize() if mode == "P" else photo.convert(mode)).save(
+        encoded, image_format, **options
+    )
+    return encoded.getvalue()
+
+
+def test_the_saved_model_decodes_as_the_command_line_does(exported):
+    """JPEG and PNG of every mode; alpha, of greys and palettes, too, goes over white."""
+    served = tf.saved_model.load(str(exported / "saved_model"))
+    classify, predict = (served.signatures[name] for name in ("serving_default", "tensors"))
+    prepare = Preparation(SIZE)
+    for mode in ("RGBA", "LA", "P", "RGB", "L", "1"):
+        data = transparent(mode)
+        expected = predict(images=tf.constant(prepare(data)))["scores"].numpy()[0]
+        found = classify(image_bytes=tf.constant([data]))
+        assert_near(found["scores"].numpy()[0], -np.sort(-expected)[:3])
+    for image_format in ("WEBP", "TIFF", "GIF", "BMP"):
+        data = transparent("RGB", image_format)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="neither JPEG nor PNG"):
+            classify(image_bytes=tf.constant([data]))
+
+
+def test_an_export_is_checked_with_the_files_as_they_are(prefix, tmp_path):
+    """Transparency, too; what the SavedModel refuses is left out of the comparison and counted."""
+    (tmp_path / "a.png").write_bytes(transparent("RGBA"))
+    (tmp_path / "b.webp").write_bytes(transparent("RGBA", "WEBP"))
+    arguments = (f"--model_dir={prefix}", "--export_format=saved_model", tmp_path)
+    done = run_export(*arguments, f"--export_dir={tmp_path / 'made'}")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "made/README.md").read_text()
+    assert "2 pictures (given)" in card and "best scores of the 1 that are JPEG or PNG" in card
+    (tmp_path / "c.jpg").write_bytes(b"no picture")
+    done = run_export(*arguments, f"--export_dir={tmp_path / 'not_made'}")
+    assert done.returncode == 1 and "c.jpg: not a picture" in done.stderr
 
 
 def test_the_saved_model_takes_tensors_of_any_size(exported, weights):
@@ -251,17 +296,19 @@ def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
 
 def thin_source(**changes) -> exporting.Source:
     network = ResNet(14, 3, width=8)
+    pictures = [transparent("L"), transparent("RGBA")]
     options = {
         "network": network,
         "served": network,
         "prepare": lambda contents: tf.zeros([32, 32, 3]) + tf.cast(
-            tf.strings.length(contents), tf.float32) / 100,
+            tf.strings.length(contents), tf.float32) / 2000,
         "image_size": 32,
         "epsilon": 1e-5,
         "names": ["a", "b", "c"],
         "score": "sigmoid",
         "top_k": 5,
-        "pictures": [b"x" * 50, b"y" * 90],
+        "pictures": pictures,
+        "images": np.stack([np.full([32, 32, 3], len(p) / 2000, np.float32) for p in pictures]),
         "tolerance": 1e-4,
     }  # fmt: skip
     return exporting.Source(**{**options, **changes})
@@ -272,6 +319,9 @@ def test_an_export_that_differs_is_an_error(tmp_path):
         exporting.export_onnx(thin_source(epsilon=0.5), tmp_path)
     with pytest.raises(ExportError, match=r"saved_model, logits of images differs"):
         exporting.export_saved_model(thin_source(served=ResNet(14, 3, width=8, seed=1)), tmp_path)
+    other_pixels = thin_source(prepare=lambda contents: tf.zeros([32, 32, 3]))
+    with pytest.raises(ExportError, match="best scores of the 2 that are JPEG or PNG differs"):
+        exporting.export_saved_model(other_pixels, tmp_path)
 
 
 def test_what_is_no_number_is_no_match():

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.common.images import MAX_PIXELS, ImageError, decode
-from data.inference.picture_source import LoadError, Picture
+from data.inference.picture_source import LoadError, Picture, PictureSourceError
 from data.input import preprocessing
 
 MAX_ASPECT = 64
@@ -56,6 +56,22 @@ class Preparation:
         """
         image = decode(data, self._max_pixels)
         return self._to_crops(tf.constant(np.asarray(_shortened(image)))).numpy()
+
+
+def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
+    """A few pictures' encoded bytes, and their crops one after another.
+
+    Raises:
+      PictureSourceError: one of them cannot be read.
+    """
+    encoded, crops = [], []
+    for picture in pictures:
+        try:
+            encoded.append(picture.load().data)
+            crops.append(prepare(encoded[-1]))
+        except (LoadError, ImageError) as error:
+            raise PictureSourceError(f"{picture.name}: {error}") from error
+    return encoded, np.concatenate(crops)
 
 
 def to_image(crop: np.ndarray) -> Image.Image:

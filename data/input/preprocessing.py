@@ -13,6 +13,9 @@ CHANNELS = 3
 RESIZED, CROPPED = 256, 224
 TEN_CROPS = 10
 
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOR_TYPE = 25  # its place in the file
+
 
 class PreprocessingError(ValueError):
     """Crops that are not offered; the message is one line."""
@@ -25,6 +28,17 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
         lambda: tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE"),
         lambda: decode_other(contents),
     )
+
+
+def decode_jpeg_or_png(contents: tf.Tensor) -> tf.Tensor:
+    """`decode`, in the graph of an export; other formats are refused when it runs.
+
+    TensorFlow drops the transparency of GIFs, misreads BMPs with a palette, and has no TIFF.
+    """
+    is_taken = tf.io.is_jpeg(contents) | is_png(contents)
+    refusal = "image_bytes: neither JPEG nor PNG, the formats that are taken; convert it first"
+    with tf.control_dependencies([tf.debugging.Assert(is_taken, [refusal])]):
+        return decode(tf.identity(contents))
 
 
 def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Tensor:
@@ -63,5 +77,25 @@ def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Ten
 
 def decode_other(contents: tf.Tensor) -> tf.Tensor:
     """uint8 [H, W, 3] of a PNG, GIF (first frame) or BMP: old records hold some as "JPEG"."""
-    image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, CHANNELS])
+
+    def of_gif_or_bmp() -> tf.Tensor:
+        image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, CHANNELS])
+
+    return tf.cond(is_png(contents), lambda: _decode_png(contents), of_gif_or_bmp)
+
+
+def is_png(contents: tf.Tensor) -> tf.Tensor:
+    """bool scalar: whether an encoded image is a PNG."""
+    return tf.strings.substr(contents, 0, len(_PNG_START)) == _PNG_START
+
+
+def _decode_png(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
+    image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
+    colors, alpha = image[..., :3], image[..., 3:]
+    # Greys have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
+    # where none is transparent, 1 of 255 opaque.
+    is_grey = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
+    alpha = tf.where(is_grey & (alpha > 0), 255, alpha)
+    return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

@@ -62,7 +62,9 @@ _MEANINGS = {
     "sigmoid": "a probability of each class on its own",
 }
 USES = {
-    "saved_model": """**SavedModel.** `serving_default` takes pictures, `tensors` takes images:
+    "saved_model": """**SavedModel.** `serving_default` takes pictures, `tensors` takes images.
+Pictures are JPEG or PNG: convert others. Transparency goes over white, and JPEGs are turned by
+their EXIF orientation.
 
     model = tf.saved_model.load("saved_model")
     model.signatures["serving_default"](image_bytes=tf.constant([open("a.jpg", "rb").read()]))
