@@ -131,12 +131,21 @@ def test_a_lost_worker_is_told_from_other_errors(message: str, lost: bool) -> No
     assert is_lost_connection(tf.errors.UnknownError(None, None, message)) == lost
 
 
-def test_sigterm_to_the_launcher_saves_a_checkpoint_however_long_a_step_takes(make_stage) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "rank"),
+    [
+        (("example/train_distributed.sh", "--restarts=3"), "HOROVOD_RANK"),
+        (("example/mpirun_train.sh",), "OMPI_COMM_WORLD_RANK"),
+    ],
+)
+def test_sigterm_to_the_launcher_saves_a_checkpoint_however_long_a_step_takes(
+    make_stage, launcher, rank
+) -> None:
     stage = make_stage("stopped")
-    command = "example/train_distributed.sh", "--restarts=3", "example/small.sh"
+    command = *launcher, "example/small.sh"
     job = stage.start(*command)
     # They are far from their first step now: longer than horovodrun leaves them after a signal.
-    wait_for(lambda: is_running(job, HOROVOD_RANK="1"), stage, LAUNCH_SECONDS)
+    wait_for(lambda: is_running(job, **{rank: "1"}), stage, LAUNCH_SECONDS)
     job.send_signal(signal.SIGTERM)
     assert job.wait(LAUNCH_SECONDS) == 143, stage.output
     assert "== restart" not in stage.output
