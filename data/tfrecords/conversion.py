@@ -130,9 +130,13 @@ def convert(
         for shard in ours
         if not folder.is_done(done.get(shard.name)) or (retry_bad and done[shard.name].bad)
     ]
-    with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
-        for _ in ordered_map(job, todo, processes):
-            progress.update()
+    try:
+        with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
+            for _ in ordered_map(job, todo, processes):
+                progress.update()
+    except BaseException:  # Ctrl-C may end a worker between opening a file and watching over it
+        folder.clear_leftovers({shard.name for shard in ours})
+        raise
     part.wait()
     if not part.collects:
         return None

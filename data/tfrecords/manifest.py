@@ -110,14 +110,18 @@ class ShardFolder:
         ours = {report.name for report in reports} if names is None else set(names)
         for name in ours:
             (self._reports / f"{name}.json").unlink(missing_ok=True)
-        written = ours | {name + INDEX_SUFFIX for name in ours} | {MANIFEST, BAD_IMAGES}
+        self.clear_leftovers(ours)
+        with contextlib.suppress(OSError):  # another run's reports are in it
+            self._reports.rmdir()
+
+    def clear_leftovers(self, names: set[str]) -> None:
+        """Deletes what interrupted runs left half written of these shards."""
+        written = names | {name + INDEX_SUFFIX for name in names} | {MANIFEST, BAD_IMAGES}
         for folder in (self.path, self._reports):
             for leftover in folder.glob(".*.tmp"):
                 name = leftover.name[1:].removesuffix(".tmp").rpartition(".")[0]  # its process id
-                if name in written or name.removesuffix(".json") in ours:
-                    leftover.unlink()
-        with contextlib.suppress(OSError):  # another run's reports are in it
-            self._reports.rmdir()
+                if name in written or name.removesuffix(".json") in names:
+                    leftover.unlink(missing_ok=True)
 
     def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
         """Reads every shard again: size, SHA-256, each record's CRC, rows, index; and no others.
