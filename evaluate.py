@@ -37,7 +37,7 @@ FLAGS = flags.FLAGS
 SETTINGS = (
     *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
     *("at_k", "threshold", "threshold_file", "positive_threshold", "supported_classes"),
-    *("dictionary", "max_pixels"),
+    *("dictionary", "max_pixels", "max_image_bytes"),
 )
 
 
@@ -113,7 +113,7 @@ def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evalu
 
 
 def preparation(loaded: Loaded) -> Preparation:
-    return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
+    return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes)
 
 
 def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | SingleLabelEvaluator:

@@ -293,6 +293,7 @@ flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
 _group("Preparation", EVALUATE, *PREDICTION)
 flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
 flags.DEFINE_integer("max_pixels", 89478485, "larger pictures are refused", lower_bound=1)
+flags.DEFINE_integer("max_image_bytes", 536870912, "of memory to decode pictures", lower_bound=1)
 
 _group("Prediction", *PREDICTION)
 flags.DEFINE_boolean("strict", False, "exit with code 1 if a picture could not be read")

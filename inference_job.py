@@ -30,7 +30,10 @@ SCORES = {"single": "softmax", "multi": "sigmoid"}
 """What the network gives for each --label_mode."""
 
 # What decides on the numbers, besides the checkpoint: a resumed run must have the same.
-_DECISIVE = ("ten_crop", "fold_batch_norm", "use_ema", "precision", "max_pixels")
+_DECISIVE = (
+    *("ten_crop", "fold_batch_norm", "use_ema", "precision"),
+    *("max_pixels", "max_image_bytes"),
+)
 
 
 def load() -> inference.Loaded:
@@ -86,7 +89,9 @@ def run(
     if part.index == 0:
         outputs.claim_file("result", result)
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
-    prepare = Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels)
+    prepare = Preparation(
+        loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes
+    )
     decisive = {name: FLAGS[name].value for name in (*_DECISIVE, *settings)}
     job = Job(
         sources=FLAGS.images,

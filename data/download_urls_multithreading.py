@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
+from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, our_part
 from data.downloading.download import HOST_LIMIT, Options, Plan, download, join, known_parts
@@ -132,6 +133,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     add("--time_limit", type=float, default=limits.total_seconds, help="s an attempt (%(default)s)")
     add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
     add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of a picture (%(default)s)")
+    add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="to decode one")
     add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
     add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
     add("--opt_outs", default=",".join(OPT_OUTS), help="directives of an X-Robots-Tag with which a"
@@ -175,6 +177,7 @@ def _options(args: argparse.Namespace, part: Part) -> Options:
         short_side=args.short_side,
         quality=args.quality,
         max_pixels=args.max_pixels,
+        max_image_bytes=args.max_image_bytes,
         placeholders=args.placeholders,
         repeated_urls=args.repeated,
         shards=_shards(args),

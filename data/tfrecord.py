@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
+from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, cores, our_part
 from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
@@ -80,6 +81,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--quality", type=int, default=JPEG_QUALITY, help="of JPEGs encoded here (%(default)s)")
     add("--exif", choices=("apply", "keep"), default="apply", help="turn pictures upright, or not")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="larger pictures are refused")
+    add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="of memory to decode one")
     add("--retry_bad", action="store_true", help="make shards with bad rows again")
     add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")
     add("--part", help="i/n: make only every n-th shard from the i-th on, i from 0")
@@ -94,7 +96,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         args.kind = released
     if args.kind == "dense" and not args.num_class:
         parser.error("dense labels need --num_class")
-    for name in ("shard_size", "short_side", "num_class", "max_pixels"):
+    for name in ("shard_size", "short_side", "num_class", "max_pixels", "max_image_bytes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be positive")
     if not 1 <= args.quality <= 100 or args.start_index < 0:
@@ -124,6 +126,7 @@ def _options(args: argparse.Namespace) -> Options:
         quality=args.quality,
         orientation=args.exif,
         max_pixels=args.max_pixels,
+        max_image_bytes=args.max_image_bytes,
     )
 
 

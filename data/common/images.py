@@ -7,13 +7,15 @@ Colour profiles are ignored, as the released code did.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import AvifImagePlugin, ExifTags, Image
+
+from data.common.image_memory import BUDGET, MAX_IMAGE_BYTES, decode_cost
+from data.common.png_text import without_text
 
 MAX_BYTES = 256 << 20
 """Largest file that is looked at; the largest Flickr originals have about 50 MiB."""
@@ -32,12 +34,7 @@ PICTURE_SUFFIXES = (  # of _FORMATS
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more pictures behind it MPO
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_FRAME = 12  # bytes of a chunk's length, kind and checksum
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-_PNG_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
-_MOST_TEXT = 1 << 20  # bytes of a chunk, packed, that may hold the orientation
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # unpacked
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # pictures are decoded side by side
 
 _Turn = Image.Transpose
 _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
@@ -90,7 +87,9 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
     return _probe(_open(data, max_pixels))
 
 
-def whole(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
+def whole(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> Probe:
     """Checks that the picture is complete: a truncated or undecodable one is refused.
 
     A JPEG's entropy-coded data are read to the end; only an eighth of the size is reconstructed,
@@ -99,22 +98,39 @@ def whole(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
     Raises:
         ImageError: as `probe`, and what decoding finds.
     """
-    return _check(_open(data, max_pixels))
+    picture = _open(data, max_pixels)
+    with _reserved(picture, max_image_bytes):
+        return _check(picture)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> Image.Image:
+    """The picture as a viewer shows it, as 8-bit RGB; see `decoded`."""
+    with decoded(data, max_pixels, max_image_bytes) as image:
+        return image
+
+
+@contextmanager
+def decoded(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> Iterator[Image.Image]:
     """The picture as a viewer shows it, as 8-bit RGB.
 
     The first frame of an animation, upright by its EXIF orientation, transparency over white,
-    16 bits scaled to 8, CMYK and greyscale converted.
+    16 bits scaled to 8, CMYK and greyscale converted. Its memory, and that of an array of it, is
+    counted until the block is over.
 
     Raises:
         ImageError: as `whole`.
     """
     picture = _open(data, max_pixels)
-    _load(picture)
-    turn = _orientation(picture)  # after loading, which already turns a TIFF
-    return _upright(_rgb(picture), turn)
+    with _reserved(picture, max_image_bytes):
+        _load(picture)
+        turn = _orientation(picture)  # after loading, which already turns a TIFF
+        image = _rgb(picture)
+        del picture
+        yield _upright(image, turn)
 
 
 def to_jpeg(
@@ -123,6 +139,7 @@ def to_jpeg(
     quality: int = JPEG_QUALITY,
     orientation: Literal["apply", "keep"] = "apply",
     max_pixels: int = MAX_PIXELS,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
     rotation: int = 0,
 ) -> Jpeg:
     """The picture as an RGB JPEG; one that needs nothing is checked and kept byte for byte.
@@ -140,13 +157,22 @@ def to_jpeg(
         ImageError: as `whole`.
     """
     picture = _open(data, max_pixels)
+    with _reserved(picture, max_image_bytes):
+        return _to_jpeg(data, picture, short_side, quality, orientation, rotation)
+
+
+def _to_jpeg(
+    data: bytes,
+    picture: Image.Image,
+    short_side: int | None,
+    quality: int,
+    orientation: str,
+    rotation: int,
+) -> Jpeg:
     shrunk = _shrunk_size(picture.size, short_side)
     is_rgb_jpeg = picture.format in _JPEG_FORMATS and picture.mode == "RGB"
-    if (
-        is_rgb_jpeg
-        and shrunk is None
-        and (orientation == "keep" or _orientation(picture, rotation) == 1)
-    ):
+    as_stored = orientation == "keep" or _orientation(picture, rotation) == 1
+    if is_rgb_jpeg and shrunk is None and as_stored:
         found = _check(picture)
         return Jpeg(data, found.width, found.height)
     if shrunk is not None:
@@ -178,7 +204,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are accepted")
     with _refusals("not_an_image"):
-        picture = Image.open(io.BytesIO(_without_text(data)), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(without_text(data)), formats=_FORMATS)
     width, height = picture.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width} x {height} pixels")
@@ -187,24 +213,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return picture
 
 
-def _without_text(data: bytes) -> bytes:
-    """A PNG without the text and color profile that nobody looks at: Pillow unpacks them at once.
-
-    It refuses those above 1 MiB, such as the workflows in generated images. Orientation stays.
-    """
-    if not data.startswith(_PNG_START):
-        return data
-    parts, kept, position = [], 0, len(_PNG_START)
-    while position + _PNG_FRAME <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + _PNG_FRAME + length
-        if kind in _PNG_TEXT and (
-            length > _MOST_TEXT or not data.startswith(_PNG_ORIENTATION, position + 8)
-        ):
-            parts.append(data[kept:position])
-            kept = end
-        position = end
-    return b"".join([*parts, data[kept:]]) if parts else data
+@contextmanager
+def _reserved(picture: Image.Image, max_image_bytes: int) -> Iterator[None]:
+    cost = decode_cost(picture)
+    if cost > max_image_bytes:
+        size = f"{picture.width} x {picture.height} pixels, {picture.format}, {picture.mode}"
+        message = f"{size}: decoding takes up to {cost} bytes, more than {max_image_bytes}"
+        raise ImageError("too_large", message)
+    with BUDGET.reserved(cost, max_image_bytes):
+        yield
 
 
 def _probe(picture: Image.Image) -> Probe:
@@ -231,6 +248,8 @@ def _refusals(kind: str) -> Iterator[None]:
         yield
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
+    except MemoryError as error:
+        raise ImageError("too_large", "decoding takes more than --max_image_bytes") from error
     except Exception as error:  # a plugin raises anything at all on hostile bytes
         if isinstance(error, Image.UnidentifiedImageError):
             raise ImageError("not_an_image", "not a picture of a known format") from error
@@ -264,9 +283,10 @@ def _rgb(picture: Image.Image) -> Image.Image:
             wide = np.clip(np.asarray(picture), 0, 0xFFFF)
             return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
         if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            return Image.alpha_composite(white, picture).convert("RGB")
+            rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+            white = Image.new("RGB", picture.size, "white")
+            white.paste(rgba, mask=rgba)
+            return white
         return picture.convert("RGB")
 
 

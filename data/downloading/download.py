@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data.common.files import sha256
+from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
 from data.downloading.download_engine import THREADS_A_PROCESS, Engine, Job
@@ -62,7 +63,7 @@ class Options:
         host_limit: of them, to one host.
         retries: attempts after the first.
         limits, user_agent, opt_outs: see `data/downloading/fetching.py`.
-        short_side, quality, max_pixels: see `data/common/images.py`.
+        short_side, quality, max_pixels, max_image_bytes: see `data/common/images.py`.
         placeholders: files besides the project's own.
         repeated_urls: mark bodies that so many URLs gave; 0 marks none.
         shards: write TFRecord shards instead of files.
@@ -84,6 +85,7 @@ class Options:
     short_side: int | None = None
     quality: int = JPEG_QUALITY
     max_pixels: int = MAX_PIXELS
+    max_image_bytes: int = MAX_IMAGE_BYTES
     placeholders: Sequence[Path] = ()
     repeated_urls: int = 10
     shards: ShardOptions | None = None
@@ -150,6 +152,7 @@ class Plan:
             short_side=options.short_side,
             quality=options.quality,
             max_pixels=options.max_pixels,
+            max_image_bytes=options.max_image_bytes,
         )
 
     def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:

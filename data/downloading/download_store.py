@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.common.files import read_text
+from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, to_jpeg, whole
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
@@ -73,6 +74,7 @@ class Store:
         short_side: shrink to it, in pixels.
         quality: of JPEGs encoded here.
         max_pixels: larger pictures are refused.
+        max_image_bytes: what decoding may take, of all threads of a process together.
         placeholders: what to refuse.
     """
 
@@ -84,13 +86,14 @@ class Store:
         short_side: int | None = None,
         quality: int = JPEG_QUALITY,
         max_pixels: int = MAX_PIXELS,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self._folder = folder
         self._placeholders = placeholders
         self._as_jpeg = as_jpeg or short_side is not None
         self._short_side = short_side
         self._quality = quality
-        self._max_pixels = max_pixels
+        self._limits = max_pixels, max_image_bytes
 
     def store(self, body: bytes, url: str, name: str, partial: str, rotation: int = 0) -> Stored:
         """Checks the body and writes it as `folder/name`.
@@ -112,9 +115,9 @@ class Store:
 
     def _checked(self, body: bytes, rotation: int) -> tuple[bytes, int, int]:
         if self._as_jpeg or rotation:
-            limits = {"max_pixels": self._max_pixels, "rotation": rotation}
-            return to_jpeg(body, self._short_side, self._quality, **limits)
-        found = whole(body, self._max_pixels)
+            limits = *self._limits, rotation
+            return to_jpeg(body, self._short_side, self._quality, "apply", *limits)
+        found = whole(body, *self._limits)
         return body, found.width, found.height
 
 

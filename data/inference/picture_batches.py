@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data.common.images import MAX_PIXELS, ImageError, decode
+from data.common.image_memory import MAX_IMAGE_BYTES
+from data.common.images import MAX_PIXELS, ImageError, decoded
 from data.inference.picture_source import LoadError, Picture, PictureSourceError
 from data.input import preprocessing
 
@@ -23,6 +24,7 @@ MAX_ASPECT = 64
 """How many times as long as wide a picture may be; of longer ones the middle is taken."""
 
 _BATCHES_AHEAD = 2
+_STRIP_ROWS = 512
 
 
 class Preparation:
@@ -32,14 +34,19 @@ class Preparation:
       image_size: side S of a crop in pixels.
       ten_crop: ten crops, not the centre alone.
       max_pixels: larger pictures are refused.
+      max_image_bytes: what decoding may take, of all threads together.
     """
 
     def __init__(
-        self, image_size: int, ten_crop: bool = False, max_pixels: int = MAX_PIXELS
+        self,
+        image_size: int,
+        ten_crop: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self.crops = preprocessing.TEN_CROPS if ten_crop else 1
         self.shape = (self.crops, image_size, image_size, preprocessing.CHANNELS)
-        self._max_pixels = max_pixels
+        self._limits = max_pixels, max_image_bytes
         # One graph for pictures of any size: a call costs one operation, and no Python inside.
         # Traced here: threads that all came first would make TensorFlow warn of retracing.
         self._to_crops = tf.function(
@@ -54,8 +61,8 @@ class Preparation:
         Raises:
           ImageError: not a whole picture within the limit.
         """
-        image = decode(data, self._max_pixels)
-        return self._to_crops(tf.constant(np.asarray(_shortened(image)))).numpy()
+        with decoded(data, *self._limits) as image:
+            return self._to_crops(tf.constant(_pixels(_shortened(image)))).numpy()
 
 
 def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
@@ -77,6 +84,15 @@ def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[by
 def to_image(crop: np.ndarray) -> Image.Image:
     """A crop as the network takes it, float32 [S, S, 3] in [-1, 1], for people to look at."""
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3], made in strips: at once, it would take twice its memory for a while."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        pixels[top:bottom] = image.crop((0, top, image.width, bottom))
+    return pixels
 
 
 def _shortened(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.common.files import refuse_other_encodings, sha256
+from data.common.image_memory import MAX_IMAGE_BYTES, bounded
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
@@ -26,6 +27,7 @@ from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
+_OTHER_BYTES = 64 << 20  # that a decode may take besides the picture's
 _BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
@@ -42,6 +44,7 @@ class Options:
         quality: of JPEGs that have to be encoded, 1 to 95.
         orientation: `apply` turns pictures upright by their EXIF data, `keep` leaves them.
         max_pixels: of a picture; larger ones are refused.
+        max_image_bytes: that decoding one may take in a process.
     """
 
     images: str
@@ -52,6 +55,7 @@ class Options:
     quality: int = JPEG_QUALITY
     orientation: Literal["apply", "keep"] = "apply"
     max_pixels: int = MAX_PIXELS
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
 
 class Shard(NamedTuple):
@@ -206,13 +210,15 @@ class ShardJob:
         """The bytes of the row's file, and the picture to store; they may be the same object."""
         try:
             data = Path(self.options.images, row.image).read_bytes()
-            jpeg = to_jpeg(
-                data,
-                self.options.short_side,
-                self.options.quality,
-                self.options.orientation,
-                self.options.max_pixels,
-            )
+            with bounded(self.options.max_image_bytes + _OTHER_BYTES):
+                jpeg = to_jpeg(
+                    data,
+                    self.options.short_side,
+                    self.options.quality,
+                    self.options.orientation,
+                    self.options.max_pixels,
+                    self.options.max_image_bytes,
+                )
         except FileNotFoundError as error:
             raise _RowError(row.image, "missing", "no such file") from error
         except OSError as error:

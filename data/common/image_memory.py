@@ -1,0 +1,126 @@
+"""What decoding a picture costs in memory, told from its header; and the limits on it.
+
+The figures are peaks of Pillow 13, measured as in tests/test_image_memory.py.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import ImageFile
+
+MAX_IMAGE_BYTES = 512 << 20
+"""Default limit on what a process allocates to decode pictures."""
+
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes a pixel; others 4
+_RESULT = 4  # bytes of a pixel of RGB, as Pillow stores it
+_COPY = 3  # and as an array
+_WEBP_CANVAS, _AVIF_FRAMES = 12, 12
+_COMPONENT = 6  # of JPEG 2000: 32 bits, and a tile of 16
+_START_OF_SCAN = b"\xff\xda"
+_STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _BITS = 278, 322, 323, 258  # tags of TIFF
+
+
+def decode_cost(picture: ImageFile.ImageFile) -> int:
+    """Bytes that Pillow allocates at most for an opened picture, until it is 8-bit RGB pixels.
+
+    The encoded bytes, whose size has a limit of its own, are not counted.
+    """
+    pixels = picture.width * picture.height
+    stored = _STORED.get(picture.mode, 4)
+    loading, kept = stored + _work(picture), stored
+    if picture.format == "WEBP":
+        kept += _WEBP_CANVAS  # for the next frame
+    converted = kept + _conversion(picture)
+    return int(pixels * max(loading, converted, _RESULT + _COPY)) + _strip_bytes(picture)
+
+
+def _work(picture: ImageFile.ImageFile) -> float:
+    """Bytes a pixel that the decoder needs besides the pixels."""
+    bands = len(picture.getbands())
+    if picture.format in ("JPEG", "MPO"):
+        return 0 if _is_one_scan(picture) else 2 * bands  # all coefficients, of 16 bits
+    if picture.format == "JPEG2000":
+        return _COMPONENT * bands
+    return {"WEBP": _WEBP_CANVAS, "AVIF": _AVIF_FRAMES}.get(picture.format, 0.25)
+
+
+def _is_one_scan(picture: ImageFile.ImageFile) -> bool:
+    """Whether the first scan of a JPEG, which Pillow has read the header of, has all components."""
+    if picture.info.get("progressive") or picture.fp is None:
+        return False
+    components = len(picture.getbands())
+    end = picture.fp.tell()
+    picture.fp.seek(max(0, end - 8 - 2 * components))
+    return picture.fp.read(8 + 2 * components).startswith(_START_OF_SCAN)
+
+
+def _conversion(picture: ImageFile.ImageFile) -> int:
+    """Bytes a pixel of what becomes of the loaded pixels on the way to RGB."""
+    if picture.mode.startswith("I"):
+        return 2 * _STORED.get(picture.mode, 4) + 4
+    if picture.has_transparency_data:
+        return _RESULT if picture.mode == "RGBA" else 4 + _RESULT
+    return 0 if picture.mode == "RGB" else _RESULT
+
+
+def _strip_bytes(picture: ImageFile.ImageFile) -> int:
+    """Of a TIFF: the size of a strip or tile, which may be larger than the picture."""
+    tags = getattr(picture, "tag_v2", None)
+    if picture.format != "TIFF" or tags is None:
+        return 0
+    bits = sum(tags.get(_BITS, (1,)))
+    if _TILE_WIDTH in tags:
+        return tags[_TILE_WIDTH] * tags.get(_TILE_HEIGHT, 1) * bits // 8
+    return picture.width * min(tags.get(_STRIP_ROWS, picture.height), picture.height) * bits // 8
+
+
+class Budget:
+    """Bytes that the decodes of a process may have at the same time; others wait for them."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, size: int, limit: int) -> Iterator[None]:
+        """`size` of `limit` bytes, which it does not exceed, until the block is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + size <= limit or not self._used)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+
+@contextmanager
+def bounded(size: int) -> Iterator[None]:
+    """Allocations of more than `size` further bytes fail in the block, where Linux can do so.
+
+    For processes of one thread: whatever else allocates would fail, too.
+    """
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            data_pages = int(file.read().split()[5])
+    except OSError:
+        yield
+        return
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = data_pages * resource.getpagesize() + size
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
+
+
+BUDGET = Budget()
+"""Of this process."""
