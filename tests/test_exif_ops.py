@@ -49,3 +49,12 @@ def test_damaged_files_are_read_to_an_end():
         for _ in range(4):
             data[chance.randrange(100)] = chance.randrange(256)
         assert 1 <= orientation_of(bytes(data[: chance.randrange(len(data))])) <= 8
+
+
+def test_nothing_is_transposed_in_8_bits():
+    """oneDNN prints an error line for it at every start on processors without AVX-512."""
+    arguments = tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.string)
+    graph = tf.function(exif_ops.upright).get_concrete_function(*arguments).graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert "GatherV2" in {node.op for node in nodes}
+    assert "Transpose" not in {node.op for node in nodes}

@@ -18,11 +18,18 @@ _MOST_ENTRIES = 512
 def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
     """Turns and mirrors a decoded image [H, W, 3] as the file it comes from says."""
     turn = orientation(contents)
-    image = tf.cond(turn >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    image = tf.cond(turn >= 5, lambda: _transposed(image), lambda: image)
     for axis, turns in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))):
         flips = tf.reduce_any(turn == tf.constant(turns))
         image = tf.cond(flips, lambda a=axis, i=image: tf.reverse(i, [a]), lambda i=image: i)
     return image
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    """Width and height exchanged. `tf.transpose` makes oneDNN complain of 8 bits, on every start."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    places = tf.range(height)[tf.newaxis] * width + tf.range(width)[:, tf.newaxis]
+    return tf.gather(tf.reshape(image, [-1, tf.shape(image)[2]]), places)
 
 
 def orientation(contents: tf.Tensor) -> tf.Tensor:
