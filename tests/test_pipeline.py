@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-from data.input import pipeline, preprocessing
+from data.input import augmentation, pipeline, preprocessing
 from data.input.augmentation import Augmentation
 from data.input.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
 from data.input.shares import Share, StepOptions, step_share
@@ -205,6 +205,19 @@ def test_evaluation_turns_images_as_inference_does(tmp_path):
     (batch,) = EvaluationInput(options(tmp_path, batch_size=1)).batches()
     image = np.rot90(tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"), -1)
     np.testing.assert_array_equal(batch.images[0], preprocessing.inference_crops(image, 16)[0])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_training_turns_images_as_evaluation_does(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = jpeg(0, (48, 32), exif=exif, quality=95)
+    whole = Augmentation(area_min=1, flip_probability=0, rotate_probability=0, colour_probability=0)
+    shape = tf.constant([0, 0], tf.int64)
+    cropped = augmentation.random_crop(data, shape, whole)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert cropped.shape == upright.shape
+    assert np.abs(cropped.numpy().astype(int) - upright).max() <= 8  # INTEGER_FAST where stored so
 
 
 def with_bad(tmp_path):

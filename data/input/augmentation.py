@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from data.input import pixels
-from data.input.preprocessing import CHANNELS, decode_other
+from data.input import exif_ops, pixels, preprocessing
+from data.input.preprocessing import CHANNELS
 from data.input.randaugment import rand_augment
 
 CROP_TRIES = 100
@@ -137,18 +137,19 @@ def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
 
 
 def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    """uint8 [h, w, 3]: a random part of an encoded image, the whole if no try fits."""
+    """uint8 [h, w, 3]: a random part of an upright image, the whole if no try fits."""
+    is_stored_upright = tf.io.is_jpeg(contents) & (exif_ops.orientation(contents) == 1)
 
     def of_jpeg() -> tf.Tensor:
         window = _window(tf.io.extract_jpeg_shape(contents), seed, options)
         return tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST")
 
     def of_other() -> tf.Tensor:
-        image = decode_other(contents)
+        image = exif_ops.upright(preprocessing.decode(contents), contents)
         window = _window(tf.shape(image), seed, options)
         return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
 
-    return tf.cond(tf.io.is_jpeg(contents), of_jpeg, of_other)
+    return tf.cond(is_stored_upright, of_jpeg, of_other)
 
 
 def _window(shape: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:

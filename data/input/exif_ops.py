@@ -13,6 +13,8 @@ _INTEL = 0x49
 _ORIENTATION_TAG = 0x0112
 _ENTRY_BYTES = 12
 _MOST_ENTRIES = 512
+# What files have that are not upright: the tag, 2 to 8 as its value, in either order of bytes.
+_TURNED = r"\C*Exif\C*(\x01\x12\C{6}\x00[\x02-\x08]|\x12\x01\C{6}[\x02-\x08]\x00)\C*"
 
 
 def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
@@ -26,7 +28,7 @@ def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
 
 
 def _transposed(image: tf.Tensor) -> tf.Tensor:
-    """Width and height exchanged. `tf.transpose` makes oneDNN complain of 8 bits, on every start."""
+    """Width and height exchanged. `tf.transpose` makes oneDNN complain of 8 bits."""
     height, width = tf.unstack(tf.shape(image)[:2])
     places = tf.range(height)[tf.newaxis] * width + tf.range(width)[:, tf.newaxis]
     return tf.gather(tf.reshape(image, [-1, tf.shape(image)[2]]), places)
@@ -39,6 +41,12 @@ def orientation(contents: tf.Tensor) -> tf.Tensor:
         contents: string scalar, an encoded image.
     """
     start = tf.strings.substr(contents, 0, _SEARCHED_BYTES)
+    # Reading the directory costs as much as decoding a small image; most files need no reading.
+    is_turned = tf.strings.regex_full_match(start, _TURNED)
+    return tf.cond(is_turned, lambda: _read(start), lambda: tf.constant(1))
+
+
+def _read(start: tf.Tensor) -> tf.Tensor:
     bytes_ = _Bytes(tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int32))
     position = _exif_segment(bytes_)
     found = tf.reduce_all(bytes_.at(position + 4 + tf.range(4)) == tf.constant(_EXIF))
