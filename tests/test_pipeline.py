@@ -341,6 +341,7 @@ def example(**features):
             "record 0: a dense label of 10 classes; .*--class_num",
         ),
     ],
+    ids=["image", "label", "large class", "negative class", "dense"],  # bytes differ by process
 )
 def test_records_that_no_training_can_use(tmp_path, payload, message):
     with records.RecordWriter(tmp_path / "a") as writer:
