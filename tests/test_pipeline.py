@@ -326,7 +326,7 @@ def example(**features):
     for key, value in features.items():
         kind = message.features.feature[key]
         (kind.bytes_list if isinstance(value, bytes) else kind.int64_list).value.append(value)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize(
