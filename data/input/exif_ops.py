@@ -5,8 +5,8 @@ Of picture files Pillow turns them upright (`data/common/images.py`), which know
 
 import tensorflow as tf
 
-# EXIF follows the start of the file, after a JFIF header at most.
-_SEARCHED_BYTES = 1 << 17
+# EXIF follows the start of the file, after a JFIF header or a color profile; it has up to 64 KiB.
+_BEFORE_EXIF_BYTES, _SEARCHED_BYTES = 1 << 12, 1 << 17
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = (0x45, 0x78, 0x69, 0x66)
 _INTEL = 0x49
@@ -40,8 +40,15 @@ def orientation(contents: tf.Tensor) -> tf.Tensor:
     Args:
         contents: string scalar, an encoded image.
     """
+    # In three steps: to search 128 KiB costs half as much as to decode an image, and to read the
+    # directory as much as to decode a small one. Most files need neither.
+    start = tf.strings.substr(contents, 0, _BEFORE_EXIF_BYTES)
+    has_exif = tf.strings.regex_full_match(start, r"\C*Exif\C*")
+    return tf.cond(has_exif, lambda: _orientation_of_exif(contents), lambda: tf.constant(1))
+
+
+def _orientation_of_exif(contents: tf.Tensor) -> tf.Tensor:
     start = tf.strings.substr(contents, 0, _SEARCHED_BYTES)
-    # Reading the directory costs as much as decoding a small image; most files need no reading.
     is_turned = tf.strings.regex_full_match(start, _TURNED)
     return tf.cond(is_turned, lambda: _read(start), lambda: tf.constant(1))
 
