@@ -17,17 +17,20 @@ MAX_IMAGE_BYTES = 512 << 20
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes a pixel; others 4
 _RESULT = 4  # bytes of a pixel of RGB, as Pillow stores it
-_COPY = 3  # and as an array
+_COPY = 3  # and as an array, or as much of the JPEG that is made of it
 _WEBP_CANVAS, _AVIF_FRAMES = 12, 12
 _COMPONENT = 6  # of JPEG 2000: 32 bits, and a tile of 16
 _START_OF_SCAN = b"\xff\xda"
 _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _BITS = 278, 322, 323, 258  # tags of TIFF
 
 
-def decode_cost(picture: ImageFile.ImageFile) -> int:
+def decode_cost(picture: ImageFile.ImageFile, copies: int = 1) -> int:
     """Bytes that Pillow allocates at most for an opened picture, until it is 8-bit RGB pixels.
 
     The encoded bytes, whose size has a limit of its own, are not counted.
+
+    Args:
+        copies: of the pixels that are made of the decoded picture, at 3 bytes a pixel.
     """
     pixels = picture.width * picture.height
     stored = _STORED.get(picture.mode, 4)
@@ -35,7 +38,7 @@ def decode_cost(picture: ImageFile.ImageFile) -> int:
     if picture.format == "WEBP":
         kept += _WEBP_CANVAS  # for the next frame
     converted = kept + _conversion(picture)
-    return int(pixels * max(loading, converted, _RESULT + _COPY)) + _strip_bytes(picture)
+    return int(pixels * max(loading, converted, _RESULT + copies * _COPY)) + _strip_bytes(picture)
 
 
 def _work(picture: ImageFile.ImageFile) -> float:

@@ -118,14 +118,14 @@ def decoded(
     """The picture as a viewer shows it, as 8-bit RGB.
 
     The first frame of an animation, upright by its EXIF orientation, transparency over white,
-    16 bits scaled to 8, CMYK and greyscale converted. Its memory, and that of an array of it, is
-    counted until the block is over.
+    16 bits scaled to 8, CMYK and greyscale converted. Its memory, and that of an array of it and of
+    TensorFlow's copy of that, is counted until the block is over.
 
     Raises:
         ImageError: as `whole`.
     """
     picture = _open(data, max_pixels)
-    with _reserved(picture, max_image_bytes):
+    with _reserved(picture, max_image_bytes, copies=2):
         _load(picture)
         turn = _orientation(picture)  # after loading, which already turns a TIFF
         image = _rgb(picture)
@@ -214,8 +214,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 @contextmanager
-def _reserved(picture: Image.Image, max_image_bytes: int) -> Iterator[None]:
-    cost = decode_cost(picture)
+def _reserved(picture: Image.Image, max_image_bytes: int, copies: int = 1) -> Iterator[None]:
+    cost = decode_cost(picture, copies)
     if cost > max_image_bytes:
         size = f"{picture.width} x {picture.height} pixels, {picture.format}, {picture.mode}"
         message = f"{size}: decoding takes up to {cost} bytes, more than {max_image_bytes}"
