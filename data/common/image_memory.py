@@ -5,6 +5,7 @@ The figures are peaks of Pillow 13, measured as in tests/test_image_memory.py.
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ MAX_IMAGE_BYTES = 512 << 20
 """Default limit on what a process allocates to decode pictures."""
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes a pixel; others 4
+_LARGE = 128 << 20  # a fraction of what decoding it takes goes into giving its memory back
 _RESULT = 4  # bytes of a pixel of RGB, as Pillow stores it
 _COPY = 3  # and as an array, or as much of the JPEG that is made of it
 _WEBP_CANVAS, _AVIF_FRAMES = 12, 12
@@ -97,9 +99,18 @@ class Budget:
         try:
             yield
         finally:
+            if size >= _LARGE:
+                _give_back()
             with self._changed:
                 self._used -= size
                 self._changed.notify_all()
+
+
+def _give_back() -> None:
+    """Hands freed memory to the system, which glibc keeps for the thread that freed it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other C libraries have none, and keep less
+        trim(0)
 
 
 @contextmanager
