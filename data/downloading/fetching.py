@@ -30,7 +30,7 @@ USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
 # Only so many bodies at a time grow beyond a usual picture: threads x `max_bytes` are gigabytes.
-_LARGE_BYTES, _LARGE_AT_ONCE = 4 << 20, 4
+_LARGE_BYTES, _LARGE_AT_ONCE = 2 << 20, 4
 _MOST_INTERIM = 10
 
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
@@ -207,13 +207,13 @@ class Fetcher:
         return session
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
-        limit = self._limits.max_bytes
-        length = response.headers.get("Content-Length", "")
+        limit, length = self._limits.max_bytes, response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > limit:
             raise FetchError("too_large", f"{length} bytes announced; the limit is {limit}")
         late = FetchError("time_out", f"not complete after {self._limits.total_seconds:g} s", True)
         body = bytearray()
         with ExitStack() as stack:
+            stack.callback(body.clear)  # an exception's traceback would keep it
             # read1 comes back after every packet, so that a trickle does not outlive the deadline.
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 body += chunk
