@@ -115,6 +115,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
             f"checkpoint {prefix} does not fit: {'; '.join(to_blame)}; give what it was trained "
             "with, or another --model_dir, with this as --pretrain_ckpt"
         ) from error
+    _check_finite(trainer, prefix)
     trainer.set_progress(meta.get("progress", {}))
     step = int(trainer.global_step.numpy())
     logging.info("resuming %s at step %d", prefix, step)
