@@ -13,6 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LOCALES = [ASCII, {"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}]
 LONG = "from data.common import command; command.run(lambda: print('row\\n' * 100_000) or 3)"
+# The exit code is the number that the next file gets.
+OPENS = """
+import sys
+from data.common import command
+def main():
+    print("out")
+    print("err", file=sys.stderr)
+    with open("/dev/null") as file:
+        return file.fileno()
+command.run(main)
+"""
 STOPPED = "import signal\nfrom data.common import command\ncommand.run(lambda: {})"
 
 
@@ -64,6 +75,27 @@ def test_a_reader_who_leaves_is_no_error(command, code):
     done = run(*command, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize("variables", LOCALES)
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(variables, closed):
+    command = ["bash", "-c", f'"$@" {closed}', "", sys.executable, "-c", OPENS]
+    done = subprocess.run(
+        command, env=os.environ | variables, cwd=ROOT, capture_output=True, timeout=100
+    )
+    assert done.returncode == 3
+    assert done.stdout == (b"" if ">&-" in closed.split() else b"out\n")
+    assert done.stderr == (b"" if "2>&-" in closed else b"err\n")
+
+
+def test_a_conversion_needs_no_standard_streams(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    (tmp_path / "list.txt").write_text("0.png\t1:1\n", encoding="utf-8")
+    script = [sys.executable, "data/tfrecord.py", "-idx", tmp_path / "list.txt"]
+    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "", *script, "-im", tmp_path, "-tfs"]
+    assert subprocess.run([*command, tmp_path / "out"], cwd=ROOT, timeout=100).returncode == 0
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_full_disk_is_one_line():

@@ -26,14 +26,28 @@ def _discard(descriptor: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
+def _open_closed() -> None:
+    """Standard streams that are closed (`2>&-`) lead nowhere.
+
+    Else a file would be opened in their place, and what libraries print would get into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 def prepare() -> None:
     """Makes text UTF-8 whatever the locale, and printing safe; at the start of a script.
 
     Lists, dictionaries and file names are UTF-8. In a locale of another encoding Python would take
     them for that, so the script starts anew in Python's UTF-8 mode.
     """
+    _open_closed()
     output = sys.stdout
-    if output is None or output is not sys.__stdout__:
+    if output is not sys.__stdout__:
         return  # within another program
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
