@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.tfrecords import records
+from data.tfrecords import example_codec, records
 from data.tfrecords.records import RecordError, RecordWriter
 
 PAYLOADS = [b"", b"x" * 5, bytes(range(256)) * 600]
@@ -56,6 +56,18 @@ def test_example_equals_tensorflows(kind):
         np.testing.assert_array_equal(label, np.float32([-1, 0, 0, 0.5, 0]))
     else:
         assert feature["label"].int64_list.value[:] == [3]
+
+
+@pytest.mark.parametrize("kind", records.KINDS)
+@pytest.mark.parametrize("confidence", [1.0, 0.25, 1e-50, 0.0, -1.0])
+def test_positive_labels_are_those_that_are_stored(kind, confidence):
+    """1e-50 is 0 in float32; a single label has no confidence, so it is positive."""
+    classes = [3] if kind == "single" else [3, 0]
+    confidences = [confidence, 1.0][: len(classes)]
+    payload = records.encode_example(kind, b"", "a", 1, 1, classes, confidences, 5)
+    found = example_codec.positives_of(kind, classes, confidences)
+    assert sorted(found) == sorted(example_codec.positive_classes(payload))
+    assert (3 in found) == (kind == "single" or confidence in (1.0, 0.25))
 
 
 def test_decoding_reads_tensorflows_messages():

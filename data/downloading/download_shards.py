@@ -26,7 +26,7 @@ from data.downloading.download_verify import is_whole
 from data.listing.lists import Row
 from data.tfrecords import label_counts
 from data.tfrecords.conversion import suffix_in
-from data.tfrecords.example_codec import positive_classes
+from data.tfrecords.example_codec import positives_of
 from data.tfrecords.manifest import ShardFolder, ShardReport
 from data.tfrecords.records import (
     RecordError,
@@ -147,9 +147,8 @@ class ShardMaker:
                     raise ManifestError(
                         f"{path}: {file} is gone, which was downloaded; give another --save_dir"
                     )
-                payload = self._example(row, file, data)
-                writer.write(payload)
-                labels.update(positive_classes(payload))
+                writer.write(self._example(row, file, data))
+                labels.update(positives_of(self._options.kind, row.classes, row.confidences))
                 image_bytes += len(data)
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((self._options, first, list(rows))).encode()).hexdigest()[:32]

@@ -21,7 +21,7 @@ from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
 from data.listing.lists import ListError, Row, parse_row
 from data.tfrecords import label_counts
-from data.tfrecords.example_codec import positive_classes
+from data.tfrecords.example_codec import positives_of
 from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport
 from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
@@ -184,12 +184,11 @@ class ShardJob:
                     if row is None:
                         continue
                     original, jpeg = self._picture(row)
-                    payload = self._example(row, jpeg)
-                    writer.write(payload)
+                    writer.write(self._example(row, jpeg))
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
-                labels.update(positive_classes(payload))
+                labels.update(positives_of(self.options.kind, row.classes, row.confidences))
                 kept += jpeg.data is original
                 image_bytes += len(jpeg.data)
         report = ShardReport(

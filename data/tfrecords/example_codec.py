@@ -137,6 +137,15 @@ def decode_example(payload: bytes) -> dict[str, list[Any]]:
     return features
 
 
+def positives_of(kind: str, classes: Sequence[int], confidences: Sequence[float]) -> list[int]:
+    """What `positive_classes` finds in the example that `encode_example` makes of these labels."""
+    if kind == "single":
+        return list(classes)
+    # As they are stored: the least of confidences are 0 in float32.
+    values = np.asarray(confidences, np.float32)
+    return [label for label, value in zip(classes, values, strict=True) if value > 0]
+
+
 def positive_classes(payload: bytes) -> list[int]:
     """The classes with a label above 0 of a serialized example, whichever its kind of label.
 
