@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from data.common.launcher import this_process
 
-_INTERRUPTED = 130  # as shells report Ctrl-C
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells report it."""
 
 
 class _Output(io.FileIO):
@@ -92,7 +93,7 @@ def run(main: Callable[[], int], shares_work: bool = False) -> NoReturn:
         flush()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = _INTERRUPTED
+        code = INTERRUPTED
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

@@ -18,12 +18,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
+from data.common.command import INTERRUPTED
 from data.common.launcher import this_process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_INTERRUPTED = 130  # the exit code after Ctrl-C, as shells report it
 
 _MPI_LAUNCHERS = ("mpirun", "mpiexec")
 _TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbour is waited for
@@ -70,7 +69,7 @@ class Part(NamedTuple):
         """Tells that Ctrl-C stopped the work; the exit code."""
         print("stopped; the same command goes on from here", file=sys.stderr)
         self.abort()
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def cores() -> int:

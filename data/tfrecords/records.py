@@ -19,6 +19,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from data.common.files import atomic_write
 from data.tfrecords.example_codec import KINDS, RecordError, decode_example, encode_example
 
 __all__ = [
@@ -113,11 +114,9 @@ def _offsets(sizes: Sequence[int]) -> np.ndarray:
 
 
 def _write_index(path: Path, offsets: np.ndarray, sizes: np.ndarray) -> None:
-    target = _index_path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, target)
+    # Not synced: an index that does not agree with its records is made again.
+    atomic_write(_index_path(path), "".join(lines), sync=False)
 
 
 def read_index(path: str | os.PathLike[str]) -> Index:
