@@ -64,6 +64,25 @@ def test_each_launcher_says_who_we_are(started, variables, process):
     assert this_process() == process
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "x"}, "SLURM_STEP_NUM_TASKS=x is not a whole number"),
+        (SRUN | {"SLURM_PROCID": "-1"}, "SLURM_PROCID=-1 is not a whole number"),
+        ({"PMI_SIZE": "4"}, "PMI_SIZE=4 says that mpiexec started this process, but PMI_RANK is"),
+        (MPIRUN | {"OMPI_COMM_WORLD_RANK": "4"}, "RANK=4 is not below OMPI_COMM_WORLD_SIZE=4"),
+    ],
+)
+@pytest.mark.parametrize("script", ["data/tfrecord.py --verify --tfrecords=x", "train.py"])
+def test_variables_that_do_not_say_who_we_are_are_refused(started, variables, message, script):
+    started(variables)
+    command = [sys.executable, *script.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_parts_are_the_tasks_of_a_step(started):
     started(SRUN)
     assert our_part(None) == Part(2, 4)

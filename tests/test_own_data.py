@@ -152,10 +152,11 @@ def test_what_systems_leave_is_no_class_and_no_picture(tmp_path, capsys, left: l
 
 
 def test_files_that_are_no_pictures_are_told(tmp_path, capsys) -> None:
-    made(lay(tmp_path / "pictures", *CLASSES, "cat/1.heic", "dog/notes.txt"), tmp_path / "lists")
+    others = ("cat/1.heic", "dog/notes.txt", "1.jpg")
+    made(lay(tmp_path / "pictures", *CLASSES, *others), tmp_path / "lists")
     assert (
-        "passed over as no pictures: 2 files and folders (1 .heic, 1 .txt)"
-        in capsys.readouterr().out
+        "passed over as no pictures: 3 files and folders"
+        " (1 files beside the folders, 1 .heic, 1 .txt)" in capsys.readouterr().out
     )
 
 

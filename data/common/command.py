@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from data.common.launcher import this_process
+from data.common.launcher import LauncherError, this_process
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells report it."""
@@ -81,7 +81,10 @@ def run(main: Callable[[], int], shares_work: bool = False) -> NoReturn:
         shares_work: several processes may be started, which find their parts by themselves.
     """
     prepare()
-    process = this_process()
+    try:
+        process = this_process()
+    except LauncherError as error:
+        sys.exit(f"error: {error}")
     if process.size > 1 and not shares_work:
         script = os.path.basename(sys.argv[0])
         sys.exit(

@@ -28,9 +28,20 @@ def pictures_below(folder: str | os.PathLike, passed_over: Counter[str]) -> Iter
 
 
 def subfolders(folder: Path, passed_over: Counter[str]) -> list[Path]:
-    """The folders in a folder, links among them, without those that systems leave; by name."""
-    found = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [path for path in found if not _is_system(str(path), passed_over)]
+    """The folders in a folder, links among them, without those that systems leave; by name.
+
+    Args:
+      passed_over: counts what systems leave, by name, and the files, as one kind.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        if _is_system(str(path), passed_over):
+            continue
+        if path.is_dir():
+            found.append(path)
+        else:
+            passed_over["files beside the folders"] += 1
+    return found
 
 
 def _walk(folder: str, passed_over: Counter[str], above: tuple[str, ...]) -> Iterator[str]:

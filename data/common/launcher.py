@@ -24,10 +24,36 @@ class Process(NamedTuple):
     local_rank: int = 0
 
 
+class LauncherError(ValueError):
+    """A launcher's variables that do not say which process this is; names them."""
+
+
 def this_process() -> Process:
-    """This process among those that a launcher started with it."""
-    for launcher, (size, *ranks) in VARIABLES.items():
-        if os.environ.get(size):
-            rank, local_rank = (int(os.environ.get(name) or 0) for name in ranks)
-            return Process(launcher, rank, int(os.environ[size]), local_rank)
+    """This process among those that a launcher started with it.
+
+    Raises:
+        LauncherError: a variable is not a number, or the rank is missing or not below the size.
+    """
+    for launcher, (size_name, rank_name, local_name) in VARIABLES.items():
+        size = _number(size_name)
+        if size is None:
+            continue
+        rank = _number(rank_name)
+        if rank is None and size > 1:
+            raise LauncherError(
+                f"{size_name}={size} says that {launcher} started this process, but {rank_name} is"
+                f" not set: start it with {launcher}, or unset {size_name}"
+            )
+        if (rank or 0) >= size:
+            raise LauncherError(f"{rank_name}={rank} is not below {size_name}={size}")
+        return Process(launcher, rank or 0, size, _number(local_name) or 0)
     return Process()
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or not text.isascii():
+        raise LauncherError(f"{name}={text} is not a whole number; correct it or unset it")
+    return int(text)
