@@ -69,14 +69,23 @@ use_nccl() {
   export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
-# The source of Horovod without its XLA adapter, which does not compile against TensorFlow newer
-# than 2.18 (headers that it includes have moved). It serves HOROVOD_ENABLE_XLA_OPS=1 alone, which
-# nothing here sets. No build isolation: Horovod's setup.py imports the TensorFlow in .venv.
+# The source of Horovod with two changes that TensorFlow newer than 2.18 needs:
+# * without its XLA adapter, which does not compile there (headers that it includes have moved). It
+#   serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing here sets;
+# * with a GPU's stream taken from TensorFlow's header. The function that returned it is no longer in
+#   TensorFlow's library: a build for GPUs compiles without this, and does not load.
 unpack_source() {
+  # No build isolation: Horovod's setup.py imports the TensorFlow in .venv.
   python -m pip download --quiet --no-binary :all: --no-deps --no-build-isolation \
     --dest "$1" "$HOROVOD"
   tar -xzf "$1"/horovod-*.tar.gz -C "$1" --strip-components=1
   sed -i '/xla_mpi_ops\.cc/d' "$1/horovod/tensorflow/CMakeLists.txt"
+  sed -i -e '/^GpuStreamHandle AsGpuStreamValue(Stream\* stream);/d' \
+    -e '/^#endif \/\/ TENSORFLOW_VERSION >= 2011000000/a\
+namespace stream_executor { namespace gpu {\
+inline GpuStreamHandle AsGpuStreamValue(Stream* stream) {\
+  return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream);\
+}}}' "$1/horovod/tensorflow/mpi_ops.cc"
 }
 
 build() {
