@@ -15,8 +15,9 @@ import flags
 import inference_job
 import script
 from data.common import outputs
+from data.common.errors import UserError
 from data.inference import evaluation_files
-from data.inference.evaluation_input import EvaluationPictures, InputError, read_classes, watched
+from data.inference.evaluation_input import EvaluationPictures, read_classes, watched
 from data.inference.picture_batches import Preparation
 from data.inference.predictions import class_names, read_thresholds
 from evaluation_report import Report
@@ -51,7 +52,7 @@ def main() -> int:
     same_classes([*compared, *prefixes])
     inference_job.take_label_mode(prefixes[-1])
     if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
-        raise InputError("--fit_thresholds needs --label_mode=multi")
+        raise UserError("--fit_thresholds needs --label_mode=multi")
     measured = []
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, inference_job.network_options())
@@ -70,16 +71,16 @@ def checkpoints(path: str) -> list[str]:
         return [checkpoint.find(path)]
     found = CheckpointFolder(path).all()
     if not found:
-        raise InputError(f"--all_checkpoints: no checkpoint in folder {path}")
+        raise UserError(f"--all_checkpoints: no checkpoint in folder {path}")
     return sorted(found, key=lambda prefix: (checkpoint.describe(prefix).step or 0, prefix))
 
 
 def same_classes(prefixes: list[str]) -> None:
-    """Raises InputError unless the checkpoints have one number of classes."""
+    """Raises UserError unless the checkpoints have one number of classes."""
     counts = {prefix: checkpoint.describe(prefix).class_num for prefix in prefixes}
     other = next((p for p in prefixes if counts[p] != counts[prefixes[0]]), None)
     if other:
-        raise InputError(
+        raise UserError(
             f"{other} has {counts[other]} classes, {prefixes[0]} has {counts[prefixes[0]]}: "
             "checkpoints are compared class by class"
         )
@@ -126,7 +127,7 @@ def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | Single
         threshold = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
     supported = FLAGS.supported_classes and read_classes(FLAGS.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in FLAGS.at_k):
-        raise InputError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
+        raise UserError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
     options = MultiLabelMetricOptions(
         top=tuple(map(int, FLAGS.at_k)),
         threshold=threshold,
@@ -157,9 +158,8 @@ def write(
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
     prepare = preparation(loaded)
-    Report(names, evaluations, compared, settings, pictures, prepare, FLAGS.page_classes).write(
-        folder
-    )
+    report = Report(names, evaluations, compared, settings, pictures, prepare, FLAGS.page_classes)
+    report.write(folder)
     if FLAGS.fit_thresholds:
         thresholds = evaluations[-1].metrics.fitted_thresholds()
         evaluation_files.write_thresholds(FLAGS.fit_thresholds, thresholds)

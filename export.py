@@ -25,6 +25,7 @@ import script
 import tensorflow as tf  # after script, which says how
 
 from data.common import outputs
+from data.common.errors import UserError
 from data.inference import picture_source
 from data.inference.picture_batches import Preparation, load_all
 from data.inference.predictions import class_names
@@ -33,21 +34,20 @@ from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.files import GLOB_CHARACTERS
 from models.export import model_card
-from models.export.checks import Check, ExportError
+from models.export.checks import Check
 from models.export.exporting import EXPORTERS, Source
 from models.prediction.inference import Loaded, load
 
 FLAGS = flags.FLAGS
-CARD, CLASSES = "README.md", "classes.txt"
-PICTURES_CHECKED = 8
+CARD, CLASSES, PICTURES_CHECKED = "README.md", "classes.txt", 8
 
 
 def main() -> int:
     if FLAGS.import_weights:
         return import_weights()
     if FLAGS.list:
-        for line in checkpoint_report.lines(checkpoint.find(inference_job.checkpoint_path())):
-            print(line)
+        prefix = checkpoint.find(inference_job.checkpoint_path())
+        print(*checkpoint_report.lines(prefix), sep="\n")
         return 0
     return export()
 
@@ -55,7 +55,7 @@ def main() -> int:
 def import_weights() -> int:
     """Makes the checkpoint --result of --import_weights, and reads it back."""
     if not FLAGS.result:
-        raise ExportError("--import_weights needs --result, the checkpoint to make")
+        raise UserError("--import_weights needs --result, the checkpoint to make")
     outputs.claim_file("result", FLAGS.result)
     tensors = weight_files.read(FLAGS.import_weights)
     given = (name for name in ("image_size", "batch_norm_epsilon") if FLAGS[name].present)
@@ -65,7 +65,7 @@ def import_weights() -> int:
     written = checkpoint.read(prefix)
     for name, value in tensors.items():
         if not np.array_equal(written.tensor(name), value, equal_nan=True):
-            raise ExportError(f"{prefix}: {name} was not written as it was read")
+            raise UserError(f"{prefix}: {name} was not written as it was read")
     logging.info("%s: %d tensors, read back and equal", prefix, len(tensors))
     return 0
 
@@ -150,9 +150,9 @@ def _made_up_pictures() -> list[bytes]:
 def _new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` at the end, and vanishes when something fails."""
     if path.exists():
-        raise ExportError(f"--export_dir={path} exists: choose another, or remove it")
+        raise UserError(f"--export_dir={path} exists: choose another, or remove it")
     if "saved_model" in FLAGS.export_format and set(str(path)) & GLOB_CHARACTERS:
-        raise ExportError(
+        raise UserError(
             f"--export_dir={path}: TensorFlow could not load a SavedModel there, because it takes"
             " the path for a glob; choose one without * ? [ and backslash"
         )

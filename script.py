@@ -61,8 +61,8 @@ def run(main: Callable[[], int | None], files: str | None = None) -> None:
 
     `files` names the list flag to which arguments without a dash are added; None refuses them.
 
-    The project's own error classes, and files that are missing or refuse access, are a user's
-    mistakes; whatever else is raised keeps its traceback.
+    `UserError`, and files that are missing or refuse access, are a user's mistakes; whatever else
+    is raised keeps its traceback.
     """
     script = _script()
     for name, value in flags.DEFAULTS[script].items():
@@ -102,25 +102,17 @@ def _refuse_others_flags(script: str) -> None:
                 )
 
 
+@command.one_line_errors()
 def _run_checked(
     main: Callable[[], int | None], files: str | None, argv: Sequence[str]
 ) -> int | None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    try:
-        if files:
-            FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
-        elif len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
-        for name, instead in WITHOUT_EFFECT.items():
-            if FLAGS[name].present:
-                logging.warning("--%s has no effect (%s)", name, instead)
-        code = outputs.run(main)
-        command.flush()
-        return code
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.split(".")[0] in ("data", "models")
-        if not (ours or isinstance(error, OSError)):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if files:
+        FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
+    elif len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+    for name, instead in WITHOUT_EFFECT.items():
+        if FLAGS[name].present:
+            logging.warning("--%s has no effect (%s)", name, instead)
+    return outputs.run(main)

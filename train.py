@@ -10,6 +10,7 @@ from typing import Any
 
 import flags
 import script
+from data.common.errors import UserError
 from data.input.augmentation import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.shares import StepOptions, arithmetic, step_share
@@ -19,7 +20,7 @@ from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
-from models.training import divergence, loop, overview, resume
+from models.training import loop, overview, resume
 from models.training.best import Best
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, Objective
@@ -108,7 +109,7 @@ def run(
         )
     if FLAGS.mode == "val":
         if evaluate is None:
-            raise divergence.TrainingError("--mode=val needs --val_dir")
+            raise UserError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
     if best:
@@ -160,7 +161,7 @@ def make_best() -> Best | None:
     if not FLAGS.best_metric:
         return None
     if not FLAGS.val_dir:
-        raise divergence.TrainingError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
+        raise UserError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
     folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
     return Best(FLAGS.best_metric, FLAGS.patience, folder)
 

@@ -26,9 +26,10 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from checkpoints.transfer import Limits, TransferError, download
+from checkpoints.transfer import Limits, download
 from checkpoints.verify import SUMS, problems
 from data.common import command, start_tensorflow  # noqa: F401
+from data.common.errors import UserError
 from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import files_of
@@ -38,6 +39,7 @@ _PARTS = (".index", ".data-00000-of-00001")
 _MEMBER = re.compile(r"([\w.-]+?)(\.index|\.data-\d{5}-of-\d{5}|\.json)")
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     limits = Limits(
@@ -45,13 +47,15 @@ def main(argv: list[str] | None = None) -> int:
         silence_seconds=args.silence_seconds,
         total_seconds=args.total_minutes * 60,
     )
+    wrong = next((pair for pair in args.sha256 if "=" not in pair), None)
+    if wrong:
+        raise UserError(f"--sha256 {wrong}: expected FILE=HEX")
+    sums = dict(pair.rsplit("=", 1) for pair in args.sha256)
     try:
-        sums = dict(pair.rsplit("=", 1) for pair in args.sha256)
         print(fetch(args.source, Path(args.to), args.name, sums, limits))
-        return 0
-    except (ValueError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{args.source}: {error}") from error
+    return 0
 
 
 def fetch(
@@ -62,7 +66,7 @@ def fetch(
     Args:
       sums: file, as the source calls it -> its SHA-256 in hexadecimal.
 
-    Raises TransferError, CheckpointError: it cannot be had, or is not sound.
+    Raises UserError: it cannot be had, or is not sound.
     """
     if name:
         _refuse_existing(folder / name)
@@ -80,7 +84,7 @@ def fetch(
         _check_sums(work, sums)
         wrong = list(problems(held, name or held.name))
         if wrong:
-            raise TransferError(f"{source} is not sound: {'; '.join(wrong)}")
+            raise UserError(f"{source} is not sound: {'; '.join(wrong)}")
     except (ValueError, tarfile.TarError, zipfile.BadZipFile):
         shutil.rmtree(work)  # Of no use to the next start.
         raise
@@ -132,10 +136,10 @@ def _unpack(archive: Path, work: Path, max_bytes: int) -> Path:
             while chunk := stream.read(1 << 20):
                 max_bytes -= file.write(chunk)
                 if max_bytes < 0:
-                    raise TransferError(f"{archive}: more than --max_gigabytes, unpacked")
+                    raise UserError(f"{archive}: more than --max_gigabytes, unpacked")
     if len(names) != 1:
         found = ", ".join(sorted(names)) or "none"
-        raise TransferError(f"{archive} should hold one checkpoint, and holds {found}")
+        raise UserError(f"{archive} should hold one checkpoint, and holds {found}")
     return work / names.pop()
 
 
@@ -156,14 +160,14 @@ def _check_sums(work: Path, sums: dict[str, str]) -> None:
     for name, expected in sums.items():
         if not (work / name).is_file():
             held = ", ".join(sorted(path.name for path in work.iterdir()))
-            raise TransferError(f"--sha256 names {name}, which is not among {held}")
+            raise UserError(f"--sha256 names {name}, which is not among {held}")
         if sha256(work / name) != expected.lower():
-            raise TransferError(f"{name} has another SHA-256 than --sha256 says")
+            raise UserError(f"{name} has another SHA-256 than --sha256 says")
 
 
 def _refuse_existing(prefix: Path) -> None:
     if Path(f"{prefix}.index").exists():
-        raise TransferError(f"{prefix} exists: choose another --name, or remove it")
+        raise UserError(f"{prefix} exists: choose another --name, or remove it")
 
 
 def _place(held: Path, prefix: Path) -> None:

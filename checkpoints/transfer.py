@@ -13,15 +13,13 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from data.common.errors import UserError
+
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 20
 _RETRIED = {408, 425, 429}  # and all of 5xx
 _NOT_SATISFIABLE = 416
 _USER_AGENT = "ml-images-checkpoints"
-
-
-class TransferError(ValueError):
-    """A file that cannot be had; one line that says why."""
 
 
 class _InterruptedError(Exception):
@@ -42,7 +40,7 @@ class Limits:
 def download(url: str, path: Path, limits: Limits) -> None:
     """Makes `path` of the body at `url`; what has arrived waits in `path.part`.
 
-    Raises TransferError: refused, too large, a web page instead of a file, or out of attempts.
+    Raises UserError: refused, too large, a web page instead of a file, or out of attempts.
     """
     part = path.with_name(path.name + ".part")
     deadline = time.monotonic() + limits.total_seconds
@@ -59,10 +57,10 @@ def download(url: str, path: Path, limits: Limits) -> None:
             problem = str(error)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):  # not a URL
-                raise TransferError(f"{url}: {error}") from error
+                raise UserError(f"{url}: {error}") from error
             problem = type(error).__name__
     have = part.stat().st_size if part.exists() else 0
-    raise TransferError(
+    raise UserError(
         f"{url}: {problem}, {limits.attempts} times; start again to go on at byte {have}"
     )
 
@@ -85,7 +83,7 @@ def _go_on(url: str, part: Path, limits: Limits, deadline: float) -> None:
         _check_status(url, response)
         start, total = _extent(response)
         if start not in (0, have):
-            raise TransferError(f"{url}: the server sent bytes from {start} on, not from {have}")
+            raise UserError(f"{url}: the server sent bytes from {start} on, not from {have}")
         _check_room(url, start, total, part.parent, limits)
         tag = response.headers.get("ETag", "")
         if tag and not tag.startswith("W/"):
@@ -100,9 +98,9 @@ def _check_status(url: str, response: requests.Response) -> None:
     if status in _RETRIED or status >= 500:
         raise _InterruptedError(f"HTTP {status}")
     if status not in (200, 206):
-        raise TransferError(f"{url}: HTTP {status} {response.reason}")
+        raise UserError(f"{url}: HTTP {status} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise TransferError(
+        raise UserError(
             f"{url}: a web page, not a file; download with a browser, then give the file's path"
         )
 
@@ -112,7 +110,7 @@ def _extent(response: requests.Response) -> tuple[int, int | None]:
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None:
-            raise TransferError(f"{response.url}: a part without its place in the file")
+            raise UserError(f"{response.url}: a part without its place in the file")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
@@ -122,10 +120,10 @@ def _check_room(url: str, start: int, total: int | None, folder: Path, limits: L
     if total is None:
         return
     if total > limits.max_bytes:
-        raise TransferError(f"{url}: {total} bytes, more than the limit of {limits.max_bytes}")
+        raise UserError(f"{url}: {total} bytes, more than the limit of {limits.max_bytes}")
     free = shutil.disk_usage(folder).free
     if total - start > free:
-        raise TransferError(f"{url}: {total - start} bytes to come, {free} free in {folder}")
+        raise UserError(f"{url}: {total - start} bytes to come, {free} free in {folder}")
 
 
 def _receive(
@@ -143,9 +141,9 @@ def _receive(
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             start += len(chunk)
             if start > limits.max_bytes:
-                raise TransferError(f"{url}: more than {limits.max_bytes} bytes")
+                raise UserError(f"{url}: more than {limits.max_bytes} bytes")
             if time.monotonic() > deadline:
-                raise TransferError(
+                raise UserError(
                     f"{url}: not whole after {limits.total_seconds:g} seconds; start again to go on"
                 )
             file.write(chunk)

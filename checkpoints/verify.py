@@ -20,6 +20,7 @@ sys.path[0] = str(HERE.parent)
 import numpy as np
 
 from data.common import command, start_tensorflow  # noqa: F401
+from data.common.errors import UserError
 from data.common.files import sha256
 from data.common.state import is_name, is_sha256
 from models.checkpoints import checkpoint
@@ -35,6 +36,7 @@ RELEASED = {
 SUMS = ".sha256"
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,8 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="prefix, file or folder")
     paths = parser.parse_args(argv).paths or _whole()
     if not paths:
-        print(f"error: no checkpoint in {HERE}: see {HERE / 'README.md'}", file=sys.stderr)
-        return 1
+        raise UserError(f"no checkpoint in {HERE}: see {HERE / 'README.md'}")
     return max([_report(path) for path in paths])
 
 

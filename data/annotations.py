@@ -27,18 +27,15 @@ from data.listing.list_arguments import list_parser
 from data.listing.list_jobs import Refused
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    try:
-        hierarchy = Hierarchy.read(args.dictionary)
-        words = _vocabulary(args, hierarchy)
-        pairs = _pairs(args, hierarchy, words)
-        implication = Implication.of(hierarchy, args.ancestors, pairs)
-        annotator = Annotator(words, implication, args.keep_untagged)
-        totals, refused = annotate(args.list, args.output, annotator, args.processes)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    hierarchy = Hierarchy.read(args.dictionary)
+    words = _vocabulary(args, hierarchy)
+    pairs = _pairs(args, hierarchy, words)
+    implication = Implication.of(hierarchy, args.ancestors, pairs)
+    annotator = Annotator(words, implication, args.keep_untagged)
+    totals, refused = annotate(args.list, args.output, annotator, args.processes)
     _report(totals, refused)
     return 0
 

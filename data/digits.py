@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.common import command
+from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.listing.hierarchy import Hierarchy
 from data.listing.lists import Row, format_row
@@ -95,6 +96,7 @@ def write_digits(output: Path) -> tuple[int, int]:
     return FIRST_HELD_OUT, len(lines) - FIRST_HELD_OUT
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
@@ -102,11 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train, held_out = write_digits(arguments.output)
     except ImportError:
-        print('error: the digits come with scikit-learn: pip install -e ".[demo]"', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        message = 'the digits come with scikit-learn: pip install -e ".[demo]"'
+        raise UserError(message) from None
     print(f"{train} training and {held_out} held-out images of {len(CATEGORIES)} classes")
     return 0
 

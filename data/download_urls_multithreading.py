@@ -32,12 +32,12 @@ from data.tfrecords.records import KINDS
 _BY_ID = "images_by_id.txt"
 
 
+@command.one_line_errors(resumes=True)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     warnings.filterwarnings("ignore", module="PIL")  # of pictures that are refused or counted
-    part, progress = Part(), Progress()
+    part, progress = our_part(args.part), Progress()
     try:
-        part = our_part(args.part)
         options = _options(args, part)
         if args.dry_run:
             print(dry_run(options))
@@ -56,12 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         part.wait()
         part.tell_rest()
         return _join(plan) if part.collects else 0
-    except KeyboardInterrupt:
-        return part.interrupted()
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        part.abort()
-        return 1
     finally:
         progress.close()
 

@@ -19,33 +19,28 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
 from data.common.files import rewritten
-from data.common.parallel import Part, cores
+from data.common.parallel import cores
 from data.imagenet import archives, extraction
 from data.listing.list_jobs import Refused
 
 MISSING, DUPLICATES = "missing.txt", "duplicates.txt"
 
 
+@command.one_line_errors(resumes=True)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     output = Path(args.output)
-    try:
-        refused = Refused(args.list)
-        wanted = extraction.read_wanted(args.list, refused)
-        units, problems = archives.index(args.archives)
-        extractor, more = extraction.extract(wanted, units, output, args.processes)
-        problems += more
-        lost = _write_lines(output / MISSING, extraction.missing(wanted, extractor))
-        groups = extraction.duplicates(wanted, extractor)
-        same = _write_lines(output / DUPLICATES, ("\t".join(group) for group in groups))
-        if args.im_list:
-            rows = extraction.write_found_rows(args.list, args.im_list, wanted, extractor)
-            print(f"{rows} rows written to {args.im_list}")
-    except KeyboardInterrupt:
-        return Part().interrupted()
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    refused = Refused(args.list)
+    wanted = extraction.read_wanted(args.list, refused)
+    units, problems = archives.index(args.archives)
+    extractor, more = extraction.extract(wanted, units, output, args.processes)
+    problems += more
+    lost = _write_lines(output / MISSING, extraction.missing(wanted, extractor))
+    groups = extraction.duplicates(wanted, extractor)
+    same = _write_lines(output / DUPLICATES, ("\t".join(group) for group in groups))
+    if args.im_list:
+        rows = extraction.write_found_rows(args.list, args.im_list, wanted, extractor)
+        print(f"{rows} rows written to {args.im_list}")
     images = sum(map(len, wanted.numbers.values()))
     print(f"{wanted.rows + wanted.others} rows: {images} images of {len(wanted.numbers)} synsets,")
     print(f"  {wanted.repeated} rows name one again, {wanted.others} are not of ImageNet", end="")

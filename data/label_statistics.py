@@ -29,22 +29,19 @@ MIN_IMAGES = 100
 FOUND, FAILED = 1, 2
 
 
+@command.one_line_errors(failed=FAILED)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    try:
-        hierarchy = Hierarchy.read(args.dictionary)
-        lists = {"train": count_list(args.train, hierarchy, args.examples, args.processes)}
-        if args.val:
-            lists["val"] = count_list(args.val, hierarchy, args.examples, args.processes)
-            find_overlap(lists["train"], lists["val"], args.examples)
-        facts = table(hierarchy, lists["train"], lists.get("val"), args.min_images)
-        print("\n".join(f"{fact:36s} {value}" for fact, value in facts))
-        if args.output:
-            files = write_files(Path(args.output), hierarchy, lists, args.min_images)
-            print(f"written: {', '.join(map(str, files))}")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    hierarchy = Hierarchy.read(args.dictionary)
+    lists = {"train": count_list(args.train, hierarchy, args.examples, args.processes)}
+    if args.val:
+        lists["val"] = count_list(args.val, hierarchy, args.examples, args.processes)
+        find_overlap(lists["train"], lists["val"], args.examples)
+    facts = table(hierarchy, lists["train"], lists.get("val"), args.min_images)
+    print("\n".join(f"{fact:36s} {value}" for fact, value in facts))
+    if args.output:
+        files = write_files(Path(args.output), hierarchy, lists, args.min_images)
+        print(f"written: {', '.join(map(str, files))}")
     problems = sum(_report(statistics, args.allow) for statistics in lists.values())
     return FOUND if problems else 0
 

@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
+from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.folders import pictures_below, subfolders
 from data.listing.lists import ListError, Row, format_row
@@ -38,10 +39,6 @@ _SPLIT_OF = {name: name for name in SPLITS} | {
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
-class OwnDataError(ValueError):
-    """Pictures or labels that make no data set."""
-
-
 def from_folder(images: Path, passed_over: Counter[str]) -> list[Labelled]:
     """One image per picture below each subfolder of `images`, which names its class.
 
@@ -49,16 +46,16 @@ def from_folder(images: Path, passed_over: Counter[str]) -> list[Labelled]:
       passed_over: counts what is passed over, see `pictures_below`.
 
     Raises:
-      OwnDataError: no subfolders, one without a picture, or a name that lists cannot hold.
+      UserError: no subfolders, one without a picture, or a name that lists cannot hold.
     """
     folders = subfolders(images, passed_over)
     if not folders:
-        raise OwnDataError(f"{images} has no subfolders: expected one a class, or give --csv")
+        raise UserError(f"{images} has no subfolders: expected one a class, or give --csv")
     found = []
     for folder in folders:
         pictures = [os.path.relpath(path, images) for path in pictures_below(folder, passed_over)]
         if not pictures:
-            raise OwnDataError(f"class {folder.name} is empty: no picture in {folder}")
+            raise UserError(f"class {folder.name} is empty: no picture in {folder}")
         found += [_labelled(picture, {folder.name: 1.0}, str(images)) for picture in pictures]
     return found
 
@@ -67,7 +64,7 @@ def given_splits(images: Path) -> dict[str, Path]:
     """The folders of splits, by split, where `images` has `train` with classes below it.
 
     Raises:
-      OwnDataError: other folders lie beside them, or two are the same split.
+      UserError: other folders lie beside them, or two are the same split.
     """
     folders = subfolders(images, Counter())
     named = [(_SPLIT_OF.get(path.name.lower()), path) for path in folders]
@@ -77,7 +74,7 @@ def given_splits(images: Path) -> dict[str, Path]:
         return {}
     if len(found) < len(named):
         other = next(path for name, path in named if found.get(name) != path)
-        raise OwnDataError(
+        raise UserError(
             f"{images} has splits with classes below them, and {other.name} beside them:"
             f" move {other}, or give --images one of the folders"
         )
@@ -88,35 +85,35 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
     """The rows of a CSV file with the columns image and labels.
 
     Raises:
-      OwnDataError: not UTF-8, a column, a name or pictures are missing, or a label is malformed.
+      UserError: not UTF-8, a column, a name or pictures are missing, or a label is malformed.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
-        raise OwnDataError(f"{path}:{line}: not UTF-8; save it as CSV UTF-8") from None
+        raise UserError(f"{path}:{line}: not UTF-8; save it as CSV UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
         absent = {"image", "labels"}.difference(reader.fieldnames or ())
         if absent:
-            raise OwnDataError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
+            raise UserError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
         for row in reader:  # a short row has None in its last cells
             where = f"{path}:{reader.line_num}"
             if None in row:
-                raise OwnDataError(f"{where}: more cells than columns; labels are joined by ;")
+                raise UserError(f"{where}: more cells than columns; labels are joined by ;")
             labels = dict(_labels(row["labels"] or "", where))
             rows.append(_labelled(row["image"] or "", labels, where))
     except csv.Error as error:  # a quotation mark that is not closed, say
-        raise OwnDataError(f"{path}: after line {reader.line_num}: {error}") from None
+        raise UserError(f"{path}: after line {reader.line_num}: {error}") from None
     missing = [row.image for row in rows if not (images / row.image).is_file()]
     if missing:
-        raise OwnDataError(f"{len(missing)} images of {path} are not in {images}: {missing[0]} ...")
+        raise UserError(f"{len(missing)} images of {path} are not in {images}: {missing[0]} ...")
     repeated = [image for image, count in Counter(row.image for row in rows).items() if count > 1]
     if repeated:
-        raise OwnDataError(f"{path} has several rows of {repeated[0]}: join their labels by ;")
+        raise UserError(f"{path} has several rows of {repeated[0]}: join their labels by ;")
     if not rows:
-        raise OwnDataError(f"{path} has no row below its first line")
+        raise UserError(f"{path} has no row below its first line")
     return rows
 
 
@@ -124,9 +121,9 @@ def _labelled(image: str, confidences: dict[str, float], where: str) -> Labelled
     try:
         format_row(Row(image, (), ())).encode()
     except ListError as error:
-        raise OwnDataError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     except UnicodeEncodeError:
-        raise OwnDataError(f"{where}: the image name {image!a} is not UTF-8") from None
+        raise UserError(f"{where}: the image name {image!a} is not UTF-8") from None
     return Labelled(image, confidences)
 
 
@@ -134,7 +131,7 @@ def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         match = _LABEL.fullmatch(part)
         if not match or not match["name"].strip():
-            raise OwnDataError(f"{where}: expected name or name:confidence, found {part!r}")
+            raise UserError(f"{where}: expected name or name:confidence, found {part!r}")
         yield match["name"].strip(), float(match["confidence"] or 1.0)
 
 
@@ -142,7 +139,7 @@ def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = Fal
     """Writes the lists and the dictionary; the class names by index.
 
     Raises:
-      OwnDataError: the folder has other lists, of which none is written over without `replace`.
+      UserError: the folder has other lists, of which none is written over without `replace`.
     """
     names = sorted({name for rows in parts.values() for row in rows for name in row.confidences})
     index = {name: number for number, name in enumerate(names)}
@@ -162,7 +159,7 @@ def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = Fal
     for name, text in files.items():
         path = output / name
         if not replace and path.exists() and path.read_bytes() != text.encode():
-            raise OwnDataError(
+            raise UserError(
                 f"{path} was made of other pictures, labels or options; nothing is written:"
                 " give another --output, or --replace"
             )
@@ -171,6 +168,7 @@ def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = Fal
     return names
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
@@ -185,12 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     if min(shares) < 0 or sum(shares) >= 1:
         parser.error("--val_share and --test_share must not be below 0, and leave some to train on")
     passed_over = Counter()
-    try:
-        parts = _parts(arguments, passed_over)
-        names = write(arguments.output, parts, arguments.replace)
-    except (OwnDataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    parts = _parts(arguments, passed_over)
+    names = write(arguments.output, parts, arguments.replace)
     report(names, parts, passed_over)
     return 0
 

@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
-from data.common.pages import PageError, panels, write_figure
+from data.common.errors import UserError
+from data.common.pages import panels, write_figure
 
 RECORD = "training.jsonl"
 # (kind of record, its number) -> title of the panel
@@ -35,17 +36,17 @@ def read_curves(path: Path) -> Curves:
     """The numbers of a run: kind (train, val) -> name -> (steps, values).
 
     Raises:
-        PageError: no such file, or a line that is not a record.
+        UserError: no such file, or a line that is not a record.
     """
     curves: Curves = {}
     if not path.is_file():
-        raise PageError(f"{path}: no such file; train.py writes it into its --log_dir")
+        raise UserError(f"{path}: no such file; train.py writes it into its --log_dir")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
             step, kind = record.pop("step"), record.pop("kind")
         except (ValueError, KeyError, AttributeError) as error:
-            raise PageError(f"{path}:{number}: not a record of a training run") from error
+            raise UserError(f"{path}:{number}: not a record of a training run") from error
         for name, value in record.items():
             if value is None:  # an evaluation that had nothing to measure
                 continue
@@ -62,11 +63,11 @@ def plot(curves: Curves, output: Path) -> list[str]:
         a line on each panel: its title and last value.
 
     Raises:
-        PageError: there is nothing to show.
+        UserError: there is nothing to show.
     """
     shown = {key: title for key, title in PANELS.items() if key[1] in curves.get(key[0], {})}
     if not shown:
-        raise PageError("the run has recorded nothing yet")
+        raise UserError("the run has recorded nothing yet")
     figure, axes = panels(len(shown))
     told = []
     for axis, ((kind, name), title) in zip(axes, shown.items(), strict=True):
@@ -79,16 +80,13 @@ def plot(curves: Curves, output: Path) -> list[str]:
     return told
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--log_dir", type=Path, default=Path("out/log"), help="of the training run")
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args(argv)
-    try:
-        told = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
-    except (PageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    told = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
     print("\n".join(told))
     return 0
 

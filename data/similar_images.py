@@ -15,28 +15,26 @@ if __name__ == "__main__":
 import numpy as np
 
 from data.common import command, pages
+from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.images import ImageError, decode
-from data.inference.feature_search import FeatureError, Table, nearest, read_table
+from data.inference.feature_search import Table, nearest, read_table
 
 THUMBNAIL_SIDE = 144
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
-    try:
-        table = read_table(options.features)
-        queries = read_table(options.queries) if options.queries else table
-        rows = _query_rows(queries, options)
-        # A query out of the table finds itself first: one more, so that it can be left out.
-        found, cosines = nearest(table, queries.values[rows], options.neighbours + 1)
-        sections = [
-            _section(table, queries.names[row], *pair, options.neighbours)
-            for row, *pair in zip(rows, found, cosines, strict=True)
-        ]
-    except (FeatureError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    table = read_table(options.features)
+    queries = read_table(options.queries) if options.queries else table
+    rows = _query_rows(queries, options)
+    # A query out of the table finds itself first: one more, so that it can be left out.
+    found, cosines = nearest(table, queries.values[rows], options.neighbours + 1)
+    sections = [
+        _section(table, queries.names[row], *pair, options.neighbours)
+        for row, *pair in zip(rows, found, cosines, strict=True)
+    ]
     page = pages.page("Similar pictures", sections)
     atomic_write(options.output, page.encode("utf-8", "replace"))
     print(f"{len(sections)} pictures with their neighbours among {len(table.names)}: ", end="")
@@ -66,7 +64,7 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
     row_of = {name: row for row, name in reversed(list(enumerate(names)))}
     unknown = [name for name in options.names if name not in row_of]
     if unknown:
-        raise FeatureError(f"no features of {unknown[0]} among {len(names)}")
+        raise UserError(f"no features of {unknown[0]} among {len(names)}")
     return [row_of[name] for name in options.names]
 
 

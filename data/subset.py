@@ -18,9 +18,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from data.common import command
+from data.common.errors import UserError
 from data.common.files import read_text
 from data.listing import selection
-from data.listing.hierarchy import Hierarchy, HierarchyError
+from data.listing.hierarchy import Hierarchy
 from data.listing.list_arguments import list_parser
 from data.listing.selection import Filter, Rows
 from data.listing.sources import SOURCES
@@ -28,20 +29,15 @@ from data.listing.sources import SOURCES
 SEED = 1234
 
 
+@command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    try:
-        hierarchy = Hierarchy.read(args.dictionary) if args.dictionary else None
-        names = frozenset(args.source) if args.source else None
-        rule = Filter(_wanted(args, hierarchy), hierarchy, names, args.above)
-        found, read, chunk_lines, refused = selection.find_candidates(
-            args.list, rule, args.processes
-        )
-        rows = _chosen(args, found)
-        selection.write_lines(args.list, args.output, rows.numbers, chunk_lines, args.processes)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    hierarchy = Hierarchy.read(args.dictionary) if args.dictionary else None
+    names = frozenset(args.source) if args.source else None
+    rule = Filter(_wanted(args, hierarchy), hierarchy, names, args.above)
+    found, read, chunk_lines, refused = selection.find_candidates(args.list, rule, args.processes)
+    rows = _chosen(args, found)
+    selection.write_lines(args.list, args.output, rows.numbers, chunk_lines, args.processes)
     fit, taken, classes = len(found.numbers), len(rows.numbers), len(np.unique(rows.classes))
     print(f"{read} rows read, {refused.count} lines refused, {fit} rows fit,", end=" ")
     print(f"{taken} taken, examples of {classes} classes: {args.output}")
@@ -88,7 +84,7 @@ def _wanted(args: argparse.Namespace, hierarchy: Hierarchy | None) -> np.ndarray
     if hierarchy is None:
         others = [text for text in texts if not text.isdecimal()]
         if others:
-            raise HierarchyError(f"class {others[0]!r} is no index: --dictionary is needed")
+            raise UserError(f"class {others[0]!r} is no index: --dictionary is needed")
         classes = [int(text) for text in texts]
     else:
         classes = [hierarchy.find(text) for text in texts]

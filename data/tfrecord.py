@@ -17,44 +17,31 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
+from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
-from data.common.parallel import Part, cores, our_part
+from data.common.parallel import cores, our_part
 from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
-from data.tfrecords.manifest import (
-    BAD_IMAGES,
-    MANIFEST,
-    ManifestError,
-    ShardFolder,
-    ShardReport,
-    bad_by_reason,
-)
+from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
 from data.tfrecords.records import KINDS
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "")
 
 
+@command.one_line_errors(resumes=True)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    part = Part()
-    try:
-        if args.verify:
-            return _verify(args)
-        part = our_part(args.part)
-        processes = args.processes or (1 if part.world else cores())
-        suffix = suffix_in(args.tfrecords)
-        shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index, suffix))
-        if not Path(args.images).is_dir():
-            raise ManifestError(f"--images {args.images}: no such folder")
-        if not shards:
-            raise ManifestError(f"--indexs {args.indexs}: no row in it")
-        reports = convert(shards, _options(args), processes, part, args.retry_bad)
-    except KeyboardInterrupt:
-        return part.interrupted()
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        part.abort()
-        return 1
+    if args.verify:
+        return _verify(args)
+    part = our_part(args.part)
+    processes = args.processes or (1 if part.world else cores())
+    suffix = suffix_in(args.tfrecords)
+    shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index, suffix))
+    if not Path(args.images).is_dir():
+        raise UserError(f"--images {args.images}: no such folder")
+    if not shards:
+        raise UserError(f"--indexs {args.indexs}: no row in it")
+    reports = convert(shards, _options(args), processes, part, args.retry_bad)
     if reports is None:
         part.tell_rest()
         return 0

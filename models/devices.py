@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from data.common.errors import UserError
+
 CPU_INFO = Path("/proc/cpuinfo")
 # Of these an x86 processor must have one to be faster in that type than in float32. Without AVX-512
 # TensorFlow even falls back to loops: the gradients of a convolution take 25 times as long.
@@ -13,10 +15,6 @@ _INSTRUCTIONS = {
     tf.bfloat16: {"avx512_bf16", "amx_bf16"},
     tf.float16: {"avx512_fp16", "amx_fp16"},
 }
-
-
-class DeviceError(ValueError):
-    """Devices that were asked for and are not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class DeviceOptions:
             # Horovod: one process, one GPU.
             index = local_rank if several_processes else self._first_gpu()
             if index >= len(gpus):
-                raise DeviceError(
+                raise UserError(
                     f"GPU {index} was asked for and {len(gpus)} are seen: see --visiable_gpu, and "
                     "start one process a GPU"
                 )
@@ -57,7 +55,7 @@ class DeviceOptions:
     def _first_gpu(self) -> int:
         first = self.visiable_gpu.split(",")[0].strip()
         if not first.isdigit():
-            raise DeviceError(f"--visiable_gpu={self.visiable_gpu}: use indices such as 0 or 0,1")
+            raise UserError(f"--visiable_gpu={self.visiable_gpu}: use indices such as 0 or 0,1")
         return int(first)
 
 

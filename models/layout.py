@@ -7,6 +7,8 @@ Variables are addressed by the names they have in the released checkpoints, neve
 import math
 from typing import NamedTuple
 
+from data.common.errors import UserError
+
 BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STEM = "init/init_conv"
 FINAL_NORM = "global_pool/bn"
@@ -15,10 +17,6 @@ DENSE_BIAS = "logits/dense/bias"
 
 _STEM_SIZE = 7
 _NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
-
-
-class NetworkError(ValueError):
-    """A network that cannot be built as asked."""
 
 
 class Unit(NamedTuple):
@@ -67,10 +65,10 @@ def is_trainable(name: str) -> bool:
 def blocks(resnet_size: int, width: int = 64) -> tuple[Block, ...]:
     """The residual blocks from input to output (spec section 2), `width` being the stem's filters.
 
-    Raises NetworkError for a depth that is not in `BLOCKS`.
+    Raises UserError for a depth that is not in `BLOCKS`.
     """
     if resnet_size not in BLOCKS:
-        raise NetworkError(f"resnet_size is {resnet_size}: use one of {sorted(BLOCKS)}")
+        raise UserError(f"resnet_size is {resnet_size}: use one of {sorted(BLOCKS)}")
     made, inputs = [], width
     for stage, count in enumerate(BLOCKS[resnet_size]):
         inner = width << stage

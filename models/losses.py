@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from data.common.errors import UserError
+
 PADDING = -1
 UNKNOWN = -1.0
 MIN_PROBABILITY = 1e-12
-
-
-class LossError(ValueError):
-    """Logits, labels or options that do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ class MultiLabelOptions:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.neg_select <= 1.0:
-            raise LossError(f"neg_select is a probability in [0, 1], not {self.neg_select}")
+            raise UserError(f"neg_select is a probability in [0, 1], not {self.neg_select}")
         if self.loss_statistics not in ("global", "local"):
-            raise LossError(f"loss_statistics is 'global' or 'local', not {self.loss_statistics!r}")
+            raise UserError(f"loss_statistics is 'global' or 'local', not {self.loss_statistics!r}")
         if min(self.positive_offset, self.negative_offset, self.counter_scale) <= 0:
-            raise LossError("positive_offset, negative_offset and counter_scale must be above 0")
+            raise UserError("positive_offset, negative_offset and counter_scale must be above 0")
 
 
 class Counters(NamedTuple):
@@ -61,20 +59,20 @@ class Counters(NamedTuple):
 
 
 def check_shapes(logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tensor) -> None:
-    """Raises LossError unless logits are [B, C] and both label tensors [B, K]."""
+    """Raises UserError unless logits are [B, C] and both label tensors [B, K]."""
     if logits.shape.rank != 2:
-        raise LossError(f"logits must be [batch, classes], not {logits.shape}")
+        raise UserError(f"logits must be [batch, classes], not {logits.shape}")
     if not label_index.dtype.is_integer:
-        raise LossError(f"label_index must hold integers, not {label_index.dtype.name}")
+        raise UserError(f"label_index must hold integers, not {label_index.dtype.name}")
     rows = logits.shape[:1]
     for name, labels in (("label_index", label_index), ("label_value", label_value)):
         if labels.shape.rank != 2 or not labels.shape[:1].is_compatible_with(rows):
-            raise LossError(
+            raise UserError(
                 f"{name} must be [batch, labels] with the batch of logits {logits.shape},"
                 f" not {labels.shape}"
             )
     if not label_index.shape.is_compatible_with(label_value.shape):
-        raise LossError(
+        raise UserError(
             f"label_index {label_index.shape} and label_value {label_value.shape} differ in shape"
         )
 
@@ -83,7 +81,7 @@ def sparse_from_dense(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Padded-sparse form of dense labels [B, C]: (label_index, label_value), each [B, K]."""
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank != 2:
-        raise LossError(f"dense labels must be [batch, classes], not {labels.shape}")
+        raise UserError(f"dense labels must be [batch, classes], not {labels.shape}")
     where = tf.where(labels != 0)
     value_rows = where[:, 0]
     rows = tf.shape(labels, out_type=tf.int64)[0]
@@ -193,7 +191,7 @@ def sigmoid_loss(
       label_index, label_value: [B, K].
       weights: float [C], or None for 1 each; no gradient flows into it.
     Returns: scalar of the dtype of logits.
-    Raises: LossError for shapes that do not fit.
+    Raises: UserError for shapes that do not fit.
     """
     check_shapes(logits, label_index, label_value)
     if weights is None:

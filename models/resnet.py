@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from absl import logging
 
+from data.common.errors import UserError
 from models import batch_norm, recompute
 from models.convolution import convolve
 from models.devices import fast_dtype
@@ -24,7 +25,6 @@ from models.layout import (
     FINAL_NORM,
     STEM,
     Block,
-    NetworkError,
     Unit,
     blocks,
     is_trainable,
@@ -34,7 +34,7 @@ from models.layout import (
 )
 from models.recompute import BatchMoments
 
-__all__ = ["BLOCKS", "NetworkError", "ResNet", "initial_value"]
+__all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]
 
 DATA_FORMATS = ("NHWC", "NCHW")
 COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
@@ -83,7 +83,7 @@ class ResNet(tf.Module):
         synchronised. None: each worker normalises by its own batch.
       moment_workers: over how many workers `reduce_moments` averages.
 
-    Raises NetworkError before anything is built.
+    Raises UserError before anything is built.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class ResNet(tf.Module):
 
     def _check(self) -> None:
         if self.data_format not in DATA_FORMATS:
-            raise NetworkError(f"data_format is {self.data_format!r}: use NHWC or NCHW")
+            raise UserError(f"data_format is {self.data_format!r}: use NHWC or NCHW")
         if self.data_format == "NCHW" and not tf.config.list_physical_devices("GPU"):
-            raise NetworkError("data_format is NCHW, which needs a GPU, and none is seen: use NHWC")
+            raise UserError("data_format is NCHW, which needs a GPU, and none is seen: use NHWC")
         if self.compute_dtype not in COMPUTE_DTYPES:
             names = ", ".join(dtype.name for dtype in COMPUTE_DTYPES)
-            raise NetworkError(f"compute_dtype is {self.compute_dtype.name}: use one of {names}")
+            raise UserError(f"compute_dtype is {self.compute_dtype.name}: use one of {names}")
         for name in ("class_num", "width"):
             if getattr(self, name) < 1:
-                raise NetworkError(f"{name} is {getattr(self, name)}: it starts at 1")
+                raise UserError(f"{name} is {getattr(self, name)}: it starts at 1")
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Checkpoint name -> variable, moving statistics included, in network order."""
@@ -161,10 +161,10 @@ class ResNet(tf.Module):
     def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
         """The pooled sum that leaves `stage` (0 to 3), before any batch norm, in inference.
 
-        Returns float32 [B, 4 * width * 2**stage]. Raises NetworkError for another stage.
+        Returns float32 [B, 4 * width * 2**stage]. Raises UserError for another stage.
         """
         if not 0 <= stage < len(BLOCKS[self.resnet_size]):
-            raise NetworkError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
+            raise UserError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
         return self._pool(self._stages(images, False, stage + 1, {}))
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:

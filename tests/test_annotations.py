@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import annotations
+from data.common.errors import UserError
 from data.listing import cooccurrence
-from data.listing.cooccurrence import Cooccurrence, CooccurrenceError
-from data.listing.hierarchy import Hierarchy, HierarchyError
+from data.listing.cooccurrence import Cooccurrence
+from data.listing.hierarchy import Hierarchy
 from data.listing.implication import Implication, imply, remap
 from data.listing.list_blocks import parse_block
 from data.listing.lists import read_rows
@@ -136,8 +137,8 @@ def test_translations_that_are_refused(tmp_path, dictionary, capsys, name, text,
     options = ["--from_dictionary", tmp_path / "old.txt", f"--{name}", tmp_path / name]
     _, code = run(tmp_path, dictionary, "a\t0:1\n", *options)
     assert code == 1
-    with pytest.raises(HierarchyError, match=message):
-        raise HierarchyError(capsys.readouterr().err)
+    with pytest.raises(UserError, match=message):
+        raise UserError(capsys.readouterr().err)
 
 
 def test_refused_lines_are_left_out_and_reported_by_number(tmp_path, dictionary, capsys):
@@ -262,14 +263,14 @@ def test_predictions_that_are_refused(tmp_path, dictionary, predictions, capsys,
     (tmp_path / "label_pred.txt").write_text(text)
     _, code = run(tmp_path, dictionary, LIST, *predictions)
     assert code == 1
-    with pytest.raises(CooccurrenceError, match=message):
-        raise CooccurrenceError(capsys.readouterr().err)
+    with pytest.raises(UserError, match=message):
+        raise UserError(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("line", ["1\t2\t0.5\t1", "1\t7\t0.5\t1\t2", "1\t2\t0.5\t3\t2", "a"])
 def test_matrices_that_are_refused(tmp_path, line):
     (tmp_path / "co.txt").write_text(f"{line}\n")
-    with pytest.raises(CooccurrenceError, match=r"co\.txt:1: expected 'class"):
+    with pytest.raises(UserError, match=r"co\.txt:1: expected 'class"):
         Cooccurrence.read(tmp_path / "co.txt", 7)
 
 

@@ -15,8 +15,9 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
+from data.common.errors import UserError
 from data.input import augmentation, pixels
-from data.input.augmentation import Augmentation, AugmentationError
+from data.input.augmentation import Augmentation
 
 SIZE = 64
 FLOWER = sklearn.datasets.load_sample_image("flower.jpg")[100:330, 150:470].copy()
@@ -218,7 +219,7 @@ def test_probabilities_of_nought_leave_crop_and_size_alone():
     ],
 )
 def test_contradictions_are_refused(values, message):
-    with pytest.raises(AugmentationError, match=message):
+    with pytest.raises(UserError, match=message):
         Augmentation(**values)
 
 

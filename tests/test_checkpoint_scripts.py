@@ -13,7 +13,8 @@ import numpy_network
 import pytest
 
 from checkpoints import fetch, verify
-from checkpoints.transfer import Limits, TransferError, download
+from checkpoints.transfer import Limits, download
+from data.common.errors import UserError
 from data.common.files import sha256
 from models.checkpoints import checkpoint
 from models.layout import variable_shapes
@@ -108,7 +109,7 @@ def test_a_cut_download_goes_on_where_it_was(server, source, tmp_path):
 def test_a_later_start_goes_on_too(server, source, tmp_path, capsys):
     server.cut_after, server.cuts = 5000, 1
     one_try = Limits(attempts=1)
-    with pytest.raises(TransferError, match="start again to go on at byte 5000"):
+    with pytest.raises(UserError, match="start again to go on at byte 5000"):
         fetch.fetch(server.url(NAME), tmp_path / "to", "mine", {}, one_try)
     assert not list((tmp_path / "to").glob("mine*"))
     fetch.fetch(server.url(NAME), tmp_path / "to", "mine", {}, one_try)
@@ -123,7 +124,7 @@ def test_a_later_start_goes_on_too(server, source, tmp_path, capsys):
 def test_a_file_that_changed_meanwhile_starts_anew(server, source, tmp_path):
     server.cut_after, server.cuts = 5000, 1
     target, served = tmp_path / "data", source / f"{NAME}{DATA}"
-    with pytest.raises(TransferError):
+    with pytest.raises(UserError):
         download(server.url(served.name), target, Limits(attempts=1))
     served.write_bytes(served.read_bytes()[::-1])
     download(server.url(served.name), target, QUICK)
@@ -141,15 +142,15 @@ def test_a_file_that_changed_meanwhile_starts_anew(server, source, tmp_path):
 )
 def test_limits_and_refusals(server, source, tmp_path, name, limits, message):
     (source / "page.html").write_text("<html>click here</html>")
-    with pytest.raises(TransferError, match=message):
+    with pytest.raises(UserError, match=message):
         download(server.url(name), tmp_path / "x", limits)
 
 
 def test_what_is_no_url_and_no_server_is_refused(tmp_path):
-    with pytest.raises(TransferError, match="http://"):
+    with pytest.raises(UserError, match="http://"):
         download("http://", tmp_path / "x", QUICK)
     nobody = Limits(attempts=2, pause_seconds=0.01)
-    with pytest.raises(TransferError, match="ConnectionError, 2 times"):
+    with pytest.raises(UserError, match="ConnectionError, 2 times"):
         download("http://127.0.0.1:9/x", tmp_path / "x", nobody)
 
 

@@ -21,13 +21,14 @@ import pytest
 from PIL import Image
 
 from checkpoints.verify import _wrong_sums
+from data.common.errors import UserError
 from data.common.state import write_document
 from data.downloading.download_manifest import Entry, Manifest
 from data.imagenet.extraction import Extractor
 from data.inference import resumable
 from data.tfrecords import conversion, records
 from data.tfrecords.conversion import Options
-from data.tfrecords.manifest import ManifestError, ShardFolder
+from data.tfrecords.manifest import ShardFolder
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 
@@ -101,7 +102,7 @@ def use_records(folder: Path) -> Any:
     after = convert(folder)
     reports, wrong = made.verify(1)
     if wrong:
-        raise ManifestError(wrong[0])
+        raise UserError(wrong[0])
     return before, after, reports
 
 
@@ -134,7 +135,7 @@ def use_verified_shard(folder: Path) -> Any:
     found = use_shard(folder)
     _, wrong = ShardFolder(folder / "records").verify(1)
     if wrong:
-        raise ManifestError(wrong[0])
+        raise UserError(wrong[0])
     return found
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from launching import Stage
 
-from data.input.shares import ShareError, StepOptions, arithmetic, share_out, step_share
+from data.common.errors import UserError
+from data.input.shares import StepOptions, arithmetic, share_out, step_share
 from models.training.recorder import reported
 from models.workers.base import OneWorker
 
@@ -131,13 +132,13 @@ def test_shares_make_up_the_step(size, largest) -> None:
 def test_flags_of_a_step() -> None:
     assert step_share(StepOptions(8, 2), 1, 3) == (8, 2, 2, 6)
     assert step_share(StepOptions(8, 1, 48), 1, 3) == (8, 2, 2, 6)
-    with pytest.raises(ShareError, match="needs --global_batch"):
+    with pytest.raises(UserError, match="needs --global_batch"):
         step_share(StepOptions(8), 0, 2, elastic=True)
-    with pytest.raises(ShareError, match="leave out --accumulate_steps"):
+    with pytest.raises(UserError, match="leave out --accumulate_steps"):
         step_share(StepOptions(8, 2, 48), 0, 2)
-    with pytest.raises(ShareError, match="3 micro-batches in step"):
+    with pytest.raises(UserError, match="3 micro-batches in step"):
         step_share(StepOptions(4, 1, 12), 0, 2, in_step=True)
-    with pytest.raises(ShareError, match="5 workers cannot share --global_batch=4"):
+    with pytest.raises(UserError, match="5 workers cannot share --global_batch=4"):
         step_share(StepOptions(4, 1, 4), 0, 5)
 
 

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from test_trainer import BATCH, SIDE, Held, batch, train, trainer_of
 
+from data.common.errors import UserError
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError, CheckpointFolder
-from models.training.divergence import DivergenceCheck, TrainingError
+from models.training.divergence import DivergenceCheck
 from models.workers.base import OneWorker
 
 
@@ -26,14 +27,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
             yield batch(number)
         yield batch(3)._replace(images=tf.fill([BATCH, SIDE, SIDE, 3], math.nan))
 
-    with pytest.raises(TrainingError, match=r"nan in step 4; .* resumes .*model\.ckpt-2, which"):
+    with pytest.raises(UserError, match=r"nan in step 4; .* resumes .*model\.ckpt-2, which"):
         train(trainer_of(), tmp_path, 10, batches=poisoned)
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-2")
 
 
 @pytest.mark.parametrize("rate", [10.0, 100.0, 1e6, 1e20])
 def test_what_a_diverged_run_saved_is_resumed_with_a_lower_rate(tmp_path, rate) -> None:
-    with pytest.raises(TrainingError, match="diverged"):
+    with pytest.raises(UserError, match="diverged"):
         train(trainer_of(average=0.9), tmp_path, 60, rate=rate, snapshot=1)
     if rate < 1e20:
         for name, value in latest(tmp_path).items():
@@ -55,7 +56,7 @@ def test_nothing_is_saved_that_is_not_finite(tmp_path, suffix, value) -> None:
     if value < math.inf and suffix != "/kernel":
         check.state()
     else:  # The squares of such large weights overflow in the decay term.
-        with pytest.raises(TrainingError, match=r"diverged.*nothing was saved"):
+        with pytest.raises(UserError, match=r"diverged.*nothing was saved"):
             check.state()
 
 

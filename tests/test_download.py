@@ -193,7 +193,7 @@ def test_ctrl_c_stops_without_a_traceback(web, tmp_path) -> None:
     while sum(web.requests.values()) < 8:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate()[1] == "stopped; the same command goes on from here\n"
+    assert process.communicate()[1] == "stopped; the same command resumes\n"
     assert process.returncode == 130
     web.delay_seconds = 0
     assert run(*arguments) == 0

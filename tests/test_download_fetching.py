@@ -11,9 +11,10 @@ from email.utils import format_datetime
 import pytest
 from web_server import WebServer, picture, placeholder
 
+from data.common.errors import UserError
 from data.common.images import ImageError
 from data.downloading import fetching
-from data.downloading.download_store import PLACEHOLDERS, PlaceholderError, Placeholders, Store
+from data.downloading.download_store import PLACEHOLDERS, Placeholders, Store
 from data.downloading.fetching import Fetcher, FetchError, Limits
 
 
@@ -119,7 +120,7 @@ def test_placeholders(tmp_path) -> None:
     assert known.match(placeholder(), "") and known.match(b"logo", "")
     assert not known.match(b"another", "")
     more.write_text("md5:12\n")
-    with pytest.raises(PlaceholderError, match=r"more\.txt:1: neither"):
+    with pytest.raises(UserError, match=r"more\.txt:1: neither"):
         Placeholders([more])
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from data.common.errors import UserError
 from data.downloading.download_finish import mark_repeated, write_lists
-from data.downloading.download_manifest import Entry, Manifest, ManifestError
+from data.downloading.download_manifest import Entry, Manifest
 from data.downloading.download_names import Naming
 from data.downloading.download_store import partial_name
 from data.downloading.open_images import join_ids
@@ -69,17 +70,17 @@ def test_a_header_cut_short_begins_again(tmp_path, header_bytes: int) -> None:
 def test_refused_manifests(tmp_path) -> None:
     path = tmp_path / "manifest.tsv"
     with opened(path) as manifest:
-        with pytest.raises(ManifestError, match="another download is writing"):
+        with pytest.raises(UserError, match="another download is writing"):
             opened(path)
         manifest.append(ok(1))
-    with pytest.raises(ManifestError, match="another list;"):
+    with pytest.raises(UserError, match="another list;"):
         opened(path, {"list": "other", "rows": 5})
     with path.open("a") as file:
         file.write("nonsense\n")
-    with pytest.raises(ManifestError, match=r"manifest\.tsv:4: not a line"):
+    with pytest.raises(UserError, match=r"manifest\.tsv:4: not a line"):
         opened(path)
     path.write_text("something else\n")
-    with pytest.raises(ManifestError, match=r"manifest\.tsv:1: not a manifest"):
+    with pytest.raises(UserError, match=r"manifest\.tsv:1: not a manifest"):
         opened(path)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from data.common.errors import UserError
 from data.downloading import download_scheduler
 from data.downloading.download_scheduler import Scheduler, Task
 from data.downloading.fetching import FetchError
-from data.downloading.network_settings import NetworkError
 
 BUSY = FetchError("http_429", "", is_transient=True, is_throttled=True)
 BROKEN = FetchError("http_500", "", is_transient=True)
@@ -200,7 +200,7 @@ def test_without_a_network_from_the_start_no_row_fails(rows: int) -> None:
     for task in tasks(*[f"host{i}" for i in range(rows)]):
         scheduler.add(task)
     now = 0.0
-    with pytest.raises(NetworkError, match="no row is marked as failed"):
+    with pytest.raises(UserError, match="no row is marked as failed"):
         while now < 1e4:
             assert all(scheduler.failed(task, now, OFFLINE) for task in taken(scheduler, now))
             now += 1

@@ -17,10 +17,11 @@ from sklearn.metrics import average_precision_score
 
 import evaluate
 import flags
+from data.common.errors import UserError
 from data.common.svg_plot import MAX_POINTS, Line, line_plot
 from data.inference import evaluation_page
 from data.inference.evaluation_files import write_thresholds
-from data.inference.evaluation_input import EvaluationPictures, InputError, read_classes
+from data.inference.evaluation_input import EvaluationPictures, read_classes
 from data.inference.picture_batches import Preparation
 from data.inference.predictions import read_thresholds
 from data.listing.lists import ListError, read_rows
@@ -28,7 +29,6 @@ from data.tfrecords.records import RecordWriter, encode_example
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
 from models.layout import variable_shapes
-from models.metrics.definitions import MetricError
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.prediction import inference
 from models.prediction.evaluation import NOBODY, TellingPictures
@@ -211,7 +211,7 @@ def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):
     assert results["evaluations"][0]["unreadable_pictures"] == 2
     assert results["evaluations"][0]["metrics"]["images"] == PICTURES - 2
     assert [name for name, _ in results["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
-    with pytest.raises(InputError, match=r"2 pictures cannot be read.*gone_2.jpg.*max_bad_records"):
+    with pytest.raises(UserError, match=r"2 pictures cannot be read.*gone_2.jpg.*max_bad_records"):
         run(data, "gaps", "gaps.txt", max_bad_records=1)
 
 
@@ -222,13 +222,13 @@ def test_label_beyond_the_classes_is_refused(data):
 
 
 def test_several_labels_in_single_mode_are_refused(data):
-    with pytest.raises(MetricError, match="exactly one label an image"):
+    with pytest.raises(UserError, match="exactly one label an image"):
         run(data, "several", "list.txt", label_mode="single")
 
 
 def test_thresholds_for_single_labels_are_refused_before_the_network_is_loaded(data, monkeypatch):
     monkeypatch.delattr(inference, "load")
-    with pytest.raises(InputError, match="--fit_thresholds needs --label_mode=multi"):
+    with pytest.raises(UserError, match="--fit_thresholds needs --label_mode=multi"):
         run(data, "no_fit", "single.txt", label_mode="single", fit_thresholds=str(data / "no.tsv"))
 
 
@@ -239,18 +239,18 @@ def test_average_that_the_checkpoint_lacks_is_refused(data):
 
 def test_checkpoints_of_other_class_counts_are_not_compared(data, tmp_path):
     other = save(tmp_path, 1, class_num=5)
-    with pytest.raises(InputError, match=r"14 classes.*5"):
+    with pytest.raises(UserError, match=r"14 classes.*5"):
         run(data, "other", "list.txt", compare=other)
 
 
 @pytest.mark.parametrize("at_k", [["0"], ["5", "x"]])
 def test_wrong_k_is_refused(data, at_k):
-    with pytest.raises(InputError, match="--at_k"):
+    with pytest.raises(UserError, match="--at_k"):
         run(data, "k", "list.txt", at_k=at_k)
 
 
 def test_folder_without_checkpoints_is_refused(data, tmp_path):
-    with pytest.raises(InputError, match="no checkpoint in folder"):
+    with pytest.raises(UserError, match="no checkpoint in folder"):
         run(data, "none", "list.txt", pretrain_ckpt=str(tmp_path), all_checkpoints=True)
 
 
@@ -263,7 +263,7 @@ def test_command_line_gives_one_line_of_error(data, run_script):
 
 def test_wrong_class_file_is_refused(tmp_path):
     (tmp_path / "classes").write_text("3\nfive\n")
-    with pytest.raises(InputError, match=r"classes:2: 'five' is not a class in 0..13"):
+    with pytest.raises(UserError, match=r"classes:2: 'five' is not a class in 0..13"):
         read_classes(tmp_path / "classes", CLASSES)
 
 

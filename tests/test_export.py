@@ -16,6 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import load_file
 
+from data.common.errors import UserError
 from data.common.files import sha256
 from data.inference.picture_batches import Preparation
 from models.checkpoints import checkpoint, weight_files
@@ -23,7 +24,6 @@ from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import CheckpointError
 from models.export import checks as export_checks
 from models.export import exporting
-from models.export.checks import ExportError
 from models.layout import variable_shapes
 from models.resnet import ResNet
 
@@ -315,19 +315,19 @@ def thin_source(**changes) -> exporting.Source:
 
 
 def test_an_export_that_differs_is_an_error(tmp_path):
-    with pytest.raises(ExportError, match=r"model\.onnx differs from the checkpoint by .*0\.0001"):
+    with pytest.raises(UserError, match=r"model\.onnx differs from the checkpoint by .*0\.0001"):
         exporting.export_onnx(thin_source(epsilon=0.5), tmp_path)
-    with pytest.raises(ExportError, match=r"saved_model, logits of images differs"):
+    with pytest.raises(UserError, match=r"saved_model, logits of images differs"):
         exporting.export_saved_model(thin_source(served=ResNet(14, 3, width=8, seed=1)), tmp_path)
     other_pixels = thin_source(prepare=lambda contents: tf.zeros([32, 32, 3]))
-    with pytest.raises(ExportError, match="best scores of the 2 that are JPEG or PNG differs"):
+    with pytest.raises(UserError, match="best scores of the 2 that are JPEG or PNG differs"):
         exporting.export_saved_model(other_pixels, tmp_path)
 
 
 def test_what_is_no_number_is_no_match():
-    with pytest.raises(ExportError, match="differs"):
+    with pytest.raises(UserError, match="differs"):
         export_checks.compare("x", np.array([np.nan]), np.ones(1), 1e-4)
-    with pytest.raises(ExportError, match="shape"):
+    with pytest.raises(UserError, match="shape"):
         export_checks.compare("x", np.ones(2), np.ones(1), 1e-4)
     check = export_checks.compare("x", np.array([1.0, 4.0]), np.array([1.0, 3.999]), 1e-3)
     assert check.difference == pytest.approx(0.001 / 3.999)

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from benchmarks import fuzz_pictures
+from data.common.errors import UserError
 from data.common.parallel import Part
 from data.inference import feature_files, picture_batches, resumable
 from data.inference.feature_files import Feature
@@ -21,7 +22,6 @@ from data.inference.picture_batches import Preparation, batches
 from data.inference.picture_job import Job
 from data.inference.picture_source import pictures
 from data.inference.result_format import choose_format
-from data.inference.resumable import ResumeError
 
 ROOT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -209,7 +209,7 @@ def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
     job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
     for name in ("9.png", "a.png", "b.png", "c.png"):
         (photos / name).write_bytes((photos / "8.png").read_bytes())
-    with pytest.raises(ResumeError, match="another first_picture"):
+    with pytest.raises(UserError, match="another first_picture"):
         job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
 
 

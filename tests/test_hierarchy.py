@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.listing.hierarchy import Hierarchy, HierarchyError, read_ids, read_names
+from data.common.errors import UserError
+from data.listing.hierarchy import Hierarchy, read_ids, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "category_index\tcategory_id\tindex_of_parent_category\tcategory name\n"
@@ -88,7 +89,7 @@ def test_a_class_is_found_by_what_people_write(hierarchy, text, found):
     ],
 )
 def test_a_class_that_is_not_found(hierarchy, text, message):
-    with pytest.raises(HierarchyError, match=message):
+    with pytest.raises(UserError, match=message):
         hierarchy.find(text)
 
 
@@ -108,7 +109,7 @@ def test_a_class_that_is_not_found(hierarchy, text, message):
     ],
 )
 def test_files_that_are_refused(tmp_path, lines, message):
-    with pytest.raises(HierarchyError, match=r"dictionary\.txt.*" + message):
+    with pytest.raises(UserError, match=r"dictionary\.txt.*" + message):
         Hierarchy.read(write(tmp_path, HEADER + lines))
 
 
@@ -123,7 +124,7 @@ def test_ids_of_either_form(tmp_path, hierarchy):
     ids = read_ids(ROOT / "data/imagenet2012_dictionary.txt")
     assert ids[:2] == ["n01440764", "n01443537"]
     assert read_ids(write(tmp_path, HEADER + LINES)) == list(hierarchy.ids)
-    with pytest.raises(HierarchyError, match="class 1 has no id"):
+    with pytest.raises(UserError, match="class 1 has no id"):
         read_ids(write(tmp_path, "0\ta\tn1\n1\tb\n"))
 
 
@@ -145,5 +146,5 @@ def test_names_of_a_hierarchy_and_of_blanks(tmp_path, hierarchy):
     ],
 )
 def test_names_that_are_refused(tmp_path, text, message):
-    with pytest.raises(HierarchyError, match=message):
+    with pytest.raises(UserError, match=message):
         read_names(write(tmp_path, text))

@@ -19,18 +19,13 @@ from skimage import data as photographs
 
 import flags
 import inference_job
+from data.common.command import INTERRUPTED
+from data.common.errors import UserError
 from data.inference import picture_job
 from data.inference.picture_batches import to_image
 from data.inference.prediction_files import FORMATS
-from data.inference.predictions import (
-    Label,
-    Labels,
-    Prediction,
-    PredictionError,
-    class_names,
-    read_thresholds,
-)
-from data.inference.result_format import ResultError, choose_format
+from data.inference.predictions import Label, Labels, Prediction, class_names, read_thresholds
+from data.inference.result_format import choose_format
 from data.listing.hierarchy import Hierarchy
 
 # 0 thing > 1 animal > 2 cat, 3 dog;  4 tool, a root of its own
@@ -93,9 +88,9 @@ def test_paths_lead_from_the_root_to_the_label(hierarchy):
 
 
 def test_what_needs_a_hierarchy_or_a_threshold_says_so(hierarchy):
-    with pytest.raises(PredictionError, match="--dictionary"):
+    with pytest.raises(UserError, match="--dictionary"):
         Labels(hierarchy.names, 5, at(0.5), "path")
-    with pytest.raises(PredictionError, match="--threshold"):
+    with pytest.raises(UserError, match="--threshold"):
         Labels(hierarchy.names, 5, at(0), "specific", hierarchy)
 
 
@@ -105,7 +100,7 @@ def test_names_are_whole_and_fit_the_checkpoint(hierarchy, tmp_path):
     imagenet, none = class_names(None, 1000)
     assert (none, imagenet[2].split(",")[0]) == (None, "great white shark")
     assert class_names(None, 3)[0] == ["class 0", "class 1", "class 2"]
-    with pytest.raises(PredictionError, match="5 classes, the checkpoint has 6"):
+    with pytest.raises(UserError, match="5 classes, the checkpoint has 6"):
         class_names(str(tmp_path / "tree.txt"), 6)
 
 
@@ -115,7 +110,7 @@ def test_a_threshold_file_overrides_the_threshold(tmp_path):
     np.testing.assert_allclose(thresholds, [0.1, 0.25, 0.1, 0.1, 0.5])
     for row, message in (("5\t0.1", r"t:1: class 5 is not in 0..4"), ("1", "t:1: expected")):
         (tmp_path / "t").write_text(row + "\n")
-        with pytest.raises(PredictionError, match=message):
+        with pytest.raises(UserError, match=message):
             read_thresholds(str(tmp_path / "t"), 5, 0.1)
 
 
@@ -171,7 +166,7 @@ def test_parquet_holds_every_picture(tmp_path):
 
 
 def test_an_unknown_suffix_names_the_known_ones():
-    with pytest.raises(ResultError, match=r"\.txt, \.csv, \.jsonl, \.parquet"):
+    with pytest.raises(UserError, match=r"\.txt, \.csv, \.jsonl, \.parquet"):
         choose_format(FORMATS, "x.xml")
 
 
@@ -233,9 +228,9 @@ def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     arguments += ["--page_images=2", "--batch_size=1"]
     call_script(*arguments, "--result=whole.txt", "--page=whole.html")
     shown = Mock(side_effect=[None] * (done - 1) + [KeyboardInterrupt])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(picture_job._Progress, "show", shown)
-        call_script(*arguments, "--page=page.html")
+        assert call_script(*arguments, "--page=page.html") == INTERRUPTED
     journal = json.loads((tmp_path / "label_pred.txt.partial.json").read_text())
     assert journal["items"] == done
     assert call_script(*arguments, "--page=page.html") == 0
@@ -265,6 +260,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(
     thin_checkpoint, monkeypatch, size, local_rank, gpu
 ):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(size))
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(local_rank))
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", str(local_rank))
     taken = Mock()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [0, 1])

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from data import tfrecord
-from data.tfrecords.record_source import InputError, find_files
+from data.common.errors import UserError
+from data.tfrecords.record_source import find_files
 from models.checkpoints import checkpoint
 from models.prediction import inference
 
@@ -77,7 +78,7 @@ def test_a_folder_above_train_and_val_stands_for_them(tmp_path):
     assert find_files(tmp_path, "val") == [str(tmp_path / "val" / "00000.tfrecords")]
     (tmp_path / "own.tfrecord").write_bytes(b"")
     assert find_files(tmp_path) == [str(tmp_path / "own.tfrecord")]
-    with pytest.raises(InputError, match="no record files"):
+    with pytest.raises(UserError, match="no record files"):
         (tmp_path / "empty").mkdir()
         find_files(tmp_path / "empty")
 

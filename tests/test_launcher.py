@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.common.errors import UserError
 from data.common.launcher import VARIABLES, Process, this_process
-from data.common.parallel import ParallelError, Part, our_part
+from data.common.parallel import Part, our_part
 from models.workers import launch
-from models.workers.base import WorkerOptions, WorkersError
+from models.workers.base import WorkerOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 HOROVODRUN = {"HOROVOD_SIZE": "4", "HOROVOD_RANK": "3", "HOROVOD_LOCAL_RANK": "1"}
@@ -93,13 +94,13 @@ def test_parts_are_the_tasks_of_a_step(started):
 
 def test_processes_that_mpi_does_not_join_are_refused(started):
     started(MPIEXEC)
-    with pytest.raises(ParallelError, match="mpiexec started 4 processes, but MPI joins 1: "):
+    with pytest.raises(UserError, match="mpiexec started 4 processes, but MPI joins 1: "):
         our_part(None)
 
 
 def test_processes_that_horovod_does_not_join_are_refused(started):
     started(SRUN)
-    with pytest.raises(WorkersError, match="srun started 4 processes, but Horovod joins 1: "):
+    with pytest.raises(UserError, match="srun started 4 processes, but Horovod joins 1: "):
         launch.start(WorkerOptions())
 
 

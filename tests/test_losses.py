@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models import losses
-from models.losses import Counters, LossError, MultiLabelOptions
+from models.losses import Counters, MultiLabelOptions
 from models.training.objectives import (
     AsymmetricLossObjective,
     MultiLabelObjective,
@@ -244,7 +245,7 @@ def test_softmax_by_hand():
 def test_softmax_refuses_several_labels():
     objective = SoftmaxObjective()
     objective.check(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1.0, 0.0]]))
-    with pytest.raises(LossError, match="exactly one label an image, and one has 2"):
+    with pytest.raises(UserError, match="exactly one label an image, and one has 2"):
         objective.check(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1.0, 1.0]]))
 
 
@@ -286,12 +287,12 @@ def test_local_statistics_ask_no_other_worker():
     ],
 )
 def test_wrong_shapes_are_refused(logits, index, value, message):
-    with pytest.raises(LossError, match=message):
+    with pytest.raises(UserError, match=message):
         losses.sigmoid_loss(tf.zeros(logits), tf.zeros(index, tf.int32), tf.zeros(value))
 
 
 def test_dense_labels_given_as_index_are_refused():
-    with pytest.raises(LossError, match="integers"):
+    with pytest.raises(UserError, match="integers"):
         losses.sigmoid_loss(tf.zeros([4, 9]), tf.zeros([4, 9]), tf.zeros([4, 9]))
 
 
@@ -299,14 +300,14 @@ def test_dense_labels_given_as_index_are_refused():
     "options", [{"neg_select": 1.5}, {"loss_statistics": "globle"}, {"negative_offset": 0.0}]
 )
 def test_wrong_options_are_refused(options):
-    with pytest.raises(LossError, match=next(iter(options))):
+    with pytest.raises(UserError, match=next(iter(options))):
         MultiLabelOptions(**options)
 
 
 def test_wrong_objective_options_are_refused():
-    with pytest.raises(LossError, match="label_smoothing"):
+    with pytest.raises(UserError, match="label_smoothing"):
         SoftmaxObjective(1.0)
-    with pytest.raises(LossError, match="clip"):
+    with pytest.raises(UserError, match="clip"):
         AsymmetricLossObjective(clip=1.0)
-    with pytest.raises(LossError, match="positive_weight"):
+    with pytest.raises(UserError, match="positive_weight"):
         WeightedBCEObjective(0.0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from data.common.errors import UserError
 from models.metrics import definitions
 from models.metrics import store as metrics_store
-from models.metrics.definitions import MetricError
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.metrics.store import ScoreStore
@@ -201,9 +201,9 @@ def test_hierarchical_metrics_count_ancestors():
 
 def test_ancestor_table_refuses_loops_and_strangers():
     assert definitions.ancestor_table(PARENTS)[2].tolist() == [2, 1, 0]
-    with pytest.raises(MetricError, match="loop"):
+    with pytest.raises(UserError, match="loop"):
         definitions.ancestor_table([1, 0])
-    with pytest.raises(MetricError, match="parents"):
+    with pytest.raises(UserError, match="parents"):
         definitions.ancestor_table([-1, 7])
 
 
@@ -384,19 +384,19 @@ ONE_LABEL = np.array([[1]]), np.array([[1.0]])
 )
 def test_wrong_input_is_refused(scores, index, value, message):
     for evaluator in (MultiLabelEvaluator(3), SingleLabelEvaluator(3)):
-        with pytest.raises(MetricError, match=message):
+        with pytest.raises(UserError, match=message):
             evaluator.update(scores, index, value)
 
 
 def test_several_labels_are_refused_by_top_k():
-    with pytest.raises(MetricError, match="exactly one label"):
+    with pytest.raises(UserError, match="exactly one label"):
         SingleLabelEvaluator(3).update(np.zeros((1, 3)), np.array([[0, 1]]), np.array([[1.0, 1.0]]))
 
 
 def test_nothing_to_measure_is_refused():
-    with pytest.raises(MetricError, match="no image has a positive label"):
+    with pytest.raises(UserError, match="no image has a positive label"):
         MultiLabelEvaluator(3).measure()
-    with pytest.raises(MetricError, match="no image"):
+    with pytest.raises(UserError, match="no image"):
         SingleLabelEvaluator(3).measure()
-    with pytest.raises(MetricError, match="parents has 2 entries for 3 classes"):
+    with pytest.raises(UserError, match="parents has 2 entries for 3 classes"):
         MultiLabelEvaluator(3, options=MultiLabelMetricOptions(parents=np.array([-1, 0])))

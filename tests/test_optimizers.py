@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models.resnet import ResNet
-from models.training.optimizers import (
-    Optimizer,
-    OptimizerError,
-    OptimizerOptions,
-    WeightAverage,
-    decay_rates,
-)
+from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage, decay_rates
 
 KERNEL = "init/init_conv/conv2d/kernel"
 GAMMA = "stages_0_block_0/conv1_b2_bn/batch_normalization/gamma"
@@ -115,7 +110,7 @@ def test_l2_loss_is_half_the_squares():
 def test_missing_gradient_is_named():
     gradients = make_gradients(5)
     gradients[BIAS] = None
-    with pytest.raises(OptimizerError, match=BIAS):
+    with pytest.raises(UserError, match=BIAS):
         Optimizer(make_variables(), OptimizerOptions()).apply(gradients, 0.1)
 
 
@@ -136,10 +131,10 @@ def test_weight_average_follows_the_weights():
     [({"optimizer": "adam"}, "mom"), ({"weight_decay": -1.0}, "weight_decay")],
 )
 def test_wrong_options_are_refused(options, message):
-    with pytest.raises(OptimizerError, match=message):
+    with pytest.raises(UserError, match=message):
         OptimizerOptions(**options)
 
 
 def test_wrong_average_decay_is_refused():
-    with pytest.raises(OptimizerError, match="ema_decay"):
+    with pytest.raises(UserError, match="ema_decay"):
         WeightAverage({}, 1.0)

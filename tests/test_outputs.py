@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.common import outputs
-from data.common.outputs import OutputError
+from data.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
@@ -55,9 +55,9 @@ def claim(folder: Path, wait_seconds: float = 0) -> None:
 
 def test_the_second_process_is_told_who_holds_an_output(tmp_path, holder) -> None:
     told = rf"--model_dir={tmp_path} is being written by process {holder.pid} on .* since .*\(-c "
-    with pytest.raises(OutputError, match=told):
+    with pytest.raises(UserError, match=told):
         claim(tmp_path)
-    with pytest.raises(OutputError, match=rf"--result=.*labels.txt is .* process {holder.pid}"):
+    with pytest.raises(UserError, match=rf"--result=.*labels.txt is .* process {holder.pid}"):
         outputs.run(lambda: outputs.claim_file("result", tmp_path / "labels.txt"))
     outputs.run(lambda: outputs.claim_file("result", tmp_path / "others.txt"))
 
@@ -77,16 +77,16 @@ def test_a_job_waits_for_one_that_is_ending(tmp_path, holder) -> None:
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_file_in_the_way_is_found_at_the_start(tmp_path, name) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(OutputError, match=r"--model_dir=.*cannot be written.*a file is in the way"):
+    with pytest.raises(UserError, match=r"--model_dir=.*cannot be written.*a file is in the way"):
         claim(tmp_path / name)
-    with pytest.raises(OutputError, match=r"--result=.*is a folder: name a file"):
+    with pytest.raises(UserError, match=r"--result=.*is a folder: name a file"):
         outputs.claim_file("result", tmp_path)
     outputs.claim_file("result", os.devnull)
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_folder_that_refuses_files_is_found_at_the_start(tmp_path) -> None:
-    with pytest.raises(OutputError, match=r"--model_dir=/proc/here cannot be written"):
+    with pytest.raises(UserError, match=r"--model_dir=/proc/here cannot be written"):
         claim(Path("/proc/here"))
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data import plot_training
 from data.common import pages
+from data.common.errors import UserError
 
 
 def tile(colour, size=(4, 4), caption="", good=None):
@@ -46,7 +47,7 @@ def test_long_captions_are_cut():
 
 
 def test_a_sheet_of_nothing_is_an_error():
-    with pytest.raises(pages.PageError, match="at least one picture"):
+    with pytest.raises(UserError, match="at least one picture"):
         pages.contact_sheet([], 4, 100)
 
 

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from data.common.errors import UserError
 from data.inference import picture_source
-from data.inference.picture_source import LoadError, PictureSourceError, count, pictures
+from data.inference.picture_source import LoadError, count, pictures
 from data.tfrecords.records import RecordWriter, encode_example
 
 
@@ -181,10 +182,10 @@ def test_sources_without_pictures_are_refused_by_name(folder, monkeypatch, sourc
     (folder / "binary").write_bytes(b"x" * 2000 + b"\0\n")
     (folder / "long").write_bytes(b"x" * 2000)
     monkeypatch.setattr(picture_source, "_MAX_LINE_BYTES", 1999 if "long" in sources else 9999)
-    with pytest.raises(PictureSourceError, match=message):
+    with pytest.raises(UserError, match=message):
         names(*sources)
 
 
 def test_standard_input_cannot_be_shared():
-    with pytest.raises(PictureSourceError, match="standard input"):
+    with pytest.raises(UserError, match="standard input"):
         count(["-"])

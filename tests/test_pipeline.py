@@ -10,9 +10,10 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from data.common.errors import UserError
 from data.input import augmentation, pipeline, preprocessing
 from data.input.augmentation import Augmentation
-from data.input.pipeline import EvaluationInput, InputError, InputOptions, TrainingInput
+from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.shares import Share, StepOptions, step_share
 from data.tfrecords import records
 from data.tfrecords.record_source import find_files
@@ -265,7 +266,7 @@ def test_a_bad_record_changes_its_own_slot_alone(tmp_path, folder):
 
 def test_too_many_bad_records_end_the_run(tmp_path):
     folder = with_bad(tmp_path)
-    with pytest.raises(InputError, match=r"3 unreadable .*a: record \d: .*--max_bad_records=2"):
+    with pytest.raises(UserError, match=r"3 unreadable .*a: record \d: .*--max_bad_records=2"):
         train(folder, 6, max_bad_records=2)
 
 
@@ -279,7 +280,7 @@ def test_bad_records_are_not_evaluated(tmp_path):
 
 def test_nothing_but_bad_records_is_an_error(tmp_path):
     write(tmp_path / "a", range(3), images=dict.fromkeys(range(3), b"garbage"))
-    with pytest.raises(InputError, match="none of the 3 records can be read"):
+    with pytest.raises(UserError, match="none of the 3 records can be read"):
         train(tmp_path, 1)
 
 
@@ -348,30 +349,30 @@ def test_records_that_no_training_can_use(tmp_path, payload, message):
         writer.write(payload)
     for build in (TrainingInput, EvaluationInput):
         extra = (Augmentation(),) if build is TrainingInput else ()
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UserError, match=message):
             build(options(tmp_path), *extra)
 
 
 def test_a_class_out_of_range_deep_in_the_data_ends_the_run_with_its_name(tmp_path):
     write(tmp_path / "a", range(12))
-    with pytest.raises(InputError, match=r"a: record 11: class 11 is not within 0\.\.10"):
+    with pytest.raises(UserError, match=r"a: record 11: class 11 is not within 0\.\.10"):
         train(tmp_path, 3, class_num=11)
 
 
 def test_folders_without_records(tmp_path):
-    with pytest.raises(InputError, match=r"missing: no such folder"):
+    with pytest.raises(UserError, match=r"missing: no such folder"):
         train(tmp_path / "missing", 1)
     (tmp_path / ".hidden").write_text("")
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "bad_images.tsv").write_text("list.txt\t1\tmissing\n")
     (tmp_path / "im_list.txt").write_text("a.jpg\t1:1\n")
-    with pytest.raises(InputError, match="no record files"):
+    with pytest.raises(UserError, match="no record files"):
         train(tmp_path, 1)
     write(tmp_path / "empty", [])
-    with pytest.raises(InputError, match="no records in 1 file"):
+    with pytest.raises(UserError, match="no records in 1 file"):
         train(tmp_path, 1)
     (tmp_path / "notes.md").write_text("these are not records")
-    with pytest.raises(InputError, match=r"notes\.md: not a TFRecord file; move it away"):
+    with pytest.raises(UserError, match=r"notes\.md: not a TFRecord file; move it away"):
         train(tmp_path, 1)
 
 
@@ -386,7 +387,7 @@ def test_a_label_that_is_not_finite_is_a_bad_record(tmp_path, value, caplog):
             (batch,) = train(tmp_path / kind, 1)
         assert sorted(set(batch.label_value[:, 0].numpy())) == [0.5, 1.0]
         assert f"{kind}: record 1: a label value of {value}" in caplog.text
-        with pytest.raises(InputError, match="1 unreadable records"):
+        with pytest.raises(UserError, match="1 unreadable records"):
             train(tmp_path / kind, 6, max_bad_records=0)
 
 
@@ -399,7 +400,7 @@ def test_a_path_that_exists_is_taken_for_itself_before_it_is_a_glob(tmp_path):
         assert find_files(tmp_path / pattern) == [str(here)]
     assert find_files(tmp_path / "run*/*.tfrecord") == [str(there), str(here)]
     here.rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="no record files"):
+    with pytest.raises(UserError, match="no record files"):
         find_files(tmp_path / "run[1]/*.tfrecord")
 
 

@@ -9,8 +9,8 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
+from data.common.errors import UserError
 from data.input import preprocessing
-from data.input.preprocessing import PreprocessingError
 
 CHINA = sklearn.datasets.load_sample_image("china.jpg")
 
@@ -51,7 +51,7 @@ def test_ten_crops_are_corners_centre_and_their_mirrors():
 
 
 def test_other_numbers_of_crops_are_refused():
-    with pytest.raises(PreprocessingError, match="5 crops: take 1 or 10"):
+    with pytest.raises(UserError, match="5 crops: take 1 or 10"):
         preprocessing.inference_crops(CHINA, 224, 5)
 
 

@@ -11,10 +11,11 @@ import numpy_network
 import pytest
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models import resnet
 from models.checkpoints import checkpoint
 from models.layout import is_batch_norm, variable_shapes
-from models.resnet import NetworkError, ResNet, initial_value
+from models.resnet import ResNet, initial_value
 from models.training.optimizers import Optimizer, OptimizerOptions
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -128,7 +129,7 @@ def test_features_logits_and_stages_are_separate():
     assert features.shape == (2, 256)
     np.testing.assert_array_equal(network.logits(features), network(batch))
     assert [network.stage_features(batch, s).shape[1] for s in range(4)] == [32, 64, 128, 256]
-    with pytest.raises(NetworkError, match="stage is 4"):
+    with pytest.raises(UserError, match="stage is 4"):
         network.stage_features(batch, 4)
 
 
@@ -268,7 +269,7 @@ def test_initial_norms_are_neutral_and_the_bias_is_zero():
 def test_what_cannot_be_built_is_refused_before_anything_is(monkeypatch, options, message):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(tf, "Variable", lambda *_, **__: pytest.fail("something was built"))
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(UserError, match=message):
         ResNet(**{"resnet_size": 14, "class_num": 5, **options})
 
 

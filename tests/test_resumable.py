@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.inference.resumable import Part, ResumeError, clean, join, part_path, totals
+from data.common.errors import UserError
+from data.inference.resumable import Part, clean, join, part_path, totals
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"depth": 50, "sizes": (1, 2)}
@@ -57,7 +58,7 @@ def test_what_was_not_committed_does_not_count(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path):
     with Part(tmp_path / "r", SETTINGS) as part:
         part.append(b"x", 1, 0)
-    with pytest.raises(ResumeError, match=r"another depth; delete .*r.partial.json"):
+    with pytest.raises(UserError, match=r"another depth; delete .*r.partial.json"):
         Part(tmp_path / "r", {**SETTINGS, "depth": 101})
     with Part(tmp_path / "r", SETTINGS) as part:
         assert part.items == 1
@@ -67,7 +68,7 @@ def test_a_part_shorter_than_its_journal_is_refused(tmp_path):
     with Part(tmp_path / "r", SETTINGS) as part:
         part.append(b"xyz", 1, 0)
     part.path.write_bytes(b"x")
-    with pytest.raises(ResumeError, match="shorter"):
+    with pytest.raises(UserError, match="shorter"):
         Part(tmp_path / "r", SETTINGS)
 
 
@@ -75,7 +76,7 @@ def test_an_altered_part_is_refused(tmp_path):
     with Part(tmp_path / "r", SETTINGS, header=b"head") as part:
         part.append(b"xyz", 1, 0)
     part.path.write_bytes(b"headxYz")
-    with pytest.raises(ResumeError, match=r"r\.partial is damaged.*; delete .*json to begin again"):
+    with pytest.raises(UserError, match=r"r\.partial is damaged.*; delete .*json to begin again"):
         Part(tmp_path / "r", SETTINGS)
     part.path.write_bytes(b"headxyz" + b"not committed")
     with Part(tmp_path / "r", SETTINGS) as part:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from models.training.schedules import ScheduleError, ScheduleOptions, linear_scale, make_schedule
+from data.common.errors import UserError
+from models.training.schedules import ScheduleOptions, linear_scale, make_schedule
 
 PRETRAINING = ScheduleOptions(
     lr=0.08,
@@ -112,10 +113,10 @@ def test_linear_scaling_multiplies_every_phase():
     ],
 )
 def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ScheduleError, match=message):
+    with pytest.raises(UserError, match=message):
         ScheduleOptions(**options)
 
 
 def test_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(ScheduleError, match="leaves no step"):
+    with pytest.raises(UserError, match="leaves no step"):
         make_schedule(COSINE, 10)

@@ -7,6 +7,7 @@ import resource
 import pytest
 
 from data.common import files, state
+from data.common.errors import UserError
 from data.downloading import open_images
 from data.inference import evaluation_input, picture_source, predictions
 from data.listing import cooccurrence, hierarchy, list_blocks
@@ -44,14 +45,14 @@ def test_texts_lose_their_byte_order_mark_and_must_be_utf_8(tmp_path):
     path.write_bytes("a\nß\n".encode("utf-8-sig"))
     assert files.read_text(path) == "a\nß\n"
     path.write_bytes("a\nß\n".encode("utf-16"))
-    with pytest.raises(files.TextError, match=r"list\.txt: UTF-16 text; save it as UTF-8"):
+    with pytest.raises(UserError, match=r"list\.txt: UTF-16 text; save it as UTF-8"):
         files.read_text(path)
     for encoding in ("utf-16-le", "utf-16-be"):  # without a mark
         path.write_bytes("a\nß\n".encode(encoding))
-        with pytest.raises(files.TextError, match=r"list\.txt: UTF-16 text, it seems"):
+        with pytest.raises(UserError, match=r"list\.txt: UTF-16 text, it seems"):
             files.read_text(path)
     path.write_bytes("a\nß\n".encode("latin-1"))
-    with pytest.raises(files.TextError, match=r"list\.txt:2: not UTF-8"):
+    with pytest.raises(UserError, match=r"list\.txt:2: not UTF-8"):
         files.read_text(path)
 
 
@@ -69,7 +70,7 @@ def test_utf_16_is_told_wherever_a_list_or_a_table_is_read(tmp_path):
         "cooccurrence": lambda: cooccurrence.Cooccurrence.read(path, 4),
     }
     for name, reader in readers.items():
-        with pytest.raises(files.TextError, match=r"list\.txt: UTF-16 text"):
+        with pytest.raises(UserError, match=r"list\.txt: UTF-16 text"):
             pytest.fail(f"{name}: {reader()}")
 
 

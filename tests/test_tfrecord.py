@@ -19,9 +19,10 @@ from PIL import Image
 
 from data import tfrecord
 from data.common import state
+from data.common.errors import UserError
 from data.tfrecords.conversion import plan
 from data.tfrecords.manifest import labels_of
-from data.tfrecords.record_source import InputError, RecordSource
+from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import decode_example, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +107,7 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, count
         context.setattr(records, "read", None)  # no record is read
         assert records.class_counts().tolist() == [1, 2, 2, 1, 0, 1, 1, 0]
     if kind == "sparse":
-        with pytest.raises(InputError, match=r"class 6 is not within 0\.\.5; mend --class_num"):
+        with pytest.raises(UserError, match=r"class 6 is not within 0\.\.5; mend --class_num"):
             RecordSource(source / "records", 6, 0).class_counts()
     assert labels_of(files, [3, 2]) is None
     assert labels_of([*files, files[0] + "x"], [3, 1, 1]) is None
@@ -293,7 +294,7 @@ def test_ctrl_c_to_the_process_group_ends_it_with_a_line(tmp_path, shards):
     wait_for_shards(tmp_path / "records", shards, process)
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
-    assert (process.returncode, errors) == (130, "stopped; the same command goes on from here\n")
+    assert (process.returncode, errors) == (130, "stopped; the same command resumes\n")
     assert not list((tmp_path / "records").glob(".*.tmp"))
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.resnet import ResNet
 from models.training import loop, resume
-from models.training.best import Best, BestError
+from models.training.best import Best
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, SoftmaxObjective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
@@ -206,7 +207,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None
     resumed = Best("mAP", 2, CheckpointFolder(tmp_path / "best"))
     resume.restore_or_start(trainer_of(best=resumed), CheckpointFolder(tmp_path), OneWorker())
     assert resumed.exhausted
-    with pytest.raises(BestError, match="mAQ"):
+    with pytest.raises(UserError, match="mAQ"):
         Best("mAQ", 0, CheckpointFolder(tmp_path)).observe({"mAP": 1.0})
 
 
@@ -225,7 +226,7 @@ def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
 
 def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> None:
     wrong, right = (Best(name, 0, CheckpointFolder(tmp_path / "best")) for name in ("mAQ", "mAP"))
-    with pytest.raises(BestError, match="mAQ"):
+    with pytest.raises(UserError, match="mAQ"):
         train(trainer_of(best=wrong), tmp_path, 3, evaluate=lambda: {"mAP": 0.1}, best=wrong)
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-3")
     evaluations = []

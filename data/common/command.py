@@ -1,15 +1,20 @@
 """How a script meets the system around it: text as UTF-8, output that nobody reads, Ctrl-C."""
 
+import functools
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from data.common.launcher import LauncherError, this_process
+from data.common.errors import UserError
+from data.common.launcher import this_process
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells report it."""
+
+Main = Callable[..., int | None]
 
 
 class _Output(io.FileIO):
@@ -74,30 +79,69 @@ def flush() -> None:
         raise
 
 
-def run(main: Callable[[], int], shares_work: bool = False) -> NoReturn:
+_at_failure: list[Callable[[], Any]] = []
+
+
+def at_failure(function: Callable[[], Any]) -> None:
+    """Has `function` called when the script ends with an error, after the error was printed."""
+    _at_failure.append(function)
+
+
+def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], Callable[..., int]]:
+    """Decorates a `main`: its errors become one line on stderr and an exit code.
+
+    Other exceptions than `UserError` and `OSError` are bugs and keep their traceback.
+
+    Args:
+        failed: the exit code of a user's mistake and of a file that cannot be read or written.
+        resumes: whether the same command resumes after Ctrl-C.
+    """
+
+    def decorate(main: Main) -> Callable[..., int]:
+        @functools.wraps(main)
+        def checked(*args: Any, **kwargs: Any) -> int:
+            try:
+                code = main(*args, **kwargs)
+                flush()
+                return code or 0
+            except KeyboardInterrupt:
+                print(
+                    "stopped; the same command resumes" if resumes else "stopped", file=sys.stderr
+                )
+                code = INTERRUPTED
+            except (UserError, OSError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                code = failed
+            except Exception:
+                if not _at_failure:
+                    raise
+                traceback.print_exc()
+                code = 1
+            for function in _at_failure:
+                function()
+            return code
+
+        return checked
+
+    return decorate
+
+
+def run(main: Main, shares_work: bool = False) -> NoReturn:
     """Runs the `main` of a script and ends with its exit code.
 
     Args:
         shares_work: several processes may be started, which find their parts by themselves.
     """
     prepare()
-    try:
+
+    @one_line_errors()
+    def run_alone() -> int | None:
         process = this_process()
-    except LauncherError as error:
-        sys.exit(f"error: {error}")
-    if process.size > 1 and not shares_work:
-        script = os.path.basename(sys.argv[0])
-        sys.exit(
-            f"error: {process.launcher} started {process.size} processes, and each would do all"
-            f" of the work: start {script} alone"
-        )
-    try:
-        code = main()
-        flush()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        code = INTERRUPTED
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    sys.exit(code)
+        if process.size > 1 and not shares_work:
+            raise UserError(
+                f"{process.launcher} started {process.size} processes, and each would do all of"
+                f" the work: start {os.path.basename(sys.argv[0])} alone"
+            )
+        return main()
+
+    sys.exit(run_alone())

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from data.common.errors import UserError
+
 _BLOCK_BYTES = 1 << 20
 _OTHER_ENCODINGS = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -19,10 +21,6 @@ _OTHER_ENCODINGS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-
-
-class TextError(ValueError):
-    """A text file in another encoding than UTF-8; names the file and the fix."""
 
 
 def matches(pattern: str) -> list[str]:
@@ -87,35 +85,35 @@ def open_text(path: str | os.PathLike) -> TextIO:
     """A UTF-8 text file to read, without the byte order mark that Windows editors write.
 
     Raises:
-        TextError: it is UTF-16 or UTF-32, as "Unicode" in some Windows editors means.
+        UserError: it is UTF-16 or UTF-32, as "Unicode" in some Windows editors means.
     """
     refuse_other_encodings(path)
     return open(path, encoding="utf-8-sig")
 
 
 def refuse_other_encodings(path: str | os.PathLike) -> None:
-    """Raises TextError for a file that begins like a UTF-16 or UTF-32 text."""
+    """Raises UserError for a file that begins like a UTF-16 or UTF-32 text."""
     with open(path, "rb") as file:
         start = file.read(4)
     for mark, encoding in _OTHER_ENCODINGS.items():
         if start.startswith(mark):
-            raise TextError(f"{os.fspath(path)}: {encoding} text; save it as UTF-8")
+            raise UserError(f"{os.fspath(path)}: {encoding} text; save it as UTF-8")
     if len(start) == 4 and (start[1::2] == b"\0\0") != (start[::2] == b"\0\0"):
-        raise TextError(f"{os.fspath(path)}: UTF-16 text, it seems; save it as UTF-8")
+        raise UserError(f"{os.fspath(path)}: UTF-16 text, it seems; save it as UTF-8")
 
 
 def read_text(path: str | os.PathLike) -> str:
     """The whole of a UTF-8 text file, see `open_text`.
 
     Raises:
-        TextError: it is not UTF-8; names the line.
+        UserError: it is not UTF-8; names the line.
     """
     with open_text(path) as file:
         try:
             return file.read()
         except UnicodeDecodeError as error:
             line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
-            raise TextError(f"{os.fspath(path)}:{line}: not UTF-8; save it as UTF-8") from None
+            raise UserError(f"{os.fspath(path)}:{line}: not UTF-8; save it as UTF-8") from None
 
 
 def files_at_once(most: int) -> int:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image
 
+from data.common.errors import UserError
 from data.common.image_memory import BUDGET, MAX_IMAGE_BYTES, decode_cost
 from data.common.png_text import without_text
 
@@ -51,7 +52,7 @@ _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
 _ROTATED = {0: 1, 90: 8, 180: 3, 270: 6}  # degrees counter-clockwise -> EXIF orientation
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """Bytes that are not a whole, decodable picture within the limits.
 
     `kind` is one of a few words to count by: empty, not_an_image, truncated, too_large, corrupt.

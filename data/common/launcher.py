@@ -3,6 +3,8 @@
 import os
 from typing import NamedTuple
 
+from data.common.errors import UserError
+
 # Of each launcher the variables of the number of processes, of ours, and of ours on the machine.
 # The first launcher found counts: what mpirun starts may inherit the variables of a Slurm step.
 # Slurm's are those of a step, which `srun` makes. SLURM_NTASKS and SLURM_PROCID are set in the
@@ -24,15 +26,11 @@ class Process(NamedTuple):
     local_rank: int = 0
 
 
-class LauncherError(ValueError):
-    """A launcher's variables that do not say which process this is; names them."""
-
-
 def this_process() -> Process:
     """This process among those that a launcher started with it.
 
     Raises:
-        LauncherError: a variable is not a number, or the rank is missing or not below the size.
+        UserError: a variable is not a number, or the rank is missing or not below the size.
     """
     for launcher, (size_name, rank_name, local_name) in VARIABLES.items():
         size = _number(size_name)
@@ -40,12 +38,12 @@ def this_process() -> Process:
             continue
         rank = _number(rank_name)
         if rank is None and size > 1:
-            raise LauncherError(
+            raise UserError(
                 f"{size_name}={size} says that {launcher} started this process, but {rank_name} is"
                 f" not set: start it with {launcher}, or unset {size_name}"
             )
         if (rank or 0) >= size:
-            raise LauncherError(f"{rank_name}={rank} is not below {size_name}={size}")
+            raise UserError(f"{rank_name}={rank} is not below {size_name}={size}")
         return Process(launcher, rank or 0, size, _number(local_name) or 0)
     return Process()
 
@@ -55,5 +53,5 @@ def _number(name: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or not text.isascii():
-        raise LauncherError(f"{name}={text} is not a whole number; correct it or unset it")
+        raise UserError(f"{name}={text} is not a whole number; correct it or unset it")
     return int(text)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from data.common.errors import UserError
+
 Result = TypeVar("Result")
 
 # File systems without locks, such as some NFS, answer one of these.
@@ -31,10 +33,6 @@ _log = logging.getLogger(__name__)
 _held: set[str] = set()  # lock files of this process, which may claim an output twice
 _claims = contextlib.ExitStack()
 atexit.register(_claims.close)  # what was claimed outside of `run`
-
-
-class OutputError(ValueError):
-    """An output that cannot be written, or that another process writes; names the flag."""
 
 
 def run(main: Callable[[], Result]) -> Result:
@@ -51,7 +49,7 @@ def claim_folders(outputs: Mapping[str, str | os.PathLike], wait_seconds: float 
         wait_seconds: how long to wait for another process, such as a job's own that is just ending.
 
     Raises:
-        OutputError: an output cannot be written, or another process holds it.
+        UserError: an output cannot be written, or another process holds it.
     """
     for flag, folder in outputs.items():
         _claims.enter_context(_locked(f"--{flag}={folder}", Path(folder) / ".lock", wait_seconds))
@@ -63,7 +61,7 @@ def claim_file(flag: str, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise OutputError(f"--{flag}={path} is a folder: name a file")
+        raise UserError(f"--{flag}={path} is a folder: name a file")
     if path.is_file() or not path.exists():
         lock = path.with_name(f".{path.name}.lock")
         _claims.enter_context(_locked(f"--{flag}={path}", lock, 0))
@@ -83,7 +81,7 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
     except OSError as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         reason = f"{path.parent}: {'a file is in the way' if is_file else error.strerror}"
-        raise OutputError(f"{output} cannot be written ({reason})") from error
+        raise UserError(f"{output} cannot be written ({reason})") from error
     _held.add(key)
     try:
         yield
@@ -108,7 +106,7 @@ def _open_locked(output: str, path: Path, until: float) -> int:
             if time.monotonic() > until:
                 holder = _holder(path)
                 os.close(file)
-                raise OutputError(
+                raise UserError(
                     f"{output} is being written by {holder}; wait for it, end it, or choose another"
                 ) from None
             time.sleep(_POLL_SECONDS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from data.common.errors import UserError
 from data.common.files import atomic_write
 
 if TYPE_CHECKING:
@@ -45,10 +46,6 @@ PAGE = """<!doctype html>
 """
 
 
-class PageError(ValueError):
-    """A picture cannot be drawn."""
-
-
 class Tile(NamedTuple):
     """One picture of a contact sheet; `good` colours its caption: right, wrong, or neither."""
 
@@ -61,12 +58,12 @@ def panels(count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
     """A figure of `count` plots side by side, and their axes in reading order.
 
     Raises:
-        PageError: matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PageError('plots need matplotlib: pip install -e ".[demo]"') from error
+        raise UserError('plots need matplotlib: pip install -e ".[demo]"') from error
     columns = min(columns, count)
     rows = -(-count // columns)
     width, height = PANEL_INCHES
@@ -91,10 +88,10 @@ def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image
     """All tiles in a grid, each picture fitted into side x side pixels above its caption.
 
     Raises:
-        PageError: there is no tile.
+        UserError: there is no tile.
     """
     if not tiles:
-        raise PageError("a contact sheet needs at least one picture")
+        raise UserError("a contact sheet needs at least one picture")
     font = ImageFont.load_default(CAPTION_SIZE)
     lines = max(tile.caption.count("\n") + 1 for tile in tiles)
     line_height = round(CAPTION_SIZE * 1.3)

@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
-from data.common.command import INTERRUPTED
+from data.common.command import at_failure
+from data.common.errors import UserError
 from data.common.launcher import this_process
 
 Item = TypeVar("Item")
@@ -29,10 +30,6 @@ _TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbour is 
 _END_SECONDS = 5.0  # for a worker to clear up after itself
 
 Worker = tuple[BaseProcess, Connection]
-
-
-class ParallelError(ValueError):
-    """Work that cannot be shared as asked, or a worker process that died."""
 
 
 class Part(NamedTuple):
@@ -60,17 +57,6 @@ class Part(NamedTuple):
                 " alone and without --part: it puts them together"
             )
 
-    def abort(self) -> None:
-        """Ends the other ranks, which would wait for this one for ever."""
-        if self.world is not None:
-            self.world.Abort(1)
-
-    def interrupted(self) -> int:
-        """Tells that Ctrl-C stopped the work; the exit code."""
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        self.abort()
-        return INTERRUPTED
-
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -87,7 +73,7 @@ def ordered_map(
         processes: 1 works in this process.
 
     Raises:
-        ParallelError: a worker process was killed (out of memory, for instance).
+        UserError: a worker process was killed (out of memory, for instance).
     """
     if processes <= 1:
         yield from map(function, items)
@@ -222,19 +208,19 @@ def _death_told() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise ParallelError("a worker process was killed; run again to go on") from error
+        raise UserError("a worker process was killed; run again to go on") from error
 
 
 def our_part(part: str | None) -> Part:
     """Our share of the work: `--part i/n` (i from 0), else as the launcher says, else all.
 
     Raises:
-        ParallelError: `part` is not of that form, or MPI does not join what mpirun started.
+        UserError: `part` is not of that form, or MPI does not join what mpirun started.
     """
     if part:
         index, slash, count = part.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise ParallelError(f"part {part!r}: expected i/n with i in 0..n-1, such as 0/4")
+            raise UserError(f"part {part!r}: expected i/n with i in 0..n-1, such as 0/4")
         return Part(int(index), int(count))
     process = this_process()
     if process.size == 1 or process.launcher not in _MPI_LAUNCHERS:
@@ -242,14 +228,15 @@ def our_part(part: str | None) -> Part:
     try:
         from mpi4py import MPI  # only under mpirun: it starts MPI when imported
     except ImportError as error:
-        raise ParallelError("mpirun needs mpi4py here: pip install mpi4py") from error
+        raise UserError("mpirun needs mpi4py here: pip install mpi4py") from error
     world = MPI.COMM_WORLD
     if world.Get_size() != process.size:
-        raise ParallelError(
+        raise UserError(
             f"{process.launcher} started {process.size} processes, but MPI joins"
             f" {world.Get_size()}: mpi4py is of another MPI; start them with --part 0/"
             f"{process.size} and so on instead"
         )
+    at_failure(lambda: world.Abort(1))  # the other ranks would wait for this one for ever
     return Part(world.Get_rank(), world.Get_size(), world)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import google_crc32c
 
+from data.common.errors import UserError
 from data.common.files import atomic_write
 
 Schema = Mapping[str, "Schema"] | list["Schema"] | Callable[[Any], bool]
@@ -33,7 +34,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _SEAL_BYTES = 10  # tab, eight digits, line end
 
 
-class StateError(ValueError):
+class StateError(UserError):
     """A file that cannot be believed; names the file, what is wrong with it, and the fix."""
 
 

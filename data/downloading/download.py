@@ -12,19 +12,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from data.common.errors import UserError
 from data.common.files import sha256
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
 from data.downloading.download_engine import THREADS_A_PROCESS, Engine, Job
 from data.downloading.download_finish import Repeated, Totals, mark_repeated, totals, write_lists
-from data.downloading.download_manifest import (
-    PENDING,
-    Entry,
-    Manifest,
-    ManifestError,
-    read_settings,
-)
+from data.downloading.download_manifest import PENDING, Entry, Manifest, read_settings
 from data.downloading.download_names import FLAT_ROWS, Naming, host_of
 from data.downloading.download_scheduler import Scheduler, Task
 from data.downloading.download_shards import ShardMaker, ShardOptions
@@ -96,13 +91,13 @@ class Plan:
     """Where the parts of a list are kept, and what decides on their content.
 
     Raises:
-        ManifestError: the folder holds a download in another number of parts.
+        UserError: the folder holds a download in another number of parts.
     """
 
     def __init__(self, options: Options, count: int = 1) -> None:
         others = known_parts(options.save_dir) - {count}
         if others:
-            raise ManifestError(
+            raise UserError(
                 f"{options.save_dir} holds a download in {others.pop()} parts, not {count}:"
                 " give the same number, or another --save_dir"
             )
@@ -133,7 +128,7 @@ class Plan:
 
         Raises:
             ListError: such a row.
-            ManifestError: see `Manifest`.
+            UserError: see `Manifest`.
         """
         path = self.options.save_dir / f"download_manifest{self._suffix(index)}.tsv"
         settings = {**self._settings, "part": f"{index}/{self.count}"}
@@ -193,7 +188,7 @@ def download(
         watch: is told of each final result, and of None at the beginning.
 
     Raises:
-        NetworkError: no request can succeed on this machine; no row is marked as failed.
+        UserError: no request can succeed on this machine; no row is marked as failed.
         OSError: a file cannot be written. What is done so far is kept, here as ever.
     """
     options = plan.options
@@ -265,14 +260,14 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
     """Puts all parts together: marks repeated bodies, writes the lists, completes the shards.
 
     Raises:
-        ManifestError: rows are pending still.
+        UserError: rows are pending still.
     """
     options = plan.options
     with ExitStack() as stack:
         manifests = [stack.enter_context(plan.open(index)) for index in range(plan.count)]
         pending = totals(manifests).pending
         if pending:
-            raise ManifestError(f"{options.save_dir}: {pending} rows are pending; run all parts")
+            raise UserError(f"{options.save_dir}: {pending} rows are pending; run all parts")
         repeated = []
         if options.repeated_urls:
             repeated = mark_repeated(manifests, options.repeated_urls)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.common.errors import UserError
 from data.common.state import Seal, is_count, is_inside
 
 PENDING, OK, CONVERTED = 0, 1, 2
@@ -29,10 +30,6 @@ _LINE = re.compile(
 _HEADER_LINES = 2
 _CUT_BYTES = 1 << 20
 _MOST_KINDS = 256  # codes are bytes
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be continued; says which file and what to do."""
 
 
 class Entry(NamedTuple):
@@ -75,9 +72,9 @@ def read_settings(path: Path) -> Settings:
     except FileNotFoundError:
         return Settings({})
     except OSError as error:
-        raise ManifestError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ManifestError(
+        raise UserError(
             f"{path}:1: not a manifest of a download, or damaged; delete it to begin again,"
             " or give another --save_dir"
         ) from None
@@ -96,7 +93,7 @@ class Manifest:
         stored_bytes: of the files of the rows that are OK.
 
     Raises:
-        ManifestError: other settings, a damaged file, or another process is writing it.
+        UserError: other settings, a damaged file, or another process is writing it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], rows: int) -> None:
@@ -109,7 +106,7 @@ class Manifest:
         try:
             self._file = open(path, "a+b")  # noqa: SIM115
         except IsADirectoryError:
-            raise ManifestError(f"{path} is a folder; give another --save_dir") from None
+            raise UserError(f"{path} is a folder; give another --save_dir") from None
         try:
             self._lock()
             _drop_cut_line(self._file)
@@ -173,7 +170,7 @@ class Manifest:
                     if number > _HEADER_LINES or not text.startswith(b"#"):
                         yield self._parsed(text.decode())
                 except ValueError as error:
-                    raise ManifestError(
+                    raise UserError(
                         f"{self.path}:{number}: not a line of a download ({error}); delete this"
                         " line and all after it, and their rows are asked for again"
                     ) from None
@@ -194,7 +191,7 @@ class Manifest:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ManifestError(f"{self.path}: another download is writing it") from None
+            raise UserError(f"{self.path}: another download is writing it") from None
         except OSError:
             pass  # a file system without locks
 
@@ -203,7 +200,7 @@ class Manifest:
         settings = json.loads(json.dumps(settings))
         other = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
         if other:
-            raise ManifestError(
+            raise UserError(
                 f"{self.path} was begun with another {', '.join(other)};"
                 " give another --save_dir, or the same list and options"
             )

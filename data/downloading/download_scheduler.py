@@ -11,8 +11,8 @@ import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from data.common.errors import UserError
 from data.downloading.fetching import FetchError
-from data.downloading.network_settings import NetworkError
 
 UNREACHABLE_ATTEMPTS = 20
 """A host that so many attempts in a row could not even connect to is given up for this run."""
@@ -147,7 +147,7 @@ class Scheduler:
         """Takes back a task that got no answer, or one for now; True if it will be tried again.
 
         Raises:
-            NetworkError: our own network is down, and no host has ever answered.
+            UserError: our own network is down, and no host has ever answered.
         """
         host = self._hosts[task.host]
         is_answer = error.kind not in ("unreachable", "offline")
@@ -185,9 +185,9 @@ class Scheduler:
             return not self._has_answered
         if now >= self._offline_until:
             if not self._has_answered and self._offline_pauses == _FIRST_OFFLINE_PAUSES:
-                raise NetworkError(
+                raise UserError(
                     f"no network, name server or proxy: {error}; no row is marked as failed,"
-                    " and the same command goes on from here"
+                    " and the same command resumes"
                 )
             self._offline_pauses += 1
             self._offline_until = now + OFFLINE_PAUSE_SECONDS

@@ -18,9 +18,10 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from data.common.errors import UserError
 from data.common.files import sha256
 from data.common.images import probe
-from data.downloading.download_manifest import OK, PENDING, Entry, Manifest, ManifestError
+from data.downloading.download_manifest import OK, PENDING, Entry, Manifest
 from data.downloading.download_names import Naming
 from data.downloading.download_verify import is_whole
 from data.listing.lists import Row
@@ -144,7 +145,7 @@ class ShardMaker:
                 waiting = spool / file
                 data = waiting.read_bytes() if waiting.exists() else in_shard.get(file)
                 if data is None:
-                    raise ManifestError(
+                    raise UserError(
                         f"{path}: {file} is gone, which was downloaded; give another --save_dir"
                     )
                 writer.write(self._example(row, file, data))

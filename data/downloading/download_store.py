@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.common.errors import UserError
 from data.common.files import read_text
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, to_jpeg, whole
@@ -18,10 +19,6 @@ PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
 
 _MD5_BYTES = 16 << 10
 _PLACEHOLDER_LINE = re.compile(r"(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|url:\S+)(\s.*)?")
-
-
-class PlaceholderError(ValueError):
-    """A list of placeholders that cannot be read; names file and line."""
 
 
 class Placeholders:
@@ -50,7 +47,7 @@ def _read_placeholders(path: str | os.PathLike) -> list[str]:
             continue
         found = _PLACEHOLDER_LINE.fullmatch(line.strip())
         if found is None:
-            raise PlaceholderError(f"{path}:{number}: neither sha256:HEX, md5:HEX nor url:TEXT")
+            raise UserError(f"{path}:{number}: neither sha256:HEX, md5:HEX nor url:TEXT")
         marks.append(found[1])
     return marks
 

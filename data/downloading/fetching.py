@@ -129,7 +129,7 @@ class Fetcher:
         opt_outs: directives of an `X-Robots-Tag` with which a picture is left alone.
 
     Raises:
-        NetworkError: a proxy or CA bundle that the environment names is of no use.
+        UserError: a proxy or CA bundle that the environment names is of no use.
     """
 
     def __init__(

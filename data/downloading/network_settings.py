@@ -11,18 +11,16 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import prepend_scheme_if_needed
 
+from data.common.errors import UserError
+
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-
-
-class NetworkError(ValueError):
-    """A setting of this machine with which no request can succeed, or a network that is down."""
 
 
 def ca_bundle() -> str | bool:
     """The file or folder of trusted certificates that the environment names; True if it does not.
 
     Raises:
-        NetworkError: it is missing, or holds no certificates.
+        UserError: it is missing, or holds no certificates.
     """
     name = next((name for name in CA_VARIABLES if os.environ.get(name)), None)
     if name is None:
@@ -33,7 +31,7 @@ def ca_bundle() -> str | bool:
         ssl.create_default_context(**{"capath" if is_folder else "cafile": path})
     except OSError as error:
         reason = "no certificates" if isinstance(error, ssl.SSLError) else error.strerror
-        raise NetworkError(f"{name}={path}: {reason}; correct it or unset it") from None
+        raise UserError(f"{name}={path}: {reason}; correct it or unset it") from None
     return path
 
 
@@ -41,7 +39,7 @@ def proxies() -> dict[str, str]:
     """The proxies that the environment names, by scheme.
 
     Raises:
-        NetworkError: an address of a proxy is malformed, or takes a package that is missing.
+        UserError: an address of a proxy is malformed, or takes a package that is missing.
     """
     found = getproxies()
     for scheme in found.keys() & {"http", "https", "all"}:
@@ -52,11 +50,11 @@ def proxies() -> dict[str, str]:
                 raise ValueError
             HTTPAdapter().proxy_manager_for(address)
         except requests.exceptions.InvalidSchema:  # of SOCKS
-            raise NetworkError(
+            raise UserError(
                 f"{name}: a SOCKS proxy needs PySocks: pip install pysocks, or unset it"
             ) from None
         except Exception:  # from corners of the libraries; the address may hold a password
-            raise NetworkError(
+            raise UserError(
                 f"{name} is not the address of a proxy, such as http://host:3128;"
                 " correct it or unset it"
             ) from None

@@ -57,7 +57,7 @@ def read_ids(path: Path) -> Iterator[Image]:
 
     Raises:
         ListError: a row that has no id, or a rotation other than 0, 90, 180, 270 or nan.
-        TextError: not UTF-8.
+        UserError: not UTF-8.
     """
     refuse_other_encodings(path)
     with open(path, encoding="utf-8-sig", newline="") as file:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from data.common.errors import UserError
+
 _PICTURE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
 _SYNSET = re.compile(r"(?:.*/)?n([0-9]{8})")
 _SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.(?:tar|tar\.gz|tgz)")
@@ -23,7 +25,7 @@ MAX_PICTURE_BYTES = 256 << 20
 _BUFFER_BYTES = 1 << 20
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive that is none, or none of ImageNet."""
 
 

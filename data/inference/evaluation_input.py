@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data.common.errors import UserError
 from data.common.files import read_text
 from data.inference.picture_batches import PictureBatch, Preparation, batches
 from data.inference.picture_source import Loaded, LoadError, Picture, listed_in
 from data.listing import lists
-from data.tfrecords.record_source import InputError, RecordSource, pad_labels
+from data.tfrecords.record_source import RecordSource, pad_labels
 from data.tfrecords.records import RecordError
 
 LOG_SECONDS = 30.0
@@ -100,7 +101,7 @@ class EvaluationPictures:
         left_out: (position, name, reason) of the pictures that could not be read so far.
 
     Raises:
-        InputError: no records.
+        UserError: no records.
         ListError: while reading, a row that breaks the format.
     """
 
@@ -137,7 +138,7 @@ class EvaluationPictures:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
         Raises:
-            InputError: too many pictures are unreadable.
+            UserError: too many pictures are unreadable.
         """
         chunks = _chunks(self, batch_size)
         own = itertools.islice(chunks, rank, None, size)
@@ -152,10 +153,10 @@ class EvaluationPictures:
             yield self._readable(starts.pop(0), batch)
 
     def check_any(self, readable: int) -> None:
-        """Raises InputError if no picture was readable; `left_out` is that of all workers."""
+        """Raises UserError if no picture was readable; `left_out` is that of all workers."""
         if not readable:
             _, name, reason = self.left_out[-1]
-            raise InputError(
+            raise UserError(
                 f"none of the {len(self.left_out)} pictures could be read, the last {name}: "
                 f"{reason} (names in a list are relative to --images_dir)"
             )
@@ -183,7 +184,7 @@ class EvaluationPictures:
         self.left_out.append((position, name, reason))
         _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
         if len(self.left_out) > self._max_bad:
-            raise InputError(
+            raise UserError(
                 f"{len(self.left_out)} pictures cannot be read, the last {name}: {reason};"
                 f" raise --max_bad_records={self._max_bad} if that is acceptable"
             )
@@ -193,7 +194,7 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
     """bool [C]: the classes that a file lists, one index a line; what follows a blank is a comment.
 
     Raises:
-        InputError: a line that does not begin with a class, as `path:line: reason`.
+        UserError: a line that does not begin with a class, as `path:line: reason`.
     """
     chosen = np.zeros(class_num, bool)
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -201,7 +202,7 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
             continue
         first = line.split()[0]
         if not (first.isdecimal() and int(first) < class_num):
-            raise InputError(f"{path}:{number}: {first!r} is not a class in 0..{class_num - 1}")
+            raise UserError(f"{path}:{number}: {first!r} is not a class in 0..{class_num - 1}")
         chosen[int(first)] = True
     return chosen
 

@@ -7,13 +7,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.inference.feature_files import NAMES_SUFFIX
 
 _ROWS_AT_ONCE = 1 << 14
-
-
-class FeatureError(ValueError):
-    """A file of features that cannot be searched."""
 
 
 class Table(NamedTuple):
@@ -27,18 +24,18 @@ def read_table(path: str) -> Table:
     """What extract_feature.py wrote as .npz, .npy, .txt or .parquet.
 
     Raises:
-      FeatureError: another suffix, or a file of another content.
+      UserError: another suffix, or a file of another content.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".txt": _read_text, ".parquet": _read_parquet}
     read = readers.get(Path(path).suffix.lower())
     if read is None:
-        raise FeatureError(f"{path}: the name must end in {', '.join(readers)}")
+        raise UserError(f"{path}: the name must end in {', '.join(readers)}")
     try:
         table = Table(*read(path))
     except (KeyError, IndexError, ValueError, BadZipFile) as error:
-        raise FeatureError(f"{path} does not hold features: {error}") from error
+        raise UserError(f"{path} does not hold features: {error}") from error
     if table.values.ndim != 2 or len(table.names) != len(table.values):
-        raise FeatureError(
+        raise UserError(
             f"{path}: {len(table.names)} names for features of shape {table.values.shape}"
         )
     return table
@@ -94,10 +91,10 @@ def nearest(table: Table, queries: np.ndarray, count: int) -> tuple[np.ndarray, 
       rows int64 [Q, K] and cosines float32 [Q, K], K being `count` or all rows if they are fewer.
 
     Raises:
-      FeatureError: queries of another width.
+      UserError: queries of another width.
     """
     if queries.shape[1] != table.values.shape[1]:
-        raise FeatureError(
+        raise UserError(
             f"queries have {queries.shape[1]} numbers, the features {table.values.shape[1]}"
         )
     queries = unit_rows(queries)

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS, ImageError, decoded
-from data.inference.picture_source import LoadError, Picture, PictureSourceError
+from data.inference.picture_source import LoadError, Picture
 from data.input import preprocessing
 
 MAX_ASPECT = 64
@@ -69,7 +70,7 @@ def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[by
     """A few pictures' encoded bytes, and their crops one after another.
 
     Raises:
-      PictureSourceError: one of them cannot be read.
+      UserError: one of them cannot be read.
     """
     encoded, crops = [], []
     for picture in pictures:
@@ -77,7 +78,7 @@ def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[by
             encoded.append(picture.load().data)
             crops.append(prepare(encoded[-1]))
         except (LoadError, ImageError) as error:
-            raise PictureSourceError(f"{picture.name}: {error}") from error
+            raise UserError(f"{picture.name}: {error}") from error
     return encoded, np.concatenate(crops)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from data.common.errors import UserError
 from data.common.parallel import Part
 from data.inference import picture_source, resumable
 from data.inference.picture_batches import PictureBatch, Preparation, batches
@@ -77,14 +78,10 @@ class Job(Generic[Row]):
         """Makes the result; all processes wait for each other, one of them completes it.
 
         Raises:
-          PictureSourceError: no pictures, or a source that cannot be opened.
-          ResumeError: an unfinished result with other settings is in the way.
+          UserError: no pictures, a source that cannot be opened, or an unfinished result with other
+            settings is in the way.
         """
-        try:
-            speed = self._fill()
-        except BaseException:
-            self.part.abort()
-            raise
+        speed = self._fill()
         self.part.wait()
         pictures, unreadable = resumable.totals(self.result, self.part.count)
         self.part.wait()  # all have read the totals before one cleans up
@@ -92,7 +89,7 @@ class Job(Generic[Row]):
             self.format.finish(resumable.join(self.result, self.part.count), self.result)
             resumable.clean(self.result, self.part.count)
         if pictures and unreadable == pictures:
-            raise picture_source.PictureSourceError(
+            raise UserError(
                 f"none of the {pictures} pictures could be read; {self.result} has the reason of"
                 " each (names in a list are relative to --images_dir)"
             )
@@ -130,7 +127,7 @@ class Job(Generic[Row]):
         if not whole_batches:
             return
         if picture_source.STDIN in self.sources:
-            raise picture_source.PictureSourceError(
+            raise UserError(
                 "the page needs the pictures of the interrupted run, which standard input has only"
                 f" once: go on without --page, or delete {self.result}.partial.json to begin again"
             )

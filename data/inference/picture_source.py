@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import matches, refuse_other_encodings
 from data.common.folders import pictures_below
 from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
@@ -29,11 +30,7 @@ _MAX_LINE_BYTES = 1 << 20
 _BLANKS = re.compile(r"[ \t]+")
 
 
-class PictureSourceError(ValueError):
-    """A source of pictures that cannot be used; one line that says which and why."""
-
-
-class LoadError(ValueError):
+class LoadError(UserError):
     """One picture that cannot be read; the run goes on without it."""
 
 
@@ -109,10 +106,10 @@ def pictures(
       passed_over: counts the other files of folders, by suffix.
 
     Raises:
-      PictureSourceError: a source that does not exist, or holds no picture.
+      UserError: a source that does not exist, or holds no picture.
     """
     if not sources:
-        raise PictureSourceError("no pictures: give --images=LIST, or files and folders")
+        raise UserError("no pictures: give --images=LIST, or files and folders")
     position = 0
     for source in sources:
         found = False
@@ -124,7 +121,7 @@ def pictures(
                 yield listed_in(images_dir, picture)
             position += 1
         if not found:
-            raise PictureSourceError(f"{source}: no pictures in it")
+            raise UserError(f"{source}: no pictures in it")
 
 
 def listed_in(images_dir: str | None, picture: Picture) -> Picture:
@@ -141,10 +138,10 @@ def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> in
       passed_over: counts the other files of folders, by suffix.
 
     Raises:
-      PictureSourceError: standard input, which can be read only once, is among the sources.
+      UserError: standard input, which can be read only once, is among the sources.
     """
     if STDIN in sources:
-        raise PictureSourceError("standard input cannot be shared by processes: use a list file")
+        raise UserError("standard input cannot be shared by processes: use a list file")
     return sum(1 for _ in pictures(sources, passed_over=passed_over))
 
 
@@ -158,7 +155,7 @@ def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Pict
     if not path.exists():
         found = matches(source)
         if not found:
-            raise PictureSourceError(f"{source}: no such file, folder or glob")
+            raise UserError(f"{source}: no such file, folder or glob")
         return (picture for match in found for picture in _open_source(match, passed_over))
     return _open_file(path)
 
@@ -184,11 +181,11 @@ def _records(path: Path) -> Iterator[Picture]:
     try:
         index = read_index(path)
     except RecordError as error:
-        raise PictureSourceError(str(error)) from error
+        raise UserError(str(error)) from error
     for number, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
         yield Picture(f"{path}:{number}", "", str(path), offset=int(offset), size=int(size))
     if index.problem:
-        raise PictureSourceError(index.problem)
+        raise UserError(index.problem)
 
 
 def _listed_file(path: Path) -> Iterator[Picture]:
@@ -201,13 +198,13 @@ def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[Picture]:
     while line := file.readline(_MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > _MAX_LINE_BYTES:
-            raise PictureSourceError(f"{shown}:{number}: too long a row; is this a list file?")
+            raise UserError(f"{shown}:{number}: too long a row; is this a list file?")
         # Names of files are bytes: what is not UTF-8 goes through unharmed.
         text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
         if number == 1:
             text = text.removeprefix("\ufeff")
         if "\0" in text:
-            raise PictureSourceError(f"{shown}:{number}: a zero byte; is this a list file?")
+            raise UserError(f"{shown}:{number}: a zero byte; is this a list file?")
         if text:
             yield _listed_picture(text, folder)
 

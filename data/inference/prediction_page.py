@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.common import pages
+from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.inference.picture_batches import PictureBatch, to_image
 from data.inference.predictions import Prediction
@@ -34,7 +35,7 @@ class Shown:
         """Writes an HTML page with the pictures inside it, or a contact sheet, by the suffix.
 
         Raises:
-          PageError: another suffix.
+          UserError: another suffix.
         """
         check(path)
         if path.endswith(".png"):
@@ -54,9 +55,9 @@ class Shown:
 
 
 def check(path: str) -> None:
-    """Raises PageError unless the path ends in one of SUFFIXES."""
+    """Raises UserError unless the path ends in one of SUFFIXES."""
     if not path.endswith(SUFFIXES):
-        raise pages.PageError(f"--page={path}: the name must end in {' or '.join(SUFFIXES)}")
+        raise UserError(f"--page={path}: the name must end in {' or '.join(SUFFIXES)}")
 
 
 def _caption(prediction: Prediction) -> str:

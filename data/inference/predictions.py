@@ -7,15 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import read_text
-from data.listing.hierarchy import Hierarchy, HierarchyError, read_names
+from data.listing.hierarchy import Hierarchy, read_names
 
 IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
 PATH_SEPARATOR = " > "
-
-
-class PredictionError(ValueError):
-    """Labels that cannot be shown as asked."""
 
 
 class Label(NamedTuple):
@@ -56,12 +53,12 @@ class Labels:
 
     def __post_init__(self) -> None:
         if self.show != "all" and self.hierarchy is None:
-            raise PredictionError(
+            raise UserError(
                 f"--show_labels={self.show} needs a class hierarchy: give --dictionary, "
                 "e.g. dictionary_and_semantic_hierarchy.txt"
             )
         if self.show == "specific" and not self.thresholds.any():
-            raise PredictionError("--show_labels=specific needs --threshold or --threshold_file")
+            raise UserError("--show_labels=specific needs --threshold or --threshold_file")
 
     def choose(self, probabilities: np.ndarray) -> tuple[Label, ...]:
         """The labels of one picture, best first (of equals, the lower index).
@@ -97,8 +94,7 @@ def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hier
     other number is named "class 0", "class 1" and so on.
 
     Raises:
-      PredictionError: the dictionary has another number of classes.
-      HierarchyError: it cannot be read.
+      UserError: the dictionary has another number of classes, or cannot be read.
     """
     if dictionary is None:
         if class_num == 1000:
@@ -106,12 +102,10 @@ def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hier
         return [f"class {c}" for c in range(class_num)], None
     names = read_names(dictionary)
     if len(names) != class_num:
-        raise PredictionError(
-            f"{dictionary} names {len(names)} classes, the checkpoint has {class_num}"
-        )
+        raise UserError(f"{dictionary} names {len(names)} classes, the checkpoint has {class_num}")
     try:
         return names, Hierarchy.read(dictionary)
-    except HierarchyError:
+    except UserError:
         return names, None
 
 
@@ -121,7 +115,7 @@ def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
     A row that begins with `#` is passed over, and so is a header row that holds no number.
 
     Raises:
-      PredictionError: a row of another form, or a class out of range, as `path:line: reason`.
+      UserError: a row of another form, or a class out of range, as `path:line: reason`.
     """
     thresholds = np.full(class_num, default, np.float32)
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -132,10 +126,10 @@ def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
         try:
             index, threshold = int(fields[0]), float(fields[1])
         except (IndexError, ValueError):
-            raise PredictionError(
+            raise UserError(
                 f"{path}:{number}: expected `class<TAB>threshold`, found {line[:60]!r}"
             ) from None
         if not 0 <= index < class_num:
-            raise PredictionError(f"{path}:{number}: class {index} is not in 0..{class_num - 1}")
+            raise UserError(f"{path}:{number}: class {index} is not in 0..{class_num - 1}")
         thresholds[index] = threshold
     return thresholds

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from data.common.errors import UserError
+
 Row = TypeVar("Row")
-
-
-class ResultError(ValueError):
-    """A result that cannot be written as asked."""
 
 
 class ResultFormat(NamedTuple, Generic[Row]):
@@ -31,13 +29,13 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
     """The format that the suffix of `result` names.
 
     Raises:
-      ResultError: none of them, or its package is missing: said before the work, not after it.
+      UserError: none of them, or its package is missing: said before the work, not after it.
     """
     suffix = Path(result).suffix.lower()
     if suffix not in formats:
-        raise ResultError(f"--result={result}: the name must end in {', '.join(formats)}")
+        raise UserError(f"--result={result}: the name must end in {', '.join(formats)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ResultError(f"--result={result}: Parquet needs pyarrow: pip install pyarrow")
+        raise UserError(f"--result={result}: Parquet needs pyarrow: pip install pyarrow")
     return formats[suffix]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.common import state
+from data.common.errors import UserError
 
 COMMIT_SECONDS = 2.0
 """At most so much work is lost to a kill."""
@@ -28,10 +29,6 @@ _SCHEMA = {
     "sha256?": state.is_sha256,  # not in those of earlier versions
 }
 _REMEDY = "delete it to begin again"
-
-
-class ResumeError(ValueError):
-    """What an interrupted run has left cannot be continued as asked."""
 
 
 class Part:
@@ -48,7 +45,7 @@ class Part:
       header: first bytes of the first share, which has to get items: an empty one is removed.
 
     Raises:
-      ResumeError, StateError: an unfinished output with other settings, or damaged, is there.
+      UserError, StateError: an unfinished output with other settings, or damaged, is there.
     """
 
     def __init__(
@@ -117,12 +114,12 @@ class Part:
         if journal["settings"] != self._settings:
             keys = {**journal["settings"], **self._settings}
             other = [k for k in keys if journal["settings"].get(k) != self._settings.get(k)]
-            raise ResumeError(f"{self.path} was begun with another {', '.join(other)}{begin_again}")
+            raise UserError(f"{self.path} was begun with another {', '.join(other)}{begin_again}")
         if self.path.stat().st_size < journal["bytes"]:
-            raise ResumeError(f"{self.path} is shorter than its journal says{begin_again}")
+            raise UserError(f"{self.path} is shorter than its journal says{begin_again}")
         self._read(journal["bytes"])
         if journal.get("sha256") not in (None, self._digest.hexdigest()):
-            raise ResumeError(f"{self.path} is damaged: its checksum differs{begin_again}")
+            raise UserError(f"{self.path} is damaged: its checksum differs{begin_again}")
         return journal["items"], journal["bad_items"], journal["bytes"]
 
     def _read(self, size: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from data.common.errors import UserError
 from data.input import exif_ops, pixels, preprocessing
 from data.input.preprocessing import CHANNELS
 from data.input.randaugment import rand_augment
@@ -21,10 +22,6 @@ from data.input.randaugment import rand_augment
 CROP_TRIES = 100
 # Seeds of the draws that an image needs, apart from each other.
 CROP_SEED, PIXEL_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
-
-
-class AugmentationError(ValueError):
-    """Options that contradict each other; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Augmentation:
     asked for, comes last.
 
     Raises:
-        AugmentationError: a range the wrong way round, or probabilities that exceed 1 together.
+        UserError: a range the wrong way round, or probabilities that exceed 1 together.
     """
 
     area_min: float = 0.7
@@ -61,9 +58,9 @@ class Augmentation:
         for name in ("area", "aspect", "saturation", "contrast"):
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if low > high or (name in ("area", "aspect") and low <= 0):
-                raise AugmentationError(f"--{name}_min={low} to --{name}_max={high} is no range")
+                raise UserError(f"--{name}_min={low} to --{name}_max={high} is no range")
         if self.rotate_probability + self.colour_probability > 1 + 1e-6:
-            raise AugmentationError(
+            raise UserError(
                 f"--rotate_probability={self.rotate_probability} and --colour_probability="
                 f"{self.colour_probability} are shares of the same images: together at most 1"
             )

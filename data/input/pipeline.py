@@ -23,13 +23,12 @@ from data.input.balanced_order import BalancedOrder, describe_counts, record_wei
 from data.input.order import RecordOrder
 from data.input.shares import Share
 from data.input.steps import Part, Plan, Preparation, Slot, Slots, run
-from data.tfrecords.record_source import InputError, RecordSource, count_classes, pad_labels
+from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
 __all__ = [
     "Augmentation",
     "Batch",
     "EvaluationInput",
-    "InputError",
     "InputOptions",
     "TrainingInput",
 ]
@@ -80,7 +79,7 @@ class TrainingInput:
         share: what this worker does of every step; None: all, in one micro-batch.
 
     Raises:
-        InputError: see `RecordSource`.
+        UserError: see `RecordSource`.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class EvaluationInput:
         rank, size: of this worker, of how many.
 
     Raises:
-        InputError: see `RecordSource`.
+        UserError: see `RecordSource`.
     """
 
     def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from data.common.errors import UserError
+
 CHANNELS = 3
 # The short side is resized to 256 for a crop of 224, and in proportion for other sizes.
 RESIZED, CROPPED = 256, 224
@@ -15,10 +17,6 @@ TEN_CROPS = 10
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPE = 25  # its place in the file
-
-
-class PreprocessingError(ValueError):
-    """Crops that are not offered; the message is one line."""
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
@@ -56,7 +54,7 @@ def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Ten
         float32 [crops, image_size, image_size, 3] in [-1, 1].
     """
     if crops not in (1, TEN_CROPS):
-        raise PreprocessingError(f"{crops} crops: take 1 or {TEN_CROPS}")
+        raise UserError(f"{crops} crops: take 1 or {TEN_CROPS}")
     short = image_size * RESIZED // CROPPED
     height, width = tf.unstack(tf.shape(image)[:2])
     side = tf.minimum(height, width)

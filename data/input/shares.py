@@ -8,9 +8,7 @@ fewer or more workers keeps its global batch.
 import dataclasses
 from typing import NamedTuple
 
-
-class ShareError(ValueError):
-    """A global batch that cannot be shared out."""
+from data.common.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +41,10 @@ def share_out(global_batch: int, largest: int, rank: int, size: int) -> Share:
     the workers do not divide the micro-batches, the first ones do one more than the others.
 
     Raises:
-      ShareError: there are more workers than images.
+      UserError: there are more workers than images.
     """
     if size > global_batch:
-        raise ShareError(f"{size} workers cannot share --global_batch={global_batch} images")
+        raise UserError(f"{size} workers cannot share --global_batch={global_batch} images")
     most = min(largest, global_batch // size)
     micro_batch = next(m for m in range(most, 0, -1) if global_batch % m == 0)
     total = global_batch // micro_batch
@@ -67,18 +65,18 @@ def step_share(
       in_step: workers meet within a micro-batch (synchronised batch norm).
 
     Raises:
-      ShareError: flags that contradict each other.
+      UserError: flags that contradict each other.
     """
     if elastic and not options.global_batch:
-        raise ShareError("an elastic job needs --global_batch, the images a step is to keep")
+        raise UserError("an elastic job needs --global_batch, the images a step is to keep")
     if elastic and in_step:
-        raise ShareError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
+        raise UserError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
     if options.global_batch and options.accumulate_steps > 1:
-        raise ShareError("--global_batch sets the accumulation: leave out --accumulate_steps")
+        raise UserError("--global_batch sets the accumulation: leave out --accumulate_steps")
     made = options.batch_size * options.accumulate_steps * size
     share = share_out(options.global_batch or made, options.batch_size, rank, size)
     if in_step and share.total % size:
-        raise ShareError(
+        raise UserError(
             f"--sync_batch_norm: {size} workers cannot do {share.total} micro-batches in step; "
             "change --global_batch or --batch_size"
         )

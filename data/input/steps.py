@@ -85,7 +85,7 @@ class Slots:
         """The slot of a position: its record, or what the next position shows.
 
         Raises:
-            InputError: see `RecordSource.read`; or there are too many bad records.
+            UserError: see `RecordSource.read`; or there are too many bad records.
         """
         while True:
             if position not in self._bad:

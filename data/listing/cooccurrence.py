@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import atomic_write, read_text
 from data.listing.hierarchy import Hierarchy
 from data.listing.list_blocks import Block, Tags
@@ -21,10 +22,6 @@ _PATH = re.compile(r"\+\+\+ the predictions of (.*) is:")
 _PREDICTION = re.compile(r"\s*([0-9]+) .*: ([-+.0-9eE]+)")
 _UNREADABLE = "unreadable: "
 _HEADER = "class\ttag\tco\timages with both\timages of class\n"
-
-
-class CooccurrenceError(ValueError):
-    """A predictions file or matrix that cannot be used: names the file and the line."""
 
 
 class Cooccurrence(NamedTuple):
@@ -53,7 +50,7 @@ class Cooccurrence(NamedTuple):
         """A saved matrix.
 
         Raises:
-            CooccurrenceError: a malformed line or a class outside 0..class_num-1.
+            UserError: a malformed line or a class outside 0..class_num-1.
         """
         rows = []
         with io.StringIO(read_text(path)) as file:
@@ -66,7 +63,7 @@ class Cooccurrence(NamedTuple):
                 except ValueError:
                     row = (-1,) * 4
                 if not (max(row[:2]) < class_num and min(row) >= 0 and row[2] <= row[3]):
-                    raise CooccurrenceError(
+                    raise UserError(
                         f"{os.fspath(path)}:{number}: expected {_HEADER.strip()!r}"
                         f" with classes below {class_num}, found {line[:60]!r}"
                     )
@@ -81,7 +78,7 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
     Images that it could not read are left out.
 
     Raises:
-        CooccurrenceError: a line of neither form, as `path:line: reason`.
+        UserError: a line of neither form, as `path:line: reason`.
     """
     image, found = None, []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -97,7 +94,7 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
             elif line.startswith(_UNREADABLE):
                 image = None
             elif line.strip():
-                raise CooccurrenceError(
+                raise UserError(
                     f"{os.fspath(path)}:{number}: neither `+++ the predictions of ... is:` nor"
                     f" `INDEX NAME: PROB`: {line[:60]!r}"
                 )
@@ -138,7 +135,7 @@ def count(
         posterior: the model sees a tag when its probability is above this.
 
     Raises:
-        CooccurrenceError: a prediction of an image that the list does not hold, or not there; or
+        UserError: a prediction of an image that the list does not hold, or not there; or
             of an output beyond `mapping`.
     """
     images = np.zeros(class_num, np.int64)
@@ -198,14 +195,14 @@ class _Following:
 
     def finish(self) -> None:
         if self._next is not None:
-            raise CooccurrenceError(
+            raise UserError(
                 f"{self._path}: {self._next[0]!r} is not a row of the list behind those before it;"
                 " predict the images of this very list"
             )
 
     def _class(self, index: int) -> int:
         if index >= len(self._mapping):
-            raise CooccurrenceError(
+            raise UserError(
                 f"{self._path}: output {index}, but the model's dictionary has"
                 f" {len(self._mapping)} classes: give --prediction_dictionary"
             )

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import open_text
 
 NO_PARENT = -1
@@ -22,10 +23,6 @@ NO_PARENT = -1
 _INTEGER = re.compile(r"-?[0-9]+")
 _INDEX_AND_NAME = re.compile(r"([0-9]+)(?:\t| +)(\S.*)")
 _HIERARCHY_FIELDS = 4
-
-
-class HierarchyError(ValueError):
-    """A dictionary that cannot be used: names the file and the line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,7 @@ class Hierarchy:
         """The hierarchy of a dictionary file.
 
         Raises:
-            HierarchyError: a malformed line, a repeated index or id, a gap in the indices, an
+            UserError: a malformed line, a repeated index or id, a gap in the indices, an
                 unknown parent, or a cycle; as `path:line: reason`.
         """
         lines: dict[int, int] = {}
@@ -53,13 +50,13 @@ class Hierarchy:
         for number, index, identity, parent, name in _hierarchy_lines(path):
             where = f"{os.fspath(path)}:{number}"
             if index in lines:
-                raise HierarchyError(f"{where}: class {index} is repeated (line {lines[index]})")
+                raise UserError(f"{where}: class {index} is repeated (line {lines[index]})")
             if identity in ids:
-                raise HierarchyError(f"{where}: id {identity} is repeated (line {ids[identity]})")
+                raise UserError(f"{where}: id {identity} is repeated (line {ids[identity]})")
             lines[index], ids[identity] = number, number
             classes[index] = (parent, identity, name)
         if not classes:
-            raise HierarchyError(f"{os.fspath(path)}: no class in it")
+            raise UserError(f"{os.fspath(path)}: no class in it")
         _check_range(path, lines, classes)
         parents, identities, names = zip(*(classes[c] for c in range(len(classes))), strict=True)
         hierarchy = cls(np.array(parents, np.int32), identities, names)
@@ -67,7 +64,7 @@ class Hierarchy:
         if loop:
             chain = " -> ".join(map(str, loop))
             where = f"{os.fspath(path)}:{lines[loop[0]]}"
-            raise HierarchyError(f"{where}: class {loop[0]} is its own ancestor ({chain})")
+            raise UserError(f"{where}: class {loop[0]} is its own ancestor ({chain})")
         return hierarchy
 
     def __len__(self) -> int:
@@ -128,19 +125,19 @@ class Hierarchy:
         """The class that a person means: by index, id, whole name, or one of a name's synonyms.
 
         Raises:
-            HierarchyError: no class or several answer to it.
+            UserError: no class or several answer to it.
         """
         if _INTEGER.fullmatch(text):
             if not 0 <= int(text) < len(self):
-                raise HierarchyError(f"class {text} is not in 0..{len(self) - 1}")
+                raise UserError(f"class {text} is not in 0..{len(self) - 1}")
             return int(text)
         found = self._spellings.get(text.strip().casefold(), [])
         if len(found) == 1:
             return found[0]
         if not found:
-            raise HierarchyError(f"no class has the id or name {text!r}")
+            raise UserError(f"no class has the id or name {text!r}")
         which = ", ".join(f"{c} ({self.ids[c]})" for c in found[:5])
-        raise HierarchyError(f"{text!r} names {len(found)} classes: {which}; give the index or id")
+        raise UserError(f"{text!r} names {len(found)} classes: {which}; give the index or id")
 
     @cached_property
     def index_of_id(self) -> dict[str, int]:
@@ -179,7 +176,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
     `data/imagenet2012_dictionary.txt`; a blank may stand for the first tab.
 
     Raises:
-        HierarchyError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
+        UserError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
     """
     return [name for name, _ in _names_and_ids(path)]
 
@@ -188,11 +185,11 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     """The ids of a dictionary of either form, by class index.
 
     Raises:
-        HierarchyError: as `read_names`, or a class without an id.
+        UserError: as `read_names`, or a class without an id.
     """
     ids = [identity for _, identity in _names_and_ids(path)]
     if "" in ids:
-        raise HierarchyError(f"{os.fspath(path)}: class {ids.index('')} has no id (third field)")
+        raise UserError(f"{os.fspath(path)}: class {ids.index('')} has no id (third field)")
     return ids
 
 
@@ -205,14 +202,14 @@ def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
         match = _INDEX_AND_NAME.fullmatch(line)
         where = f"{os.fspath(path)}:{number}"
         if not match:
-            raise HierarchyError(f"{where}: expected `index<TAB>name`, found {line[:60]!r}")
+            raise UserError(f"{where}: expected `index<TAB>name`, found {line[:60]!r}")
         index = int(match[1])
         if index in classes:
-            raise HierarchyError(f"{where}: class {index} is repeated")
+            raise UserError(f"{where}: class {index} is repeated")
         name, _, rest = match[2].partition("\t")
         classes[index] = name.strip(), rest.partition("\t")[0].strip()
     if not classes:
-        raise HierarchyError(f"{os.fspath(path)}: no class in it")
+        raise UserError(f"{os.fspath(path)}: no class in it")
     _check_gap(path, classes)
     return [classes[c] for c in range(len(classes))]
 
@@ -225,7 +222,7 @@ def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line.rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise HierarchyError(f"{os.fspath(path)}: not UTF-8 ({error.reason})") from error
+            raise UserError(f"{os.fspath(path)}: not UTF-8 ({error.reason})") from error
 
 
 def _is_hierarchy(path: str | os.PathLike) -> bool:
@@ -247,12 +244,12 @@ def _hierarchy_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, str, i
             continue
         where = f"{os.fspath(path)}:{number}"
         if len(fields) < _HIERARCHY_FIELDS:
-            raise HierarchyError(
+            raise UserError(
                 f"{where}: {len(fields)} tab-separated fields, expected index, id, parent and name"
             )
         for field, what in ((fields[0], "index"), (fields[2], "parent")):
             if not _INTEGER.fullmatch(field):
-                raise HierarchyError(f"{where}: the {what} {field[:60]!r} is not an integer")
+                raise UserError(f"{where}: the {what} {field[:60]!r} is not an integer")
         yield number, int(fields[0]), fields[1], int(fields[2]), fields[3]
 
 
@@ -261,13 +258,13 @@ def _check_range(path: str | os.PathLike, lines: dict[int, int], classes: dict) 
     for index, (parent, _, _) in classes.items():
         if parent != NO_PARENT and parent not in classes:
             where = f"{os.fspath(path)}:{lines[index]}"
-            raise HierarchyError(f"{where}: class {index} has the unknown parent {parent}")
+            raise UserError(f"{where}: class {index} has the unknown parent {parent}")
 
 
 def _check_gap(path: str | os.PathLike, classes: dict) -> None:
     if min(classes) < 0 or max(classes) >= len(classes):
         missing = next((c for c in range(len(classes)) if c not in classes), None)
-        raise HierarchyError(
+        raise UserError(
             f"{os.fspath(path)}: indices {min(classes)}..{max(classes)} for {len(classes)} classes;"
             f" they must count from 0 without a gap, and {missing} is missing"
         )

@@ -100,7 +100,7 @@ def chunks(path: str | os.PathLike, chunk_bytes: int | None = None) -> Iterator[
     """The file in chunks of whole lines, in order.
 
     Raises:
-        TextError: it is UTF-16.
+        UserError: it is UTF-16.
         ListError: a line is so long that this is no list file.
     """
     chunk_bytes = chunk_bytes or CHUNK_BYTES

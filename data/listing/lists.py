@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data.common.errors import UserError
+
 UNKNOWN = -1.0
 """The confidence of a tag that nobody judged: masked out of the loss."""
 
@@ -26,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TAG_WITH_CONFIDENCE = re.compile(r"[0-9]+:[-+.0-9eE]+")
 
 
-class ListError(ValueError):
+class ListError(UserError):
     """A list file, or one of its rows, that cannot be used: names the file and the line."""
 
 

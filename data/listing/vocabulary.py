@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import read_text
-from data.listing.hierarchy import Hierarchy, HierarchyError, read_ids
+from data.listing.hierarchy import Hierarchy, read_ids
 
 
 def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None) -> dict[str, int]:
@@ -20,7 +21,7 @@ def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None
             our classes, e.g. `/m/0cgh4<TAB>n02913152`.
 
     Raises:
-        HierarchyError: a malformed line, or an unknown class; as `path:line: reason`.
+        UserError: a malformed line, or an unknown class; as `path:line: reason`.
     """
     indices = dict(hierarchy.index_of_id)
     if synonyms is None:
@@ -31,12 +32,12 @@ def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None
             where = f"{os.fspath(synonyms)}:{number}"
             if not tab:
                 if line.strip():
-                    raise HierarchyError(f"{where}: expected `id<TAB>class`, found {line[:60]!r}")
+                    raise UserError(f"{where}: expected `id<TAB>class`, found {line[:60]!r}")
                 continue
             try:
                 indices[identity.strip()] = hierarchy.find(text.strip())
-            except HierarchyError as error:
-                raise HierarchyError(f"{where}: {error}") from None
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
     return indices
 
 
@@ -44,12 +45,12 @@ def mapping_from(dictionary: str | os.PathLike, indices: Mapping[str, int]) -> n
     """int32 [classes of `dictionary`]: the index of each one's id in `indices`, -1 without one.
 
     Raises:
-        HierarchyError: not one class is known: these are dictionaries of different kinds of ids.
+        UserError: not one class is known: these are dictionaries of different kinds of ids.
     """
     ids = read_ids(dictionary)
     mapping = np.array([indices.get(identity, -1) for identity in ids], np.int32)
     if (mapping < 0).all():
-        raise HierarchyError(
+        raise UserError(
             f"{os.fspath(dictionary)}: none of its ids, such as {ids[0]!r}, is in the dictionary;"
             " give --synonyms"
         )

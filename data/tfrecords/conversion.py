@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from data.common.errors import UserError
 from data.common.files import refuse_other_encodings, sha256
 from data.common.image_memory import MAX_IMAGE_BYTES, bounded
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
@@ -22,7 +23,7 @@ from data.common.progress import Progress
 from data.listing.lists import ListError, Row, parse_row
 from data.tfrecords import label_counts
 from data.tfrecords.example_codec import positives_of
-from data.tfrecords.manifest import ManifestError, ShardFolder, ShardReport
+from data.tfrecords.manifest import ShardFolder, ShardReport
 from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
@@ -121,7 +122,7 @@ def convert(
         the reports of all shards of the folder; None where another rank or run collects them.
 
     Raises:
-        ManifestError: the folder has a shard of that name from another list or other options.
+        UserError: the folder has a shard of that name from another list or other options.
     """
     folder = ShardFolder(options.output)
     folder.create()
@@ -154,7 +155,7 @@ def _check_sources(
 ) -> None:
     for shard in shards:
         if shard.name in done and done[shard.name].source != job.source(shard):
-            raise ManifestError(
+            raise UserError(
                 f"{folder.path / shard.name} was made from other rows or with other options:"
                 " give another --tfrecords folder or --start_index, or delete the old shards"
             )

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from data.common.errors import UserError
+
 KINDS = ("sparse", "dense", "single")
 # tf.train.Feature: the number of each list in the `oneof`, and the wire types of protobuf.
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A file or a record that is not what its format says; the message is one line."""
 
 

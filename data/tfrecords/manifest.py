@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data.common import state
+from data.common.errors import UserError
 from data.common.files import atomic_write, sha256
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
@@ -39,10 +40,6 @@ _SHARD = {
     "label_counts?": label_counts.is_label_counts,
 }
 LOGGER = logging.getLogger(__name__)
-
-
-class ManifestError(ValueError):
-    """A folder of shards that is not what is asked for, or not what its manifest says."""
 
 
 @dataclass
@@ -133,7 +130,7 @@ class ShardFolder:
             reports = list(self.manifest().values())
         except FileNotFoundError:
             missing = f"{self.path / MANIFEST} is missing: no whole conversion is here"
-            raise ManifestError(missing) from None
+            raise UserError(missing) from None
         work = [(self.path, report) for report in reports]
         problems = []
         with Progress("verification", len(work), "shard") as progress:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
+from data.common.errors import UserError
 from data.common.files import files_at_once, matches
 from data.tfrecords import records
 from data.tfrecords.manifest import labels_of
@@ -27,10 +28,6 @@ INDEX_THREADS = 16  # files whose index is read at once: a network's latency, no
 READ_THREADS, READ_CHUNK = 8, 1024
 # What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
-
-
-class InputError(ValueError):
-    """The input cannot be used; the message is one line: what, where, how to mend it."""
 
 
 class Sample(NamedTuple):
@@ -49,19 +46,19 @@ def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[s
     without records that has a folder `split` (train or val) stands for that, as released.
 
     Raises:
-        InputError: no such folder, or no file.
+        UserError: no such folder, or no file.
     """
     pattern = os.fspath(data_dir)
     paths: Iterable[str] = matches(pattern)
     if os.path.isdir(pattern):
         paths = (entry.path for entry in os.scandir(pattern))
     elif not paths and not glob.has_magic(pattern):
-        raise InputError(f"{pattern}: no such folder; give --data_dir a folder, a file or a glob")
+        raise UserError(f"{pattern}: no such folder; give --data_dir a folder, a file or a glob")
     found = sorted(path for path in paths if _may_hold_records(path))
     if not found and os.path.isdir(below := os.path.join(pattern, split)):
         return find_files(below, split)
     if not found:
-        raise InputError(f"{pattern}: no record files; data/tfrecord.py writes them")
+        raise UserError(f"{pattern}: no record files; data/tfrecord.py writes them")
     return found
 
 
@@ -80,7 +77,7 @@ class RecordSource:
         max_bad_records: more unreadable records than these, or all of them, end the run.
 
     Raises:
-        InputError: no files, no records, a file that holds something else, or a first record
+        UserError: no files, no records, a file that holds something else, or a first record
             that training cannot use.
     """
 
@@ -104,7 +101,7 @@ class RecordSource:
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
         self.total = int(self._first[-1])
         if not self.total:
-            raise InputError(f"{os.fspath(data_dir)}: no records in {len(self.files)} file(s)")
+            raise UserError(f"{os.fspath(data_dir)}: no records in {len(self.files)} file(s)")
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
@@ -122,20 +119,20 @@ class RecordSource:
         """Count and name a record that cannot be used; in a later epoch it does not count again.
 
         Raises:
-            InputError: that makes too many.
+            UserError: that makes too many.
         """
         if record in self._rejected:
             return
         self._rejected.add(record)
         self._report(self._where(record), reason)
         if len(self._rejected) == self.total:
-            raise InputError(f"none of the {self.total} records can be read, see the warnings")
+            raise UserError(f"none of the {self.total} records can be read, see the warnings")
 
     def _report(self, where: str, reason: str) -> None:
         self._problems += 1
         LOGGER.warning("bad input %d: %s: %s", self._problems, where, reason)
         if self._problems > self._max_bad_records:
-            raise InputError(
+            raise UserError(
                 f"{self._problems} unreadable records or damaged files, the last {where}: {reason};"
                 f" raise --max_bad_records={self._max_bad_records} if that is acceptable"
             )
@@ -156,7 +153,7 @@ class RecordSource:
 
         Raises:
             RecordError: its bytes are damaged, or a label value is not finite.
-            InputError: it has no image, no label, or one outside the classes.
+            UserError: it has no image, no label, or one outside the classes.
         """
         file, offset, size = self._place(record)
         payload = records.read_record(file.fileno(), offset, size)
@@ -167,8 +164,8 @@ class RecordSource:
             raise RecordError(f"not a tf.train.Example ({error})") from error
         try:
             return parse(features, self._class_num)
-        except InputError as error:
-            raise InputError(f"{self._where(record)}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{self._where(record)}: {error}") from None
 
     def class_counts(self) -> np.ndarray:
         """int64 [class_num]: records with a positive label of each class.
@@ -176,7 +173,7 @@ class RecordSource:
         From the manifest of the files, or by reading all records where there is none that fits.
 
         Raises:
-            InputError: a class is outside the classes.
+            UserError: a class is outside the classes.
         """
         found = labels_of(self.files, self.counts.tolist())
         if found is None:
@@ -184,7 +181,7 @@ class RecordSource:
         outside = np.flatnonzero(found[self._class_num :])
         if outside.size:
             folder = os.path.dirname(self.files[0])
-            raise InputError(f"{folder}: {_outside(self._class_num + outside[0], self._class_num)}")
+            raise UserError(f"{folder}: {_outside(self._class_num + outside[0], self._class_num)}")
         return np.pad(found, (0, max(0, self._class_num - len(found))))[: self._class_num]
 
     def positives(self) -> list[np.ndarray]:
@@ -221,7 +218,7 @@ def _read_index(path: str) -> records.Index:
     try:
         return records.read_index(path)
     except RecordError as error:
-        raise InputError(f"{error}; move it away, or give a glob of the record files") from error
+        raise UserError(f"{error}; move it away, or give a glob of the record files") from error
 
 
 def _open(path: str) -> BinaryIO:
@@ -233,17 +230,17 @@ def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
     """The sample of an example's features, whichever of the three kinds its label is.
 
     Raises:
-        InputError: without the record's place, which the caller adds.
+        UserError: without the record's place, which the caller adds.
         RecordError: a label value that is not finite.
     """
     image = features["image"].bytes_list.value
     name = features["name"].bytes_list.value
     if not image or not image[0]:
-        raise InputError("no image in it; a record holds `image`, the bytes of a JPEG")
+        raise UserError("no image in it; a record holds `image`, the bytes of a JPEG")
     classes, values = _labels(features, class_num)
     if classes.size and not 0 <= classes.min() <= classes.max() < class_num:
         outside = classes[(classes < 0) | (classes >= class_num)]
-        raise InputError(_outside(outside[0], class_num))
+        raise UserError(_outside(outside[0], class_num))
     if not np.isfinite(values).all():
         raise RecordError(f"a label value of {values[~np.isfinite(values)][0]}")
     return Sample(image[0], name[0] if name else b"", classes.astype(np.int32), values)
@@ -267,15 +264,15 @@ def _labels(
         if not values.size:
             values = np.ones(len(classes), np.float32)
         if len(values) != len(classes):
-            raise InputError(f"{len(classes)} `label_index` but {len(values)} `label_value`")
+            raise UserError(f"{len(classes)} `label_index` but {len(values)} `label_value`")
         return classes, values
     single, dense = features["label"].int64_list.value, features["label"].bytes_list.value
     if single:
         return np.array(single, np.int64), np.ones(len(single), np.float32)
     if not dense:
-        raise InputError("neither `label` nor `label_index` in it")
+        raise UserError("neither `label` nor `label_index` in it")
     if len(dense[0]) != 4 * class_num:
-        raise InputError(f"a dense label of {len(dense[0]) // 4} classes; mend --class_num")
+        raise UserError(f"a dense label of {len(dense[0]) // 4} classes; mend --class_num")
     vector = np.frombuffer(dense[0], "<f4")
     classes = np.flatnonzero(vector)
     return classes, vector[classes]

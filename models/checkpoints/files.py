@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.common import state
+from data.common.errors import UserError
 from models.layout import is_trainable
 
 GLOB_CHARACTERS = set("*?[\\")
@@ -43,7 +44,7 @@ _META_REMEDY = (
 _OPERATION_NOISE = re.compile(r"^\{\{.*?\}\} | \[Op:\w+\]$")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is absent, damaged, or not of the network at hand."""
 
 

@@ -4,9 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-class ExportError(ValueError):
-    """An export that is impossible or that differs from its checkpoint."""
+from data.common.errors import UserError
 
 
 class Check(NamedTuple):
@@ -20,14 +18,14 @@ class Check(NamedTuple):
 def compare(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> Check:
     """The comparison of an export's output with the checkpoint's, of the same shape.
 
-    Raises ExportError when they differ by more than `tolerance`, or hold what is no number.
+    Raises UserError when they differ by more than `tolerance`, or hold what is no number.
     """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
-        raise ExportError(f"{what}: shape {found.shape} instead of {expected.shape}")
+        raise UserError(f"{what}: shape {found.shape} instead of {expected.shape}")
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
     if not difference <= tolerance:
-        raise ExportError(
+        raise UserError(
             f"{what} differs from the checkpoint by {difference:.2e}, more than {tolerance:g}"
         )
     return Check(what, difference, tolerance)

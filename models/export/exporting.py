@@ -11,10 +11,11 @@ from types import ModuleType
 import numpy as np
 import tensorflow as tf
 
+from data.common.errors import UserError
 from data.common.images import probe
 from models.checkpoints import weight_files
 from models.export import checks as export_checks
-from models.export.checks import Check, ExportError
+from models.export.checks import Check
 from models.export.saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
 from models.resnet import ResNet
 
@@ -63,7 +64,7 @@ class Source:
         return {name: v.numpy() for name, v in self.network.variables_by_name().items()}
 
     def check(self, what: str, logits: np.ndarray) -> Check:
-        """Compares with `logits`; raises ExportError."""
+        """Compares with `logits`; raises UserError."""
         return export_checks.compare(what, logits, self.logits, self.tolerance)
 
 
@@ -137,7 +138,7 @@ def _optional(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ExportError(f"{error}: pip install -e '.[export]'") from error
+        raise UserError(f"{error}: pip install -e '.[export]'") from error
 
 
 EXPORTERS = {"saved_model": export_saved_model, "onnx": export_onnx, "pytorch": export_pytorch}

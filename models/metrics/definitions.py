@@ -13,15 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
+
 LEFT_OUT = np.float32(-np.inf)
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-class MetricError(ValueError):
-    """Scores and labels that cannot be measured."""
-
-
-class UndefinedError(MetricError):
+class UndefinedError(UserError):
     """Images or labels of which there is nothing to measure."""
 
 
@@ -209,15 +207,15 @@ def ancestor_table(parents: np.ndarray) -> np.ndarray:
 
     Args:
       parents: int [C], the parent of each class, -1 for a root.
-    Raises: MetricError for a parent out of range, or a loop.
+    Raises: UserError for a parent out of range, or a loop.
     """
     parents = np.asarray(parents, np.int64)
     if len(parents) and (parents.min() < -1 or parents.max() >= len(parents)):
-        raise MetricError(f"parents must be -1 or a class below {len(parents)}")
+        raise UserError(f"parents must be -1 or a class below {len(parents)}")
     columns = [np.arange(len(parents))]
     while (columns[-1] >= 0).any():
         if len(columns) > len(parents):
-            raise MetricError("the hierarchy has a loop: a class is its own ancestor")
+            raise UserError("the hierarchy has a loop: a class is its own ancestor")
         columns.append(np.where(columns[-1] >= 0, parents[columns[-1]], -1))
     return np.stack(columns[:-1] or columns, axis=1)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.common.errors import UserError
 from models.metrics import definitions
-from models.metrics.definitions import LEFT_OUT, MetricError, RankedPositives, UndefinedError
+from models.metrics.definitions import LEFT_OUT, RankedPositives, UndefinedError
 from models.metrics.inputs import list_labels, select_rows
 from models.metrics.results import (
     ClassCounts,
@@ -64,7 +65,7 @@ class MultiLabelEvaluator:
           label_index, label_value: padded-sparse [B, K]; values below 0 are unknown. A class that
             is listed twice has its larger value.
           valid: bool [B], False for the padding of the last batch.
-        Raises: MetricError for wrong shapes, scores that are not finite, labels out of range.
+        Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
         """
         scores, label_index, label_value = select_rows(
             self.class_num, scores, label_index, label_value, valid
@@ -216,7 +217,7 @@ class SingleLabelEvaluator:
         )
         labels = list_labels(self.class_num, label_index, label_value)
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
-            raise MetricError(
+            raise UserError(
                 "top-k accuracy needs exactly one label an image; for several: --label_mode=multi"
             )
         own = scores[labels.rows, labels.classes]

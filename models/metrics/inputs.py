@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from models.losses import PADDING
-from models.metrics.definitions import MetricError
 
 
 class Labels(NamedTuple):
@@ -29,19 +29,19 @@ def select_rows(
     label_value: np.ndarray,
     valid: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The valid rows: scores as a float32 copy, and the labels. Raises MetricError."""
+    """The valid rows: scores as a float32 copy, and the labels. Raises UserError."""
     scores, label_index, label_value = map(np.asarray, (scores, label_index, label_value))
     if scores.ndim != 2 or scores.shape[1] != class_num:
-        raise MetricError(f"scores must be [batch, {class_num}], not {list(scores.shape)}")
+        raise UserError(f"scores must be [batch, {class_num}], not {list(scores.shape)}")
     if label_index.shape != label_value.shape or label_index.shape[:1] != scores.shape[:1]:
-        raise MetricError(
+        raise UserError(
             f"labels {list(label_index.shape)} and {list(label_value.shape)} do not fit"
             f" scores {list(scores.shape)}"
         )
     keep = np.ones(len(scores), bool) if valid is None else np.asarray(valid, bool)
     scores = scores[keep].astype(np.float32, copy=False)
     if not np.isfinite(scores).all():
-        raise MetricError("scores hold NaN or infinity")
+        raise UserError("scores hold NaN or infinity")
     return scores, label_index[keep], label_value[keep]
 
 
@@ -51,7 +51,7 @@ def list_labels(class_num: int, label_index: np.ndarray, label_value: np.ndarray
     classes, values = label_index[rows, columns].astype(np.int64), label_value[rows, columns]
     if len(classes) and not 0 <= classes.min() <= classes.max() < class_num:
         wrong = classes[(classes < 0) | (classes >= class_num)][0]
-        raise MetricError(f"a label is class {wrong}, but classes are 0 to {class_num - 1}")
+        raise UserError(f"a label is class {wrong}, but classes are 0 to {class_num - 1}")
     order = np.lexsort((values, classes, rows))
     rows, classes, values = rows[order], classes[order], values[order]
     last = np.append((rows[1:] != rows[:-1]) | (classes[1:] != classes[:-1]), True)[: len(rows)]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from models.metrics import definitions
-from models.metrics.definitions import MetricError, RankedPositives, ratio
+from models.metrics.definitions import RankedPositives, ratio
 
 # What tells most, of several labels or one.
 HEADLINES = ("map_macro", "map_micro", "top_1", "top_5")
@@ -40,11 +41,11 @@ class MultiLabelMetricOptions:
     scratch_dir: str | Path | None = None
 
     def thresholds(self, class_num: int) -> np.ndarray:
-        """float32 [C]. Raises MetricError where an array has not one entry a class."""
+        """float32 [C]. Raises UserError where an array has not one entry a class."""
         for name in ("threshold", "supported", "parents"):
             value = getattr(self, name)
             if value is not None and np.shape(value) not in ((), (class_num,)):
-                raise MetricError(f"{name} has {np.size(value)} entries for {class_num} classes")
+                raise UserError(f"{name} has {np.size(value)} entries for {class_num} classes")
         return np.broadcast_to(np.asarray(self.threshold, np.float32), (class_num,))
 
     def image_metrics(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def load(path: str, options: NetworkOptions) -> Loaded:
 
     Raises:
       CheckpointError: absent or damaged, or of another depth or class count than asked for.
-      NetworkError: a data format that this machine does not have.
+      UserError: a data format that this machine does not have.
     """
     prefix = checkpoint.find(path)
     found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)

@@ -6,14 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
 
 # Metrics of which less is better; of all others more is.
 FALLING = ("loss", "ranking_loss", "one_error", "coverage", "hamming")
-
-
-class BestError(ValueError):
-    """A metric to watch that the evaluation does not give."""
 
 
 class Best:
@@ -37,14 +34,14 @@ class Best:
         return {"best_value": self._value, "evaluations_since_best": self._evaluations_since}
 
     def check(self, names: Iterable[str]) -> None:
-        """Raises BestError unless the metric is one of these."""
+        """Raises UserError unless the metric is one of these."""
         if self._metric not in names:
-            raise BestError(
+            raise UserError(
                 f"--best_metric={self._metric} is not evaluated: use one of {', '.join(names)}"
             )
 
     def observe(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether `metrics` are the best so far. Raises BestError if they lack the metric.
+        """Whether `metrics` are the best so far. Raises UserError if they lack the metric.
 
         A value that is not a number, where nothing could be measured, is passed over.
         """

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.training.trainer import Trainer
 from models.workers.base import Workers
@@ -15,12 +16,8 @@ from models.workers.base import Workers
 LARGEST_GROWTH = 1e4
 
 
-class TrainingError(ValueError):
-    """Training cannot start, or cannot go on."""
-
-
 class DivergenceCheck:
-    """Raises TrainingError when a run diverges, on all workers after the same step."""
+    """Raises UserError when a run diverges, on all workers after the same step."""
 
     def __init__(self, trainer: Trainer, workers: Workers, checkpoints: CheckpointFolder) -> None:
         self._trainer, self._workers, self._checkpoints = trainer, workers, checkpoints
@@ -52,12 +49,12 @@ class DivergenceCheck:
         if self._workers.sum(np.array([not sound], np.int64))[0]:
             raise self._diverged("not all values are finite after step")
 
-    def _diverged(self, what: str) -> TrainingError:
+    def _diverged(self, what: str) -> UserError:
         step, latest = int(self._trainer.global_step.numpy()), self._checkpoints.latest()
         resume = (
             f"resumes {latest}, which is finite" if latest else "begins anew: nothing was saved"
         )
-        return TrainingError(
+        return UserError(
             f"training diverged: {what} {step}; lower --lr or lengthen --warmup, and the same "
             f"command {resume}"
         )

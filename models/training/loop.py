@@ -92,7 +92,7 @@ def train(
       0, or 128 + the number of the signal that stopped the run after a checkpoint.
 
     Raises:
-      TrainingError: training diverged; the last checkpoint is from before.
+      UserError: training diverged; the last checkpoint is from before.
     """
     # Horovod: an elastic job sends SIGTERM to a worker of which it wants no more.
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))

@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models import losses
-from models.losses import Counters, LossError, MultiLabelOptions
+from models.losses import Counters, MultiLabelOptions
 from models.workers.base import Workers
 
 
@@ -28,7 +29,7 @@ class Objective:
         self.state: dict[str, tf.Variable] = {}
 
     def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
-        """Raises LossError for labels [A*B, K] that this loss has no meaning for."""
+        """Raises UserError for labels [A*B, K] that this loss has no meaning for."""
 
     def begin_step(
         self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
@@ -107,7 +108,7 @@ class WeightedBCEObjective(Objective):
     def __init__(self, positive_weight: float = 1.0) -> None:
         super().__init__()
         if positive_weight <= 0:
-            raise LossError(f"positive_weight must be above 0, not {positive_weight}")
+            raise UserError(f"positive_weight must be above 0, not {positive_weight}")
         self.positive_weight = positive_weight
 
     def loss(
@@ -133,7 +134,7 @@ class AsymmetricLossObjective(Objective):
     ) -> None:
         super().__init__()
         if min(gamma_negative, gamma_positive) < 0 or not 0.0 <= clip < 1.0:
-            raise LossError(
+            raise UserError(
                 "asymmetric loss: gammas must not be below 0 and clip must be in [0, 1), got"
                 f" {gamma_negative}, {gamma_positive} and {clip}"
             )
@@ -159,15 +160,15 @@ class SoftmaxObjective(Objective):
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
-            raise LossError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+            raise UserError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
-        """Raises LossError where an image has not exactly one label."""
+        """Raises UserError where an image has not exactly one label."""
         labels = ((np.asarray(step_index) >= 0) & (np.asarray(step_value) > 0)).sum(axis=1)
         others = labels[labels != 1]
         if others.size:
-            raise LossError(
+            raise UserError(
                 f"--loss=softmax needs exactly one label an image, and one has {others[0]}: "
                 "for several use --loss=bce"
             )

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from data.common.errors import UserError
 from models.checkpoints.files import AVERAGE, MOMENTUM
 from models.layout import is_batch_norm
 
 HEAD = "logits/"
-
-
-class OptimizerError(ValueError):
-    """Optimiser options or gradients that do not fit the variables."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,9 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("mom", "sgd"):
-            raise OptimizerError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
+            raise UserError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
         if min(self.weight_decay, self.bn_decay_share, self.gradient_clip) < 0:
-            raise OptimizerError("weight_decay, bn_decay_share, gradient_clip: none below 0")
+            raise UserError("weight_decay, bn_decay_share, gradient_clip: none below 0")
 
 
 def decay_rates(
@@ -69,12 +66,12 @@ class Optimizer:
     `momentum = opt_momentum * momentum + g; v -= rate * momentum`, where g is the gradient of loss
     and decay together, clipped when asked (as if the decay stood in the loss: the released form).
     `slots` holds the momentum under its checkpoint name `NAME/Momentum`.
-    Raises OptimizerError when there is no variable.
+    Raises UserError when there is no variable.
     """
 
     def __init__(self, trainable: Mapping[str, tf.Variable], options: OptimizerOptions) -> None:
         if not trainable:
-            raise OptimizerError("no variable to train: --trainable matches none")
+            raise UserError("no variable to train: --trainable matches none")
         self.trainable, self.options = dict(trainable), options
         self.decay = decay_rates(trainable, options.weight_decay, options.bn_decay_share)
         self.slots: dict[str, tf.Variable] = {}
@@ -94,11 +91,11 @@ class Optimizer:
         Args:
           gradients: name -> gradient of the loss without decay, averaged over workers.
           rate: the learning rate.
-        Raises: OptimizerError unless there is a gradient for each trainable variable.
+        Raises: UserError unless there is a gradient for each trainable variable.
         """
         lacking = sorted(n for n in self.trainable if gradients.get(n) is None)
         if lacking:
-            raise OptimizerError(f"no gradient for {len(lacking)} variables: {lacking[:5]}")
+            raise UserError(f"no gradient for {len(lacking)} variables: {lacking[:5]}")
         # Of each constant one: hundreds of them would make the graph's making longer.
         decays = {decay: tf.constant(decay) for decay in set(self.decay.values())}
         totals = {
@@ -140,7 +137,7 @@ class WeightAverage:
 
     def __init__(self, variables: Mapping[str, tf.Variable], decay: float) -> None:
         if not 0.0 < decay < 1.0:
-            raise OptimizerError(f"ema_decay must be in (0, 1), not {decay}")
+            raise UserError(f"ema_decay must be in (0, 1), not {decay}")
         self.variables, self.decay = dict(variables), decay
         self.slots = {
             name + AVERAGE: tf.Variable(v, trainable=False) for name, v in variables.items()

@@ -27,7 +27,7 @@ def claim(model_dir: str | Path, log_dir: str | Path, workers: Workers) -> None:
     """Keeps other jobs out of a run's folders until it ends; rank 0 does, which alone writes.
 
     Raises:
-      OutputError: a folder cannot be written, or another job holds it.
+      UserError: a folder cannot be written, or another job holds it.
     """
     if workers.rank == 0:
         folders = {"model_dir": model_dir, "log_dir": log_dir}

@@ -9,15 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from data.common.errors import UserError
+
 Schedule = Callable[[int], float]
 
 POLICIES = ("pretraining", "staircase", "cosine", "polynomial", "constant")
 # The released pretraining code lists four boundaries and no more (spec section 4).
 MAX_BOUNDARIES = 4
-
-
-class ScheduleError(ValueError):
-    """Schedule options that make no schedule."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,14 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         if self.lr_policy not in POLICIES:
-            raise ScheduleError(f"lr_policy is one of {', '.join(POLICIES)}: {self.lr_policy!r}")
+            raise UserError(f"lr_policy is one of {', '.join(POLICIES)}: {self.lr_policy!r}")
         if self.lr < 0 or self.warmup < 0:
-            raise ScheduleError(f"lr {self.lr} and warmup {self.warmup} must not be below 0")
+            raise UserError(f"lr {self.lr} and warmup {self.warmup} must not be below 0")
         if self.lr_policy == "staircase" and self.lr_decay_step <= 0:
-            raise ScheduleError("--lr_policy=staircase needs --lr_decay_step above 0")
+            raise UserError("--lr_policy=staircase needs --lr_decay_step above 0")
         exponential = self.lr_policy == "pretraining" and self.warmup
         if exponential and self.lr_warmup_decay_step <= 0:
-            raise ScheduleError("warm-up of pretraining needs lr_warmup_decay_step above 0")
+            raise UserError("warm-up of pretraining needs lr_warmup_decay_step above 0")
 
 
 def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0) -> Schedule:
@@ -60,12 +58,12 @@ def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0
     Args:
       max_iter: total optimiser steps; cosine and polynomial end there.
       global_batch: images an optimiser step over all workers, for linear scaling.
-    Raises: ScheduleError when cosine or polynomial have no steps left after the warm-up.
+    Raises: UserError when cosine or polynomial have no steps left after the warm-up.
     """
     scale = linear_scale(global_batch, options.reference_batch)
     lr, after = options.lr * scale, max_iter - options.warmup
     if options.lr_policy in ("cosine", "polynomial") and after <= 0:
-        raise ScheduleError(f"warmup {options.warmup} leaves no step of max_iter {max_iter}")
+        raise UserError(f"warmup {options.warmup} leaves no step of max_iter {max_iter}")
     if options.lr_policy == "pretraining":
         schedule = multistep(lr, options.lr_decay_step, options.lr_decay_factor)
         warm = growing(

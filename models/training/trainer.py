@@ -99,7 +99,7 @@ class Trainer(tf.Module):
           A loss, float32 []; its mean over the workers is the mean over the step's images.
 
         Raises:
-          LossError: labels that the objective refuses.
+          UserError: labels that the objective refuses.
         """
         batches, rate = iter(batches), tf.constant(rate, tf.float32)
         first, total = next(batches), total or self._workers.size

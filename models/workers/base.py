@@ -9,10 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 
-class WorkersError(ValueError):
-    """The processes of a job cannot work together, or no longer can."""
-
-
 @dataclasses.dataclass(frozen=True)
 class WorkerOptions:
     """The fields are the flags of the same name.
@@ -67,7 +63,7 @@ class Workers(Protocol):
         have changed.
 
         Raises:
-          WorkersError: a worker is gone, and the job cannot do without.
+          UserError: a worker is gone, and the job cannot do without.
         """
 
     def step_done(self) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from models.workers.base import WorkerOptions, WorkersError
+from data.common.errors import UserError
+from models.workers.base import WorkerOptions
 
 
 class HorovodWorkers:
@@ -35,7 +36,7 @@ class HorovodWorkers:
         except (tf.errors.OpError, RuntimeError) as error:
             if not is_lost_connection(error):
                 raise
-            raise WorkersError(
+            raise UserError(
                 f"worker {self.rank} of {self.size} lost another one, which the launcher names; "
                 "started again, the job resumes from its latest checkpoint "
                 f"({reason(error)})"

@@ -6,8 +6,9 @@ that was started alone runs the same code, and then Horovod need not be installe
 
 import os
 
+from data.common.errors import UserError
 from data.common.launcher import this_process
-from models.workers.base import OneWorker, WorkerOptions, Workers, WorkersError
+from models.workers.base import OneWorker, WorkerOptions, Workers
 
 # Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
 ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
@@ -17,7 +18,7 @@ def start(options: WorkerOptions) -> Workers:
     """Joins the job that this process was launched in; alone, it is a job of one.
 
     Raises:
-      WorkersError: launched with others, but Horovod is not installed or does not join them.
+      UserError: launched with others, but Horovod is not installed or does not join them.
     """
     elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
     process = this_process()
@@ -29,7 +30,7 @@ def start(options: WorkerOptions) -> Workers:
         from models.workers.elastic import ElasticWorkers
         from models.workers.horovod_workers import HorovodWorkers
     except ImportError as error:
-        raise WorkersError(
+        raise UserError(
             f"several processes were launched, but Horovod cannot be imported ({error}): "
             "run example/install_horovod.sh"
         ) from error
@@ -37,7 +38,7 @@ def start(options: WorkerOptions) -> Workers:
         return ElasticWorkers(hvd, options)
     workers = HorovodWorkers(hvd, options)
     if workers.size != process.size:
-        raise WorkersError(
+        raise UserError(
             f"{process.launcher} started {process.size} processes, but Horovod joins "
             f"{workers.size}: under srun give --mpi=pmix, or whatever the MPI that Horovod was "
             "built with talks to (srun --mpi=list)"
