@@ -14,24 +14,24 @@ from absl import logging
 import flags
 import inference_job
 import script
-from data.common import outputs
+from data.common import output_lock
 from data.common.errors import UserError
-from data.inference import evaluation_files
-from data.inference.evaluation_input import EvaluationPictures, read_classes, watched
-from data.inference.picture_batches import Preparation
-from data.inference.predictions import class_names, read_thresholds
+from data.input.evaluation import EvaluationPictures, read_classes, watched
+from data.input.image_batches import Preparation
+from data.outputs import evaluation_files
+from data.outputs.predictions import class_names, read_thresholds
 from evaluation_report import Report
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
+from models.distributed import launch
+from models.distributed.base import WorkerOptions, Workers
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.metrics.sums import gather_rows
 from models.prediction import inference
 from models.prediction.evaluation import Evaluation, TellingPictures, evaluate
 from models.prediction.inference import Loaded, Predictor
-from models.workers import launch
-from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 # What decides on the numbers, besides checkpoint and data.
@@ -46,7 +46,7 @@ def main() -> int:
     job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     if job.rank == 0:
-        outputs.claim_folders({"result": FLAGS.result})
+        output_lock.claim_folders({"result": FLAGS.result})
     prefixes = checkpoints(inference_job.checkpoint_path())
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
     same_classes([*compared, *prefixes])

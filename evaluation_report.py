@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.common import pages
+from data.common import html_report
 from data.common.files import atomic_write
-from data.inference import evaluation_files, evaluation_page
-from data.inference.evaluation_input import EvaluationPictures
-from data.inference.picture_batches import Preparation
+from data.input.evaluation import EvaluationPictures
+from data.input.image_batches import Preparation
+from data.outputs import evaluation_files, evaluation_html
 from models.metrics.results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
 from models.prediction.evaluation import NOBODY, Evaluation
 
@@ -51,7 +51,7 @@ class Report(NamedTuple):
         if isinstance(last.metrics, SingleLabelMetrics):
             rows = last.metrics.top_confusions(len(last.metrics.confusions))
             evaluation_files.write_confusions(folder / "confusions.csv", self.names, rows)
-        page = pages.page(f"Evaluation of {last.title}", self._sections())
+        page = html_report.page(f"Evaluation of {last.title}", self._sections())
         atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
 
     def _numbers(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Report(NamedTuple):
     def _sections(self) -> list[tuple[str, str]]:
         last, compared = self.evaluations[-1], self.compared
         columns = {e.title: e.metrics.summary() for e in (last, compared) if e}
-        sections = [("Metrics", evaluation_page.metric_table(columns))]
+        sections = [("Metrics", evaluation_html.metric_table(columns))]
         if len(self.evaluations) > 1:
             sections.append(("Checkpoints", self._checkpoint_curve()))
         if compared:
@@ -82,10 +82,10 @@ class Report(NamedTuple):
         sections += self._multi_label() if multi else self._single_label()
         sections += self._classes()
         rows = [(name, reason) for _, name, reason in self.pictures.left_out]
-        left_out = pages.table(["picture", "reason"], rows)
+        left_out = html_report.table(["picture", "reason"], rows)
         sections.append((f"Unreadable pictures, left out: {last.unreadable}", left_out))
         settings = [(name, str(value)) for name, value in self.settings.items()]
-        return [*sections, ("Settings", pages.table(["setting", "value"], settings))]
+        return [*sections, ("Settings", html_report.table(["setting", "value"], settings))]
 
     def _checkpoint_curve(self) -> str:
         summaries = [e.metrics.summary() for e in self.evaluations]
@@ -93,8 +93,8 @@ class Report(NamedTuple):
         steps = [e.step if e.step is not None else i for i, e in enumerate(self.evaluations)]
         curves = {name: [summary[name] for summary in summaries] for name in shown}
         rows = [[s, *(values[i] for values in curves.values())] for i, s in enumerate(steps)]
-        plot = evaluation_page.step_plot(steps, curves)
-        return plot + pages.table(["step", *shown], rows)
+        plot = evaluation_html.step_plot(steps, curves)
+        return plot + html_report.table(["step", *shown], rows)
 
     def _changes(self, compared: Evaluation) -> str:
         ours, positives = self.evaluations[-1].quality()
@@ -103,7 +103,7 @@ class Report(NamedTuple):
         known = np.flatnonzero(~np.isnan(change) & (change != 0))
         order = known[np.argsort(-np.abs(change[known]), kind="stable")][:LISTED_CLASSES]
         columns = {"this": ours, "other": theirs, "difference": change, "positives": positives}
-        return evaluation_page.class_table(self.names, columns, order)
+        return evaluation_html.class_table(self.names, columns, order)
 
     def _multi_label(self) -> list[tuple[str, str]]:
         last = self.evaluations[-1]
@@ -111,21 +111,21 @@ class Report(NamedTuple):
         curves = {"all classes (micro)": last.metrics.curve()}
         drawn = [*classes[-DRAWN_CLASSES:][::-1], *classes[:DRAWN_CLASSES]]
         curves |= {f"{self.names[c]} ({c})": last.metrics.curve(c) for c in dict.fromkeys(drawn)}
-        return [("Precision and recall", evaluation_page.precision_recall_plot(curves))]
+        return [("Precision and recall", evaluation_html.precision_recall_plot(curves))]
 
     def _single_label(self) -> list[tuple[str, str]]:
         confusions = self.evaluations[-1].metrics.top_confusions(LISTED_CONFUSIONS)
         rows = [(self.names[t], self.names[p], n) for t, p, n in confusions.tolist()]
-        return [("Confusions", pages.table(["label", "predicted", "pictures"], rows))]
+        return [("Confusions", html_report.table(["label", "predicted", "pictures"], rows))]
 
     def _classes(self) -> list[tuple[str, str]]:
         last = self.evaluations[-1]
         classes, columns = last.ranked_classes(), last.metrics.class_table()
         worst, best = classes[:LISTED_CLASSES], classes[::-1][:LISTED_CLASSES]
         return [
-            ("Worst classes", evaluation_page.class_table(self.names, columns, worst)),
+            ("Worst classes", evaluation_html.class_table(self.names, columns, worst)),
             ("Pictures of the worst classes", self._pictures(worst[: self.page_classes])),
-            ("Best classes", evaluation_page.class_table(self.names, columns, best)),
+            ("Best classes", evaluation_html.class_table(self.names, columns, best)),
         ]
 
     def _pictures(self, classes: np.ndarray) -> str:
@@ -138,6 +138,6 @@ class Report(NamedTuple):
         for c in classes:
             for kind, found in kinds:
                 shown = [int(p) for p in found[:, c] if p != NOBODY]
-                tiles = [(evaluation_page.thumbnail(crops[p][0]), f"picture {p}") for p in shown]
+                tiles = [(evaluation_html.thumbnail(crops[p][0]), f"picture {p}") for p in shown]
                 groups.append((f"{self.names[c]}: {kind}", tiles))
-        return evaluation_page.picture_rows(groups)
+        return evaluation_html.picture_rows(groups)

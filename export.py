@@ -24,12 +24,11 @@ import script
 # isort: split
 import tensorflow as tf  # after script, which says how
 
-from data.common import outputs
+from data.common import output_lock
 from data.common.errors import UserError
-from data.inference import picture_source
-from data.inference.picture_batches import Preparation, load_all
-from data.inference.predictions import class_names
-from data.input import exif_ops, preprocessing
+from data.input import exif_ops, image_source, preprocess
+from data.input.image_batches import Preparation, load_all
+from data.outputs.predictions import class_names
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.files import GLOB_CHARACTERS
@@ -56,7 +55,7 @@ def import_weights() -> int:
     """Makes the checkpoint --result of --import_weights, and reads it back."""
     if not FLAGS.result:
         raise UserError("--import_weights needs --result, the checkpoint to make")
-    outputs.claim_file("result", FLAGS.result)
+    output_lock.claim_file("result", FLAGS.result)
     tensors = weight_files.read(FLAGS.import_weights)
     given = (name for name in ("image_size", "batch_norm_epsilon") if FLAGS[name].present)
     meta = {"imported_from": str(FLAGS.import_weights)}
@@ -108,8 +107,8 @@ def _source(plain: Loaded) -> Source:
     names, _ = class_names(FLAGS.dictionary, plain.network.class_num)
 
     def prepare(contents: tf.Tensor) -> tf.Tensor:
-        image = exif_ops.upright(preprocessing.decode_jpeg_or_png(contents), contents)
-        return preprocessing.inference_crops(image, plain.image_size)[0]
+        image = exif_ops.upright(preprocess.decode_jpeg_or_png(contents), contents)
+        return preprocess.inference_crops(image, plain.image_size)[0]
 
     pictures, images = _pictures(Preparation(plain.image_size))
     return Source(
@@ -136,7 +135,7 @@ def _pictures(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
     """Files as they are given, and the network's input that inference makes of them."""
     if not FLAGS.images:
         return (made := _made_up_pictures()), np.concatenate(list(map(as_inference, made)))
-    found = picture_source.pictures(FLAGS.images, 0, PICTURES_CHECKED, None, FLAGS.images_dir)
+    found = image_source.pictures(FLAGS.images, 0, PICTURES_CHECKED, None, FLAGS.images_dir)
     return load_all(found, as_inference)
 
 
@@ -156,7 +155,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
             f"--export_dir={path}: TensorFlow could not load a SavedModel there, because it takes"
             " the path for a glob; choose one without * ? [ and backslash"
         )
-    outputs.claim_file("export_dir", path)
+    output_lock.claim_file("export_dir", path)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     temporary.mkdir()
     try:

@@ -12,10 +12,10 @@ import numpy as np
 import flags
 import inference_job
 import script
-from data.inference import feature_files
-from data.inference.feature_files import Feature
-from data.inference.picture_batches import PictureBatch
-from data.inference.result_format import choose_format
+from data.input.image_batches import PictureBatch
+from data.outputs import feature_files
+from data.outputs.feature_files import Feature
+from data.outputs.result_format import choose_format
 from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS

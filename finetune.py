@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flags
 import script
 import train
+from models.distributed.base import Workers
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.training.objectives import (
     AsymmetricLossObjective,
@@ -17,7 +18,6 @@ from models.training.objectives import (
     SoftmaxObjective,
     WeightedBCEObjective,
 )
-from models.workers.base import Workers
 
 FLAGS = flags.FLAGS
 # What `FixBlock2` of the released code leaves to train.

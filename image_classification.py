@@ -12,11 +12,11 @@ import numpy as np
 import flags
 import inference_job
 import script
-from data.inference import prediction_page
-from data.inference.picture_batches import PictureBatch
-from data.inference.prediction_files import FORMATS
-from data.inference.predictions import Labels, Prediction, class_names, read_thresholds
-from data.inference.result_format import choose_format
+from data.input.image_batches import PictureBatch
+from data.outputs import prediction_html
+from data.outputs.prediction_files import FORMATS
+from data.outputs.predictions import Labels, Prediction, class_names, read_thresholds
+from data.outputs.result_format import choose_format
 from models.prediction.inference import Predictor
 
 FLAGS = flags.FLAGS
@@ -29,7 +29,7 @@ SETTINGS = (
 def main() -> int:
     result_format = choose_format(FORMATS, FLAGS.result)
     if FLAGS.page:
-        prediction_page.check(FLAGS.page)
+        prediction_html.check(FLAGS.page)
     loaded = inference_job.load()
     inference_job.take_label_mode(loaded.prefix)
     labels = make_labels(loaded.network.class_num)
@@ -37,7 +37,7 @@ def main() -> int:
     part = inference_job.our_part()
     # Of several processes, the one that joins the shares has the first pictures.
     count = FLAGS.page_images if FLAGS.page and part.collects else 0
-    shown = prediction_page.Shown(count)
+    shown = prediction_html.Shown(count)
 
     def describe(batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(labels, batch, probabilities)

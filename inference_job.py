@@ -13,17 +13,17 @@ from absl import logging
 
 import flags
 import script
-from data.common import outputs, parallel
+from data.common import output_lock, parallel
 from data.common.launcher import this_process
 from data.common.parallel import Part
-from data.inference.picture_batches import PictureBatch, Preparation
-from data.inference.picture_job import Job
-from data.inference.result_format import ResultFormat
+from data.input.image_batches import PictureBatch, Preparation
+from data.outputs.batch_predictor import Job
+from data.outputs.result_format import ResultFormat
 from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
+from models.distributed import launch
+from models.distributed.base import WorkerOptions, Workers
 from models.prediction import inference
-from models.workers import launch
-from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 SCORES = {"single": "softmax", "multi": "sigmoid"}
@@ -87,7 +87,7 @@ def run(
       settings: the script's own flags that decide on the rows.
     """
     if part.index == 0:
-        outputs.claim_file("result", result)
+        output_lock.claim_file("result", result)
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
     prepare = Preparation(
         loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes

@@ -14,7 +14,7 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from data.common import command, outputs
+from data.common import command, output_lock
 from flags import FLAGS, WITHOUT_EFFECT
 
 Options = TypeVar("Options")
@@ -115,4 +115,4 @@ def _run_checked(
     for name, instead in WITHOUT_EFFECT.items():
         if FLAGS[name].present:
             logging.warning("--%s has no effect (%s)", name, instead)
-    return outputs.run(main)
+    return output_lock.run(main)

@@ -1,4 +1,4 @@
-"""Installs ML-Images: root scripts, `data` and `models`, with the versions that work together.
+"""Installs what ML-Images needs, in versions that work together; its code stays in this folder.
 
 `./example/quickstart.sh` and `./tests/run.sh` call this for you. By hand: `pip install -e ".[cpu]"`
 on a machine without a GPU, `pip install -e ".[gpu]"` on one with a GPU.
@@ -13,7 +13,7 @@ TENSORFLOW = "2.21.0"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "google-crc32c>=1.5,<2",
-    # Compiles the augmentation of training images (data/input/pixels.py).
+    # Compiles the augmentation of training images (data/input/kernels.py).
     "numba>=0.61,<0.69",
     "numpy>=2.0,<2.5",
     "pillow>=12,<14",
@@ -64,18 +64,6 @@ EXTRAS = {
     "benchmark": ["psutil>=6,<8"],
 }
 
-DATA_PACKAGES = [
-    "common",
-    "downloading",
-    "imagenet",
-    "inference",
-    "input",
-    "listing",
-    "tfrecords",
-]
-
-MODELS_PACKAGES = ["checkpoints", "export", "metrics", "prediction", "training", "workers"]
-
 setup(
     name="ml-images",
     version="1.0.0",
@@ -84,23 +72,8 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    packages=[
-        "data",
-        *(f"data.{package}" for package in DATA_PACKAGES),
-        "models",
-        *(f"models.{package}" for package in MODELS_PACKAGES),
-    ],
-    package_data={"data": ["imagenet2012_dictionary.txt", "placeholders.txt"]},
-    py_modules=[
-        "evaluate",
-        "evaluation_report",
-        "export",
-        "extract_feature",
-        "finetune",
-        "flags",
-        "image_classification",
-        "inference_job",
-        "script",
-        "train",
-    ],
+    # Nothing but the dependencies: names such as `data` and `models` in site-packages would collide
+    # with everybody's own folders. Scripts find the project by their own place.
+    packages=[],
+    py_modules=[],
 )

@@ -11,25 +11,25 @@ from typing import Any
 import flags
 import script
 from data.common.errors import UserError
-from data.input.augmentation import Augmentation
+from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
-from data.input.shares import StepOptions, arithmetic, step_share
+from data.input.sharding import StepOptions, arithmetic, step_share
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
+from models.distributed import launch
+from models.distributed.base import WorkerOptions, Workers
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
 from models.training import loop, overview, resume
-from models.training.best import Best
+from models.training.early_stopping import Best
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer
 from models.training.validation import Validation
-from models.workers import launch
-from models.workers.base import WorkerOptions, Workers
 
 FLAGS = flags.FLAGS
 

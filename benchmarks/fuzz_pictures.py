@@ -22,7 +22,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from data.common.images import ImageError
-from data.inference.picture_batches import Preparation
+from data.input.image_batches import Preparation
 
 LONGEST_SECONDS = 60.0
 MOST_BYTES = 2 << 30

@@ -23,11 +23,11 @@ import tensorflow as tf
 from benchmarks.measuring import median_seconds, report
 from benchmarks.scaling import SETTINGS
 from data.input.order import RecordOrder
-from data.listing.lists import Row, format_row, read_rows
+from data.lists.rows import Row, format_row, read_rows
+from models.distributed.base import OneWorker
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.training.objectives import MultiLabelObjective
-from models.workers.base import OneWorker
 
 CLASSES = (1_000, 10_000, 100_000)
 ROWS = (1_000, 10_000, 100_000, 1_000_000)

@@ -56,8 +56,8 @@ def make_pictures(folder: Path, count: int) -> None:
 
 def make_checkpoint(folder: Path, depth: int) -> None:
     """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
+    from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
-    from models.layout import variable_shapes
     from models.resnet import initial_value
 
     rng = np.random.default_rng(0)
@@ -97,9 +97,9 @@ def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
 def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     """What extract_feature.py does, without the start of the process."""
     from data.common.parallel import Part
-    from data.inference import feature_files
-    from data.inference.picture_batches import Preparation
-    from data.inference.picture_job import Job
+    from data.input.image_batches import Preparation
+    from data.outputs import feature_files
+    from data.outputs.batch_predictor import Job
     from extract_feature import describe
     from models.prediction import inference
 

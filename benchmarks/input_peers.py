@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from data.input.augmentation import CROP_TRIES, Augmentation
+from data.input.augment import CROP_TRIES, Augmentation
 
 
 def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: int) -> Iterator[Any]:

@@ -39,7 +39,7 @@ from PIL import Image
 
 from benchmarks import input_peers
 from benchmarks.measuring import memory_bytes, report
-from data.input.augmentation import Augmentation, random_crop
+from data.input.augment import Augmentation, random_crop
 from data.input.pipeline import InputOptions, TrainingInput
 from data.tfrecords import records
 from data.tfrecords.record_source import RecordSource

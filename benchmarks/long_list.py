@@ -42,8 +42,8 @@ class Run(NamedTuple):
 
 def make_inputs(folder: Path, pictures: int) -> None:
     """Pictures of several formats (one of them torn), a long list of them, and a checkpoint."""
+    from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
-    from models.layout import variable_shapes
     from models.resnet import initial_value
 
     rng = np.random.default_rng(0)
@@ -93,14 +93,14 @@ def _resident_bytes(pid: int) -> int:
 
 
 def plot(path: str, run: Run) -> None:
-    from data.common import pages
+    from data.common import html
 
-    figure, (axes,) = pages.panels(1)
+    figure, (axes,) = html.panels(1)
     seconds = np.linspace(0, run.seconds, len(run.memory_bytes))
     axes.plot(seconds, np.array(run.memory_bytes) / 2**20)
     axes.set(xlabel="seconds", ylabel="resident memory, MiB", title="extract_feature.py")
     axes.set_ylim(bottom=0)
-    pages.write_figure(path, figure)
+    html.write_figure(path, figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

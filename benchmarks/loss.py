@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, peak_growth_bytes, report
+from models.distributed.base import OneWorker
 from models.losses import sparse_from_dense
 from models.training.objectives import MultiLabelObjective, MultiLabelOptions, Objective
-from models.workers.base import OneWorker
 
 LABELS_PER_IMAGE = 9  # ML-Images has 8.72 on average
 

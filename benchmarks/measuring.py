@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.layout import blocks
+from models.architecture import blocks
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 

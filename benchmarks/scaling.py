@@ -27,14 +27,14 @@ import tensorflow as tf
 from absl import logging
 
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-from data.input.shares import share_out
+from data.input.sharding import share_out
+from models.distributed import launch
+from models.distributed.base import WorkerOptions, Workers
 from models.losses import MultiLabelOptions
 from models.resnet import ResNet
 from models.training.objectives import MultiLabelObjective
 from models.training.optimizers import Optimizer, OptimizerOptions
 from models.training.trainer import Trainer
-from models.workers import launch
-from models.workers.base import WorkerOptions, Workers
 
 BIN = Path(sys.executable).parent
 WARM_UP_STEPS = 2  # the first ones trace

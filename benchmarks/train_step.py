@@ -39,14 +39,14 @@ CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch", IN_FL
 
 
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
-    from data.input.augmentation import Augmentation
+    from data.input.augment import Augmentation
     from data.input.pipeline import InputOptions, TrainingInput
+    from models.distributed.base import OneWorker
     from models.losses import MultiLabelOptions
     from models.resnet import ResNet
     from models.training.objectives import MultiLabelObjective
     from models.training.optimizers import Optimizer, OptimizerOptions
     from models.training.trainer import Trainer
-    from models.workers.base import OneWorker
 
     network = ResNet(101, args.class_num, compute_dtype=args.dtype, recompute=recompute)
     objective = MultiLabelObjective(args.class_num, MultiLabelOptions(neg_select=0.1), 0)

@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.measuring import report
 from data import digits
-from data.listing.lists import Row, read_rows
+from data.lists.rows import Row, read_rows
 from data.tfrecords.records import RecordWriter, encode_example
 
 ROOT = Path(__file__).resolve().parents[1]

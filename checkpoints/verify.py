@@ -23,10 +23,10 @@ from data.common import command, start_tensorflow  # noqa: F401
 from data.common.errors import UserError
 from data.common.files import sha256
 from data.common.state import is_name, is_sha256
+from models.architecture import variable_shapes
 from models.checkpoints import checkpoint
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import MOMENTUM, Checkpoint, CheckpointError
-from models.layout import variable_shapes
 
 # Depth and classes of the released checkpoints (spec section 1 and 4).
 RELEASED = {

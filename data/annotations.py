@@ -18,13 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from data.common import command
-from data.listing import cooccurrence, vocabulary
-from data.listing.annotation_job import Annotator, Totals, Vocabulary, annotate, annotated_blocks
-from data.listing.cooccurrence import Cooccurrence
-from data.listing.hierarchy import Hierarchy
-from data.listing.implication import Implication
-from data.listing.list_arguments import list_parser
-from data.listing.list_jobs import Refused
+from data.lists import cooccurrence, label_mapping
+from data.lists.annotation import Annotator, Totals, Vocabulary, annotate, annotated_blocks
+from data.lists.arguments import list_parser
+from data.lists.cooccurrence import Cooccurrence
+from data.lists.hierarchy import Hierarchy
+from data.lists.jobs import Refused
+from data.lists.label_expansion import Implication
 
 
 @command.one_line_errors()
@@ -69,9 +69,9 @@ def _vocabulary(args: argparse.Namespace, hierarchy: Hierarchy) -> Vocabulary:
     same = np.arange(len(hierarchy), dtype=np.int32)
     if args.tags == "index" and not args.from_dictionary:
         return Vocabulary(same)
-    indices = vocabulary.index_of_ids(hierarchy, args.synonyms)
+    indices = label_mapping.index_of_ids(hierarchy, args.synonyms)
     if args.from_dictionary:
-        return Vocabulary(vocabulary.mapping_from(args.from_dictionary, indices))
+        return Vocabulary(label_mapping.mapping_from(args.from_dictionary, indices))
     return Vocabulary(same, {i.encode(): str(c).encode() for i, c in indices.items()})
 
 
@@ -84,8 +84,8 @@ def _pairs(
     elif args.predictions:
         mapping = np.arange(len(hierarchy), dtype=np.int32)
         if args.prediction_dictionary:
-            indices = vocabulary.index_of_ids(hierarchy, args.synonyms)
-            mapping = vocabulary.mapping_from(args.prediction_dictionary, indices)
+            indices = label_mapping.index_of_ids(hierarchy, args.synonyms)
+            mapping = label_mapping.mapping_from(args.prediction_dictionary, indices)
         rows = annotated_blocks(args.list, words, Implication.of(hierarchy, args.ancestors))
         matrix = cooccurrence.count(rows, args.predictions, mapping, args.posterior, len(hierarchy))
     else:

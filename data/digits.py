@@ -27,8 +27,8 @@ from tqdm import tqdm
 from data.common import command
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.listing.hierarchy import Hierarchy
-from data.listing.lists import Row, format_row
+from data.lists.hierarchy import Hierarchy
+from data.lists.rows import Row, format_row
 
 IMAGE_SIDE = 40
 MARGIN = 1  # of paper around the 8 x 8 values, which a crop may take away

@@ -21,12 +21,12 @@ from data.common import command
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, our_part
-from data.downloading.download import HOST_LIMIT, Options, Plan, download, join, known_parts
-from data.downloading.download_report import Progress, describe, dry_run
-from data.downloading.download_shards import ShardOptions
-from data.downloading.fetching import USER_AGENT, Limits
-from data.downloading.open_images import BUCKET, join_ids, rotations_beside
-from data.downloading.robots import OPT_OUTS
+from data.download.fetch import USER_AGENT, Limits
+from data.download.job import HOST_LIMIT, Options, Plan, download, join, known_parts
+from data.download.open_images import BUCKET, join_ids, rotations_beside
+from data.download.report import Progress, describe, dry_run
+from data.download.robots import OPT_OUTS
+from data.download.shards import ShardOptions
 from data.tfrecords.records import KINDS
 
 _BY_ID = "images_by_id.txt"

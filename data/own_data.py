@@ -30,8 +30,8 @@ from data.common import command
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.folders import pictures_below, subfolders
-from data.listing.lists import ListError, Row, format_row
-from data.listing.own_split import SPLITS, Labelled, positives, split
+from data.lists.rows import ListError, Row, format_row
+from data.lists.split import SPLITS, Labelled, positives, split
 
 _SPLIT_OF = {name: name for name in SPLITS} | {
     **{"training": "train", "valid": "val", "validation": "val", "testing": "test"}

@@ -14,7 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
 from data.common.errors import UserError
-from data.common.pages import panels, write_figure
+from data.common.html_report import panels, write_figure
 
 RECORD = "training.jsonl"
 # (kind of record, its number) -> title of the panel

@@ -14,11 +14,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data.common import command, pages
+from data.common import command, html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.images import ImageError, decode
-from data.inference.feature_search import Table, nearest, read_table
+from data.outputs.feature_search import Table, nearest, read_table
 
 THUMBNAIL_SIDE = 144
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         _section(table, queries.names[row], *pair, options.neighbours)
         for row, *pair in zip(rows, found, cosines, strict=True)
     ]
-    page = pages.page("Similar pictures", sections)
+    page = html_report.page("Similar pictures", sections)
     atomic_write(options.output, page.encode("utf-8", "replace"))
     print(f"{len(sections)} pictures with their neighbours among {len(table.names)}: ", end="")
     print(options.output)
@@ -74,9 +74,9 @@ def _section(
     """Heading and pictures of one query: itself, then its neighbours with their cosines."""
     pairs = [(table.names[row], cosine) for row, cosine in zip(rows, cosines, strict=True)]
     others = [pair for pair in pairs if pair[0] != name and np.isfinite(pair[1])][:count]
-    figures = [pages.figure(_thumbnail(name), "looked for", THUMBNAIL_SIDE)]
+    figures = [html_report.figure(_thumbnail(name), "looked for", THUMBNAIL_SIDE)]
     figures += [
-        pages.figure(_thumbnail(other), f"{cosine:.3f}\n{Path(other).name}", THUMBNAIL_SIDE)
+        html_report.figure(_thumbnail(other), f"{cosine:.3f}\n{Path(other).name}", THUMBNAIL_SIDE)
         for other, cosine in others
     ]
     return name, "\n".join(figures)
@@ -89,7 +89,7 @@ def _thumbnail(name: str) -> str:
     except (ImageError, OSError):
         return ""
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return pages.picture_address(image)
+    return html_report.picture_address(image)
 
 
 if __name__ == "__main__":

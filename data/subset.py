@@ -20,11 +20,11 @@ import numpy as np
 from data.common import command
 from data.common.errors import UserError
 from data.common.files import read_text
-from data.listing import selection
-from data.listing.hierarchy import Hierarchy
-from data.listing.list_arguments import list_parser
-from data.listing.selection import Filter, Rows
-from data.listing.sources import SOURCES
+from data.lists import selection
+from data.lists.arguments import list_parser
+from data.lists.hierarchy import Hierarchy
+from data.lists.selection import Filter, Rows
+from data.lists.sources import SOURCES
 
 SEED = 1234
 

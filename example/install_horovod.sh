@@ -72,8 +72,8 @@ use_nccl() {
 # The source of Horovod with two changes that TensorFlow newer than 2.18 needs:
 # * without its XLA adapter, which does not compile there (headers that it includes have moved). It
 #   serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing here sets;
-# * with a GPU's stream taken from TensorFlow's header. The function that returned it is no longer in
-#   TensorFlow's library: a build for GPUs compiles without this, and does not load.
+# * with a GPU's stream taken from TensorFlow's header. The function that returned it has left
+#   TensorFlow's library: without this, a build for GPUs compiles and does not load.
 unpack_source() {
   # No build isolation: Horovod's setup.py imports the TensorFlow in .venv.
   python -m pip download --quiet --no-binary :all: --no-deps --no-build-isolation \

@@ -16,9 +16,7 @@ from absl import logging
 
 from data.common.errors import UserError
 from models import batch_norm, recompute
-from models.convolution import convolve
-from models.devices import fast_dtype
-from models.layout import (
+from models.architecture import (
     BLOCKS,
     DENSE_BIAS,
     DENSE_KERNEL,
@@ -32,6 +30,8 @@ from models.layout import (
     norm_names,
     variable_shapes,
 )
+from models.convolution import convolve
+from models.devices import fast_dtype
 from models.recompute import BatchMoments
 
 __all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]

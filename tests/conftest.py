@@ -77,8 +77,8 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
 def thin_checkpoint(tmp_path_factory) -> Path:
     """Folder of a checkpoint: depth 14, 4 filters in the stem, 11 classes, 64 x 64 pixels."""
     # In here: TensorFlow is imported by the tests that need it.
+    from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
-    from models.layout import variable_shapes
 
     folder = tmp_path_factory.mktemp("thin")
     weights = numpy_network.random_weights(variable_shapes(14, 11, width=8))

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input.shares import Share, share_out
+from data.input.sharding import Share, share_out
+from models.distributed import launch
+from models.distributed.base import WorkerOptions, Workers
 from models.losses import MultiLabelOptions
 from models.resnet import ResNet
+from models.training.metric_writer import reported
 from models.training.objectives import MultiLabelObjective, SoftmaxObjective
 from models.training.optimizers import Optimizer, OptimizerOptions
-from models.training.recorder import reported
 from models.training.trainer import Trainer
-from models.workers import launch
-from models.workers.base import WorkerOptions, Workers
 
 CLASSES = 10
 IMAGES_PER_STEP = 12

@@ -3,7 +3,7 @@
 # later ones begin within seconds. Arguments go to pytest:
 #
 #   ./tests/run.sh                              everything
-#   ./tests/run.sh tests/test_losses.py -x      one file, stop at the first failure
+#   ./tests/run.sh tests/models/test_losses.py -x      one file, stop at the first failure
 #   ./tests/run.sh -n 0 --pdb                   in one process, with the debugger
 #   EXTRAS=pytorch ./tests/run.sh               exported weights run through PyTorch, too
 

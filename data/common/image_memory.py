@@ -1,6 +1,6 @@
 """What decoding a picture costs in memory, told from its header; and the limits on it.
 
-The figures are peaks of Pillow 13, measured as in tests/test_image_memory.py.
+The figures are peaks of Pillow 13, measured as in tests/data/common/test_image_memory.py.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.common.state import StateError, damaged
 from data.imagenet.archives import ArchiveError, Unit, read_pictures
-from data.listing.list_blocks import Block, chunks, read_block
-from data.listing.list_jobs import Refused, over_list
+from data.lists.blocks import Block, chunks, read_block
+from data.lists.jobs import Refused, over_list
 
 JOURNALS = ".extracted"
 _NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")

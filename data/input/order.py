@@ -3,7 +3,7 @@
 Positions 0, 1, 2, ... run through epoch after epoch without a gap. Each epoch permutes the files,
 cuts them into windows, and permutes the records of a window (ours; the released system shuffled a
 stream instead). Nothing depends on how many workers read: the global batch of step k is positions
-[k * G, (k + 1) * G), and each worker takes its own slice of it (shares.py). So every record is
+[k * G, (k + 1) * G), and each worker takes its own slice of it (sharding.py). So every record is
 read once an epoch whoever reads it, and training resumes at any step, with any number of workers,
 at once.
 

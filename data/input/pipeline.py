@@ -1,7 +1,7 @@
 """The input pipeline: from record files to batches, for training and for evaluation.
 
     position -> record (order.py) -> bytes (data/tfrecords/record_source.py)
-             -> image (augmentation.py, preprocessing.py) -> batch (steps.py)
+             -> image (augment.py, preprocess.py) -> batch (loader.py)
 
 A batch is a pure function of the options and of its position in the order of training: neither
 threads, restarts nor the number of workers change it. No buffer of data is shuffled.
@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input import augmentation, exif_ops, preprocessing
-from data.input.augmentation import Augmentation
+from data.input import augment, exif_ops, preprocess
+from data.input.augment import Augmentation
 from data.input.balanced_order import BalancedOrder, describe_counts, record_weights
+from data.input.loader import Part, Plan, Preparation, Slot, Slots, run
 from data.input.order import RecordOrder
-from data.input.shares import Share
-from data.input.steps import Part, Plan, Preparation, Slot, Slots, run
+from data.input.sharding import Share
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
 __all__ = [
@@ -117,10 +117,10 @@ class TrainingInput:
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
         seeds = tf.stack([seed, positions], 1)
-        return augmentation.decode(contents, seeds, self._options.image_size, self._augmentation)
+        return augment.decode(contents, seeds, self._options.image_size, self._augmentation)
 
     def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
-        augmentation.write(parts, images, self._augmentation)
+        augment.write(parts, images, self._augmentation)
 
 
 class EvaluationInput:
@@ -167,8 +167,8 @@ class EvaluationInput:
 
         @tf.function(autograph=False)  # traced once, for all images
         def centre(contents: tf.Tensor) -> tf.Tensor:
-            image = exif_ops.upright(preprocessing.decode(contents), contents)
-            return preprocessing.inference_crops(image, self._options.image_size)[0]
+            image = exif_ops.upright(preprocess.decode(contents), contents)
+            return preprocess.inference_crops(image, self._options.image_size)[0]
 
         return [centre(image) for image in tf.unstack(contents)]
 
@@ -220,7 +220,7 @@ def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
     """The same made-up micro-batch for ever, to measure compute alone."""
     rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
     size, count = share.micro_batch, share.micro_batch * share.count
-    shape = size, options.image_size, options.image_size, preprocessing.CHANNELS
+    shape = size, options.image_size, options.image_size, preprocess.CHANNELS
     labels = min(SYNTHETIC_LABELS, options.class_num)
     first = rng.integers(options.class_num, size=(count, 1), dtype=np.int32)
     index = (first + np.arange(labels, dtype=np.int32)) % options.class_num

@@ -20,7 +20,7 @@ from data.common.image_memory import MAX_IMAGE_BYTES, bounded
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.common.parallel import Part, ordered_map
 from data.common.progress import Progress
-from data.listing.lists import ListError, Row, parse_row
+from data.lists.rows import ListError, Row, parse_row
 from data.tfrecords import label_counts
 from data.tfrecords.example_codec import positives_of
 from data.tfrecords.manifest import ShardFolder, ShardReport

@@ -164,6 +164,8 @@ class RecordSource:
             raise RecordError(f"not a tf.train.Example ({error})") from error
         try:
             return parse(features, self._class_num)
+        except RecordError:
+            raise
         except UserError as error:
             raise UserError(f"{self._where(record)}: {error}") from None
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from models.architecture import BLOCKS, DENSE_BIAS, STEM, kernel_name
 from models.checkpoints import list_file
 from models.checkpoints.files import (
     AVERAGE,
@@ -25,7 +26,6 @@ from models.checkpoints.files import (
     some,
     versions,
 )
-from models.layout import BLOCKS, DENSE_BIAS, STEM, kernel_name
 
 __all__ = [
     "Checkpoint",

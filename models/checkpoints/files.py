@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from data.common import state
 from data.common.errors import UserError
-from models.layout import is_trainable
+from models.architecture import is_trainable
 
 GLOB_CHARACTERS = set("*?[\\")
 MOMENTUM = "/Momentum"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from models.layout import (
+from models.architecture import (
     BLOCKS,
     DENSE_BIAS,
     DENSE_KERNEL,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from models.architecture import parameter_count
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import Checkpoint, CheckpointError
-from models.layout import parameter_count
 
 _COLUMNS = "{:<62} {:<18} {:<8} {:>11} {:>11} {:>11} {:>11}"
 _STATISTICS = ("mean", "std", "min", "max")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from models.architecture import BLOCKS, variable_shapes
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
-from models.layout import BLOCKS, variable_shapes
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.common.files import sha256
+from models.architecture import parameter_count
 from models.checkpoints.checkpoint import Description
 from models.export.checks import Check
-from models.layout import parameter_count
 
 # What a reader of the card wants to know of the training; everything else is in the JSON.
 _TRAINING_FLAGS = (

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from models.layout import (
+from models.architecture import (
     DENSE_BIAS,
     DENSE_KERNEL,
     FINAL_NORM,

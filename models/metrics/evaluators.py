@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.common.errors import UserError
+from models.distributed.base import OneWorker, Workers
 from models.metrics import definitions
 from models.metrics.definitions import LEFT_OUT, RankedPositives, UndefinedError
 from models.metrics.inputs import list_labels, select_rows
@@ -20,7 +21,6 @@ from models.metrics.results import (
 )
 from models.metrics.store import ScoreStore, count_at_least
 from models.metrics.sums import ExactSums, gather
-from models.workers.base import OneWorker, Workers
 
 
 class MultiLabelEvaluator:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.workers.base import Workers
+from models.distributed.base import Workers
 
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.distributed.base import Workers
 from models.metrics.results import MultiLabelMetrics, SingleLabelMetrics
 from models.metrics.sums import gather
-from models.workers.base import Workers
 
 NOBODY = -1  # the position of no picture
 # Classes with fewer positives say little of the network; ranked only when all are so rare.

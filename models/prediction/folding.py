@@ -11,8 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.architecture import kernel_name, norm_names
 from models.batch_norm_in_parts import affine
-from models.layout import kernel_name, norm_names
 from models.resnet import ResNet
 
 

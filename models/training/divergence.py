@@ -8,8 +8,8 @@ import numpy as np
 
 from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
+from models.distributed.base import Workers
 from models.training.trainer import Trainer
-from models.workers.base import Workers
 
 # A loss so many times the run's first one (or 1, where that is less) never comes back by itself,
 # and has left weights that no other learning rate repairs.

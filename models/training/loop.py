@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from models.checkpoints.checkpoint import CheckpointFolder
+from models.distributed.base import Workers
 from models.metrics.results import HEADLINES
 from models.training import overview, resume
-from models.training.best import Best
 from models.training.divergence import DivergenceCheck
-from models.training.recorder import Meter, Recorder, clock, peak_memory_bytes, reported
+from models.training.early_stopping import Best
+from models.training.metric_writer import Meter, Recorder, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
-from models.workers.base import Workers
 
 # Of an evaluation while training; training.jsonl has all metrics.
 LOGGED_METRICS = (*HEADLINES, "f1_at_5")

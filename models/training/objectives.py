@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from models import losses
+from models.distributed.base import Workers
 from models.losses import Counters, MultiLabelOptions
-from models.workers.base import Workers
 
 
 class Objective:

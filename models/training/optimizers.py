@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from data.common.errors import UserError
+from models.architecture import is_batch_norm
 from models.checkpoints.files import AVERAGE, MOMENTUM
-from models.layout import is_batch_norm
 
 HEAD = "logits/"
 

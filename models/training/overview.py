@@ -7,9 +7,9 @@ from collections.abc import Callable
 import tensorflow as tf
 from absl import logging
 
-from models.layout import parameter_count
+from models.architecture import parameter_count
 from models.resnet import ResNet
-from models.training.recorder import Meter, clock
+from models.training.metric_writer import Meter, clock
 
 LONG_SECONDS = 3600.0
 

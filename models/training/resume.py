@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data.common import outputs
+from data.common import output_lock
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
+from models.distributed.base import Workers
 from models.training.trainer import Trainer
-from models.workers.base import Workers
 
 # What decides on the variables that a checkpoint holds.
 _FITTING = (
@@ -31,7 +31,7 @@ def claim(model_dir: str | Path, log_dir: str | Path, workers: Workers) -> None:
     """
     if workers.rank == 0:
         folders = {"model_dir": model_dir, "log_dir": log_dir}
-        outputs.claim_folders(folders, LINGER_SECONDS if workers.launched else 0)
+        output_lock.claim_folders(folders, LINGER_SECONDS if workers.launched else 0)
 
 
 def restore_or_start(

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.workers.base import Workers
+from models.distributed.base import Workers
 
 # Part of the names of batch norm's moving statistics.
 MOVING = "/moving_"

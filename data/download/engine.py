@@ -1,0 +1,272 @@
+"""Worker processes, of many threads each, that work through tasks as the scheduler hands them out.
+
+The parent has the scheduler, and no threads. Workers are there because threads of one Python
+process stop one another; and because a worker can be killed: when an attempt never ends (a header
+sent a byte a minute, a resolver that does not answer), and when a decoder crashes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
+
+from data.common.parallel import interrupts_held, start_worker
+from data.download.fetch import FetchError
+from data.download.scheduler import Scheduler, Task
+
+Body = TypeVar("Body")
+Result = TypeVar("Result")
+
+WINDOW = 20_000
+"""Tasks looked ahead: while one host makes its tasks wait, others are found to go on with."""
+
+THREADS_A_PROCESS = 32
+
+_BATCH = 256
+_TICK_SECONDS = 0.5
+_JOIN_SECONDS = 5.0
+_FETCHED = None  # a worker's word for a body that it has and has not stored yet
+
+
+class Job(NamedTuple):
+    """What a worker needs to know of a task."""
+
+    row: int
+    file: str
+    url: str
+    rotation: int
+
+
+@dataclass(eq=False)
+class _Attempt:
+    task: Task
+    since: float
+    is_fetched: bool = False
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    threads: int
+    attempts: dict[int, _Attempt] = field(default_factory=dict)  # by row
+    fetching: int = 0
+
+    @property
+    def free_threads(self) -> int:
+        # Bodies may wait to be stored, but not more of them than there are threads.
+        return min(self.threads - self.fetching, 2 * self.threads - len(self.attempts))
+
+
+class Engine(Generic[Body, Result]):
+    """Fetches in many threads, and stores what was fetched in a few, of several processes.
+
+    Args:
+        fetch: gets a body; raises FetchError where that fails. Any other exception ends the run.
+            Like `store`, it is called in forked processes.
+        store: makes the result of a body; raises FetchError, too.
+        scheduler: decides on the order, and on another attempt.
+        threads: bodies fetched at the same time, over all processes.
+        processes: over which the threads are spread.
+        storing_threads: in each process.
+        patience_seconds: an attempt that takes longer fails, and its process is killed. The other
+            tasks of the process go to a new one.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Job], Body],
+        store: Callable[[Job, Body], Result],
+        scheduler: Scheduler,
+        threads: int,
+        processes: int = 1,
+        storing_threads: int = 1,
+        patience_seconds: float = 150.0,
+    ) -> None:
+        self._work = fetch, store, storing_threads
+        self._scheduler = scheduler
+        self._shares = [threads // processes + (i < threads % processes) for i in range(processes)]
+        self._patience_seconds = patience_seconds
+        self._workers: list[_Worker] = []
+        self._final: list[tuple[Task, Result | FetchError]] = []
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FetchError]]:
+        """Final results as they come, each task's once; `tasks` is read as far as is needed."""
+        source = iter(tasks)
+        try:
+            self._workers = [self._start(share) for share in self._shares]
+            while True:
+                self._refill(source)
+                self._dispatch()
+                if self._is_over() and not self._final:
+                    return
+                if not self._final:
+                    self._receive()
+                    self._kill_overdue()
+                done, self._final = self._final, []
+                yield from done
+        finally:
+            for worker in self._workers:
+                worker.connection.close()  # which it ends at
+            for worker in self._workers:
+                worker.process.join(_JOIN_SECONDS)
+
+    def _is_over(self) -> bool:
+        is_busy = any(worker.attempts for worker in self._workers)
+        return not (is_busy or self._scheduler.waiting)
+
+    def _refill(self, source: Iterator[Task]) -> None:
+        """Keeps the window full."""
+        while self._scheduler.waiting <= WINDOW - _BATCH:
+            batch = list(islice(source, _BATCH))
+            for task in batch:
+                self._scheduler.add(task)
+            if len(batch) < _BATCH:
+                return
+
+    def _dispatch(self) -> None:
+        """Gives tasks to free threads, of the process that has most of them."""
+        while True:
+            worker = max(self._workers, key=lambda worker: worker.free_threads)
+            now = time.monotonic()
+            task = self._scheduler.take(now) if worker.free_threads else None
+            if task is None:
+                return
+            refusal = self._scheduler.given_up(task.host)
+            if refusal is not None:
+                self._scheduler.refused(task)
+                self._final.append((task, FetchError(refusal, "the host was given up")))
+                continue
+            worker.attempts[task.row] = _Attempt(task, now)
+            worker.fetching += 1
+            with suppress(OSError):  # a dead worker is found out by `_receive`
+                worker.connection.send(Job(task.row, task.file, task.url, task.rotation))
+
+    def _receive(self) -> None:
+        due = self._scheduler.next_time()
+        seconds = _TICK_SECONDS if due is None else due - time.monotonic()
+        waiting = {worker.connection: worker for worker in self._workers}
+        for connection in wait(waiting, min(max(seconds, 0.0), _TICK_SECONDS)):
+            worker = waiting[connection]
+            try:
+                row, result = connection.recv()
+            except (EOFError, OSError):
+                self._replace(worker)
+                for attempt in worker.attempts.values():
+                    self._end(attempt, FetchError("crashed", "a worker process died", True))
+                continue
+            attempt = worker.attempts[row]
+            worker.fetching -= not attempt.is_fetched
+            if result is _FETCHED:
+                attempt.is_fetched, attempt.since = True, time.monotonic()
+                self._scheduler.answered(attempt.task)
+            else:
+                del worker.attempts[row]
+                self._end(attempt, result)
+
+    def _end(self, attempt: _Attempt, result: Result | Exception) -> None:
+        """Ends an attempt: the task is done, or the scheduler has it again."""
+        task, scheduler = attempt.task, self._scheduler
+        if isinstance(result, FetchError):
+            if result.is_transient:
+                take_back = scheduler.retry if attempt.is_fetched else scheduler.failed
+                if take_back(task, time.monotonic(), result):
+                    return
+            elif not attempt.is_fetched:
+                scheduler.answered(task)
+        elif isinstance(result, Exception):
+            raise result
+        self._final.append((task, result))
+
+    def _kill_overdue(self) -> None:
+        end = time.monotonic() - self._patience_seconds
+        for worker in list(self._workers):
+            attempts = worker.attempts.values()
+            if all(attempt.since > end for attempt in attempts):
+                continue
+            worker.process.kill()
+            self._replace(worker)
+            for attempt in attempts:
+                if attempt.since <= end:
+                    # Of bodies that wait behind one another, only one is to blame.
+                    error = FetchError("time_out", "no end in sight", attempt.is_fetched)
+                    self._end(attempt, error)
+                elif attempt.is_fetched:
+                    self._scheduler.add(attempt.task)
+                else:
+                    self._scheduler.put_back(attempt.task)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.connection.close()
+        worker.process.join(_JOIN_SECONDS)
+        self._workers[self._workers.index(worker)] = self._start(worker.threads)
+
+    def _start(self, threads: int) -> _Worker:
+        with interrupts_held():
+            return _Worker(*start_worker(_serve, threads, *self._work), threads)
+
+
+def _serve(
+    connection: Connection,
+    threads: int,
+    fetch: Callable[[Job], object],
+    store: Callable[[Job, object], object],
+    storing_threads: int,
+) -> None:
+    """The life of a worker process: until the parent, which may be killed, is gone."""
+    # Inherited files would keep the manifest locked and the pipes of our siblings open.
+    for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
+        with suppress(OSError):
+            os.close(descriptor)
+    jobs: SimpleQueue = SimpleQueue()
+    bodies: SimpleQueue = SimpleQueue()
+    sending = threading.Lock()
+
+    def send(job: Job, result: object) -> None:
+        try:
+            with sending:
+                connection.send((job.row, result))
+        except OSError:
+            os._exit(0)  # the parent is gone
+
+    def fetch_for_ever() -> None:
+        while True:
+            job = jobs.get()
+            body = _result(fetch, job)
+            if isinstance(body, Exception):
+                send(job, body)
+            else:
+                send(job, _FETCHED)  # the thread is free, and so is the host
+                bodies.put((job, body))
+
+    def store_for_ever() -> None:
+        while True:
+            job, body = bodies.get()
+            send(job, _result(store, job, body))
+
+    for loop in [fetch_for_ever] * threads + [store_for_ever] * storing_threads:
+        threading.Thread(target=loop, daemon=True).start()
+    with suppress(EOFError, OSError):
+        while True:
+            jobs.put(connection.recv())
+    os._exit(0)  # in the middle of whatever the threads are doing
+
+
+def _result(work: Callable, *arguments: object) -> object:
+    """What the work returns, or the exception that it raises."""
+    try:
+        return work(*arguments)
+    except (FetchError, OSError) as error:
+        return error
+    except Exception:
+        return RuntimeError(traceback.format_exc())

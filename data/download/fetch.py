@@ -1,0 +1,300 @@
+"""One picture's bytes over HTTP, under limits of time, size and redirects.
+
+Threads share the pooled connections of one adapter; each thread has a session of its own.
+Addresses are not restricted, because mirrors on private networks are common: run a list that you
+do not trust on a machine that reaches nothing private.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from data.download.network_settings import ca_bundle, proxies
+from data.download.robots import OPT_OUTS, robots_directives
+
+USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
+_CHUNK_BYTES = 1 << 16
+_POOLED_HOSTS = 64
+# Only so many bodies at a time grow beyond a usual picture: threads x `max_bytes` are gigabytes.
+_LARGE_BYTES, _LARGE_AT_ONCE = 2 << 20, 4
+_MOST_INTERIM = 10
+
+_RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
+_CUT_OFF = (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)
+# Of this machine: its network, its name server, or what it has of files, ports and memory.
+_OFFLINE_ERRNOS = {
+    *(socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY, errno.ENETUNREACH, errno.ENETDOWN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL),
+}
+_TUNNEL = "Tunnel connection failed: "  # what http.client says of a proxy's answer
+_BAD_URL = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationParseError,
+    UnicodeError,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one attempt at one URL may take.
+
+    `connect_seconds` to connect, `read_seconds` of silence, `total_seconds` for everything.
+    """
+
+    connect_seconds: float = 10.0
+    read_seconds: float = 20.0
+    total_seconds: float = 120.0
+    max_bytes: int = 64 << 20
+    max_redirects: int = 5
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    """Passes over interim answers, such as 103 Early Hints; Python does so with 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            version, status, reason = super()._read_status()
+            if not 100 < status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {_MOST_INTERIM} interim answers")
+
+
+urllib3.connection.HTTPConnection.response_class = _FinalResponse
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where a redirect leads; None if it is none."""
+        try:
+            return super().get_redirect_target(resp)
+        except UnicodeDecodeError:  # raw Latin-1, which requests takes for UTF-8
+            location = resp.headers["location"]
+            return "".join(c if c.isascii() else f"%{ord(c):02X}" for c in location)
+
+
+class FetchError(Exception):
+    """A failed attempt. Not a ValueError: it is a result to count, not a mistake of the user.
+
+    Attributes:
+        kind: a word to count by: `http_404`, `time_out`, `connection` (lost), `unreachable` (never
+            made), `offline` (our own network, resolver or proxy fails), `tls`, `truncated`,
+            `corrupt`, `too_large`, `redirects`, `bad_url`, `opted_out`.
+        is_transient: another attempt may succeed.
+        retry_after: seconds that the server asked for, if it did.
+        is_throttled: the server has too many requests from us.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        is_transient: bool = False,
+        retry_after: float | None = None,
+        is_throttled: bool = False,
+    ) -> None:
+        super().__init__(kind, message, is_transient, retry_after, is_throttled)  # for pickle
+        self.kind = kind
+        self.is_transient = is_transient
+        self.retry_after = retry_after
+        self.is_throttled = is_throttled
+
+    def __str__(self) -> str:
+        return self.args[1]
+
+
+class Fetcher:
+    """Fetches bodies; one object serves all threads.
+
+    Args:
+        limits: of an attempt.
+        threads: that will call `fetch` at the same time.
+        user_agent: sent with every request; some hosts refuse unknown programs.
+        opt_outs: directives of an `X-Robots-Tag` with which a picture is left alone.
+
+    Raises:
+        UserError: a proxy or CA bundle that the environment names is of no use.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        threads: int,
+        user_agent: str = USER_AGENT,
+        opt_outs: Collection[str] = OPT_OUTS,
+    ) -> None:
+        self._limits = limits
+        self._headers = {
+            "User-Agent": user_agent,
+            "Accept": "image/*,*/*;q=0.5",
+            "Accept-Encoding": "identity",  # pictures are compressed already
+        }
+        # Where the environment names proxies, requests looks for the one of each URL.
+        self._options: dict = {} if proxies() else {"proxies": {}}
+        self._options["verify"] = ca_bundle()
+        self._opt_outs = opt_outs
+        self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
+        self._sessions = threading.local()
+        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
+
+    def fetch(self, url: str) -> tuple[bytes, str]:
+        """The body and the URL it came from, after redirects.
+
+        Raises:
+            FetchError: whatever went wrong.
+        """
+        deadline = time.monotonic() + self._limits.total_seconds
+        for _ in range(self._limits.max_redirects + 1):
+            try:
+                if urlsplit(url).scheme not in ("http", "https"):
+                    raise FetchError("bad_url", "neither http nor https")
+                with self._response(url) as response:
+                    location = self._session().get_redirect_target(response)
+                    if location is None:
+                        _check_status(response)
+                        self._check_robots(response)
+                        return self._body(response, deadline), url
+                url = urljoin(url, location)
+            except FetchError:
+                raise
+            except Exception as error:  # hostile servers reach corners of every library
+                raise _as_fetch_error(error) from error
+        raise FetchError("redirects", f"more than {self._limits.max_redirects} redirects")
+
+    def _response(self, url: str) -> requests.Response:
+        """The answer to one request, its body unread."""
+        request = requests.PreparedRequest()
+        request.prepare("GET", url, headers=self._headers)
+        # `Session.get` would merge settings and environment anew, a quarter of the cost.
+        return self._session().send(
+            request,
+            stream=True,
+            allow_redirects=False,  # requests would read the bodies of redirects whole
+            timeout=(self._limits.connect_seconds, self._limits.read_seconds),
+            **self._options,
+        )
+
+    def _check_robots(self, response: requests.Response) -> None:
+        for header in response.raw.headers.getlist("X-Robots-Tag"):
+            found = robots_directives(header, self._headers["User-Agent"]) & set(self._opt_outs)
+            if found:
+                raise FetchError("opted_out", f"X-Robots-Tag: {min(found)}")
+
+    def _session(self) -> requests.Session:
+        session = getattr(self._sessions, "session", None)
+        if session is None:
+            session = self._sessions.session = _Session()
+            session.mount("http://", self._adapter)
+            session.mount("https://", self._adapter)
+            # Cookies of millions of hosts would grow without end.
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        return session
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes:
+        limit, length = self._limits.max_bytes, response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise FetchError("too_large", f"{length} bytes announced; the limit is {limit}")
+        late = FetchError("time_out", f"not complete after {self._limits.total_seconds:g} s", True)
+        body = bytearray()
+        with ExitStack() as stack:
+            stack.callback(body.clear)  # an exception's traceback would keep it
+            # read1 comes back after every packet, so that a trickle does not outlive the deadline.
+            while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+                body += chunk
+                if len(body) > limit:
+                    raise FetchError("too_large", f"more than {limit} bytes")
+                if len(body) - len(chunk) <= _LARGE_BYTES < len(body):
+                    if not self._large.acquire(timeout=max(0, deadline - time.monotonic())):
+                        raise late
+                    stack.callback(self._large.release)
+                if time.monotonic() > deadline:
+                    raise late
+            return bytes(body)
+
+
+def _check_status(response: requests.Response) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    if status == 407:
+        raise FetchError("offline", "the proxy asks for a password", is_transient=True)
+    retry_after = _seconds(response.headers.get("Retry-After"))
+    raise FetchError(
+        f"http_{status}",
+        response.reason or "",
+        is_transient=status in _RETRIED_STATUSES or status >= 500,
+        retry_after=retry_after,
+        is_throttled=status == 429 or (status == 503 and retry_after is not None),
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _as_fetch_error(error: Exception) -> FetchError:
+    """The kind of whatever requests, urllib3 or the standard library raised."""
+    causes = _causes(error)
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    message = " ".join(str(causes[-1]).split())[:200] or type(causes[-1]).__name__
+    if is_any(*_BAD_URL) or (type(error) is ValueError and len(causes) == 1):  # from urlsplit
+        return FetchError("bad_url", message)
+    if is_any(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
+        is_host = message.startswith(_TUNNEL) and "407" not in message
+        return FetchError("unreachable" if is_host else "offline", message, is_transient=True)
+    if is_any(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
+        return FetchError("tls", message)
+    if any(isinstance(c, OSError) and c.errno in _OFFLINE_ERRNOS for c in causes):
+        return FetchError("offline", message, is_transient=True)
+    if is_any(
+        requests.exceptions.ConnectTimeout,
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+    ):
+        return FetchError("unreachable", message, is_transient=True)
+    if is_any(requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        return FetchError("time_out", message, is_transient=True)
+    if is_any(*_CUT_OFF):
+        return FetchError("truncated", message, is_transient=True)
+    if is_any(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
+        return FetchError("corrupt", message)
+    return FetchError("connection", message, is_transient=True)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what lies inside it, outermost first."""
+    causes: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        item = waiting.pop(0)
+        if isinstance(item, BaseException) and item not in causes:
+            causes.append(item)
+            waiting += [*item.args, getattr(item, "reason", None), item.__cause__]
+    return causes

@@ -1,0 +1,289 @@
+"""A list of URLs (or image ids) to pictures on disk or in shards, resumable at any point.
+
+`download` fetches the rows of one part of a list; `join` puts the parts together. What is known of
+a row is in the manifest of its part (data/download/manifest.py) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from data.common.errors import UserError
+from data.common.files import sha256
+from data.common.image_memory import MAX_IMAGE_BYTES
+from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
+from data.common.parallel import cores
+from data.download.engine import THREADS_A_PROCESS, Engine, Job
+from data.download.fetch import USER_AGENT, Fetcher, FetchError, Limits
+from data.download.finish import Repeated, Totals, mark_repeated, totals, write_lists
+from data.download.manifest import PENDING, Entry, Manifest, read_settings
+from data.download.names import FLAT_ROWS, Naming, host_of
+from data.download.open_images import read_rotations
+from data.download.robots import OPT_OUTS
+from data.download.scheduler import Scheduler, Task
+from data.download.shards import ShardMaker, ShardOptions
+from data.download.store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
+from data.download.verify import LOST, is_whole, mark_lost
+from data.lists.rows import Row, count_lines, read_rows
+from data.tfrecords.manifest import ShardFolder
+
+HOST_LIMIT = 8
+"""Requests to one host at the same time; a bucket of one's own choice gets all threads."""
+
+PATIENCE_SECONDS = 30.0
+"""Beyond the time limit of an attempt, until its thread is given up."""
+
+_RETRIED = ("offline", LOST)  # by every run: not the fault of the row
+_WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}
+
+_MANIFEST = re.compile(r"download_manifest(?:-\d{5}-of-(\d{5}))?\.tsv")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to download and how.
+
+    Attributes:
+        url_list: rows of URL (or id, with `url_template`) and tags.
+        save_dir: the folder of pictures, manifests and shards.
+        im_list: the list to write of rows that could be had; names are relative to `save_dir`.
+        invalid_list: the list to write of the other rows.
+        url_template: see `data/download/names.py`.
+        rotations: a file of the pictures that are to be turned, see `open_images.read_rotations`.
+        threads: attempts made at the same time.
+        host_limit: of them, to one host.
+        retries: attempts after the first.
+        limits, user_agent, opt_outs: see `data/download/fetch.py`.
+        short_side, quality, max_pixels, max_image_bytes: see `data/common/images.py`.
+        placeholders: files besides the project's own.
+        repeated_urls: mark bodies that so many URLs gave; 0 marks none.
+        shards: write TFRecord shards instead of files.
+        class_num: classes are in 0..class_num-1.
+    """
+
+    url_list: Path
+    save_dir: Path
+    im_list: Path
+    invalid_list: Path
+    url_template: str | None = None
+    rotations: Path | None = None
+    threads: int = 20
+    host_limit: int = HOST_LIMIT
+    retries: int = 4
+    limits: Limits = field(default_factory=Limits)
+    user_agent: str = USER_AGENT
+    opt_outs: Collection[str] = OPT_OUTS
+    short_side: int | None = None
+    quality: int = JPEG_QUALITY
+    max_pixels: int = MAX_PIXELS
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    placeholders: Sequence[Path] = ()
+    repeated_urls: int = 10
+    shards: ShardOptions | None = None
+    class_num: int | None = None
+
+
+class Plan:
+    """Where the parts of a list are kept, and what decides on their content.
+
+    Raises:
+        UserError: the folder holds a download in another number of parts.
+    """
+
+    def __init__(self, options: Options, count: int = 1) -> None:
+        others = known_parts(options.save_dir) - {count}
+        if others:
+            raise UserError(
+                f"{options.save_dir} holds a download in {others.pop()} parts, not {count}:"
+                " give the same number, or another --save_dir"
+            )
+        is_jpeg = options.shards is not None or options.short_side is not None
+        in_folders = options.shards is None and count_lines(options.url_list) > FLAT_ROWS
+        self.options = options
+        self.count = count
+        self.naming = Naming(options.url_template, in_folders, ".jpg" if is_jpeg else None)
+        self.rotations = read_rotations(options.rotations) if options.rotations else {}
+        self._settings = {
+            "list_sha256": sha256(options.url_list),
+            "naming": asdict(self.naming),
+            "short_side": options.short_side,
+            "quality": options.quality if is_jpeg else None,
+            "class_num": options.class_num,
+            "shards": asdict(options.shards) if options.shards else None,
+            "rotations": sha256(options.rotations) if self.rotations else None,
+        }
+
+    def rows(self, index: int) -> Iterator[Row]:
+        return read_rows(self.options.url_list, self.options.class_num, (index, self.count))
+
+    def open(self, index: int) -> Manifest:
+        """The manifest of a part.
+
+        A new one has the list read once before, so that a row that breaks the format stops us now
+        and not in days.
+
+        Raises:
+            ListError: such a row.
+            UserError: see `Manifest`.
+        """
+        path = self.options.save_dir / f"download_manifest{self._suffix(index)}.tsv"
+        settings = {**self._settings, "part": f"{index}/{self.count}"}
+        stored, is_sealed = read_settings(path)
+        is_checked = is_sealed and {**stored, "rows": 0} == {**settings, "rows": 0}
+        rows = stored["rows"] if is_checked else sum(1 for _ in self.rows(index))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Manifest(path, {**settings, "rows": rows}, rows)
+
+    def store(self, shards: ShardMaker | None) -> Store:
+        options = self.options
+        return Store(
+            shards.spool if shards else options.save_dir,
+            Placeholders([PLACEHOLDERS, *options.placeholders]),
+            as_jpeg=shards is not None,
+            short_side=options.short_side,
+            quality=options.quality,
+            max_pixels=options.max_pixels,
+            max_image_bytes=options.max_image_bytes,
+        )
+
+    def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:
+        options, suffix = self.options, self._suffix(index)
+        if options.shards is None:
+            return None
+        spool = options.save_dir / f".spool{suffix}"
+        prefix = f"{suffix[1:]}-" if suffix else ""
+        rows = self.rows(index)
+        return ShardMaker(
+            options.shards, options.save_dir, spool, prefix, rows, manifest, self.naming
+        )
+
+    def _suffix(self, index: int) -> str:
+        return f"-{index:05d}-of-{self.count:05d}" if self.count > 1 else ""
+
+
+def known_parts(save_dir: Path) -> set[int]:
+    """In how many parts lists were downloaded to this folder: one number, or none."""
+    names = (path.name for path in save_dir.glob("download_manifest*.tsv"))
+    return {int(match[1] or 1) for match in map(_MANIFEST.fullmatch, names) if match}
+
+
+def download(
+    plan: Plan,
+    index: int,
+    retry_failed: bool = False,
+    verify: bool = False,
+    watch: Callable[[Manifest, Stored | FetchError | None], None] = lambda *_: None,
+) -> Totals:
+    """Fetches the pending rows of a part, and of an earlier run the failed ones if asked.
+
+    What was downloaded and is gone since, or has another size, is pending again; so are rows that
+    failed because our own network was down.
+
+    Args:
+        verify: compare the content of files, too, with what was downloaded.
+        watch: is told of each final result, and of None at the beginning.
+
+    Raises:
+        UserError: no request can succeed on this machine; no row is marked as failed.
+        OSError: a file cannot be written. What is done so far is kept, here as ever.
+    """
+    options = plan.options
+    fetcher = Fetcher(options.limits, options.threads, options.user_agent, options.opt_outs)
+    with plan.open(index) as manifest:
+        shards = plan.shard_maker(index, manifest)
+        mark_lost(manifest, lambda entry: _is_kept(entry, options.save_dir, shards, verify))
+        has_answered = bool(manifest.counts().keys() - _WITHOUT_ANSWER)
+        manifest.forget_failures(*(() if retry_failed else _RETRIED))
+        watch(manifest, None)
+        scheduler = Scheduler(options.host_limit, options.retries, has_answered)
+        engine = _engine(plan, index, shards, fetcher, scheduler)
+        for task, result in engine.run(_pending(plan, index, manifest)):
+            manifest.append(_entry(task, result))
+            watch(manifest, result)
+            if shards:
+                shards.advance()
+        return totals([manifest])
+
+
+def _is_kept(entry: Entry, folder: Path, shards: ShardMaker | None, by_hash: bool) -> bool:
+    return shards.holds(entry, by_hash) if shards else is_whole(folder / entry.file, entry, by_hash)
+
+
+def _engine(
+    plan: Plan, index: int, shards: ShardMaker | None, fetcher: Fetcher, scheduler: Scheduler
+) -> Engine:
+    options, part = plan.options, (index, plan.count)
+    store = plan.store(shards)
+
+    def fetch(job: Job) -> tuple[bytes, str]:
+        return fetcher.fetch(job.url)
+
+    def store_body(job: Job, fetched: tuple[bytes, str]) -> Stored:
+        name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
+        try:
+            return store.store(*fetched, name, partial_name(job.row, part), job.rotation)
+        except ImageError as error:
+            raise FetchError(error.kind, str(error), error.kind == "truncated") from error
+
+    processes = min(cores(), -(-options.threads // THREADS_A_PROCESS))
+    return Engine(
+        fetch,
+        store_body,
+        scheduler,
+        options.threads,
+        processes,
+        storing_threads=-(-cores() // processes),
+        patience_seconds=options.limits.total_seconds + PATIENCE_SECONDS,
+    )
+
+
+def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:
+    for number, row in enumerate(plan.rows(index)):
+        if manifest.codes[number] == PENDING:
+            url = plan.naming.url(row.image)
+            rotation = plan.rotations.get(row.image, 0)
+            yield Task(number, plan.naming.file(row.image), url, host_of(url), rotation)
+
+
+def _entry(task: Task, result: Stored | FetchError) -> Entry:
+    if isinstance(result, FetchError):
+        return Entry(task.row, task.url, result.kind, error=str(result))
+    status = "converted" if result.is_converted else "ok"
+    return Entry(task.row, task.url, status, task.file, *result[:4])
+
+
+def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
+    """Puts all parts together: marks repeated bodies, writes the lists, completes the shards.
+
+    Raises:
+        UserError: rows are pending still.
+    """
+    options = plan.options
+    with ExitStack() as stack:
+        manifests = [stack.enter_context(plan.open(index)) for index in range(plan.count)]
+        pending = totals(manifests).pending
+        if pending:
+            raise UserError(f"{options.save_dir}: {pending} rows are pending; run all parts")
+        repeated = []
+        if options.repeated_urls:
+            repeated = mark_repeated(manifests, options.repeated_urls)
+        for index, manifest in enumerate(manifests):
+            if shards := plan.shard_maker(index, manifest):
+                shards.advance()
+                shards.close()
+        if options.shards:
+            folder = ShardFolder(options.save_dir)
+            folder.finish(folder.reports().values())
+        write_lists(
+            manifests,
+            options.url_list,
+            plan.naming,
+            options.save_dir,
+            options.im_list,
+            options.invalid_list,
+        )
+        return totals(manifests), repeated

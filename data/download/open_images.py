@@ -1,0 +1,164 @@
+"""Open Images by id: a list to download, from ids and annotations of the same images.
+
+Most of the Flickr originals that the released lists name are gone; the data set's public bucket
+keeps copies of 1.9 million of them under their ids. The annotations are joined by id, or by the
+original URL where the ids come with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from data.common.files import read_text, refuse_other_encodings, rewritten
+from data.download.names import flickr_name
+from data.lists.rows import ListError, Row, format_row, parse_row, read_rows
+
+BUCKET = "https://s3.amazonaws.com/open-images-dataset/{subset}/{id}.jpg"
+"""Where the copies are; `{subset}` is train, validation or test."""
+
+# Columns of the data set's CSV files.
+_ID, _SUBSET, _URL, _ROTATION = "ImageID", "Subset", "OriginalURL", "Rotation"
+_DEGREES = {"": 0, "nan": 0, "0": 0, "0.0": 0, "90.0": 90, "180.0": 180, "270.0": 270} | {
+    str(degrees): degrees for degrees in (90, 180, 270)
+}
+
+
+class Image(NamedTuple):
+    """An image id with what its file of ids says besides; empty strings and no tags if nothing.
+
+    `rotation` is in degrees counter-clockwise; 0 also where the data set does not know it.
+    """
+
+    image_id: str
+    subset: str
+    original_url: str
+    tags: Row
+    rotation: int = 0
+
+
+class Joined(NamedTuple):
+    """Numbers of a join: rows written, ids left out for want of annotations, annotations read;
+    and of the rows, how many pictures are to be turned."""
+
+    rows: int
+    without_annotations: int
+    annotations: int
+    rotated: int
+
+
+def read_ids(path: Path) -> Iterator[Image]:
+    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, perhaps tags).
+
+    Raises:
+        ListError: a row that has no id, or a rotation other than 0, 90, 180, 270 or nan.
+        UserError: not UTF-8.
+    """
+    refuse_other_encodings(path)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader([file.readline()]), [])
+        if _ID in header:
+            for number, fields in enumerate(csv.DictReader(file, header), 2):
+                if not fields[_ID]:
+                    raise ListError(f"{path}:{number}: no {_ID}")
+                url, subset = fields.get(_URL) or "", fields.get(_SUBSET) or ""
+                rotation = _DEGREES.get((fields.get(_ROTATION) or "").strip().lower())
+                if rotation is None:
+                    raise ListError(f"{path}:{number}: {_ROTATION} is {fields[_ROTATION]!r}")
+                yield Image(fields[_ID], subset, url, Row("", (), ()), rotation)
+            return
+    for row in read_rows(path):
+        subset, _, image_id = row.image.rpartition("/")
+        yield Image(image_id, subset, "", row)
+
+
+def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
+    """Writes the list `output`: an id (or `subset/id`) and tags a row, in the order of the ids.
+
+    Args:
+        image_ids: see `read_ids`.
+        annotations: a list whose images are ids or original URLs; ids that it does not know are
+            left out. None takes the tags of `image_ids`.
+        needs_subset: write `subset/id`.
+        output: its pictures that are to be turned go beside it, see `read_rotations`.
+
+    Raises:
+        ListError: a row that breaks the format, or whose subset is not known.
+    """
+    rows = left_out = rotated = 0
+    with (
+        rewritten(output) as file,
+        rewritten(rotations_beside(output)) as rotations,
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=".join") as folder,
+        closing(sqlite3.connect(Path(folder, "tags.sqlite"))) as tags,
+    ):
+        count = _store(tags, annotations) if annotations else 0
+        for number, image in enumerate(read_ids(image_ids), 1):
+            name = f"{image.subset}/{image.image_id}" if needs_subset else image.image_id
+            if needs_subset and not image.subset:
+                raise ListError(
+                    f"{image_ids}: image {number}, {image.image_id}, has no subset: write"
+                    " train/ID, or give a --url_template without {subset}"
+                )
+            row = _find(tags, image) if annotations else image.tags
+            if row is None:
+                left_out += 1
+                continue
+            file.write(format_row(row._replace(image=name)).encode() + b"\n")
+            rows += 1
+            if image.rotation:
+                rotations.write(f"{name}\t{image.rotation}\n".encode())
+                rotated += 1
+    return Joined(rows, left_out, count, rotated)
+
+
+def rotations_beside(joined: Path) -> Path:
+    """Where `join_ids` writes the pictures of a list that are to be turned."""
+    return joined.with_name(f"{joined.stem}.rotations.txt")
+
+
+def read_rotations(path: Path) -> dict[str, int]:
+    """Degrees counter-clockwise by the names of a list, from lines `name<TAB>degrees`.
+
+    Raises:
+        ListError: a line of another form.
+    """
+    found = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        name, _, degrees = line.partition("\t")
+        if degrees not in _DEGREES:
+            raise ListError(f"{path}:{number}: expected name<TAB>degrees")
+        found[name] = _DEGREES[degrees]
+    return found
+
+
+def _store(tags: sqlite3.Connection, annotations: Path) -> int:
+    """Keeps the annotations on disk, by id or URL; returns how many there are."""
+    tags.execute("PRAGMA journal_mode = OFF")
+    tags.execute("PRAGMA synchronous = OFF")
+    tags.execute("CREATE TABLE tags (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID")
+    rows = (
+        (_key(row.image), format_row(row._replace(image="x"))) for row in read_rows(annotations)
+    )
+    cursor = tags.executemany("INSERT OR REPLACE INTO tags VALUES (?, ?)", rows)
+    return cursor.rowcount
+
+
+def _find(tags: sqlite3.Connection, image: Image) -> Row | None:
+    for name in (image.image_id, image.original_url):
+        query = "SELECT row FROM tags WHERE key = ?"
+        if name and (found := tags.execute(query, (_key(name),)).fetchone()):
+            return parse_row(found[0])
+    return None
+
+
+def _key(image: str) -> str:
+    """What an id, or a URL with any scheme and any of Flickr's hosts, is known by."""
+    if "://" not in image:
+        return image.rpartition("/")[2]
+    return flickr_name(image) or image.partition("://")[2]

@@ -1,0 +1,253 @@
+"""Which row to ask for next: a limit per host, back-off, Retry-After, and hosts given up.
+
+A pure data structure: it knows neither threads nor the network, and is told the time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from data.common.errors import UserError
+from data.download.fetch import FetchError
+
+UNREACHABLE_ATTEMPTS = 20
+"""A host that so many attempts in a row could not even connect to is given up for this run."""
+
+THROTTLED_PAUSES = 8
+"""So is a host that still says "too many requests" after so many pauses without a success."""
+
+OFFLINE_ATTEMPTS = 50
+"""After so many attempts in a row, over all hosts, without any answer and with a sign that our own
+network is down, everything waits, for two hours at most; attempts made meanwhile do not count."""
+
+LONGEST_PAUSE_SECONDS = 600.0
+OFFLINE_PAUSE_SECONDS = 30.0
+_OFFLINE_PAUSES = 240  # two hours
+_FIRST_OFFLINE_PAUSES = 2  # before any host has answered
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_BACKOFF_SECONDS = 60.0
+_THROTTLED_RETRIES = 10
+_REMEMBERED_HOSTS = 100_000
+
+
+@dataclass(eq=False)
+class Task:
+    """A row to fetch into `file`; of `attempts` so far, `throttled` were refused as too many.
+
+    `rotation` is in degrees counter-clockwise, see `images.to_jpeg`.
+    """
+
+    row: int
+    file: str
+    url: str
+    host: str
+    rotation: int = 0
+    attempts: int = 0
+    throttled: int = 0
+
+
+@dataclass
+class _Host:
+    waiting: deque[Task] = field(default_factory=deque)
+    in_flight: int = 0
+    paused_until: float = 0.0
+    unreachable: int = 0
+    pauses: int = 0
+    is_queued: bool = False  # in the round of hosts that may be asked
+
+
+class Scheduler:
+    """Hands out tasks, at most `host_limit` of a host at a time, hosts in turn.
+
+    Args:
+        host_limit: tasks of one host in flight.
+        retries: attempts after the first one.
+        has_answered: some host of the list is known to have answered. Until one has, a sign that
+            our own network is down costs no attempt, and the run ends if it goes on for a minute.
+    """
+
+    def __init__(self, host_limit: int, retries: int, has_answered: bool = False) -> None:
+        self._host_limit = host_limit
+        self._retries = retries
+        self._hosts: dict[str, _Host] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()  # hosts with a history, but no task
+        self._given_up: OrderedDict[str, str] = OrderedDict()
+        self._round: deque[str] = deque()
+        self._timers: list[tuple[float, int, str, Task | None]] = []
+        self._order = itertools.count()
+        self._has_answered = has_answered
+        self._unanswered = 0  # attempts since any host answered
+        self._offline_until = 0.0
+        self._offline_pauses = 0
+        self.waiting = 0  # tasks that were added, or came back, and are not in flight
+
+    def add(self, task: Task) -> None:
+        self.waiting += 1
+        self._enqueue(task)
+
+    def take(self, now: float) -> Task | None:
+        """The next task, which is in flight from now on; None if none may be asked for now."""
+        if now < self._offline_until:
+            return None
+        while self._timers and self._timers[0][0] <= now:
+            _, _, name, task = heapq.heappop(self._timers)
+            if task is not None:
+                self._enqueue(task)
+            elif name in self._hosts:
+                self._queue(name)
+        while self._round:
+            name = self._round.popleft()
+            host = self._hosts[name]
+            host.is_queued = False
+            if now < host.paused_until or not host.waiting or host.in_flight >= self._host_limit:
+                continue  # a pause has a timer, and a full host is queued when a task comes back
+            host.in_flight += 1
+            self.waiting -= 1
+            task = host.waiting.popleft()
+            self._queue(name)
+            return task
+        return None
+
+    def next_time(self) -> float | None:
+        """When a pause or a back-off ends next."""
+        return max(self._timers[0][0], self._offline_until) if self._timers else None
+
+    def given_up(self, host: str) -> str | None:
+        """Why this host is not asked any more, as a kind of failure; None if it is."""
+        return self._given_up.get(host)
+
+    def answered(self, task: Task) -> None:
+        """The host answered, well or with a final refusal: it may be asked for something else."""
+        host = self._hosts[task.host]
+        host.unreachable = host.pauses = 0
+        self._has_answered = True
+        self._unanswered = self._offline_pauses = 0
+        self._release(task.host)
+
+    def refused(self, task: Task) -> None:
+        """The task's host was given up: it was not asked, so nothing is known of our network."""
+        self._release(task.host)
+
+    def retry(self, task: Task, now: float, error: FetchError) -> bool:
+        """Takes back a task whose answer was of no use; True if it will be tried again."""
+        task.attempts += 1
+        return self._again(task, now, now, error)
+
+    def put_back(self, task: Task) -> None:
+        """Takes back a task whose attempt was cut short by us; it does not count."""
+        self.waiting += 1
+        self._hosts[task.host].waiting.appendleft(task)
+        self._release(task.host)
+
+    def failed(self, task: Task, now: float, error: FetchError) -> bool:
+        """Takes back a task that got no answer, or one for now; True if it will be tried again.
+
+        Raises:
+            UserError: our own network is down, and no host has ever answered.
+        """
+        host = self._hosts[task.host]
+        is_answer = error.kind not in ("unreachable", "offline")
+        self._has_answered |= is_answer
+        self._unanswered = 0 if is_answer else self._unanswered + 1
+        if not self._is_offline(error, now):
+            task.attempts += 1
+            task.throttled += error.is_throttled
+            host.unreachable += self._is_to_blame(error.kind)
+        if error.is_throttled and now >= host.paused_until:
+            self._pause(task.host, now, error.retry_after)
+        if host.unreachable >= UNREACHABLE_ATTEMPTS or host.pauses > THROTTLED_PAUSES:
+            self._give_up(task.host, error.kind)
+        again = self._again(task, now, host.paused_until, error)
+        self._release(task.host)
+        return again
+
+    def _again(self, task: Task, now: float, not_before: float, error: FetchError) -> bool:
+        if (
+            task.host in self._given_up
+            or task.attempts - task.throttled > self._retries
+            or task.throttled > _THROTTLED_RETRIES
+        ):
+            return False
+        self.waiting += 1
+        due = max(not_before, now + _backoff(task, error.retry_after))
+        heapq.heappush(self._timers, (due, next(self._order), task.host, task))
+        return True
+
+    def _is_offline(self, error: FetchError, now: float) -> bool:
+        """Whether our own network is down; if so, everything waits."""
+        if error.kind != "offline":
+            return False
+        if self._unanswered < OFFLINE_ATTEMPTS:
+            return not self._has_answered
+        if now >= self._offline_until:
+            if not self._has_answered and self._offline_pauses == _FIRST_OFFLINE_PAUSES:
+                raise UserError(
+                    f"no network, name server or proxy: {error}; no row is marked as failed,"
+                    " and the same command resumes"
+                )
+            self._offline_pauses += 1
+            self._offline_until = now + OFFLINE_PAUSE_SECONDS
+        return self._offline_pauses <= _OFFLINE_PAUSES
+
+    def _is_to_blame(self, kind: str) -> bool:
+        """Whether the host, and not our own network, is what could not be reached."""
+        # A failing resolver is the host's own while other hosts answer, or if waiting did not help.
+        has_network = self._unanswered == 1 or self._offline_pauses > _OFFLINE_PAUSES
+        return kind == "unreachable" or (kind == "offline" and has_network)
+
+    def _pause(self, name: str, now: float, retry_after: float | None) -> None:
+        host = self._hosts[name]
+        seconds = max(retry_after or 0.0, _FIRST_PAUSE_SECONDS * 2**host.pauses)
+        host.pauses += 1
+        host.paused_until = now + min(seconds, LONGEST_PAUSE_SECONDS)
+        heapq.heappush(self._timers, (host.paused_until, next(self._order), name, None))
+
+    def _give_up(self, name: str, kind: str) -> None:
+        self._given_up[name] = kind
+        self._hosts[name].paused_until = 0.0  # its waiting tasks may come and be refused
+        self._queue(name)
+        if len(self._given_up) > _REMEMBERED_HOSTS:
+            self._given_up.popitem(last=False)
+
+    def _host(self, name: str) -> _Host:
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host()
+        return host
+
+    def _enqueue(self, task: Task) -> None:
+        self._idle.pop(task.host, None)
+        self._host(task.host).waiting.append(task)
+        self._queue(task.host)
+
+    def _queue(self, name: str) -> None:
+        host = self._hosts[name]
+        if host.waiting and not host.is_queued and host.in_flight < self._host_limit:
+            host.is_queued = True
+            self._round.append(name)
+
+    def _release(self, name: str) -> None:
+        """A task of the host is no longer in flight; forgets hosts of which nothing is left."""
+        host = self._hosts[name]
+        host.in_flight -= 1
+        self._queue(name)
+        if host.in_flight or host.waiting:
+            return
+        if not (host.unreachable or host.pauses):
+            del self._hosts[name]
+            return
+        self._idle[name] = None
+        if len(self._idle) > _REMEMBERED_HOSTS:
+            del self._hosts[self._idle.popitem(last=False)[0]]
+
+
+def _backoff(task: Task, retry_after: float | None) -> float:
+    """Seconds until the task's next attempt."""
+    if retry_after is not None:
+        return min(retry_after, LONGEST_PAUSE_SECONDS)
+    seconds = min(_FIRST_PAUSE_SECONDS * 2.0**task.attempts / 2, _LONGEST_BACKOFF_SECONDS)
+    return seconds * random.uniform(0.5, 1.0)  # so that what failed together comes back apart

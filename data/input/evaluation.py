@@ -1,0 +1,231 @@
+"""Labelled pictures for evaluation: from list files or records, prepared as for inference.
+
+Pictures are decoded by the same code as in the inference scripts, so that an evaluation measures
+what these give; that also allows ten crops of records and image lists alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data.common.errors import UserError
+from data.common.files import read_text
+from data.input.image_batches import PictureBatch, Preparation, batches
+from data.input.image_source import Loaded, LoadError, Picture, listed_in
+from data.lists import rows
+from data.tfrecords.record_source import RecordSource, pad_labels
+from data.tfrecords.records import RecordError
+
+LOG_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Tags(NamedTuple):
+    """The labels of a picture, as `pad_labels` takes them: classes and values [labels]."""
+
+    classes: Sequence[int]
+    values: Sequence[float]
+
+
+class EvaluationBatch(NamedTuple):
+    """Readable pictures [B]: crops float32 [B, crops, S, S, 3] and padded-sparse labels [B, K].
+
+    `positions` are their numbers among all pictures, `names` what they are called.
+    """
+
+    positions: np.ndarray
+    names: list[str]
+    crops: np.ndarray
+    label_index: np.ndarray
+    label_value: np.ndarray
+
+
+NO_TAGS = Tags((), ())
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture of a list, not read yet: a `picture_source.Picture` whose label is `Tags`."""
+
+    name: str
+    label: Tags
+    file: Picture
+
+    def load(self) -> Loaded:
+        """See `Picture.load`; the labels are those of the list."""
+        return Loaded(self.name, self.label, self.file.load().data)
+
+
+@dataclass(frozen=True)
+class RecordPicture:
+    """A record that is not read yet; its name and labels are known once it is."""
+
+    source: RecordSource
+    number: int
+    name: str
+    label: Tags = NO_TAGS
+
+    def load(self) -> Loaded:
+        """See `Picture.load`."""
+        try:
+            sample = self.source.read(self.number)
+        except RecordError as error:
+            raise LoadError(str(error)) from error
+        name = sample.name.decode("utf-8", "replace") or self.name
+        return Loaded(name, Tags(sample.classes, sample.values), sample.image)
+
+
+class EvaluationPictures:
+    """The pictures to evaluate on, in a fixed order, numbered from 0.
+
+    Args:
+        images: list files (spec section 1); an empty sequence: read records.
+        data_dir: records: folder, file or glob.
+        class_num: classes that labels may name.
+        max_bad_records: more unreadable pictures than these end the run.
+        images_dir: the folder that names in lists are relative to; None: as in `pictures`.
+
+    Attributes:
+        readable: how many pictures could be read so far.
+        left_out: (position, name, reason) of the pictures that could not be read so far.
+
+    Raises:
+        UserError: no records.
+        ListError: while reading, a row that breaks the format.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str],
+        data_dir: str,
+        class_num: int,
+        max_bad_records: int,
+        images_dir: str | None = None,
+    ) -> None:
+        self._images_dir, self.readable = images_dir, 0
+        self.sources = list(images) or [data_dir]
+        self._lists, self._class_num, self._max_bad = list(images), class_num, max_bad_records
+        self._records = None
+        if not images:
+            self._records = RecordSource(data_dir, class_num, max_bad_records, "val")
+        self.left_out: list[tuple[int, str, str]] = []
+
+    def __iter__(self) -> Iterator[LabelledPicture | RecordPicture]:
+        if self._records:
+            for number in range(self._records.total):
+                yield RecordPicture(self._records, number, f"record {number}")
+        for path in self._lists:
+            folder = Path(path).parent
+            for row in rows.read_rows(path, self._class_num):
+                file = Picture(row.image, "", row.image, str(folder / row.image))
+                file = listed_in(self._images_dir, file)
+                yield LabelledPicture(row.image, Tags(row.classes, row.confidences), file)
+
+    def batches(
+        self, prepare: Preparation, batch_size: int, threads: int, rank: int = 0, size: int = 1
+    ) -> Iterator[EvaluationBatch]:
+        """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
+
+        Raises:
+            UserError: too many pictures are unreadable.
+        """
+        chunks = _chunks(self, batch_size)
+        own = itertools.islice(chunks, rank, None, size)
+        starts: list[int] = []
+
+        def pictures() -> Iterator[LabelledPicture | RecordPicture]:
+            for start, chunk in own:
+                starts.append(start)
+                yield from chunk
+
+        for batch in batches(pictures(), prepare, batch_size, threads):
+            yield self._readable(starts.pop(0), batch)
+
+    def check_any(self, readable: int) -> None:
+        """Raises UserError if no picture was readable; `left_out` is that of all workers."""
+        if not readable:
+            _, name, reason = self.left_out[-1]
+            raise UserError(
+                f"none of the {len(self.left_out)} pictures could be read, the last {name}: "
+                f"{reason} (names in a list are relative to --images_dir)"
+            )
+
+    def some(self, numbers: Iterable[int], prepare: Preparation) -> dict[int, np.ndarray]:
+        """Crops float32 [crops, S, S, 3] of the pictures with these numbers."""
+        wanted = set(numbers)
+        chosen = ((n, p) for n, p in enumerate(self) if n in wanted)
+        return {number: prepare(picture.load().data) for number, picture in chosen}
+
+    def _readable(self, start: int, batch: PictureBatch) -> EvaluationBatch:
+        for position, picture in enumerate(batch.pictures, start):
+            if picture.problem:
+                self._leave_out(position, picture.name, picture.problem)
+        kept = [i for i, picture in enumerate(batch.pictures) if not picture.problem]
+        pictures = [batch.pictures[i] for i in kept]
+        self.readable += len(kept)
+        index, value = pad_labels([picture.label for picture in pictures] or [NO_TAGS])
+        names = [picture.name for picture in pictures]
+        rows = slice(len(pictures))
+        positions = start + np.array(kept, np.int64)
+        return EvaluationBatch(positions, names, batch.crops[kept], index[rows], value[rows])
+
+    def _leave_out(self, position: int, name: str, reason: str) -> None:
+        self.left_out.append((position, name, reason))
+        _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
+        if len(self.left_out) > self._max_bad:
+            raise UserError(
+                f"{len(self.left_out)} pictures cannot be read, the last {name}: {reason};"
+                f" raise --max_bad_records={self._max_bad} if that is acceptable"
+            )
+
+
+def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
+    """bool [C]: the classes that a file lists, one index a line; what follows a blank is a comment.
+
+    Raises:
+        UserError: a line that does not begin with a class, as `path:line: reason`.
+    """
+    chosen = np.zeros(class_num, bool)
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        first = line.split()[0]
+        if not (first.isdecimal() and int(first) < class_num):
+            raise UserError(f"{path}:{number}: {first!r} is not a class in 0..{class_num - 1}")
+        chosen[int(first)] = True
+    return chosen
+
+
+def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
+    """The batches, their progress on a terminal or in the log."""
+    done, started, logged = 0, time.monotonic(), time.monotonic()
+    with tqdm(unit=" pictures", disable=None) as bar:
+        for batch in batches:
+            yield batch
+            done += len(batch.names)
+            bar.update(len(batch.names))
+            now = time.monotonic()
+            if bar.disable and now - logged > LOG_SECONDS:
+                logged = now
+                _log.info("%d pictures, %.1f a second", done, done / (now - started))
+
+
+def _chunks(
+    pictures: Iterable[LabelledPicture | RecordPicture], batch_size: int
+) -> Iterator[tuple[int, list[LabelledPicture | RecordPicture]]]:
+    """Runs of `batch_size` pictures, each with the number of its first one."""
+    iterator, start = iter(pictures), 0
+    while chunk := list(itertools.islice(iterator, batch_size)):
+        yield start, chunk
+        start += len(chunk)

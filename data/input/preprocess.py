@@ -1,0 +1,99 @@
+"""From encoded images to the network's input, for inference and evaluation: spec section 5.
+
+One definition for all scripts, in TensorFlow operations, so that it can be exported with a network.
+Training has data/input/augment.py.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from data.common.errors import UserError
+
+CHANNELS = 3
+# The short side is resized to 256 for a crop of 224, and in proportion for other sizes.
+RESIZED, CROPPED = 256, 224
+TEN_CROPS = 10
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOR_TYPE = 25  # its place in the file
+
+
+def decode(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3] of an encoded image, as exact as the decoder can."""
+    return tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE"),
+        lambda: decode_other(contents),
+    )
+
+
+def decode_jpeg_or_png(contents: tf.Tensor) -> tf.Tensor:
+    """`decode`, in the graph of an export; other formats are refused when it runs.
+
+    TensorFlow drops the transparency of GIFs, misreads BMPs with a palette, and has no TIFF.
+    """
+    is_taken = tf.io.is_jpeg(contents) | is_png(contents)
+    refusal = "image_bytes: neither JPEG nor PNG, the formats that are taken; convert it first"
+    with tf.control_dependencies([tf.debugging.Assert(is_taken, [refusal])]):
+        return decode(tf.identity(contents))
+
+
+def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Tensor:
+    """The network's input for inference and evaluation (spec section 5).
+
+    The short side is resized to 256/224 of `image_size`, rounded down, the long side in proportion
+    and truncated; bilinear with half-pixel centres and no antialiasing.
+
+    Args:
+        image: uint8 [H, W, 3], upright.
+        image_size: side of a crop in pixels.
+        crops: 1, the centre; or 10, the corners and the centre and then their mirrors.
+
+    Returns:
+        float32 [crops, image_size, image_size, 3] in [-1, 1].
+    """
+    if crops not in (1, TEN_CROPS):
+        raise UserError(f"{crops} crops: take 1 or {TEN_CROPS}")
+    short = image_size * RESIZED // CROPPED
+    height, width = tf.unstack(tf.shape(image)[:2])
+    side = tf.minimum(height, width)
+    height, width = height * short // side, width * short // side
+    image = tf.raw_ops.ResizeBilinear(
+        images=image[tf.newaxis], size=[height, width], half_pixel_centers=True
+    )[0]
+    image = image * (2.0 / 255.0) - 1.0
+    bottom, right = height - image_size, width - image_size
+    corners = [(bottom // 2, right // 2)]
+    if crops == TEN_CROPS:
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), *corners]
+    parts = [image[y : y + image_size, x : x + image_size] for y, x in corners]
+    if crops == TEN_CROPS:
+        parts += [tf.reverse(part, [1]) for part in parts]
+    return tf.ensure_shape(tf.stack(parts), [crops, image_size, image_size, CHANNELS])
+
+
+def decode_other(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3] of a PNG, GIF (first frame) or BMP: old records hold some as "JPEG"."""
+
+    def of_gif_or_bmp() -> tf.Tensor:
+        image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, CHANNELS])
+
+    return tf.cond(is_png(contents), lambda: _decode_png(contents), of_gif_or_bmp)
+
+
+def is_png(contents: tf.Tensor) -> tf.Tensor:
+    """bool scalar: whether an encoded image is a PNG."""
+    return tf.strings.substr(contents, 0, len(_PNG_START)) == _PNG_START
+
+
+def _decode_png(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
+    image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
+    colors, alpha = image[..., :3], image[..., 3:]
+    # Greys have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
+    # where none is transparent, 1 of 255 opaque.
+    is_grey = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
+    alpha = tf.where(is_grey & (alpha > 0), 255, alpha)
+    return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

@@ -1,0 +1,214 @@
+"""Which tags go together with a class, counted from a model's predictions (spec section 1).
+
+CO(i, j) is the share of the images annotated with class i in which the model sees tag j.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from data.common.errors import UserError
+from data.common.files import atomic_write, read_text
+from data.lists.blocks import Block, Tags
+from data.lists.hierarchy import Hierarchy
+
+_PATH = re.compile(r"\+\+\+ the predictions of (.*) is:")
+_PREDICTION = re.compile(r"\s*([0-9]+) .*: ([-+.0-9eE]+)")
+_UNREADABLE = "unreadable: "
+_HEADER = "class\ttag\tco\timages with both\timages of class\n"
+
+
+class Cooccurrence(NamedTuple):
+    """P pairs that occur: `classes` and `tags` int32 [P], counts `both` and `images` int64 [P]."""
+
+    classes: np.ndarray
+    tags: np.ndarray
+    both: np.ndarray
+    images: np.ndarray
+
+    def pairs_above(self, threshold: float, hierarchy: Hierarchy) -> list[tuple[int, int]]:
+        """(class, tag) where CO(class, tag) > threshold and no hierarchy path joins the two."""
+        above = self.both > threshold * self.images
+        candidates = zip(self.classes[above].tolist(), self.tags[above].tolist(), strict=True)
+        return [(c, tag) for c, tag in candidates if not hierarchy.on_one_path(c, tag)]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the normalised matrix as a table, one pair a line."""
+        columns = (self.classes, self.tags, self.both / self.images, self.both, self.images)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        lines = (f"{c}\t{tag}\t{co:.6f}\t{both}\t{images}\n" for c, tag, co, both, images in rows)
+        atomic_write(path, _HEADER + "".join(lines))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, class_num: int) -> Cooccurrence:
+        """A saved matrix.
+
+        Raises:
+            UserError: a malformed line or a class outside 0..class_num-1.
+        """
+        rows = []
+        with io.StringIO(read_text(path)) as file:
+            for number, line in enumerate(file, 1):
+                if line == _HEADER or not line.strip():
+                    continue
+                try:
+                    c, tag, _, both, images = line.split("\t")
+                    row = int(c), int(tag), int(both), int(images)
+                except ValueError:
+                    row = (-1,) * 4
+                if not (max(row[:2]) < class_num and min(row) >= 0 and row[2] <= row[3]):
+                    raise UserError(
+                        f"{os.fspath(path)}:{number}: expected {_HEADER.strip()!r}"
+                        f" with classes below {class_num}, found {line[:60]!r}"
+                    )
+                rows.append(row)
+        table = np.array(rows, np.int64).reshape(-1, 4)
+        return cls(*table[:, :2].T.astype(np.int32), *table[:, 2:].T)
+
+
+def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """(image, [(class, probability)]) of a text file written by `image_classification.py`.
+
+    Images that it could not read are left out.
+
+    Raises:
+        UserError: a line of neither form, as `path:line: reason`.
+    """
+    image, found = None, []
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            heading = _PATH.fullmatch(line.rstrip("\r\n"))
+            prediction = not heading and _PREDICTION.fullmatch(line.strip())
+            if heading:
+                if image is not None:
+                    yield image, found
+                image, found = heading[1], []
+            elif prediction and image is not None:
+                found.append((int(prediction[1]), float(prediction[2])))
+            elif line.startswith(_UNREADABLE):
+                image = None
+            elif line.strip():
+                raise UserError(
+                    f"{os.fspath(path)}:{number}: neither `+++ the predictions of ... is:` nor"
+                    f" `INDEX NAME: PROB`: {line[:60]!r}"
+                )
+    if image is not None:
+        yield image, found
+
+
+class _Counts:
+    """Sparse counts by key; many keys are added at once."""
+
+    def __init__(self) -> None:
+        self.keys = np.zeros(0, np.int64)
+        self.counts = np.zeros(0, np.int64)
+
+    def add(self, keys: np.ndarray) -> None:
+        keys, counts = np.unique(keys, return_counts=True)
+        merged, inverse = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
+        total = np.zeros(len(merged), np.int64)
+        np.add.at(total, inverse, np.concatenate([self.counts, counts]))
+        self.keys, self.counts = merged, total
+
+
+def count(
+    annotated: Iterable[tuple[Block, Tags]],
+    predictions_path: str | os.PathLike,
+    mapping: np.ndarray,
+    posterior: float,
+    class_num: int,
+) -> Cooccurrence:
+    """Counts co-occurrence over the images of a list that have predictions.
+
+    The predictions stand in the order of the list (of which they may leave out rows), so neither
+    has to fit in memory. Tags with a confidence above 0 annotate an image.
+
+    Args:
+        annotated: the list's rows, with the tags that they have now.
+        mapping: int32, the class of each model output, -1 for an output that is no class of ours.
+        posterior: the model sees a tag when its probability is above this.
+
+    Raises:
+        UserError: a prediction of an image that the list does not hold, or not there; or
+            of an output beyond `mapping`.
+    """
+    images = np.zeros(class_num, np.int64)
+    pairs = _Counts()
+    following = _Following(predictions_path, mapping, posterior)
+    for block, tags in annotated:
+        rows, seen_rows, seen = following.match(block)
+        tags = tags.of_rows(rows)
+        tags = tags.where(tags.confidences > 0)
+        images += np.bincount(tags.classes, minlength=class_num)
+        pairs.add(_pair_keys(tags, seen_rows, seen, class_num))
+    following.finish()
+    classes, seen_tags = np.divmod(pairs.keys, class_num)
+    return Cooccurrence(
+        classes.astype(np.int32), seen_tags.astype(np.int32), pairs.counts, images[classes]
+    )
+
+
+def _pair_keys(tags: Tags, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
+    """int64: class * class_num + seen tag, for each class of the row of each seen tag."""
+    sizes = np.diff(tags.offsets)[rows]
+    owner = np.repeat(np.arange(len(rows)), sizes)
+    step = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
+    classes = tags.classes[tags.offsets[rows][owner] + step]
+    return classes * np.int64(class_num) + seen[owner]
+
+
+class _Following:
+    """Predictions followed along the rows of a list."""
+
+    def __init__(self, path: str | os.PathLike, mapping: np.ndarray, posterior: float):
+        self._predictions = read_predictions(path)
+        self._path = os.fspath(path)
+        self._mapping = mapping
+        self._posterior = posterior
+        self._next = next(self._predictions, None)
+
+    def match(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """bool [R]: rows with predictions; and of each tag seen: which of those, its class."""
+        matched = np.zeros(len(block), bool)
+        owners, seen = [], []
+        count = 0
+        for row in range(len(block)):
+            if self._next is None:
+                break
+            path, predictions = self._next
+            if not _is_image(path, block.name(row)):
+                continue
+            classes = {self._class(index) for index, p in predictions if p > self._posterior}
+            classes.discard(-1)
+            seen.extend(sorted(classes))
+            owners.extend([count] * len(classes))
+            matched[row] = True
+            count += 1
+            self._next = next(self._predictions, None)
+        return matched, np.array(owners, np.int64), np.array(seen, np.int64)
+
+    def finish(self) -> None:
+        if self._next is not None:
+            raise UserError(
+                f"{self._path}: {self._next[0]!r} is not a row of the list behind those before it;"
+                " predict the images of this very list"
+            )
+
+    def _class(self, index: int) -> int:
+        if index >= len(self._mapping):
+            raise UserError(
+                f"{self._path}: output {index}, but the model's dictionary has"
+                f" {len(self._mapping)} classes: give --prediction_dictionary"
+            )
+        return int(self._mapping[index])
+
+
+def _is_image(path: str, name: str) -> bool:
+    """Whether the path is the list's image `name`, in whatever folder the images lie."""
+    return path == name or path.endswith("/" + name)

@@ -1,0 +1,165 @@
+"""Files of features: the released text, NumPy, Parquet, TFRecord; chosen by the suffix.
+
+NumPy and Parquet files cannot grow and survive a kill, so their bodies are rows of one JSON line
+and the raw numbers; the file is made from them at the end, a few rows at a time.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from data.outputs.result_format import ResultFormat, one_line
+from data.tfrecords.records import framing
+
+NAMES_SUFFIX = ".names.tsv"
+_ROWS_AT_ONCE = 1024
+
+
+class Feature(NamedTuple):
+    """The numbers of one picture, float [D]; not-a-number where it is unreadable (`problem`)."""
+
+    image: str
+    label: str
+    values: np.ndarray
+    problem: str = ""
+
+
+def formats(dtype: str) -> dict[str, ResultFormat]:
+    """Suffix -> format, for numbers of type "float32", or "float16" where a file can hold it."""
+    spooled = {".npy": _to_npy, ".npz": _to_npz, ".parquet": _to_parquet}
+    made = {
+        suffix: ResultFormat(b"", lambda row: _spool(row, np.dtype(dtype)), _finisher(write))
+        for suffix, write in spooled.items()
+    }
+    if dtype == "float32":
+        made |= {".txt": ResultFormat(b"", _text), ".tfrecord": ResultFormat(b"", _record)}
+    return made
+
+
+def _text(feature: Feature) -> bytes:
+    """The released form (spec section 6): path, label and numbers; nine digits keep a float32."""
+    values = feature.values.tolist()
+    numbers = " ".join(["%.9g"] * len(values)) % tuple(values)
+    line = f"{one_line(feature.image)}\t{one_line(feature.label)}\t{numbers}\n"
+    return line.encode("utf-8", "surrogateescape")
+
+
+def _record(feature: Feature) -> bytes:
+    """A `tf.train.Example`: `name`, `label`, `problem` (bytes), `features` (float list)."""
+    from tensorflow import train  # heavy, and only needed for this format
+
+    example = train.Example()
+    texts = {"name": feature.image, "label": feature.label, "problem": feature.problem}
+    for key, text in texts.items():
+        value = text.encode("utf-8", "surrogateescape")
+        example.features.feature[key].bytes_list.value.append(value)
+    example.features.feature["features"].float_list.value.extend(feature.values)
+    payload = example.SerializeToString(deterministic=True)
+    before, after = framing(payload)
+    return before + payload + after
+
+
+class _Spool:
+    """The rows of a body, read as often as a format needs."""
+
+    def __init__(self, body: Path) -> None:
+        self._body = body
+        self.rows, self.text_lengths = 0, [1, 1, 1]
+        for texts, values in self:
+            self.rows, self.dtype, self.size = self.rows + 1, values.dtype, len(values)
+            self.text_lengths = list(map(max, self.text_lengths, map(len, texts)))
+
+    def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """([image, label, problem], numbers [D]) of each row."""
+        with open(self._body, "rb") as file:
+            while line := file.readline():
+                *texts, dtype, size = json.loads(line)
+                data = file.read(size * np.dtype(dtype).itemsize)
+                yield texts, np.frombuffer(data, dtype)
+
+
+def _spool(feature: Feature, dtype: np.dtype) -> bytes:
+    image, label, values, problem = feature
+    head = json.dumps([image, label, problem, dtype.str, len(values)])
+    return head.encode() + b"\n" + values.astype(dtype).tobytes()
+
+
+def _finisher(write: Callable[[_Spool, Path, Path], None]) -> Callable[[Path, Path], None]:
+    def finish(body: Path, result: Path) -> None:
+        temporary = result.with_name(f".{result.name}.tmp")
+        write(_Spool(body), temporary, result)
+        os.replace(temporary, result)
+        body.unlink()
+
+    return finish
+
+
+def _to_npy(spool: _Spool, temporary: Path, result: Path) -> None:
+    """The array [N, D]; names, labels and problems go beside it, a tab-separated row each."""
+    with open(temporary, "wb") as file:
+        _write_array(file, spool)
+    names = temporary.with_name(temporary.name + NAMES_SUFFIX)
+    with open(names, "wb") as file:
+        for texts, _ in spool:
+            row = "\t".join(map(one_line, texts)) + "\n"
+            file.write(row.encode("utf-8", "surrogateescape"))
+    os.replace(names, result.with_name(result.name + NAMES_SUFFIX))
+
+
+def _to_npz(spool: _Spool, temporary: Path, result: Path) -> None:
+    """Arrays `features` [N, D] and `names`, `labels`, `problems` [N]."""
+    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        with _member(archive, "features") as file:
+            _write_array(file, spool)
+        for column, name in enumerate(("names", "labels", "problems")):
+            dtype = np.dtype(f"<U{spool.text_lengths[column]}")
+            with _member(archive, name) as file:
+                _write_header(file, dtype, (spool.rows,))
+                for texts, _ in spool:
+                    file.write(np.array(texts[column], dtype).tobytes())
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    # A fixed date: the same features give the same bytes.
+    info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+    return archive.open(info, "w", force_zip64=True)
+
+
+def _write_array(file: IO[bytes], spool: _Spool) -> None:
+    _write_header(file, spool.dtype, (spool.rows, spool.size))
+    for _, values in spool:
+        file.write(values.tobytes())
+
+
+def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    description = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+
+
+def _to_parquet(spool: _Spool, temporary: Path, result: Path) -> None:
+    """Columns `image`, `label`, `problem` and `features`, a list of D numbers."""
+    import pyarrow as pa  # heavy, and only needed for this format
+    import pyarrow.parquet as pq
+
+    number = pa.from_numpy_dtype(spool.dtype)
+    columns = {"image": pa.string(), "label": pa.string(), "problem": pa.string()}
+    schema = pa.schema({**columns, "features": pa.list_(number, spool.size)})
+    rows = iter(spool)
+    with pq.ParquetWriter(temporary, schema) as writer:
+        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+            texts = [list(map(_valid_text, texts)) for texts, _ in chunk]
+            values = pa.array(np.concatenate([values for _, values in chunk]))
+            features = pa.FixedSizeListArray.from_arrays(values, spool.size)
+            arrays = [pa.array(column, pa.string()) for column in zip(*texts, strict=True)]
+            writer.write_table(pa.Table.from_arrays([*arrays, features], schema=schema))
+
+
+def _valid_text(text: str) -> str:
+    """A file name that is not UTF-8 cannot stand in a Parquet string as it is."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,82 @@
+"""Predictions as a page for people: the first pictures, as the network saw them, with labels."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from data.common import html_report
+from data.common.errors import UserError
+from data.common.files import atomic_write
+from data.input.image_batches import PictureBatch, to_image
+from data.outputs.predictions import Prediction
+
+PICTURE_SIDE = 224
+SHEET_COLUMNS = 6
+CENTRE = 4  # of ten crops: four corners, the centre, and their mirrors
+SUFFIXES = (".html", ".png")
+
+
+class Shown:
+    """The first `limit` predictions with their pictures; small, however long the run."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._shown: list[tuple[Prediction, Image.Image | None]] = []
+
+    def add(self, predictions: list[Prediction], batch: PictureBatch) -> None:
+        """Keeps what still fits of a batch's predictions."""
+        rows = list(zip(predictions, batch.crops, strict=True))
+        for prediction, crops in rows[: self._limit - len(self._shown)]:
+            picture = None if prediction.problem else to_image(crops[CENTRE % len(crops)])
+            self._shown.append((prediction, picture))
+
+    def write(self, path: str) -> None:
+        """Writes an HTML page with the pictures inside it, or a contact sheet, by the suffix.
+
+        Raises:
+          UserError: another suffix.
+        """
+        check(path)
+        if path.endswith(".png"):
+            tiles = [
+                html_report.Tile(_or_blank(picture), _caption(row), _is_right(row))
+                for row, picture in self._shown
+            ]
+            html_report.write_image(
+                path, html_report.contact_sheet(tiles, SHEET_COLUMNS, PICTURE_SIDE)
+            )
+            return
+        figures = [
+            html_report.figure(
+                html_report.picture_address(_or_blank(picture)), _caption(row), PICTURE_SIDE
+            )
+            for row, picture in self._shown
+        ]
+        heading = f"The first {len(figures)} pictures"
+        content = html_report.page("Predictions", [(heading, "\n".join(figures))])
+        atomic_write(path, content.encode("utf-8", "replace"))
+
+
+def check(path: str) -> None:
+    """Raises UserError unless the path ends in one of SUFFIXES."""
+    if not path.endswith(SUFFIXES):
+        raise UserError(f"--page={path}: the name must end in {' or '.join(SUFFIXES)}")
+
+
+def _caption(prediction: Prediction) -> str:
+    lines = [f"{probability:6.1%}  {name}" for _, name, probability in prediction.labels]
+    told = [f"({prediction.problem})"] if prediction.problem else lines or ["(no label)"]
+    return "\n".join([Path(prediction.image).name, *told])
+
+
+def _is_right(prediction: Prediction) -> bool | None:
+    """Whether the best label is among those given in the list; None where none was."""
+    given = re.findall(r"(?:^| )(\d+)(?=:| |$)", prediction.label)
+    if not given or not prediction.labels:
+        return None
+    return prediction.labels[0].index in map(int, given)
+
+
+def _or_blank(picture: Image.Image | None) -> Image.Image:
+    return picture or Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "#dddddd")

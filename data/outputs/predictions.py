@@ -1,0 +1,135 @@
+"""From scores to the labels that are shown: best classes, thresholds, names, the hierarchy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.common.errors import UserError
+from data.common.files import read_text
+from data.lists.hierarchy import Hierarchy, read_names
+
+IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
+PATH_SEPARATOR = " > "
+
+
+class Label(NamedTuple):
+    """A predicted class: its index, its name (or path from the root) and its probability."""
+
+    index: int
+    name: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The labels of one picture, best first; `problem` says why there are none, else ""."""
+
+    image: str
+    label: str
+    labels: tuple[Label, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Which labels of a picture are shown, and by what names.
+
+    Attributes:
+      names: of the classes.
+      top_k: at most so many labels.
+      thresholds: float32 [C]: a class is shown from this probability on.
+      show: "all"; "specific": without those that have a shown class below them; "path": all, named
+        by the path from the root.
+      hierarchy: needed by "specific" and "path".
+    """
+
+    names: Sequence[str]
+    top_k: int
+    thresholds: np.ndarray
+    show: str = "all"
+    hierarchy: Hierarchy | None = None
+
+    def __post_init__(self) -> None:
+        if self.show != "all" and self.hierarchy is None:
+            raise UserError(
+                f"--show_labels={self.show} needs a class hierarchy: give --dictionary, "
+                "e.g. dictionary_and_semantic_hierarchy.txt"
+            )
+        if self.show == "specific" and not self.thresholds.any():
+            raise UserError("--show_labels=specific needs --threshold or --threshold_file")
+
+    def choose(self, probabilities: np.ndarray) -> tuple[Label, ...]:
+        """The labels of one picture, best first (of equals, the lower index).
+
+        Args:
+          probabilities: float [C].
+        """
+        classes = np.flatnonzero(probabilities >= self.thresholds)
+        if self.show == "specific":
+            classes = self._without_ancestors(classes)
+        if len(classes) > self.top_k:  # a partial sort; equals of the last one stay for the sort
+            least = np.partition(probabilities[classes], -self.top_k)[-self.top_k]
+            classes = classes[probabilities[classes] >= least]
+        order = np.argsort(-probabilities[classes], kind="stable")[: self.top_k]
+        best = classes[order].tolist()
+        return tuple(Label(c, self._name(c), float(probabilities[c])) for c in best)
+
+    def _without_ancestors(self, classes: np.ndarray) -> np.ndarray:
+        above = {ancestor for c in classes for ancestor in self.hierarchy.ancestors(c)}
+        return np.array([c for c in classes if c not in above], np.int64)
+
+    def _name(self, index: int) -> str:
+        if self.show != "path":
+            return self.names[index]
+        chain = [index, *self.hierarchy.ancestors(index)]
+        return PATH_SEPARATOR.join(self.names[c] for c in reversed(chain))
+
+
+def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hierarchy | None]:
+    """Names of the classes, and the hierarchy if the dictionary is one.
+
+    Without a dictionary, 1,000 classes are taken for those of ImageNet (as released did), and any
+    other number is named "class 0", "class 1" and so on.
+
+    Raises:
+      UserError: the dictionary has another number of classes, or cannot be read.
+    """
+    if dictionary is None:
+        if class_num == 1000:
+            return read_names(IMAGENET_DICTIONARY), None
+        return [f"class {c}" for c in range(class_num)], None
+    names = read_names(dictionary)
+    if len(names) != class_num:
+        raise UserError(f"{dictionary} names {len(names)} classes, the checkpoint has {class_num}")
+    try:
+        return names, Hierarchy.read(dictionary)
+    except UserError:
+        return names, None
+
+
+def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
+    """Thresholds float32 [C] from rows `class<TAB>threshold`; `default` where no row names a class.
+
+    A row that begins with `#` is passed over, and so is a header row that holds no number.
+
+    Raises:
+      UserError: a row of another form, or a class out of range, as `path:line: reason`.
+    """
+    thresholds = np.full(class_num, default, np.float32)
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        fields = line.split()
+        header = number == 1 and fields and not fields[0].isdecimal()
+        if not fields or fields[0].startswith("#") or header:
+            continue
+        try:
+            index, threshold = int(fields[0]), float(fields[1])
+        except (IndexError, ValueError):
+            raise UserError(
+                f"{path}:{number}: expected `class<TAB>threshold`, found {line[:60]!r}"
+            ) from None
+        if not 0 <= index < class_num:
+            raise UserError(f"{path}:{number}: class {index} is not in 0..{class_num - 1}")
+        thresholds[index] = threshold
+    return thresholds

@@ -1,0 +1,87 @@
+"""Elastic jobs: training goes on when workers die, leave or join.
+
+Every worker keeps a copy of the variables in memory, as they were at the last commit. When one
+dies, the others go back to it, a few steps; when workers join or leave in good order, nothing is
+repeated.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from horovod.common.elastic import State, run_fn
+from horovod.common.exceptions import HorovodInternalError
+
+from models.distributed.base import WorkerOptions
+from models.distributed.horovod_backend import HorovodWorkers, is_lost_connection
+
+
+class ElasticWorkers(HorovodWorkers):
+    """The workers of a job under `horovodrun --host-discovery-script`."""
+
+    elastic = True
+
+    def __init__(self, hvd: Any, options: WorkerOptions) -> None:
+        super().__init__(hvd, options)
+        self._state: _State | None = None
+        self._steps_until_commit = options.commit_steps
+
+    def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
+        def guarded(state: _State) -> Any:
+            del state
+            with _lost_connections():
+                return body()
+
+        self._state = _State(self._hvd, list(variables), self)
+        # Horovod: synchronise and call; after a change of the workers, connect anew and repeat.
+        return run_fn(guarded, self._reconnect)(self._state)
+
+    def step_done(self) -> None:
+        self._steps_until_commit -= 1
+        if self._steps_until_commit == 0:
+            self._steps_until_commit = self.options.commit_steps
+            with _lost_connections():
+                self._state.commit()  # Horovod: leaves `body` when workers join or leave.
+
+    def _reconnect(self) -> None:
+        logging.info("worker %d of %d: the workers change, connecting anew", self.rank, self.size)
+        self._hvd.shutdown()
+        self._hvd.init()
+        self.refresh()
+        self._steps_until_commit = self.options.commit_steps
+        logging.info("worker %d of %d goes on", self.rank, self.size)
+
+
+class _State(State):
+    """The variables, and a copy of them in this process's memory."""
+
+    def __init__(self, hvd: Any, variables: list[tf.Variable], workers: HorovodWorkers) -> None:
+        super().__init__(bcast_object=hvd.broadcast_object, get_rank=lambda: workers.rank)
+        self._hvd, self._variables = hvd, variables
+        self.save()
+
+    def save(self) -> None:
+        self._copies = [variable.numpy() for variable in self._variables]
+
+    def restore(self) -> None:
+        for variable, copy in zip(self._variables, self._copies, strict=True):
+            variable.assign(copy)
+
+    def sync(self) -> None:
+        with _lost_connections():
+            # Horovod: rank 0 is always one of those who stayed.
+            self._hvd.broadcast_variables(self._variables, root_rank=0)
+        self.save()
+
+
+@contextmanager
+def _lost_connections() -> Iterator[None]:
+    """Gives TensorFlow's error about a dead worker the type that Horovod recovers from."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not is_lost_connection(error):
+            raise
+        raise HorovodInternalError(str(error)) from error

@@ -1,0 +1,46 @@
+"""Which kind of workers this process belongs to.
+
+Under `horovodrun`, `mpirun` or `srun` with more than one process, Horovod joins them; a process
+that was started alone runs the same code, and then Horovod need not be installed.
+"""
+
+import os
+
+from data.common.errors import UserError
+from data.common.launcher import this_process
+from models.distributed.base import OneWorker, WorkerOptions, Workers
+
+# Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
+ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
+
+
+def start(options: WorkerOptions) -> Workers:
+    """Joins the job that this process was launched in; alone, it is a job of one.
+
+    Raises:
+      UserError: launched with others, but Horovod is not installed or does not join them.
+    """
+    elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
+    process = this_process()
+    if not elastic and process.size == 1:
+        return OneWorker()
+    try:
+        import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
+
+        from models.distributed.elastic import ElasticWorkers
+        from models.distributed.horovod_backend import HorovodWorkers
+    except ImportError as error:
+        raise UserError(
+            f"several processes were launched, but Horovod cannot be imported ({error}): "
+            "run example/install_horovod.sh"
+        ) from error
+    if elastic:
+        return ElasticWorkers(hvd, options)
+    workers = HorovodWorkers(hvd, options)
+    if workers.size != process.size:
+        raise UserError(
+            f"{process.launcher} started {process.size} processes, but Horovod joins "
+            f"{workers.size}: under srun give --mpi=pmix, or whatever the MPI that Horovod was "
+            "built with talks to (srun --mpi=list)"
+        )
+    return workers

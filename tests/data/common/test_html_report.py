@@ -1,0 +1,105 @@
+"""data/common/html_report.py and data/plot_training.py: pictures and pages for people."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from data import plot_training
+from data.common import html_report
+from data.common.errors import UserError
+
+
+def tile(colour, size=(4, 4), caption="", good=None):
+    return html_report.Tile(Image.new("RGB", size, colour), caption, good)
+
+
+def test_contact_sheet_places_each_picture():
+    sheet = html_report.contact_sheet([tile("red"), tile("lime"), tile("blue")], columns=2, side=20)
+    margin, cell = html_report.SHEET_MARGIN, 20 + html_report.SHEET_MARGIN
+    second_row = (sheet.height - margin) // 2 + margin
+    assert sheet.width == 2 * cell + margin
+    assert sheet.getpixel((margin + 10, margin + 10)) == (255, 0, 0)
+    assert sheet.getpixel((margin + cell + 10, margin + 10)) == (0, 255, 0)
+    assert sheet.getpixel((margin + 10, second_row + 10)) == (0, 0, 255)
+    assert sheet.getpixel((margin + cell + 10, second_row + 10)) == (255, 255, 255)
+
+
+def test_contact_sheet_keeps_proportions():
+    wide = html_report.contact_sheet([tile("red", size=(200, 100))], columns=1, side=100)
+    top = html_report.SHEET_MARGIN
+    assert wide.getpixel((58, top + 10)) == (255, 255, 255)
+    assert wide.getpixel((58, top + 50)) == (255, 0, 0)
+
+
+def test_captions_say_right_or_wrong_by_colour():
+    tiles = [tile("white", caption="a", good=good) for good in (True, False, None)]
+    seen = [{c for _, c in html_report.contact_sheet([t], 1, 80).getcolors(256)} for t in tiles]
+    expected = [(26, 127, 55), (179, 38, 30), (34, 34, 34)]
+    assert [colour in colours for colour, colours in zip(expected, seen, strict=True)] == [True] * 3
+
+
+def test_long_captions_are_cut():
+    short = html_report.contact_sheet([tile("white", caption="an end")], 1, 90)
+    long = html_report.contact_sheet([tile("white", caption="without an end " * 50)], 1, 90)
+    assert long.size == short.size
+    assert {long.getpixel((long.width - 4, y)) for y in range(long.height)} == {(255, 255, 255)}
+
+
+def test_a_sheet_of_nothing_is_an_error():
+    with pytest.raises(UserError, match="at least one picture"):
+        html_report.contact_sheet([], 4, 100)
+
+
+def test_a_page_escapes_what_it_shows():
+    rows = [("<b>", 12345, 0.123456)]
+    text = html_report.page(
+        "a & b", [("one < two", html_report.table(["name", "n", "share"], rows))]
+    )
+    assert "<title>a &amp; b</title>" in text
+    assert "<h2>one &lt; two</h2>" in text
+    assert '<td>&lt;b&gt;</td><td class="number">12,345</td><td class="number">0.1235</td>' in text
+    assert 'src="a&quot;.jpg"' in html_report.figure('a".jpg', "caption")
+
+
+@pytest.fixture
+def log_dir(tmp_path):
+    records = [
+        {"step": 10, "kind": "train", "loss": 3.0, "rate": 0.1, "images_per_second": 50.0},
+        {"step": 20, "kind": "train", "loss": 2.0, "rate": 0.1, "images_per_second": 60.0},
+        {"step": 20, "kind": "val", "map_macro": 0.5, "images": 9},
+    ]
+    lines = [json.dumps(record) for record in records]
+    (tmp_path / plot_training.RECORD).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_curves_are_read(log_dir):
+    curves = plot_training.read_curves(log_dir / plot_training.RECORD)
+    assert curves["train"]["loss"] == ([10, 20], [3.0, 2.0])
+    assert curves["val"] == {"map_macro": ([20], [0.5]), "images": ([20], [9])}
+
+
+def test_curves_are_drawn(log_dir, capsys):
+    output = log_dir / "curves.png"
+    assert plot_training.main(["--log_dir", str(log_dir), "--output", str(output)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "training loss: 2 at step 20"
+    assert told[-1] == "held-out mAP (mean over classes): 0.5 at step 20"
+    with Image.open(output) as image:
+        assert image.format == "PNG"
+        assert image.height / image.width == pytest.approx(2 * 4.0 / (2 * 5.5), abs=0.01)
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "nothing yet"), ("no json\n", "jsonl:1: not a record"), (None, "no such")],
+)
+def test_no_curves(tmp_path, text, reason, capsys):
+    if text is not None:
+        (tmp_path / plot_training.RECORD).write_text(text)
+    arguments = ["--log_dir", str(tmp_path), "--output", str(tmp_path / "curves.png")]
+    assert plot_training.main(arguments) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and reason in message and message.count("\n") == 1

@@ -1,0 +1,135 @@
+"""Hostile pictures of every format: what decoding them allocates stays below what is estimated."""
+
+import io
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from data.common.image_memory import Budget, bounded, decode_cost
+from data.common.images import ImageError, decode, to_jpeg, whole
+
+SIDE = 2048
+PEAK = """
+import sys
+from data.common import images
+data = open(sys.argv[1], "rb").read()
+images.decode(open(sys.argv[2], "rb").read())
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
+
+before = peak()
+{"decode": images.decode, "whole": images.whole, "to_jpeg": images.to_jpeg}[sys.argv[3]](data)
+print(peak() - before)
+"""
+BOMBS = {
+    "jpeg": ("JPEG", "RGB", {}),
+    "jpeg_cmyk": ("JPEG", "CMYK", {}),
+    "progressive": ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+    "progressive_cmyk": ("JPEG", "CMYK", {"progressive": True}),
+    "png_alpha": ("PNG", "RGBA", {}),
+    "png_grey_alpha": ("PNG", "LA", {}),
+    "png_palette": ("PNG", "P", {"transparency": bytes(256)}),
+    "png_16": ("PNG", "I;16", {}),
+    "animated_png": ("PNG", "RGBA", {"save_all": True}),
+    "gif": ("GIF", "P", {"transparency": 0}),
+    "animated_gif": ("GIF", "P", {"save_all": True}),
+    "webp": ("WEBP", "RGBA", {"method": 0}),
+    "animated_webp": ("WEBP", "RGB", {"method": 0, "save_all": True}),
+    "bmp": ("BMP", "RGB", {}),
+    "ppm": ("PPM", "RGB", {}),
+    "tiff_one_strip": ("TIFF", "CMYK", {"compression": "tiff_lzw", "strip_size": 1 << 30}),
+    "tiff_jpeg": ("TIFF", "RGB", {"compression": "jpeg", "strip_size": 1 << 30}),
+    "tiff_32": ("TIFF", "I", {}),
+    "tiff_pages": ("TIFF", "RGB", {"compression": "tiff_lzw", "save_all": True}),
+    "jpeg_2000": ("JPEG2000", "RGBA", {}),
+    "avif": ("AVIF", "RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+    "animated_avif": ("AVIF", "RGB", {"speed": 10, "save_all": True}),
+}
+
+
+def bomb(name: str, side: int = SIDE) -> bytes:
+    """A picture of one color, so that few bytes become many."""
+    image_format, mode, options = BOMBS[name]
+    picture, encoded = Image.new(mode, (side, side)), io.BytesIO()
+    if options.get("save_all"):
+        other = Image.new(mode, (side, side), 1 if mode == "P" else (9,) * len(mode))
+        options = {**options, "append_images": [other, picture]}
+    picture.save(encoded, image_format, **options)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_decode_allocates_no_more_than_its_header_tells(name: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(bomb(name))
+    (tmp_path / "small").write_bytes(bomb(name, 16))
+    cost = decode_cost(Image.open(tmp_path / "bomb"))
+    command = [sys.executable, "-c", PEAK, tmp_path / "bomb", tmp_path / "small", "decode"]
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < cost + (4 << 20)
+    assert int(done.stdout) > cost / 4  # honest pictures are not refused for nothing
+
+
+@pytest.mark.parametrize("name", ["progressive", "webp", "jpeg_2000"])
+def test_what_costs_too_much_is_refused_before_it_is_decoded(name: str) -> None:
+    data = bomb(name, 256)
+    cost = decode_cost(Image.open(io.BytesIO(data)))
+    for work in (decode, whole, to_jpeg):
+        work(data, max_image_bytes=cost)
+        with pytest.raises(ImageError, match=r"256 x 256 pixels, .* more than") as refusal:
+            work(data, max_image_bytes=cost - 1)
+        assert refusal.value.kind == "too_large"
+
+
+def test_a_jpeg_of_several_scans_costs_its_coefficients() -> None:
+    """Also where it does not call itself progressive."""
+    one = bomb("jpeg", 256)
+    scan = one.index(b"\xff\xda")
+    several = one[:scan] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + one[scan + 14 :]
+    costs = [decode_cost(Image.open(io.BytesIO(data))) for data in (one, several)]
+    assert costs[1] > costs[0]
+
+
+def test_a_tile_larger_than_its_picture_counts() -> None:
+    picture = Image.open(io.BytesIO(bomb("tiff_jpeg", 16)))
+    picture.tag_v2[322] = picture.tag_v2[323] = 1 << 16  # width and height of a tile
+    assert decode_cost(picture) > 3 << 32
+
+
+def test_decodes_of_a_process_share_the_limit() -> None:
+    budget, order = Budget(), []
+    second_began = threading.Event()
+
+    def second() -> None:
+        second_began.set()
+        with budget.reserved(60, 100):
+            order.append("second")
+
+    with budget.reserved(60, 100):
+        with budget.reserved(40, 100):
+            thread = threading.Thread(target=second)
+            thread.start()
+            second_began.wait()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_an_allocation_beyond_the_bound_fails_and_work_goes_on(monkeypatch) -> None:
+    """A decoder that takes more than its estimate."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: np.ones(64 << 20))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with bounded(32 << 20), pytest.raises(ImageError, match="more than") as refusal:
+        decode(bomb("gif", 16))
+    assert refusal.value.kind == "too_large"
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    monkeypatch.undo()
+    assert decode(bomb("gif", 16)).size == (16, 16)

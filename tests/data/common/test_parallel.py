@@ -1,0 +1,107 @@
+"""Sharing work: order, bounds, dead workers, and which part is ours."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.common.errors import UserError
+from data.common.parallel import Part, cores, ordered_map, our_part
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def square(x):
+    return x * x
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(x):
+    raise KeyError(x)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order(processes):
+    assert list(ordered_map(square, range(50), processes)) == [x * x for x in range(50)]
+    assert list(ordered_map(square, [], processes)) == []
+
+
+def test_work_is_taken_as_it_is_done():
+    taken = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = ordered_map(square, items(), 2)
+    assert next(results) == 0
+    assert len(taken) < 20
+    results.close()
+
+
+def test_exceptions_of_workers_are_raised_here():
+    with pytest.raises(KeyError):
+        list(ordered_map(fail, [1], 2))
+
+
+def test_a_killed_worker_is_an_error():
+    with pytest.raises(UserError, match="a worker process was killed; run again to go on"):
+        list(ordered_map(die, [1], 2))
+
+
+INTERRUPTED = """
+import multiprocessing, os, signal
+from data.common.parallel import ordered_map
+
+signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGINT))
+for moment in range(1, 301):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, moment * 1e-4)
+        while True:
+            for _ in ordered_map(abs, range(30), 2):
+                pass
+    except KeyboardInterrupt:
+        pass
+    for worker in multiprocessing.active_children():
+        worker.join()
+print("stopped at all moments")
+"""
+
+
+def test_ctrl_c_to_the_process_group_at_any_moment():
+    """Over and over, workers are made, fed and ended; the signal comes 0.1 to 30 ms after."""
+    finished = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (finished.stdout, finished.stderr) == ("stopped at all moments\n", "")
+
+
+def test_parts(monkeypatch):
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    assert our_part(None) == Part(0, 1)
+    assert our_part(None).collects
+    assert our_part("1/4") == Part(1, 4)
+    assert not our_part("0/4").collects
+    our_part(None).wait()
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "1/", "a/b", "-1/4", "1/0"])
+def test_parts_that_are_refused(text):
+    with pytest.raises(UserError, match="expected i/n"):
+        our_part(text)
+
+
+def test_cores_are_those_we_may_use():
+    assert 1 <= cores() <= os.cpu_count()

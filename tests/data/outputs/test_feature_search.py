@@ -1,0 +1,104 @@
+"""Neighbours among features, and the page that shows them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+from data import similar_images
+from data.outputs import feature_files, feature_search
+from data.outputs.feature_files import Feature
+from data.outputs.feature_search import Table, nearest, read_table
+from data.outputs.result_format import choose_format
+
+
+def write(path, rows):
+    """`rows` of name -> numbers, as extract_feature.py would write them."""
+    chosen = choose_format(feature_files.formats("float32"), str(path))
+    body = path.with_name("body")
+    features = [Feature(name, "", np.array(values, np.float32)) for name, values in rows.items()]
+    body.write_bytes(b"".join(map(chosen.encode, features)))
+    chosen.finish(body, path)
+    return str(path)
+
+
+ROWS = {"a.jpg": [1, 0], "b.jpg": [0, 2], "bad.jpg": [np.nan, np.nan], "c.jpg": [3, 3]}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".txt", ".parquet"])
+def test_every_written_form_is_read_back(tmp_path, suffix):
+    table = read_table(write(tmp_path / f"f{suffix}", ROWS))
+    assert table.names == list(ROWS)
+    np.testing.assert_array_equal(table.values, np.array(list(ROWS.values()), np.float32))
+
+
+def test_neighbours_go_by_the_angle_and_leave_out_the_unreadable():
+    table = Table(list(ROWS), np.array(list(ROWS.values()), np.float32))
+    rows, cosines = nearest(table, np.array([[2.0, 0.1]]), 3)
+    assert rows.tolist() == [[0, 3, 1]]
+    expected = [2 / np.hypot(2, 0.1), 2.1 / np.hypot(2, 0.1) / 2**0.5, 0.1 / np.hypot(2, 0.1)]
+    np.testing.assert_allclose(cosines[0], expected, rtol=1e-6)
+
+
+def test_a_table_read_in_parts_gives_the_neighbours_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    table = Table([""] * 1000, rng.standard_normal((1000, 8)))
+    queries = rng.standard_normal((5, 8))
+    monkeypatch.setattr(feature_search, "_ROWS_AT_ONCE", 64)
+    rows, cosines = nearest(table, queries, 10)
+    unit = table.values / np.linalg.norm(table.values, axis=1, keepdims=True)
+    all_cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
+    np.testing.assert_array_equal(rows, np.argsort(-all_cosines, axis=1)[:, :10])
+    np.testing.assert_allclose(cosines, -np.sort(-all_cosines, axis=1)[:, :10], rtol=1e-5)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two cats, two cups of coffee, and their features by hand."""
+    monkeypatch.chdir(tmp_path)
+    cat, coffee = Image.fromarray(photographs.chelsea()), Image.fromarray(photographs.coffee())
+    for name, image in (("cat", cat), ("coffee", coffee)):
+        image.save(f"{name}.jpg")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(f"{name} mirrored.jpg")
+    rows = {"cat.jpg": [1, 0], "coffee.jpg": [0, 1]}
+    rows |= {"cat mirrored.jpg": [1, 0.1], "coffee mirrored.jpg": [0.1, 1], "gone.jpg": [1, 1]}
+    write(tmp_path / "features.npz", rows)
+    return tmp_path
+
+
+def test_the_page_puts_the_mirrored_picture_first(pictures, capsys):
+    arguments = ["--features", "features.npz", "--names", "cat.jpg", "--neighbours", "2"]
+    assert similar_images.main(arguments) == 0
+    page = (pictures / "similar.html").read_text()
+    shown = [page.index(text) for text in ("<h2>cat.jpg", "0.995\ncat mirrored.jpg", "gone.jpg")]
+    assert shown == sorted(shown)
+    assert "coffee" not in page
+    assert page.count("data:image/jpeg") == 2  # gone.jpg has no picture
+    assert "1 pictures with their neighbours among 5" in capsys.readouterr().out
+
+
+def test_pictures_of_another_file_are_looked_for(pictures):
+    write(pictures / "queries.npz", {"coffee.jpg": [0.0, 2.0]})
+    assert similar_images.main(["--features", "features.npz", "--queries", "queries.npz"]) == 0
+    page = (pictures / "similar.html").read_text()
+    assert page.index("coffee mirrored.jpg") < page.index("gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--features", "f.doc"], "must end in .npz, .npy, .txt, .parquet"),
+        (["--features", "gone.npz"], "gone.npz"),
+        (["--features", "features.npz", "--names", "dog.jpg"], "no features of dog.jpg among 5"),
+        (["--features", "features.npz", "--queries", "wide.npz"], "queries have 3 numbers"),
+        (["--features", "torn.npz"], "torn.npz does not hold features"),
+    ],
+)
+def test_mistakes_end_in_one_line(pictures, capsys, arguments, message):
+    write(pictures / "wide.npz", {"x.jpg": [1, 2, 3]})
+    (pictures / "torn.npz").write_bytes((pictures / "features.npz").read_bytes()[:200])
+    assert similar_images.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error

@@ -1,0 +1,301 @@
+"""evaluate.py on real pictures: its numbers, its report, its parts, and bad input."""
+
+import csv
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy_network
+import pytest
+from absl.testing import flagsaver
+from launching import Stage
+from sklearn.metrics import average_precision_score
+
+import evaluate
+import flags
+from data.common.errors import UserError
+from data.common.svg_plot import MAX_POINTS, Line, line_plot
+from data.input.evaluation import EvaluationPictures, read_classes
+from data.input.image_batches import Preparation
+from data.lists.rows import ListError, read_rows
+from data.outputs import evaluation_html
+from data.outputs.evaluation_files import write_thresholds
+from data.outputs.predictions import read_thresholds
+from data.tfrecords.records import RecordWriter, encode_example
+from models.architecture import variable_shapes
+from models.checkpoints import checkpoint
+from models.checkpoints.checkpoint import CheckpointError
+from models.metrics.evaluators import MultiLabelEvaluator
+from models.prediction import inference
+from models.prediction.evaluation import NOBODY, TellingPictures
+
+CLASSES = 14
+SIDE = 32
+PICTURES = 40
+
+
+def save(folder, step, class_num=CLASSES, seed=0):
+    weights = numpy_network.random_weights(variable_shapes(14, class_num, 8), seed)
+    meta = {"flags": {"image_size": SIDE}}
+    return checkpoint.save(folder / f"model.ckpt-{step}", {**weights, "global_step": step}, meta)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, digits_folder):
+    """Two checkpoints, a list of 40 digits with their hierarchy, and a list of single labels."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for step in (3, 12):
+        save(folder / "run", step, seed=step)
+    lines = (digits_folder / "val_im_list.txt").read_text().splitlines()[:PICTURES]
+    (folder / "list.txt").write_text("\n".join(lines) + "\n")
+    single = ["\t".join(line.split("\t")[:2]) for line in lines]
+    (folder / "single.txt").write_text("\n".join(single) + "\n")
+    shutil.copytree(digits_folder / "images", folder / "images")
+    shutil.copy(digits_folder / "dictionary_and_semantic_hierarchy.txt", folder / "dictionary.txt")
+    return folder
+
+
+def run(folder, name, *sources, **values):
+    """Runs evaluate.py's main in this process; its metrics.json."""
+    values = {
+        "pretrain_ckpt": str(folder / "run"),
+        "images": [str(folder / source) for source in sources],
+        "dictionary": str(folder / "dictionary.txt"),
+        "result": str(folder / name),
+        "label_mode": "multi",
+        "threshold": 0.5,
+        "batch_size": 16,
+        **values,
+    }
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["evaluate.py"])
+    with flagsaver.flagsaver(**values):
+        assert evaluate.main() == 0
+    return json.loads((folder / name / "metrics.json").read_text())
+
+
+def scores_of(folder, step):
+    """Probabilities [40, 14] and dense labels, computed apart from evaluate.py."""
+    loaded = inference.load(str(folder / f"run/model.ckpt-{step}"), inference.NetworkOptions())
+    rows = list(read_rows(folder / "list.txt"))
+    prepare = Preparation(SIDE)
+    crops = np.stack([prepare((folder / row.image).read_bytes()) for row in rows])
+    labels = np.zeros((len(rows), CLASSES))
+    for number, row in enumerate(rows):
+        labels[number, list(row.classes)] = row.confidences
+    return inference.Predictor(loaded.network, "sigmoid")(crops), labels
+
+
+def test_a_report_that_does_not_fit_on_the_disk_is_an_error(data):
+    """Whether the files do not fit or what is printed."""
+    script = [sys.executable, Path(evaluate.__file__), data / "list.txt", "--label_mode=multi"]
+    script += [f"--pretrain_ckpt={data / 'run'}", f"--dictionary={data / 'dictionary.txt'}"]
+    limits = {"files": "ulimit -f 1; exec {} | cat", "printed": "exec {} > /dev/full"}
+    for name, command in limits.items():
+        line = shlex.join(map(str, [*script, f"--result={data / name}"]))
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command.format(line)], capture_output=True, text=True
+        )
+        assert done.returncode != 0
+        assert "error: [Errno 2" in done.stderr
+
+
+def test_multi_label_report(data, capsys):
+    results = run(data, "multi", "list.txt", compare=str(data / "run/model.ckpt-3"))
+    assert "map_macro" in capsys.readouterr().out
+    scores, labels = scores_of(data, 12)
+    first, second = results["evaluations"]
+    assert (first["step"], second["step"]) == (12, 3)
+    assert first["metrics"]["images"] == PICTURES
+    assert first["metrics"]["map_micro"] == pytest.approx(
+        average_precision_score(labels.ravel(), scores.ravel()), abs=1e-4
+    )
+    rows = list(csv.DictReader((data / "multi/classes.csv").open()))
+    assert [row["name"] for row in rows][:2] == ["even digit", "odd digit"]
+    for c, row in enumerate(rows):
+        if labels[:, c].any():
+            expected = average_precision_score(labels[:, c], scores[:, c])
+            assert float(row["average_precision"]) == pytest.approx(expected, abs=1e-4)
+        else:
+            assert row["average_precision"] == ""
+    page = (data / "multi/report.html").read_text()
+    for part in ("hierarchical_f1_at_5", "difference", "<svg", "data:image/jpeg", "even digit"):
+        assert part in page
+
+
+def test_every_checkpoint_of_a_folder_as_a_curve(data):
+    results = run(data, "curve", "list.txt", all_checkpoints=True, page_classes=0)
+    assert [e["step"] for e in results["evaluations"]] == [3, 12]
+    assert "Checkpoints" in (data / "curve/report.html").read_text()
+
+
+def test_single_label_report_with_ten_crops(data):
+    results = run(data, "single", "single.txt", label_mode="single", ten_crop=True, image_size=28)
+    metrics = results["evaluations"][0]["metrics"]
+    assert metrics["images"] == PICTURES
+    assert metrics["top_1_low"] <= metrics["top_1"] <= metrics["top_5"] <= metrics["top_5_high"]
+    confused = list(csv.DictReader((data / "single/confusions.csv").open()))
+    wrong = sum(int(row["images"]) for row in confused)
+    assert wrong == round(PICTURES * (1 - metrics["top_1"]))
+    assert "Confusions" in (data / "single/report.html").read_text()
+
+
+def test_thresholds_fitted_on_one_split_apply_to_another(data):
+    before = run(data, "fit", "list.txt", fit_thresholds=str(data / "thresholds.tsv"))
+    after = run(data, "apply", "list.txt", threshold_file=str(data / "thresholds.tsv"))
+    f1 = [r["evaluations"][0]["metrics"]["macro_f1"] for r in (before, after)]
+    assert f1[1] > f1[0]
+
+
+def test_means_over_a_frozen_list_of_classes(data):
+    (data / "some.txt").write_text("# the digits\n3 first\n\n4\n")
+    results = run(data, "frozen", "list.txt", supported_classes=str(data / "some.txt"))
+    assert results["evaluations"][0]["metrics"]["supported_classes"] <= 2
+
+
+def test_records_and_lists_give_the_same_numbers(data):
+    (data / "records").mkdir()
+    with RecordWriter(data / "records/0.tfrecord") as writer:
+        for row in read_rows(data / "list.txt"):
+            image = (data / row.image).read_bytes()
+            writer.write(sparse_example(image, row))
+    listed = run(data, "listed", "list.txt")
+    recorded = run(data, "recorded", val_dir=str(data / "records"))
+    assert recorded["evaluations"][0]["metrics"] == listed["evaluations"][0]["metrics"]
+
+
+def sparse_example(image, row):
+    return encode_example("sparse", image, row.image, SIDE, SIDE, row.classes, row.confidences)
+
+
+def test_batches_are_the_same_for_any_number_of_workers(data):
+    prepare = Preparation(SIDE)
+
+    def batches(rank, size):
+        pictures = EvaluationPictures([str(data / "list.txt")], "", CLASSES, 0)
+        return [batch.positions.tolist() for batch in pictures.batches(prepare, 6, 2, rank, size)]
+
+    shares = [batches(rank, 3) for rank in range(3)]
+    assert [shares[i % 3][i // 3] for i in range(7)] == batches(0, 1)
+    assert [p for batch in batches(0, 1) for p in batch] == list(range(PICTURES))
+
+
+def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
+    stage = Stage(tmp_path / "project")
+    command = f"evaluate.py --pretrain_ckpt={data}/run --dictionary={data}/dictionary.txt"
+    command += f" --label_mode=multi --batch_size=8 --result={data}/two {data}/gaps.txt"
+    rows = (data / "list.txt").read_text().splitlines()
+    rows[9:9] = ["gone_1.jpg\t3:1"]  # in the second worker's first batch
+    (data / "gaps.txt").write_text("\n".join([*rows, "gone_2.jpg\t3:1"]) + "\n")
+    code = stage.run("example/train_distributed.sh", stage.recipe("evaluate.sh", command), NP=2)
+    assert code == 0, stage.output
+    together = json.loads((data / "two/metrics.json").read_text())
+    alone = run(data, "one", "gaps.txt", batch_size=8)
+    assert together["evaluations"] == alone["evaluations"]
+    assert together["evaluations"][0]["unreadable_pictures"] == 2
+    assert [name for name, _ in together["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
+    pages = [(data / folder / "report.html").read_text() for folder in ("one", "two")]
+    shown = [page[page.index("Pictures of the worst") : page.index("Settings")] for page in pages]
+    assert "<img" in shown[0] and shown[0] == shown[1]
+
+
+def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):
+    lines = (data / "list.txt").read_text().splitlines()
+    lines[3:5] = ["gone_1.jpg\t3:1", "gone_2.jpg\t4:1"]
+    (data / "gaps.txt").write_text("\n".join(lines) + "\n")
+    results = run(data, "gaps", "gaps.txt", max_bad_records=2)
+    assert results["evaluations"][0]["unreadable_pictures"] == 2
+    assert results["evaluations"][0]["metrics"]["images"] == PICTURES - 2
+    assert [name for name, _ in results["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
+    with pytest.raises(UserError, match=r"2 pictures cannot be read.*gone_2.jpg.*max_bad_records"):
+        run(data, "gaps", "gaps.txt", max_bad_records=1)
+
+
+def test_label_beyond_the_classes_is_refused(data):
+    (data / "beyond.txt").write_text("a.jpg\t3:1\nb.jpg\t14:1\n")
+    with pytest.raises(ListError, match=r"beyond.txt:2: class 14 is not in 0..13"):
+        run(data, "beyond", "beyond.txt")
+
+
+def test_several_labels_in_single_mode_are_refused(data):
+    with pytest.raises(UserError, match="exactly one label an image"):
+        run(data, "several", "list.txt", label_mode="single")
+
+
+def test_thresholds_for_single_labels_are_refused_before_the_network_is_loaded(data, monkeypatch):
+    monkeypatch.delattr(inference, "load")
+    with pytest.raises(UserError, match="--fit_thresholds needs --label_mode=multi"):
+        run(data, "no_fit", "single.txt", label_mode="single", fit_thresholds=str(data / "no.tsv"))
+
+
+def test_average_that_the_checkpoint_lacks_is_refused(data):
+    with pytest.raises(CheckpointError, match="average"):
+        run(data, "ema", "list.txt", use_ema=True)
+
+
+def test_checkpoints_of_other_class_counts_are_not_compared(data, tmp_path):
+    other = save(tmp_path, 1, class_num=5)
+    with pytest.raises(UserError, match=r"14 classes.*5"):
+        run(data, "other", "list.txt", compare=other)
+
+
+@pytest.mark.parametrize("at_k", [["0"], ["5", "x"]])
+def test_wrong_k_is_refused(data, at_k):
+    with pytest.raises(UserError, match="--at_k"):
+        run(data, "k", "list.txt", at_k=at_k)
+
+
+def test_folder_without_checkpoints_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in folder"):
+        run(data, "none", "list.txt", pretrain_ckpt=str(tmp_path), all_checkpoints=True)
+
+
+def test_command_line_gives_one_line_of_error(data, run_script):
+    arguments = f"--pretrain_ckpt={data / 'run'}", "--label_mode=multi", "--at_k=0"
+    failed = run_script("evaluate.py", *arguments, data / "list.txt")
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines()[-1].startswith("error: --at_k=0")
+
+
+def test_wrong_class_file_is_refused(tmp_path):
+    (tmp_path / "classes").write_text("3\nfive\n")
+    with pytest.raises(UserError, match=r"classes:2: 'five' is not a class in 0..13"):
+        read_classes(tmp_path / "classes", CLASSES)
+
+
+def test_thresholds_survive_the_file(tmp_path):
+    thresholds = np.random.default_rng(0).random(50).astype("f4")
+    write_thresholds(tmp_path / "thresholds.tsv", thresholds)
+    np.testing.assert_array_equal(read_thresholds(tmp_path / "thresholds.tsv", 50, 0), thresholds)
+
+
+def test_telling_pictures_are_the_most_wrong_ones():
+    telling = TellingPictures(2, keep=2)
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.6]], "f4")
+    index = np.array([[0, -1], [0, -1], [1, -1], [0, 1]])
+    value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")
+    for row in range(4):
+        part = slice(row, row + 1)
+        telling.update(scores[part], index[part], value[part], np.array([10 + row]))
+    np.testing.assert_array_equal(telling.misses.T, [[10, 13], [12, NOBODY]])
+    np.testing.assert_array_equal(telling.alarms.T, [[12, NOBODY], [10, 11]])
+
+
+def test_every_metric_has_a_meaning():
+    evaluator = MultiLabelEvaluator(2)
+    evaluator.update(np.array([[0.9, 0.1]]), np.array([[0]]), np.array([[1.0]]))
+    for name in [*evaluator.result(), "hierarchical_f1_at_5", "top_5", "top_1_low", "loss"]:
+        assert evaluation_html.meaning(name), name
+    assert evaluation_html.meaning("precision_at_5").endswith("the best 5 classes that hold")
+
+
+def test_long_lines_are_thinned():
+    svg = line_plot([Line("a & b", np.arange(10_000), np.arange(10_000))], "x", "y")
+    assert "a &amp; b" in svg
+    points = svg.split('points="')[1].split('"')[0].split()
+    assert len(points) == MAX_POINTS
+    assert line_plot([Line("flat", [1], [2])], "x", "y").count("polyline") == 1

@@ -1,0 +1,104 @@
+"""Each root script takes the flags it reads and no others, and says so."""
+
+import ast
+import dataclasses
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flags
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = list(flags.DEFAULTS)
+NO_TENSORFLOW = "raise SystemExit('TensorFlow was imported')"
+
+
+def mistake(result: subprocess.CompletedProcess) -> str:
+    """The one error line of a script that stopped."""
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+def read_by(module: str) -> set[str]:
+    """Names that a root script, or one that it imports, may take for a flag's."""
+    tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+    namespace, found = vars(importlib.import_module(module)), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "FLAGS":
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "script.fill":
+            options = eval(ast.unparse(node.args[0]), namespace)
+            found |= {field.name for field in dataclasses.fields(options)}
+        elif isinstance(node, ast.Import):
+            for name in {alias.name for alias in node.names} & {"train", "inference_job"}:
+                found |= read_by(name)
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_reads_every_flag_that_it_takes(script):
+    unread = set(flags.names_of(script)) - read_by(Path(script).stem)
+    assert unread - {"num_gpus"} == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_a_scripts_own_flags_without_tensorflow(run_script, tmp_path, script):
+    (tmp_path / "tensorflow.py").write_text(NO_TENSORFLOW)
+    told = run_script(script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert told.returncode == 0 and told.stderr == ""
+    listed = {line.split(":")[0][4:] for line in told.stdout.splitlines() if line[:4] == "  --"}
+    assert listed == set(flags.names_of(script))
+    first = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")))
+    assert told.stdout.startswith(first.splitlines()[0])
+
+
+def test_help_shows_a_scripts_own_defaults(run_script):
+    told = run_script("finetune.py", "--help").stdout
+    assert "(default: staircase)" in told and "(default: 0.05)" in told
+
+
+def test_help_that_nobody_reads_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("script", "argument", "message"),
+    [
+        ("train.py", "--loss=bce", "train.py does not read --loss; it is a flag of finetune.py"),
+        ("train.py", "--top_k_pred=3", "a flag of image_classification.py, export.py"),
+        ("export.py", "--batch_size=3", "export.py does not read --batch_size"),
+        ("finetune.py", "--epochs=3", "unknown flag --epochs: a run's length is --max_iter"),
+        ("finetune.py", "--label_smoothin=0.1", "did you mean --label_smoothing?"),
+        ("train.py", "--label_smoothin=0.1", "unknown flag --label_smoothin ("),
+        ("train.py", "--num_gpus=4", "NP=4 example/train_distributed.sh"),
+    ],
+)
+def test_a_flag_that_is_not_read_is_refused(call_script, capsys, script, argument, message):
+    with pytest.raises(SystemExit) as ended:
+        call_script(script, argument)
+    assert ended.value.code == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and message in line
+
+
+def test_finetuning_starts_with_its_own_defaults(call_script, capsys):
+    """Nothing but the data is missing."""
+    assert call_script("finetune.py") == 1
+    assert "./data/train/: no such folder" in capsys.readouterr().err
+
+
+def test_a_released_flag_without_effect_is_taken_with_a_warning(run_script):
+    told = run_script("train.py", "--epoch_iter=3")
+    assert "--epoch_iter has no effect" in told.stderr and "no such folder" in mistake(told)

@@ -1,0 +1,168 @@
+"""example/quickstart.sh from the installed state, training cut short: every script takes part."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 24
+
+
+def quickstart(folder: Path) -> str:
+    """Runs it into a folder; what it printed."""
+    command = [
+        ROOT / "example" / "quickstart.sh",
+        f"--max_iter={STEPS}",
+        "--warmup=4",
+        "--eval_interval=12",
+    ]
+    environment = os.environ | {"OUT": str(folder)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder, quickstart(folder)
+
+
+def test_training_is_recorded(first):
+    lines = (first[0] / "log" / "training.jsonl").read_text().splitlines()
+    held_out = [record for line in lines if (record := json.loads(line))["kind"] == "val"]
+    assert [record["step"] for record in held_out] == [12, STEPS]
+    assert all(0 < record["map_macro"] < 1 for record in held_out)
+
+
+def test_pictures_are_drawn(first):
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(first[0] / name) as image:
+            assert image.format == "PNG" and min(image.size) > 500
+
+
+def test_each_held_out_image_has_labels_and_features(first):
+    images = (first[0] / "digits" / "val_im_list.txt").read_text().splitlines()
+    predictions = (first[0] / "label_pred.txt").read_text()
+    assert predictions.count("+++ the predictions of ") == len(images) == 382
+    with np.load(first[0] / "features.npz") as features:
+        rows = [array for array in features.values() if array.ndim == 2]
+        assert [array.shape for array in rows] == [(382, 1024)]
+        assert np.isfinite(rows[0]).all() and rows[0].std() > 0
+
+
+def test_the_closing_table_names_what_was_made(first):
+    folder, printed = first
+    table = printed[printed.index("what was made") :]
+    names = (
+        "digits",
+        "checkpoint",
+        "curves.png",
+        "predictions.png",
+        "label_pred.txt",
+        "features.npz",
+    )
+    for name in names:
+        assert f"{folder}/{name}" in table and (folder / name).exists()
+    assert f"at step {STEPS}" in table
+
+
+def test_a_second_start_finds_everything_done(first):
+    folder, printed = first
+    kept = sorted(folder.glob("checkpoint/*")) + sorted(folder.glob("*/*.tfrecords"))
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert "== installing" not in printed
+    quickstart(folder)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+@pytest.fixture
+def script(first, tmp_path):
+    """Runs a script of example/ in an empty folder; it ends well; what it printed."""
+
+    def run(name: str, *arguments: object, **environment: str) -> str:
+        command = [ROOT / "example" / name, *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout + result.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(first) -> list[Path]:
+    digits = first[0] / "digits"
+    lines = (digits / "val_im_list.txt").read_text().splitlines()
+    return [digits / line.split("\t")[0] for line in lines[:5]]
+
+
+def dictionary(first) -> str:
+    return f"--dictionary={first[0]}/digits/dictionary_and_semantic_hierarchy.txt"
+
+
+@pytest.mark.parametrize("name", ["image_classification.sh", "multi_label_classification.sh"])
+def test_the_classification_scripts_write_labels_and_a_page(
+    first, script, pictures, tmp_path, name
+):
+    script(name, f"--model_dir={first[0]}/checkpoint", dictionary(first), *pictures)
+    labels = (tmp_path / "label_pred.txt").read_text()
+    assert labels.count("+++ the predictions of ") == len(pictures)
+    page = (tmp_path / "label_pred.html").read_text()
+    assert all(picture.name in page for picture in pictures)
+
+
+def test_the_feature_script_writes_a_row_a_picture(first, script, pictures, tmp_path):
+    script(
+        "extract_feature.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        "--result=features.npy",
+        *pictures,
+    )
+    assert np.load(tmp_path / "features.npy").shape == (len(pictures), 1024)
+
+
+def test_the_similarity_script_shows_the_neighbours(first, script, pictures, tmp_path):
+    script(
+        "similar_images.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        *pictures,
+        OUT="alike",
+        QUERIES=str(pictures[0]),
+    )
+    page = (tmp_path / "alike" / "similar.html").read_text()
+    assert all(picture.name in page for picture in pictures)
+
+
+def test_the_export_script_checks_each_format(first, script, pictures, tmp_path):
+    printed = script(
+        "export.sh",
+        f"--model_dir={first[0]}/checkpoint",
+        "--label_mode=multi",
+        dictionary(first),
+        f"--export_dir={tmp_path}/exported",
+        *pictures,
+    )
+    differences = [float(value) for value in re.findall(r"max difference (\S+)", printed)]
+    assert len(differences) >= 2 and max(differences) <= 1e-4
+    for name in ("saved_model", "model.onnx", "model.safetensors", "README.md"):
+        assert (tmp_path / "exported" / name).exists()
+
+
+def test_the_evaluation_script_writes_a_report(first, script, tmp_path):
+    script(
+        "evaluate.sh",
+        f"--pretrain_ckpt={first[0]}/checkpoint",
+        f"--val_dir={first[0]}/val",
+        f"--result={tmp_path}/evaluation",
+        dictionary(first),
+    )
+    reports = list((tmp_path / "evaluation").glob("*.json"))
+    assert reports and "map_macro" in reports[0].read_text()
