@@ -1,4 +1,4 @@
-"""Measures checkpoints on labelled pictures; see example/evaluate.sh and docs/metrics.md.
+"""Measures checkpoints on labeled images; see example/evaluate.sh and docs/metrics.md.
 
     python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi --val_dir=RECORDS
     python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi LIST...
@@ -16,7 +16,7 @@ import inference_job
 import script
 from data.common import output_lock
 from data.common.errors import UserError
-from data.input.evaluation import EvaluationPictures, read_classes, watched
+from data.input.evaluation import EvaluationImages, read_classes, watched
 from data.input.image_batches import Preparation
 from data.outputs import evaluation_files
 from data.outputs.predictions import class_names, read_thresholds
@@ -30,7 +30,7 @@ from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.metrics.sums import gather_rows
 from models.prediction import inference
-from models.prediction.evaluation import Evaluation, TellingPictures, evaluate
+from models.prediction.evaluation import Evaluation, HardestExamples, evaluate
 from models.prediction.inference import Loaded, Predictor
 
 FLAGS = flags.FLAGS
@@ -56,12 +56,12 @@ def main() -> int:
     measured = []
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, inference_job.network_options())
-        pictures = labelled_pictures(loaded.network.class_num)
-        measured.append(measure(loaded, pictures, job))
+        images = labeled_images(loaded.network.class_num)
+        measured.append(measure(loaded, images, job))
         if job.rank == 0:
             show(measured[-1])
     if job.rank == 0:  # Horovod: one of them writes.
-        write(loaded, pictures, measured[len(compared) :], measured[0] if compared else None)
+        write(loaded, images, measured[len(compared) :], measured[0] if compared else None)
     return 0
 
 
@@ -86,31 +86,31 @@ def same_classes(prefixes: list[str]) -> None:
         )
 
 
-def labelled_pictures(class_num: int) -> EvaluationPictures:
-    """The pictures of the lists given, or else of the records of --val_dir or --data_dir."""
+def labeled_images(class_num: int) -> EvaluationImages:
+    """The images of the lists given, or else of the records of --val_dir or --data_dir."""
     records = FLAGS.val_dir or FLAGS.data_dir
     limits = FLAGS.max_bad_records, FLAGS.images_dir
-    return EvaluationPictures(FLAGS.images, records, class_num, *limits)
+    return EvaluationImages(FLAGS.images, records, class_num, *limits)
 
 
-def measure(loaded: Loaded, pictures: EvaluationPictures, job: Workers) -> Evaluation:
+def measure(loaded: Loaded, images: EvaluationImages, job: Workers) -> Evaluation:
     """The metrics of a checkpoint over this worker's batches and all others'."""
     class_num, prepare = loaded.network.class_num, preparation(loaded)
-    batches = pictures.batches(
+    batches = images.batches(
         prepare,
         max(1, FLAGS.batch_size // prepare.crops),
         FLAGS.num_preprocess_threads,
         *(job.rank, job.size),  # Horovod: each evaluates its own share of the batches.
     )
     evaluator = make_evaluator(class_num, job)
-    telling = TellingPictures(class_num, positive_threshold=FLAGS.positive_threshold)
+    telling = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     evaluate(predictor, watched(batches), evaluator, telling)
     step = checkpoint.describe(loaded.prefix).step
-    telling.gather(job)  # Horovod: the report is of the pictures of all workers.
-    pictures.left_out = gather_rows(pictures.left_out, job)
-    pictures.check_any(job.sum(np.array([pictures.readable]))[0])
-    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, len(pictures.left_out))
+    telling.gather(job)  # Horovod: the report is of the images of all workers.
+    images.left_out = gather_rows(images.left_out, job)
+    images.check_any(job.sum(np.array([images.readable]))[0])
+    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, len(images.left_out))
 
 
 def preparation(loaded: Loaded) -> Preparation:
@@ -148,17 +148,17 @@ def show(evaluation: Evaluation) -> None:
 
 def write(
     loaded: Loaded,
-    pictures: EvaluationPictures,
+    images: EvaluationImages,
     evaluations: list[Evaluation],
     compared: Evaluation | None,
 ) -> None:
     """Writes the report, and the fitted thresholds where they are asked for."""
     names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
-    settings = {"data": " ".join(pictures.sources), **loaded.settings()}
+    settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
     prepare = preparation(loaded)
-    report = Report(names, evaluations, compared, settings, pictures, prepare, FLAGS.page_classes)
+    report = Report(names, evaluations, compared, settings, images, prepare, FLAGS.page_classes)
     report.write(folder)
     if FLAGS.fit_thresholds:
         thresholds = evaluations[-1].metrics.fitted_thresholds()

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.common import html_report
 from data.common.files import atomic_write
-from data.input.evaluation import EvaluationPictures
+from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
 from data.outputs import evaluation_files, evaluation_html
 from models.metrics.results import HEADLINES, MultiLabelMetrics, SingleLabelMetrics
@@ -29,15 +29,15 @@ class Report(NamedTuple):
       evaluations: of each checkpoint, by step; the classes shown are those of the last one.
       compared: another checkpoint that the last one is set against.
       settings: what decides on the numbers, by name.
-      pictures, prepare: give the pictures shown.
-      page_classes: worst classes that are shown with pictures.
+      images, prepare: give the images shown.
+      page_classes: worst classes that are shown with images.
     """
 
     names: Sequence[str]
     evaluations: Sequence[Evaluation]
     compared: Evaluation | None
     settings: dict[str, Any]
-    pictures: EvaluationPictures
+    images: EvaluationImages
     prepare: Preparation
     page_classes: int
 
@@ -61,12 +61,12 @@ class Report(NamedTuple):
                 {
                     "checkpoint": e.checkpoint,
                     "step": e.step,
-                    "unreadable_pictures": e.unreadable,
+                    "unreadable_images": e.unreadable,
                     "metrics": e.metrics.summary(),
                 }
                 for e in everyone
             ],
-            "unreadable": [[name, reason] for _, name, reason in self.pictures.left_out],
+            "unreadable": [[name, reason] for _, name, reason in self.images.left_out],
             "settings": self.settings,
         }
 
@@ -81,9 +81,9 @@ class Report(NamedTuple):
         multi = isinstance(last.metrics, MultiLabelMetrics)
         sections += self._multi_label() if multi else self._single_label()
         sections += self._classes()
-        rows = [(name, reason) for _, name, reason in self.pictures.left_out]
-        left_out = html_report.table(["picture", "reason"], rows)
-        sections.append((f"Unreadable pictures, left out: {last.unreadable}", left_out))
+        rows = [(name, reason) for _, name, reason in self.images.left_out]
+        left_out = html_report.table(["image", "reason"], rows)
+        sections.append((f"Unreadable images, left out: {last.unreadable}", left_out))
         settings = [(name, str(value)) for name, value in self.settings.items()]
         return [*sections, ("Settings", html_report.table(["setting", "value"], settings))]
 
@@ -116,7 +116,7 @@ class Report(NamedTuple):
     def _single_label(self) -> list[tuple[str, str]]:
         confusions = self.evaluations[-1].metrics.top_confusions(LISTED_CONFUSIONS)
         rows = [(self.names[t], self.names[p], n) for t, p, n in confusions.tolist()]
-        return [("Confusions", html_report.table(["label", "predicted", "pictures"], rows))]
+        return [("Confusions", html_report.table(["label", "predicted", "images"], rows))]
 
     def _classes(self) -> list[tuple[str, str]]:
         last = self.evaluations[-1]
@@ -124,20 +124,20 @@ class Report(NamedTuple):
         worst, best = classes[:LISTED_CLASSES], classes[::-1][:LISTED_CLASSES]
         return [
             ("Worst classes", evaluation_html.class_table(self.names, columns, worst)),
-            ("Pictures of the worst classes", self._pictures(worst[: self.page_classes])),
+            ("Images of the worst classes", self._images(worst[: self.page_classes])),
             ("Best classes", evaluation_html.class_table(self.names, columns, best)),
         ]
 
-    def _pictures(self, classes: np.ndarray) -> str:
+    def _images(self, classes: np.ndarray) -> str:
         telling = self.evaluations[-1].telling
         kinds = [("lowest scores where it holds", telling.misses)]
         kinds.append(("highest scores where it does not", telling.alarms))
         wanted = {int(p) for _, found in kinds for c in classes for p in found[:, c]} - {NOBODY}
-        crops = self.pictures.some(wanted, self.prepare)
+        crops = self.images.some(wanted, self.prepare)
         groups = []
         for c in classes:
             for kind, found in kinds:
                 shown = [int(p) for p in found[:, c] if p != NOBODY]
-                tiles = [(evaluation_html.thumbnail(crops[p][0]), f"picture {p}") for p in shown]
+                tiles = [(evaluation_html.thumbnail(crops[p][0]), f"image {p}") for p in shown]
                 groups.append((f"{self.names[c]}: {kind}", tiles))
-        return evaluation_html.picture_rows(groups)
+        return evaluation_html.image_rows(groups)

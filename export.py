@@ -1,10 +1,10 @@
 """Hands a checkpoint over: SavedModel, ONNX, PyTorch weights, a model card; and takes weights back.
 
-    python export.py --model_dir=CHECKPOINT --export_dir=out/export PICTURE...
+    python export.py --model_dir=CHECKPOINT --export_dir=out/export IMAGE...
     python export.py --model_dir=CHECKPOINT --list
     python export.py --import_weights=model.safetensors --result=out/imported/model.ckpt-0
 
-Every export is run on the pictures (made-up ones where none are given) and compared with the
+Every export is run on the images (made-up ones where none are given) and compared with the
 checkpoint; --export_dir appears only when all of them agree.
 """
 
@@ -38,7 +38,7 @@ from models.export.exporting import EXPORTERS, Source
 from models.prediction.inference import Loaded, load
 
 FLAGS = flags.FLAGS
-CARD, CLASSES, PICTURES_CHECKED = "README.md", "classes.txt", 8
+CARD, CLASSES, IMAGES_CHECKED = "README.md", "classes.txt", 8
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ def export() -> int:
             score=source.score,
             formats=formats,
             checks=checks,
-            images=len(source.pictures),
+            images=len(source.encoded),
             kind="given" if FLAGS.images else "made up",
             meta=checkpoint.read(plain.prefix).meta(),
         )
@@ -110,7 +110,7 @@ def _source(plain: Loaded) -> Source:
         image = exif_ops.upright(preprocess.decode_jpeg_or_png(contents), contents)
         return preprocess.inference_crops(image, plain.image_size)[0]
 
-    pictures, images = _pictures(Preparation(plain.image_size))
+    encoded, images = _images(Preparation(plain.image_size))
     return Source(
         network=plain.network,
         served=_load(FLAGS.fold_batch_norm).network,
@@ -120,7 +120,7 @@ def _source(plain: Loaded) -> Source:
         names=names,
         score=inference_job.SCORES[FLAGS.label_mode],
         top_k=FLAGS.top_k_pred,
-        pictures=pictures,
+        encoded=encoded,
         images=images,
         tolerance=FLAGS.tolerance,
     )
@@ -131,18 +131,18 @@ def _load(fold_batch_norm: bool) -> Loaded:
     return load(inference_job.checkpoint_path(), options)
 
 
-def _pictures(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
+def _images(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
     """Files as they are given, and the network's input that inference makes of them."""
     if not FLAGS.images:
-        return (made := _made_up_pictures()), np.concatenate(list(map(as_inference, made)))
-    found = image_source.pictures(FLAGS.images, 0, PICTURES_CHECKED, None, FLAGS.images_dir)
+        return (made := _made_up_images()), np.concatenate(list(map(as_inference, made)))
+    found = image_source.encoded(FLAGS.images, 0, IMAGES_CHECKED, None, FLAGS.images_dir)
     return load_all(found, as_inference)
 
 
-def _made_up_pictures() -> list[bytes]:
-    colors = np.random.default_rng(0).integers(0, 256, (PICTURES_CHECKED, 9, 12, 3))
-    pictures = tf.cast(tf.image.resize(colors, [384, 512]), tf.uint8)
-    return [tf.io.encode_jpeg(picture).numpy() for picture in pictures]
+def _made_up_images() -> list[bytes]:
+    colors = np.random.default_rng(0).integers(0, 256, (IMAGES_CHECKED, 9, 12, 3))
+    images = tf.cast(tf.image.resize(colors, [384, 512]), tf.uint8)
+    return [tf.io.encode_jpeg(image).numpy() for image in images]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""Features of pictures for other programs: see example/extract_feature.sh.
+"""Features of images for other programs: see example/extract_feature.sh.
 
-    python extract_feature.py --pretrain_ckpt=CHECKPOINT --result=features.npz PICTURE...
+    python extract_feature.py --pretrain_ckpt=CHECKPOINT --result=features.npz IMAGE...
 
 Writes the released text, .npy, .npz, Parquet or TFRecord, by the suffix of --result.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import flags
 import inference_job
 import script
-from data.input.image_batches import PictureBatch
+from data.input.image_batches import ImageBatch
 from data.outputs import feature_files
 from data.outputs.feature_files import Feature
 from data.outputs.result_format import choose_format
@@ -30,12 +30,12 @@ def main() -> int:
     return inference_job.run(loaded, part, result, result_format, predictor, describe, SETTINGS)
 
 
-def describe(batch: PictureBatch, values: np.ndarray) -> list[Feature]:
-    """The features of each picture of a batch, in order; not-a-number where unreadable."""
-    values[[bool(picture.problem) for picture in batch.pictures]] = np.nan
+def describe(batch: ImageBatch, values: np.ndarray) -> list[Feature]:
+    """The features of each image of a batch, in order; not-a-number where unreadable."""
+    values[[bool(image.problem) for image in batch.images]] = np.nan
     return [
-        Feature(picture.name, picture.label, numbers, picture.problem)
-        for picture, numbers in zip(batch.pictures, values, strict=True)
+        Feature(image.name, image.label, numbers, image.problem)
+        for image, numbers in zip(batch.images, values, strict=True)
     ]
 
 

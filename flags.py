@@ -1,7 +1,7 @@
 """Every command-line flag of the root scripts, each defined once, typed and bounded.
 
 The names and defaults are the released system's (spelling included); flags that it lacked stand
-beside them, off by default. A script takes the flags of its own groups. Only root scripts read
+next to them, off by default. A script takes the flags of its own groups. Only root scripts read
 flags: script.py copies the values into the option dataclasses of `data` and `models`, whose fields
 bear the flags' names.
 """
@@ -14,13 +14,13 @@ from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 FLAGS = flags.FLAGS
 
 # What a script has in place of the defaults below.
-_PICTURE_BATCH = {"batch_size": 32}  # larger ones are not faster on a CPU, and need more memory
+_IMAGE_BATCH = {"batch_size": 32}  # larger ones are not faster on a CPU, and need more memory
 DEFAULTS: dict[str, dict[str, object]] = {
     "train.py": {},
     "finetune.py": {"lr_policy": "staircase", "lr_decay_step": 150000, "area_min": 0.05},
-    "evaluate.py": {"result": "./out/evaluation/", "threshold": 0.5, **_PICTURE_BATCH},
-    "image_classification.py": {"result": "label_pred.txt", **_PICTURE_BATCH},
-    "extract_feature.py": {"result": "features.txt", **_PICTURE_BATCH},
+    "evaluate.py": {"result": "./out/evaluation/", "threshold": 0.5, **_IMAGE_BATCH},
+    "image_classification.py": {"result": "label_pred.txt", **_IMAGE_BATCH},
+    "extract_feature.py": {"result": "features.txt", **_IMAGE_BATCH},
     "export.py": {},
 }
 
@@ -35,6 +35,13 @@ WITHOUT_EFFECT = {
     "piclist": "see --images",
     "interval": "see --log_interval",
     "start": "see data/tfrecord.py --start_index",
+}
+
+# Former names of our own flags, which still work.
+ALIASES = {
+    "body_rate": "backbone_lr_mult",
+    "colour_probability": "color_probability",
+    "head_rate": "head_lr_mult",
 }
 
 
@@ -174,8 +181,8 @@ flags.DEFINE_float("area_max", 1.0, "largest share of the image that a crop keep
 flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
 flags.DEFINE_float("aspect_max", 1.33, "largest width over height of a crop", 0.0)
 flags.DEFINE_float("flip_probability", 0.5, "share of images mirrored", 0.0, 1.0)
-flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with colour order A", 0.0, 1.0)
-flags.DEFINE_float("colour_probability", 1 / 3, "share with colour order B, unrotated", 0.0, 1.0)
+flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with color order A", 0.0, 1.0)
+flags.DEFINE_float("color_probability", 1 / 3, "share with color order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
 flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness, of 1", 0.0, 1.0)
 flags.DEFINE_float("saturation_min", 0.5, "least factor of saturation", 0.0)
@@ -191,7 +198,7 @@ _group("Training of the network", *TRAINING)
 flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
 flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)
 flags.DEFINE_boolean(
-    "freeze_batch_norm", False, "normalise by the moving statistics, and keep them"
+    "freeze_batch_norm", False, "normalize by the moving statistics, and keep them"
 )
 flags.DEFINE_boolean(
     "recompute", False, "recompute activations in the backward pass: half the memory"
@@ -221,8 +228,8 @@ flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
 flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: no limit", 0.0)
 flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
-flags.DEFINE_float("head_rate", 1.0, "factor of the learning rate of the logits layer", 0.0)
-flags.DEFINE_float("body_rate", 1.0, "factor of the learning rate below it", 0.0)
+flags.DEFINE_float("head_lr_mult", 1.0, "factor of the learning rate of the logits layer", 0.0)
+flags.DEFINE_float("backbone_lr_mult", 1.0, "factor of the learning rate below it", 0.0)
 
 _group("Learning rate", *TRAINING)
 flags.DEFINE_enum(
@@ -260,7 +267,7 @@ flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of n
 
 _group("Workers of a step", *TRAINING)
 flags.DEFINE_integer("global_batch", 0, "images a step; 0: what batch_size and workers make", 0)
-flags.DEFINE_boolean("sync_batch_norm", False, "normalise by the batches of all workers")
+flags.DEFINE_boolean("sync_batch_norm", False, "normalize by the batches of all workers")
 
 _group("Workers", *TRAINING, EVALUATE)
 flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
@@ -269,11 +276,11 @@ flags.DEFINE_integer("stall_seconds", 60, "report a worker that makes the others
 flags.DEFINE_integer("stall_shutdown_seconds", 900, "end the job if it still does; 0: never", 0)
 flags.DEFINE_integer("commit_steps", 10, "elastic: steps between copies to return to", 1)
 
-_group("Pictures", EVALUATE, *PREDICTION, EXPORT)
+_group("Images", EVALUATE, *PREDICTION, EXPORT)
 flags.DEFINE_multi_string(
     "images",
     [],
-    "what to look at: list file, folder, glob, TFRecord, picture, or - (a list on standard input); "
+    "what to look at: list file, folder, glob, TFRecord, image, or - (a list on standard input); "
     "arguments without a dash are added",
 )
 flags.DEFINE_string(
@@ -291,12 +298,12 @@ flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolu
 flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
 
 _group("Preparation", EVALUATE, *PREDICTION)
-flags.DEFINE_boolean("ten_crop", False, "average over four corners, the centre and their mirrors")
-flags.DEFINE_integer("max_pixels", 89478485, "larger pictures are refused", lower_bound=1)
-flags.DEFINE_integer("max_image_bytes", 536870912, "of memory to decode pictures", lower_bound=1)
+flags.DEFINE_boolean("ten_crop", False, "average over four corners, the center and their mirrors")
+flags.DEFINE_integer("max_pixels", 89478485, "larger images are refused", lower_bound=1)
+flags.DEFINE_integer("max_image_bytes", 536870912, "of memory to decode images", lower_bound=1)
 
 _group("Prediction", *PREDICTION)
-flags.DEFINE_boolean("strict", False, "exit with code 1 if a picture could not be read")
+flags.DEFINE_boolean("strict", False, "exit with code 1 if an image could not be read")
 
 _group("Scores", EVALUATE, CLASSIFY, EXPORT)
 flags.DEFINE_enum(
@@ -323,7 +330,7 @@ flags.DEFINE_enum(
     "specific: no label above another one in the hierarchy; path: names from the root down",
 )
 flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of the results")
-flags.DEFINE_integer("page_images", 100, "first pictures shown there", lower_bound=1)
+flags.DEFINE_integer("page_images", 100, "first images shown there", lower_bound=1)
 
 _group("Evaluation", EVALUATE)
 flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to set the first against")
@@ -335,7 +342,7 @@ flags.DEFINE_string(
     "supported_classes", None, "file of the classes that means are over (default: all)"
 )
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
-flags.DEFINE_integer("page_classes", 6, "worst classes shown with pictures", lower_bound=0)
+flags.DEFINE_integer("page_classes", 6, "worst classes shown with images", lower_bound=0)
 
 _group("Features", EXTRACT)
 flags.DEFINE_enum(
@@ -372,5 +379,7 @@ GROUPS = [
 ]
 next(group for group in GROUPS if "log_interval" in group.names).names.append("log_dir")  # absl's
 
+for _name, _current in ALIASES.items():
+    flags.DEFINE_alias(_name, _current)
 for _name, _instead in WITHOUT_EFFECT.items():
     flags.DEFINE_string(_name, None, f"accepted without effect: {_instead}")

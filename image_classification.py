@@ -1,6 +1,6 @@
-"""Labels for pictures: see example/image_classification.sh and multi_label_classification.sh.
+"""Labels for images: see example/image_classification.sh and multi_label_classification.sh.
 
-    python image_classification.py --model_dir=CHECKPOINT --result=label_pred.txt PICTURE...
+    python image_classification.py --model_dir=CHECKPOINT --result=label_pred.txt IMAGE...
 
 Writes the released text, CSV, JSON lines or Parquet, by the suffix of --result.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import flags
 import inference_job
 import script
-from data.input.image_batches import PictureBatch
+from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import Labels, Prediction, class_names, read_thresholds
@@ -35,11 +35,11 @@ def main() -> int:
     labels = make_labels(loaded.network.class_num)
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
     part = inference_job.our_part()
-    # Of several processes, the one that joins the shares has the first pictures.
+    # Of several processes, the one that joins the shares has the first images.
     count = FLAGS.page_images if FLAGS.page and part.collects else 0
     shown = prediction_html.Shown(count)
 
-    def describe(batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
+    def describe(batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(labels, batch, probabilities)
         shown.add(predictions, batch)
         return predictions
@@ -60,13 +60,13 @@ def make_labels(class_num: int) -> Labels:
     return Labels(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
 
 
-def predict(labels: Labels, batch: PictureBatch, probabilities: np.ndarray) -> list[Prediction]:
-    """The prediction of each picture of a batch, in order."""
+def predict(labels: Labels, batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
+    """The prediction of each image of a batch, in order."""
     return [
-        Prediction(picture.name, picture.label, (), picture.problem)
-        if picture.problem
-        else Prediction(picture.name, picture.label, labels.choose(scores))
-        for picture, scores in zip(batch.pictures, probabilities, strict=True)
+        Prediction(image.name, image.label, (), image.problem)
+        if image.problem
+        else Prediction(image.name, image.label, labels.choose(scores))
+        for image, scores in zip(batch.images, probabilities, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ import script
 from data.common import output_lock, parallel
 from data.common.launcher import this_process
 from data.common.parallel import Part
-from data.input.image_batches import PictureBatch, Preparation
+from data.input.image_batches import ImageBatch, Preparation
 from data.outputs.batch_predictor import Job
 from data.outputs.result_format import ResultFormat
 from models.checkpoints import checkpoint
@@ -75,7 +75,7 @@ def run(
     result: Path,
     result_format: ResultFormat,
     predict: inference.Predictor,
-    describe: Callable[[PictureBatch, np.ndarray], list],
+    describe: Callable[[ImageBatch, np.ndarray], list],
     settings: tuple[str, ...],
     shown: int = 0,
 ) -> int:
@@ -109,8 +109,8 @@ def run(
     )
     totals = job.run()
     logging.info(
-        "%d pictures, %d of them unreadable, %.1f a second: %s",
-        *(totals.pictures, totals.unreadable, totals.pictures_per_second, result),
+        "%d images, %d of them unreadable, %.1f a second: %s",
+        *(totals.images, totals.unreadable, totals.images_per_second, result),
     )
     return 1 if FLAGS.strict and totals.unreadable else 0
 
@@ -121,7 +121,7 @@ def checkpoint_path() -> str:
 
 
 def our_part() -> Part:
-    """Our share of the pictures: by MPI under mpirun, else by Horovod, else all of them."""
+    """Our share of the images: by MPI under mpirun, else by Horovod, else all of them."""
     part = parallel.our_part(None)
     if part.world is not None:
         return part

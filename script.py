@@ -52,7 +52,7 @@ def take(values: Mapping[str, Any]) -> None:
 
 
 def as_dict(**values: Any) -> dict[str, Any]:
-    """The flags that the script reads, for the record beside a checkpoint; `values` go before."""
+    """The flags that the script reads, for the record next to a checkpoint; `values` go before."""
     return {name: FLAGS[name].value for name in flags.names_of(_script())} | values
 
 

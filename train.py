@@ -139,7 +139,7 @@ def run(
 
 def make_network(job: Workers) -> ResNet:
     """The network of the flags, with its initial values."""
-    synchronised = FLAGS.sync_batch_norm and job.size > 1
+    synchronized = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
         FLAGS.resnet_size,
         FLAGS.class_num,
@@ -151,7 +151,7 @@ def make_network(job: Workers) -> ResNet:
         seed=FLAGS.random_seed,
         freeze_batch_norm=FLAGS.freeze_batch_norm,
         recompute=FLAGS.recompute,
-        reduce_moments=job.average if synchronised else None,  # Horovod: one batch norm for all.
+        reduce_moments=job.average if synchronized else None,  # Horovod: one batch norm for all.
         moment_workers=job.size,
     )
 

@@ -64,5 +64,5 @@ def serve(facts: Any, answers: Mapping[str, Callable[[], Any]]) -> None:
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median over rounds of what one had beside what another had in the same round."""
+    """The median over rounds of what one had next to what another had in the same round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))

@@ -37,7 +37,7 @@ CLASSES, TAGS = 11166, 9  # ML-Images has 8.72 tags an image
 FILES_A_TASK = 256
 
 
-def make_pictures(folder: Path, count: int) -> Path:
+def make_images(folder: Path, count: int) -> Path:
     """Crops of scikit-image's photographs, and the list of them; returns the list."""
     from skimage import data  # of the extra `demo`
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", help="also write the rates here")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        listing = make_pictures(Path(folder), args.images)
+        listing = make_images(Path(folder), args.images)
         paths = sorted(Path(folder).glob("*.jpg"))
         size = statistics.mean(path.stat().st_size for path in paths)
         rows = [measure(listing, paths, count, args.repeats) for count in args.processes]

@@ -1,4 +1,4 @@
-"""Times downloads from a local server that answers after 100 ms, beside img2dataset.
+"""Times downloads from a local server that answers after 100 ms, next to img2dataset.
 
     python benchmarks/download.py [--threads 1 16 64] [--images 2000] [--img2dataset PYTHON]
                                   [--repeats 3] [--folder FOLDER] [--json FILE]
@@ -13,7 +13,7 @@ end: without a journal, ext4 takes milliseconds to make a file after thousands w
 PYTHON is the interpreter of an environment that has img2dataset, whose dependencies clash with
 ours: `python -m venv i2d && i2d/bin/pip install img2dataset`. It gets as many threads, once in one
 process and once in two. Without resizing it stores bodies unseen (`disable_all_reencoding`), while
-we check that each is a whole picture.
+we check that each is a whole image.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--img2dataset", help="an interpreter that has img2dataset beside it")
+    parser.add_argument("--img2dataset", help="an interpreter that has img2dataset next to it")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--folder", help="where to write, for a while (the folder of temporary files)"

@@ -1,9 +1,9 @@
 """Images a second of the inference scripts, from files of about a megapixel to features on disk.
 
-    python benchmarks/inference.py [--precision float32] [--depth 101] [--pictures 128]
+    python benchmarks/inference.py [--precision float32] [--depth 101] [--images 128]
         [--rounds 5] [--contenders network files ...] [--json FILE]
 
-Beside it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
+Next to it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
 own and take turns, a pass each a round, so that noise slows all alike; figures are medians
 over the rounds. Core milliseconds, of all threads together, tell most where other programs run.
@@ -33,13 +33,13 @@ CLASS_NUM = 11166
 IMAGE_SIZE = 224
 BATCH_SIZE = 32
 THREADS = 4
-PICTURE_SIZE = (1184, 888)
+PHOTO_SIZE = (1184, 888)
 JPEG_QUALITY = 90
 
 Pass = Callable[[], None]
 
 
-def make_pictures(folder: Path, count: int) -> None:
+def make_images(folder: Path, count: int) -> None:
     """JPEG files of about a megapixel, cut out of real photographs."""
     from skimage import data as photographs
 
@@ -50,7 +50,7 @@ def make_pictures(folder: Path, count: int) -> None:
         image = Image.fromarray(sources[number % len(sources)])
         left, top = (int(rng.integers(side // 5)) for side in image.size)
         part = image.crop((left, top, left + image.width * 4 // 5, top + image.height * 4 // 5))
-        part = part.resize(PICTURE_SIZE, Image.Resampling.BICUBIC)
+        part = part.resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
         part.save(folder / f"{number:05d}.jpg", quality=JPEG_QUALITY)
 
 
@@ -91,7 +91,7 @@ def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
     options = inference.NetworkOptions(precision=args.precision, fold_batch_norm=fold)
     network = inference.load(args.folder, options).network
     predict, crops = inference.Predictor(network, "pooled"), random_crops(BATCH_SIZE)
-    return lambda: _repeat(lambda: predict(crops), args.pictures // BATCH_SIZE)
+    return lambda: _repeat(lambda: predict(crops), args.images // BATCH_SIZE)
 
 
 def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
@@ -106,7 +106,7 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     options = inference.NetworkOptions(precision=args.precision)
     predict = inference.Predictor(inference.load(args.folder, options).network, "pooled")
     job = Job(
-        sources=[f"{args.folder}/pictures"],
+        sources=[f"{args.folder}/images"],
         result=Path(args.folder) / f"features-{batch_size}.npz",
         format=feature_files.formats("float32")[".npz"],
         prepare=Preparation(IMAGE_SIZE),
@@ -127,7 +127,7 @@ def convolutions(args: argparse.Namespace) -> Pass:
     from benchmarks.limits import convolution
 
     run, operations = convolution(tf.as_dtype(args.precision))
-    total = 2 * args.pictures * multiplications(IMAGE_SIZE, 0, args.depth)
+    total = 2 * args.images * multiplications(IMAGE_SIZE, 0, args.depth)
     return lambda: _repeat(run, round(total / operations))
 
 
@@ -142,7 +142,7 @@ def onnx_runtime(args: argparse.Namespace) -> Pass:
     )
     images = np.ascontiguousarray(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))
     one_batch = lambda: session.run(["features"], {"images": images})  # noqa: E731
-    return lambda: _repeat(one_batch, args.pictures // BATCH_SIZE)
+    return lambda: _repeat(one_batch, args.images // BATCH_SIZE)
 
 
 def pytorch(args: argparse.Namespace) -> Pass:
@@ -159,7 +159,7 @@ def pytorch(args: argparse.Namespace) -> Pass:
         with torch.inference_mode(), torch.autocast("cpu", dtype, args.precision != "float32"):
             network.features(images)
 
-    return lambda: _repeat(one_batch, args.pictures // BATCH_SIZE)
+    return lambda: _repeat(one_batch, args.images // BATCH_SIZE)
 
 
 CONTENDERS: dict[str, Callable[[argparse.Namespace], Pass]] = {
@@ -199,7 +199,7 @@ def serve_one(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a contender; those that cannot be imported say so."""
-    settings = "folder", "precision", "pictures", "depth"
+    settings = "folder", "precision", "images", "depth"
     options = [f"--{name}={getattr(args, name)}" for name in settings]
     processes = {
         name: contenders.Contender([__file__, "--one", name, *options]) for name in args.contenders
@@ -209,8 +209,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(args.rounds):
         for name in ready:
             seconds[name].append(processes[name].ask("pass"))
-    rates = {name: [args.pictures / wall for wall, _ in seconds[name]] for name in ready}
-    beside = {
+    rates = {name: [args.images / wall for wall, _ in seconds[name]] for name in ready}
+    compared = {
         "of the network": rates.get("network"),
         "of the limit": next((rates[name] for name in ready if name.startswith("limit")), None),
     }
@@ -221,10 +221,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             row["images/s"] = statistics.median(rates[name])
             row["least"], row["most"] = min(rates[name]), max(rates[name])
             row["core ms/image"] = 1000 * statistics.median(c for _, c in seconds[name])
-            row["core ms/image"] /= args.pictures
+            row["core ms/image"] /= args.images
             row |= {
                 what: contenders.median_ratio(rates[name], others)
-                for what, others in beside.items()
+                for what, others in compared.items()
                 if others
             }
         else:
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--depth", type=int, default=101, choices=[14, 50, 101, 152])
-    parser.add_argument("--pictures", type=int, default=4 * BATCH_SIZE, help="a pass")
+    parser.add_argument("--images", type=int, default=4 * BATCH_SIZE, help="a pass")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--json", help="file for the rows as JSON")
@@ -249,11 +249,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve_one(args)
         return 0
     with tempfile.TemporaryDirectory(prefix="inference-") as args.folder:
-        make_pictures(Path(args.folder) / "pictures", args.pictures)
+        make_images(Path(args.folder) / "images", args.images)
         make_checkpoint(Path(args.folder), args.depth)
         rows = measure(args)
-    title = f"ResNet-{args.depth}, {args.precision}, {args.pictures} pictures of "
-    report(f"{title}{PICTURE_SIZE[0]} x {PICTURE_SIZE[1]} pixels", rows, args.json)
+    title = f"ResNet-{args.depth}, {args.precision}, {args.images} images of "
+    report(f"{title}{PHOTO_SIZE[0]} x {PHOTO_SIZE[1]} pixels", rows, args.json)
     return 0
 
 

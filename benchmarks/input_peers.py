@@ -1,7 +1,7 @@
 """The peers of benchmarks/input_pipeline.py: NVIDIA DALI on CPUs, and torch's DataLoader.
 
 Both do what ours does: JPEG files to float32 images in [-1, 1], with a random crop, resized,
-mirrored half of the time; a third is rotated and coloured, a third coloured, a third left. They
+mirrored half of the time; a third is rotated and colored, a third colored, a third left. They
 read single files, which need no parsing of records; files are in the page cache.
 """
 
@@ -30,7 +30,7 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
 
     degrees = options.rotate_degrees
 
-    def coloured(images: Any) -> Any:
+    def colored(images: Any) -> Any:
         return fn.color_twist(
             images,
             brightness=fn.random.uniform(range=(1 - options.brightness, 1 + options.brightness)),
@@ -58,9 +58,9 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
             turned = fn.rotate(
                 images, angle=angle, keep_size=True, fill_value=0, interp_type=types.INTERP_NN
             )
-            images = coloured(turned)
-        elif kind < options.rotate_probability + options.colour_probability:
-            images = coloured(images)
+            images = colored(turned)
+        elif kind < options.rotate_probability + options.color_probability:
+            images = colored(images)
         return fn.crop_mirror_normalize(
             images,
             dtype=types.FLOAT,
@@ -96,8 +96,8 @@ class Photographs:
         kind = random.random()
         if kind < options.rotate_probability:
             image = image.rotate(random.uniform(-options.rotate_degrees, options.rotate_degrees))
-        if kind < options.rotate_probability + options.colour_probability:
-            image = self._coloured(image)
+        if kind < options.rotate_probability + options.color_probability:
+            image = self._colored(image)
         return np.asarray(image, np.float32) * np.float32(2 / 255) - np.float32(1)
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -111,7 +111,7 @@ class Photographs:
                 return left, top, left + wide, top + high
         return 0, 0, width, height
 
-    def _coloured(self, image: Image.Image) -> Image.Image:
+    def _colored(self, image: Image.Image) -> Image.Image:
         options = self._options
         brightness = 1 + random.uniform(-options.brightness, options.brightness)
         image = ImageEnhance.Brightness(image).enhance(brightness)

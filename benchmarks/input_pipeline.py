@@ -1,4 +1,4 @@
-"""Times the input pipeline stage by stage, beside JPEG decoding and other pipelines.
+"""Times the input pipeline stage by stage, next to JPEG decoding and other pipelines.
 
     python benchmarks/input_pipeline.py [--threads 2] [--images 512] [--rounds 5]
         [--areas 0.7 0.05] [--json FILE]
@@ -48,7 +48,7 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SHARDS, CLASSES, BATCH, SIZE, SHUFFLED = 4, 1000, 32, 224, 2048
 FULL = "full augmentation"
 WARM_UP = 3  # batches, until buffers are full
-CROP_ONLY = {"rotate_probability": 0.0, "colour_probability": 0.0}
+CROP_ONLY = {"rotate_probability": 0.0, "color_probability": 0.0}
 
 Batches = Callable[[], Iterator[Any]]
 
@@ -159,7 +159,7 @@ def plain(folder: Path, options: Augmentation, threads: int) -> Iterator[Any]:
 
 
 def _distorted(image: tf.Tensor) -> tf.Tensor:
-    def colours(image: tf.Tensor, contrast_last: bool) -> tf.Tensor:
+    def colors(image: tf.Tensor, contrast_last: bool) -> tf.Tensor:
         image = tf.image.random_brightness(image, 32 / 255)
         if not contrast_last:
             image = tf.image.random_contrast(image, 0.5, 1.5)
@@ -181,7 +181,7 @@ def _distorted(image: tf.Tensor) -> tf.Tensor:
         )[0]
 
     draw = tf.random.uniform([], maxval=3, dtype=tf.int32)
-    branches = [lambda: colours(rotated(), True), lambda: colours(image, False), lambda: image]
+    branches = [lambda: colors(rotated(), True), lambda: colors(image, False), lambda: image]
     return tf.ensure_shape(tf.switch_case(draw, branches), [SIZE, SIZE, 3])
 
 

@@ -1,8 +1,8 @@
 """A long list through extract_feature.py: constant memory, and a kill -9 that changes no byte.
 
-    python benchmarks/long_list.py [--pictures 100000] [--plot memory.png] [--json FILE]
+    python benchmarks/long_list.py [--images 100000] [--plot memory.png] [--json FILE]
 
-The list names a few hundred small pictures over and over; the network is tiny, so that the run is
+The list names a few hundred small images over and over; the network is tiny, so that the run is
 about lists, decoding and files. One run goes straight through, the other is killed in the middle
 and started again; their results must be the same bytes. Memory is sampled from outside, twice a
 second. It fails when the bytes differ, or the second half of the run needs 5 % more than the first.
@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.measuring import report
 
-DIFFERENT_PICTURES = 300
+DIFFERENT_IMAGES = 300
 SAMPLE_SECONDS = 0.5
 MOST_GROWTH = 1.05
 KINDS = ("jpg", "png", "webp", "gif", "bmp")
@@ -40,22 +40,22 @@ class Run(NamedTuple):
     seconds: float
 
 
-def make_inputs(folder: Path, pictures: int) -> None:
-    """Pictures of several formats (one of them torn), a long list of them, and a checkpoint."""
+def make_inputs(folder: Path, images: int) -> None:
+    """Images of several formats (one of them torn), a long list of them, and a checkpoint."""
     from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
     from models.resnet import initial_value
 
     rng = np.random.default_rng(0)
     names = []
-    for number in range(DIFFERENT_PICTURES):
+    for number in range(DIFFERENT_IMAGES):
         size = (*rng.integers(40, 200, 2), 3)
         name = f"{number:03d}.{KINDS[number % len(KINDS)]}"
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / name)
         names.append(name)
     (folder / names[0]).write_bytes((folder / names[0]).read_bytes()[:500])
     with open(folder / "list.txt", "w") as file:
-        for row in range(pictures):
+        for row in range(images):
             file.write(f"{names[row % len(names)]}\t{row}\n")
     shapes = variable_shapes(14, CLASS_NUM, WIDTH)
     tensors = {name: initial_value(name, shape, 0) for name, shape in shapes.items()}
@@ -105,13 +105,13 @@ def plot(path: str, run: Run) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=100_000)
-    parser.add_argument("--plot", help="picture of the memory over time")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--plot", help="image of the memory over time")
     parser.add_argument("--json", help="file for the figures as JSON")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="long-list-") as name:
         folder = Path(name)
-        make_inputs(folder, args.pictures)
+        make_inputs(folder, args.images)
         straight = extract(folder, "straight.npz")
         if args.plot:
             plot(args.plot, straight)
@@ -124,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     middle = max(straight.memory_bytes[quarter : 2 * quarter])
     end = max(straight.memory_bytes[2 * quarter :])
     row = {
-        "pictures": args.pictures,
-        "pictures/s": args.pictures / straight.seconds,
+        "images": args.images,
+        "images/s": args.images / straight.seconds,
         "MiB, second quarter": middle / 2**20,
         "MiB, second half": end / 2**20,
         "killed after s": killed.seconds,

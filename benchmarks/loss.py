@@ -1,4 +1,4 @@
-"""Times the multi-label loss, forward and backward, beside plain sigmoid cross-entropy.
+"""Times the multi-label loss, forward and backward, next to plain sigmoid cross-entropy.
 
     python benchmarks/loss.py [--batch 32 512] [--class_num 11166] [--json FILE]
 

@@ -122,7 +122,7 @@ def ml_images_rate(cluster: Cluster) -> float:
 
 
 def validate(measured: list[dict[str, Any]]) -> None:
-    """Prints the model beside what was measured and published."""
+    """Prints the model next to what was measured and published."""
     none, full = horovod_bracket()
     print(
         f"Horovod, ResNet-101 on {HOROVOD_POINT[0]}: published {HOROVOD_POINT[1]:.2f}, "

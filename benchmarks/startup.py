@@ -55,11 +55,11 @@ def measure(resnet_size: int, repeats: int) -> list[dict[str, Any]]:
     """A row a kind of start."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        picture = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
-        Image.fromarray(picture).save(folder / "picture.jpg")
+        image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+        Image.fromarray(image).save(folder / "image.jpg")
         train = [str(ROOT / "train.py"), "--synthetic", f"--resnet_size={resnet_size}"]
         train += ["--batch_size=2", "--class_num=1000", "--max_iter=1", f"--log_dir={folder}/log"]
-        predict = [str(ROOT / "image_classification.py"), "picture.jpg"]
+        predict = [str(ROOT / "image_classification.py"), "image.jpg"]
         predict += [f"--model_dir={folder}/kept", "--result=labels.txt"]
         seconds_until([*train, f"--model_dir={folder}/kept"], folder, "step 1/1")
         starts = {

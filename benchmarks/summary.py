@@ -27,7 +27,7 @@ COLUMNS = {
         *("of the peak", "of decoding", "of the limit", "of the decode limit", "of ideal"),
         "efficiency",
     ),
-    "beside ours": ("ours, times", "of the network", "x plain"),
+    "next to ours": ("ours, times", "of the network", "x plain"),
     "memory": ("memory GiB", "peak memory MiB", "MiB", "tensors at the peak"),
 }
 NAMES = ("limit", "what", "job", "program")

@@ -1,4 +1,4 @@
-"""Times a training step of ResNet-101 beside Keras, PyTorch, and the convolution peak.
+"""Times a training step of ResNet-101 next to Keras, PyTorch, and the convolution peak.
 
     python benchmarks/train_step.py [--batch 8 32] [--dtype float32] [--image_size 224]
         [--class_num 11166] [--contenders ours keras pytorch] [--json FILE]

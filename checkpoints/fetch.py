@@ -4,8 +4,8 @@
 
 SOURCE is a URL or a path: of an archive (.zip, .tar, .tar.gz, .tgz) that holds one checkpoint, or
 of a checkpoint's prefix (its `.index` and `.data-00000-of-00001` are taken). A path may also be a
-folder, whose latest checkpoint is taken. An interrupted start goes on where it was. The checkpoint
-appears when it is whole and `verify.py` finds nothing wrong.
+folder, whose latest checkpoint is taken. An interrupted start continues where it was. The
+checkpoint appears when it is whole and `verify.py` finds nothing wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Large files over HTTP, under limits of size and time, going on where they were interrupted."""
+"""Large files over HTTP, under limits of size and time, continuing where they were interrupted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _USER_AGENT = "ml-images-checkpoints"
 
 
 class _InterruptedError(Exception):
-    """An attempt that ended early; the next one goes on."""
+    """An attempt that ended early; the next one continues."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def download(url: str, path: Path, limits: Limits) -> None:
             problem = type(error).__name__
     have = part.stat().st_size if part.exists() else 0
     raise UserError(
-        f"{url}: {problem}, {limits.attempts} times; start again to go on at byte {have}"
+        f"{url}: {problem}, {limits.attempts} times; start again to continue at byte {have}"
     )
 
 
@@ -144,7 +144,8 @@ def _receive(
                 raise UserError(f"{url}: more than {limits.max_bytes} bytes")
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{url}: not whole after {limits.total_seconds:g} seconds; start again to go on"
+                    f"{url}: not whole after {limits.total_seconds:g} seconds;"
+                    " start again to continue"
                 )
             file.write(chunk)
             bar.update(len(chunk))

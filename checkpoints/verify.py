@@ -100,7 +100,7 @@ def _wrong_sums(prefix: Path) -> Iterator[str]:
         expected, _, name = line.partition(" ")
         name = name.strip().lstrip("*")
         if not (is_sha256(expected.lower()) and is_name(name)):
-            yield f"{path.name}:{number} is not the SHA-256 and the name of a file beside it"
+            yield f"{path.name}:{number} is not the SHA-256 and the name of a file next to it"
             continue
         file = prefix.with_name(name)
         if not file.is_file():

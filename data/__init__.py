@@ -1,1 +1,1 @@
-"""Files and pictures: lists, download, annotations, records, and the one input pipeline."""
+"""Files and images: lists, download, annotations, records, and the one input pipeline."""

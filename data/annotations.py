@@ -54,7 +54,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--posterior", type=float, default=0.95, help="a tag is seen above this (%(default)s)")
     add("--co_matrix", help="a co-occurrence matrix saved before, in place of --predictions")
     add("--co_threshold", type=float, default=0.5, help="tags are added above this (%(default)s)")
-    add("--save_co_matrix", help="write the normalised co-occurrence matrix here")
+    add("--save_co_matrix", help="write the normalized co-occurrence matrix here")
     args = parser.parse_args(argv)
     if args.predictions and args.co_matrix:
         parser.error("give --predictions or --co_matrix, not both")

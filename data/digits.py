@@ -67,11 +67,11 @@ def dictionary() -> str:
 
 
 def to_jpeg(pixels: np.ndarray) -> bytes:
-    """A digit float [8, 8] with values 0 (paper) to 16 (ink) as a JPEG picture, dark on light."""
-    grey = np.round(255 - np.pad(pixels, MARGIN) * (255 / LARGEST_VALUE)).astype(np.uint8)
-    picture = Image.fromarray(grey).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
+    """A digit float [8, 8] with values 0 (paper) to 16 (ink) as a JPEG image, dark on light."""
+    gray = np.round(255 - np.pad(pixels, MARGIN) * (255 / LARGEST_VALUE)).astype(np.uint8)
+    image = Image.fromarray(gray).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Downloads the pictures of a list of URLs, or of Open Images by id; resumable at any point.
+"""Downloads the images of a list of URLs, or of Open Images by id; resumable at any point.
 
     python data/download_urls_multithreading.py --url_list urls.txt --save_dir images/
 
@@ -35,7 +35,7 @@ _BY_ID = "images_by_id.txt"
 @command.one_line_errors(resumes=True)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    warnings.filterwarnings("ignore", module="PIL")  # of pictures that are refused or counted
+    warnings.filterwarnings("ignore", module="PIL")  # of images that are refused or counted
     part, progress = our_part(args.part), Progress()
     try:
         options = _options(args, part)
@@ -105,7 +105,7 @@ def _add_ids(group: argparse._ArgumentGroup) -> None:
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--short_side", type=_positive, help="shrink pictures to this short side, in pixels")
+    add("--short_side", type=_positive, help="shrink images to this short side, in pixels")
     add("--quality", type=_positive, default=JPEG_QUALITY, help="of JPEGs made here (%(default)s)")
     add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
     add("--shard_size", type=_positive, default=ShardOptions.size, help="in rows (%(default)s)")
@@ -126,16 +126,16 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )
     add("--time_limit", type=float, default=limits.total_seconds, help="s an attempt (%(default)s)")
     add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
-    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of a picture (%(default)s)")
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of an image (%(default)s)")
     add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="to decode one")
     add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
     add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
     add("--opt_outs", default=",".join(OPT_OUTS), help="directives of an X-Robots-Tag with which a"
-        " picture is left alone; '' for none (%(default)s)")  # fmt: skip
-    add("--placeholders", type=Path, action="append", default=[], help="more hashes of pictures"
+        " image is left alone; '' for none (%(default)s)")  # fmt: skip
+    add("--placeholders", type=Path, action="append", default=[], help="more hashes of images"
         " that stand for missing ones, as in data/placeholders.txt")  # fmt: skip
     add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs give"
-        " is no picture; 0: it may be (%(default)s)")  # fmt: skip
+        " is no image; 0: it may be (%(default)s)")  # fmt: skip
 
 
 def _positive(text: str) -> int:

@@ -7,10 +7,10 @@
 #   ./data/download_urls_multithreading.sh --short_side 256      # flags given here win
 #   ./data/download_urls_multithreading.sh --retry_failed        # the failed rows once more
 #
-# Expect, in ./data/images/train/: pictures (in 256 folders, if the list has over 100,000 rows), the
+# Expect, in ./data/images/train/: images (in 256 folders, if the list has over 100,000 rows), the
 # list im_list.txt of those that could be had and invalid_url.txt of the others, both with their
-# tags, and failures by reason. The same command again goes on where it stopped. One
-# process makes about 500 pictures of 60 kB a second on two cores, as far as the hosts allow.
+# tags, and failures by reason. The same command again continues where it stopped. One
+# process makes about 500 images of 60 kB a second on two cores, as far as the hosts allow.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

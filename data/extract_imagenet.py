@@ -3,9 +3,9 @@
     python data/extract_imagenet.py --list train_image_id_from_imagenet.txt \\
         --archives fall11_whole.tar --output images/ --im_list train_imagenet.txt
 
---archives are tars of per-synset tars, per-synset tars (n04310904.tar), tars of pictures, or
+--archives are tars of per-synset tars, per-synset tars (n04310904.tar), tars of images, or
 folders of any of them, an unpacked tree (n04310904/n04310904_8388.JPEG) among them. Each is read
-once, in order, synsets in parallel. Run again after an interruption: it goes on.
+once, in order, synsets in parallel. Run again after an interruption: it continues.
 """
 
 from __future__ import annotations

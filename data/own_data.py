@@ -1,13 +1,13 @@
-"""Lists and a dictionary for one's own pictures: from a folder of classes, or from a CSV file.
+"""Lists and a dictionary for one's own images: from a folder of classes, or from a CSV file.
 
-    python data/own_data.py --images pictures/ --output mine/
-    python data/own_data.py --images pictures/ --csv labels.csv --output mine/
+    python data/own_data.py --images images/ --output mine/
+    python data/own_data.py --images images/ --csv labels.csv --output mine/
 
 A folder has one subfolder a class, or `train`, `val` and `test` with the classes below them, whose
 split is kept. Hidden and system files are passed over and told. A CSV file has the columns `image`
 (below --images) and `labels`: class names, several joined by `;`, each with `:confidence` if need
 be (-1: unknown). Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into
-the output folder. An image's split is a function of its name and the seed, so that pictures added
+the output folder. An image's split is a function of its name and the seed, so that images added
 later leave the others where they are; yet every class has an image in training, and validation has
 one if training can spare it.
 """
@@ -29,9 +29,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.common import command
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.common.folders import pictures_below, subfolders
+from data.common.folders import images_below, subfolders
 from data.lists.rows import ListError, Row, format_row
-from data.lists.split import SPLITS, Labelled, positives, split
+from data.lists.split import SPLITS, Labeled, positives, split
 
 _SPLIT_OF = {name: name for name in SPLITS} | {
     **{"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -39,24 +39,24 @@ _SPLIT_OF = {name: name for name in SPLITS} | {
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
-def from_folder(images: Path, passed_over: Counter[str]) -> list[Labelled]:
-    """One image per picture below each subfolder of `images`, which names its class.
+def from_folder(images: Path, passed_over: Counter[str]) -> list[Labeled]:
+    """One image per image below each subfolder of `images`, which names its class.
 
     Args:
-      passed_over: counts what is passed over, see `pictures_below`.
+      passed_over: counts what is passed over, see `images_below`.
 
     Raises:
-      UserError: no subfolders, one without a picture, or a name that lists cannot hold.
+      UserError: no subfolders, one without an image, or a name that lists cannot hold.
     """
     folders = subfolders(images, passed_over)
     if not folders:
         raise UserError(f"{images} has no subfolders: expected one a class, or give --csv")
     found = []
     for folder in folders:
-        pictures = [os.path.relpath(path, images) for path in pictures_below(folder, passed_over)]
-        if not pictures:
-            raise UserError(f"class {folder.name} is empty: no picture in {folder}")
-        found += [_labelled(picture, {folder.name: 1.0}, str(images)) for picture in pictures]
+        paths = [os.path.relpath(path, images) for path in images_below(folder, passed_over)]
+        if not paths:
+            raise UserError(f"class {folder.name} is empty: no image in {folder}")
+        found += [_labeled(image, {folder.name: 1.0}, str(images)) for image in paths]
     return found
 
 
@@ -64,7 +64,7 @@ def given_splits(images: Path) -> dict[str, Path]:
     """The folders of splits, by split, where `images` has `train` with classes below it.
 
     Raises:
-      UserError: other folders lie beside them, or two are the same split.
+      UserError: other folders lie next to them, or two are the same split.
     """
     folders = subfolders(images, Counter())
     named = [(_SPLIT_OF.get(path.name.lower()), path) for path in folders]
@@ -75,17 +75,17 @@ def given_splits(images: Path) -> dict[str, Path]:
     if len(found) < len(named):
         other = next(path for name, path in named if found.get(name) != path)
         raise UserError(
-            f"{images} has splits with classes below them, and {other.name} beside them:"
+            f"{images} has splits with classes below them, and {other.name} next to them:"
             f" move {other}, or give --images one of the folders"
         )
     return found
 
 
-def from_csv(path: Path, images: Path) -> list[Labelled]:
+def from_csv(path: Path, images: Path) -> list[Labeled]:
     """The rows of a CSV file with the columns image and labels.
 
     Raises:
-      UserError: not UTF-8, a column, a name or pictures are missing, or a label is malformed.
+      UserError: not UTF-8, a column, a name or images are missing, or a label is malformed.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -103,7 +103,7 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
             if None in row:
                 raise UserError(f"{where}: more cells than columns; labels are joined by ;")
             labels = dict(_labels(row["labels"] or "", where))
-            rows.append(_labelled(row["image"] or "", labels, where))
+            rows.append(_labeled(row["image"] or "", labels, where))
     except csv.Error as error:  # a quotation mark that is not closed, say
         raise UserError(f"{path}: after line {reader.line_num}: {error}") from None
     missing = [row.image for row in rows if not (images / row.image).is_file()]
@@ -117,14 +117,14 @@ def from_csv(path: Path, images: Path) -> list[Labelled]:
     return rows
 
 
-def _labelled(image: str, confidences: dict[str, float], where: str) -> Labelled:
+def _labeled(image: str, confidences: dict[str, float], where: str) -> Labeled:
     try:
         format_row(Row(image, (), ())).encode()
     except ListError as error:
         raise UserError(f"{where}: {error}") from None
     except UnicodeEncodeError:
         raise UserError(f"{where}: the image name {image!a} is not UTF-8") from None
-    return Labelled(image, confidences)
+    return Labeled(image, confidences)
 
 
 def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:
@@ -135,7 +135,7 @@ def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:
         yield match["name"].strip(), float(match["confidence"] or 1.0)
 
 
-def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = False) -> list[str]:
+def write(output: Path, parts: Mapping[str, list[Labeled]], replace: bool = False) -> list[str]:
     """Writes the lists and the dictionary; the class names by index.
 
     Raises:
@@ -160,7 +160,7 @@ def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = Fal
         path = output / name
         if not replace and path.exists() and path.read_bytes() != text.encode():
             raise UserError(
-                f"{path} was made of other pictures, labels or options; nothing is written:"
+                f"{path} was made of other images, labels or options; nothing is written:"
                 " give another --output, or --replace"
             )
     for name, text in files.items():
@@ -171,7 +171,7 @@ def write(output: Path, parts: Mapping[str, list[Labelled]], replace: bool = Fal
 @command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--csv", type=Path, help="labels; without it, subfolders are the classes")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--val_share", type=float, default=0.1, help="share of validation images")
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str, list[Labelled]]:
+def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str, list[Labeled]]:
     images, shares = arguments.images, (arguments.val_share, arguments.test_share)
     if arguments.csv:
         return split(from_csv(arguments.csv, images), *shares, arguments.seed)
@@ -210,9 +210,7 @@ def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str
     }
 
 
-def report(
-    names: list[str], parts: Mapping[str, list[Labelled]], passed_over: Counter[str]
-) -> None:
+def report(names: list[str], parts: Mapping[str, list[Labeled]], passed_over: Counter[str]) -> None:
     """Prints the images of each class and split as a table, and what may surprise."""
     counts = {
         part: Counter(name for row in rows for name in positives(row))
@@ -220,7 +218,7 @@ def report(
     }
     if passed_over:
         kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(8))
-        print(f"passed over as no pictures: {passed_over.total()} files and folders ({kinds})")
+        print(f"passed over as no images: {passed_over.total()} files and folders ({kinds})")
     for name in (name for name in names if not counts["train"][name]):
         print(f"class {name} has no image to train on")
     for part in (part for part in SPLITS if not parts[part]):

@@ -26,7 +26,7 @@ PANELS = {
     ("val", "top_1"): "held-out top-1",
     ("val", "top_5"): "held-out top-5",
 }
-COLOURS = {"train": "tab:blue", "val": "tab:orange"}
+COLORS = {"train": "tab:blue", "val": "tab:orange"}
 FEW_POINTS = 40  # up to here each point is marked
 Curve = tuple[list[int], list[float]]
 Curves = dict[str, dict[str, Curve]]
@@ -73,7 +73,7 @@ def plot(curves: Curves, output: Path) -> list[str]:
     for axis, ((kind, name), title) in zip(axes, shown.items(), strict=True):
         steps, values = curves[kind][name]
         marker = "o" if len(steps) < FEW_POINTS else None
-        axis.plot(steps, values, marker=marker, markersize=3, color=COLOURS[kind])
+        axis.plot(steps, values, marker=marker, markersize=3, color=COLORS[kind])
         axis.set(title=title, xlabel="step")
         told.append(f"{title}: {values[-1]:.4g} at step {steps[-1]}")
     write_figure(output, figure)

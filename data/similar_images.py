@@ -1,8 +1,8 @@
-"""Writes a page of pictures with their nearest neighbours among features.
+"""Writes a page of images with their nearest neighbors among features.
 
     python data/similar_images.py --features features.npz --output similar.html
 
-Features come from extract_feature.py; pictures are found by the names in it.
+Features come from extract_feature.py; images are found by the names in it.
 """
 
 import argparse
@@ -30,14 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     queries = read_table(options.queries) if options.queries else table
     rows = _query_rows(queries, options)
     # A query out of the table finds itself first: one more, so that it can be left out.
-    found, cosines = nearest(table, queries.values[rows], options.neighbours + 1)
+    found, cosines = nearest(table, queries.values[rows], options.neighbors + 1)
     sections = [
-        _section(table, queries.names[row], *pair, options.neighbours)
+        _section(table, queries.names[row], *pair, options.neighbors)
         for row, *pair in zip(rows, found, cosines, strict=True)
     ]
-    page = html_report.page("Similar pictures", sections)
+    page = html_report.page("Similar images", sections)
     atomic_write(options.output, page.encode("utf-8", "replace"))
-    print(f"{len(sections)} pictures with their neighbours among {len(table.names)}: ", end="")
+    print(f"{len(sections)} images with their neighbors among {len(table.names)}: ", end="")
     print(options.output)
     return 0
 
@@ -46,16 +46,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--features", required=True, help="what is searched: .npz, .npy, .txt or .parquet")
-    add("--queries", help="features to look for; without it, pictures of --features")
-    add("--names", nargs="*", help="pictures to look for; default: some, spread evenly")
+    add("--queries", help="features to look for; without it, images of --features")
+    add("--names", nargs="*", help="images to look for; default: some, spread evenly")
     add("--count", type=int, default=20, help="how many, without --names (default 20)")
-    add("--neighbours", type=int, default=7, help="shown for each picture (default 7)")
+    add("--neighbors", "--neighbours", type=int, default=7, help="shown for each image (default 7)")
     add("--output", default="similar.html", help="page to write (default similar.html)")
     return parser.parse_args(argv)
 
 
 def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
-    """Rows of the table of queries; a picture that was unreadable is not looked for."""
+    """Rows of the table of queries; an image that was unreadable is not looked for."""
     names = table.names
     if not options.names:
         step = max(1, len(names) // max(1, options.count))
@@ -71,7 +71,7 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
 def _section(
     table: Table, name: str, rows: np.ndarray, cosines: np.ndarray, count: int
 ) -> tuple[str, str]:
-    """Heading and pictures of one query: itself, then its neighbours with their cosines."""
+    """Heading and images of one query: itself, then its neighbors with their cosines."""
     pairs = [(table.names[row], cosine) for row, cosine in zip(rows, cosines, strict=True)]
     others = [pair for pair in pairs if pair[0] != name and np.isfinite(pair[1])][:count]
     figures = [html_report.figure(_thumbnail(name), "looked for", THUMBNAIL_SIDE)]
@@ -83,13 +83,13 @@ def _section(
 
 
 def _thumbnail(name: str) -> str:
-    """A picture as a data address; empty where it cannot be read (a record, a moved file)."""
+    """An image as a data address; empty where it cannot be read (a record, a moved file)."""
     try:
         image = decode(Path(name).read_bytes())
     except (ImageError, OSError):
         return ""
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return html_report.picture_address(image)
+    return html_report.image_address(image)
 
 
 if __name__ == "__main__":

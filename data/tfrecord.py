@@ -1,4 +1,4 @@
-"""Converts image lists and pictures to TFRecord shards; resumable; also verifies them.
+"""Converts image lists and images to TFRecord shards; resumable; also verifies them.
 
     python data/tfrecord.py --indexs list.txt --images images/ --tfrecords records/
 
@@ -64,10 +64,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-sidx", "--start_index", type=int, default=0, help="number of the first shard")
     add("--kind", choices=KINDS, help="of label (sparse)")
     add("--shard_size", type=int, default=SHARD_SIZE, help="rows of a shard (%(default)s)")
-    add("--short_side", type=int, help="shrink pictures to this short side, in pixels")
+    add("--short_side", type=int, help="shrink images to this short side, in pixels")
     add("--quality", type=int, default=JPEG_QUALITY, help="of JPEGs encoded here (%(default)s)")
-    add("--exif", choices=("apply", "keep"), default="apply", help="turn pictures upright, or not")
-    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger pictures are refused")
+    add("--exif", choices=("apply", "keep"), default="apply", help="turn images upright, or not")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused")
     add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="of memory to decode one")
     add("--retry_bad", action="store_true", help="make shards with bad rows again")
     add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")

@@ -4,7 +4,7 @@
 #   ./example/annotations.sh
 #   PREDICTIONS=out/label_pred.txt ./example/annotations.sh   # and co-occurrence, see below
 #
-# PREDICTIONS is what image_classification.py wrote for pictures of this list with a model of other
+# PREDICTIONS is what image_classification.py wrote for images of this list with a model of other
 # tags (the paper: 1,134 of Open Images), with --top_k_pred high enough for all tags above
 # 0.95; PREDICTION_DICTIONARY are the classes of that model. A tag that is seen in over half of a
 # class's images is added to all of them, unless the hierarchy joins the two.

@@ -7,8 +7,8 @@
 # Machines without MPI share a list by --part 0/8, 1/8 and so on; put their folders into one then,
 # and run once without --part. Each rank asks hosts for itself: --host_limit counts for each.
 #
-# Expect: ./data/train/*.tfrecords with pictures of short side 256 (about 25 kB each), manifest.json
-# with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no picture files.
+# Expect: ./data/train/*.tfrecords with images of short side 256 (about 25 kB each), manifest.json
+# with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no image files.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

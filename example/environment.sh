@@ -6,7 +6,7 @@
 #   prepare_environment demo test     # extras of setup.py; TensorFlow's wheel is chosen here
 #
 # What is installed is remembered per extra and per content of setup.py, so that a second start
-# installs nothing, and an interrupted one goes on where it stopped.
+# installs nothing, and an interrupted one continues where it stopped.
 #
 # PYTHON=/path/to/python3.x  the interpreter that makes .venv (default: the first suitable on PATH)
 # TENSORFLOW=cpu|gpu         the wheel (default: that of .venv; in a new one, gpu when nvidia-smi

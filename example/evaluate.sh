@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures a checkpoint on held-out pictures and writes a report to read.
+# Measures a checkpoint on held-out images and writes a report to read.
 #
 #   example/evaluate.sh                                  the latest checkpoint of out/pretrain/
 #   example/evaluate.sh --all_checkpoints                every one of them, as a curve
 #   example/evaluate.sh --compare=out/other/             set against another one
-#   example/evaluate.sh pictures/val_list.txt            an image list in place of records
+#   example/evaluate.sh images/val_list.txt            an image list in place of records
 #   example/evaluate.sh --fit_thresholds=thresholds.tsv  a threshold a class, from this split;
 #   example/evaluate.sh --threshold_file=thresholds.tsv  ... applied to another
 #

@@ -2,7 +2,7 @@
 # Hands a checkpoint over to other programs: SavedModel, ONNX and PyTorch weights with a model card.
 #
 #   example/export.sh                                       the finetuned ResNet-101
-#   example/export.sh --export_format=onnx photo.jpg        one format, checked on your pictures
+#   example/export.sh --export_format=onnx photo.jpg        one format, checked on your images
 #   example/export.sh --model_dir=out/checkpoint --label_mode=multi --dictionary=dictionary.txt
 #   example/export.sh --model_dir=out/checkpoint --list     what is in a checkpoint
 #   example/export.sh --import_weights=model.safetensors --result=out/imported/model.ckpt-0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The 2,048 features of pictures, for another program: search, clustering, a small classifier.
+# The 2,048 features of images, for another program: search, clustering, a small classifier.
 #
 #   example/extract_feature.sh holiday/                          files, folders, "globs/*.png"
 #   example/extract_feature.sh --images=list.txt                 a list: a path a row, maybe a label
@@ -8,10 +8,10 @@
 #   LAUNCH="mpirun -n 4 python" example/extract_feature.sh ... shared by 4 processes (or horovodrun)
 #
 # Flags given to this script come last and win. Paths are relative to where the script is called.
-# The same command goes on where a killed one stopped, and ends in the same bytes.
+# The same command continues where a killed one stopped, and ends in the same bytes.
 #
 # Writes features.npz: `features` [N, 2048], `names`, `labels` and `problems` [N], in the order of
-# the input; a picture that cannot be read is a row of not-a-number with its problem. By the suffix
+# the input; an image that cannot be read is a row of not-a-number with its problem. By the suffix
 # of --result: .npz, .npy, .parquet, .tfrecord, or .txt: the released `PATH<TAB>LABEL<TAB>f0 ...`.
 set -euo pipefail
 

@@ -6,9 +6,9 @@
 #
 # SPLIT=val: the validation images.
 #
-# Expect, in ./data/images/train/: 10,706,941 pictures of the list in n04310904/ and so on, a list
+# Expect, in ./data/images/train/: 10,706,941 images of the list in n04310904/ and so on, a list
 # of those that were found, im_list_imagenet.txt, missing.txt and duplicates.txt. About 1.2 TB are
-# read once. The same command again goes on where it stopped.
+# read once. The same command again continues where it stopped.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -4,7 +4,7 @@
 #
 #   example/finetune_imagenet_224_299.sh --pretrain_ckpt=checkpoints/ckpt-resnet101-mlimages
 #
-# Killed anywhere, the same command goes on: a phase that is done ends at once, the other resumes.
+# Killed anywhere, the same command continues: a phase that is done ends at once, the other resumes.
 # The paper does not say where it switches; ours is after the second decay of the rate.
 #
 # STEPS_224=300000   step at which the network's input grows

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From one's own pictures to a finetuned network and its report, in one command.
+# From one's own images to a finetuned network and its report, in one command.
 #
-#   example/finetune_own_data.sh --images pictures/                    # a subfolder a class
-#   example/finetune_own_data.sh --images pictures/ --csv labels.csv   # image,labels (a;b;c)
+#   example/finetune_own_data.sh --images images/                    # a subfolder a class
+#   example/finetune_own_data.sh --images images/ --csv labels.csv   # image,labels (a;b;c)
 #   ... -- --lr=0.01 --max_iter=2000      # after --, flags of finetune.py
 #
 # OUTPUT=out/own      where everything goes; the same command again resumes
@@ -41,7 +41,7 @@ shift || true
 python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists"
 classes="$(wc -l < "$OUTPUT/lists/dictionary.txt")"
 parts=(train)
-for part in val test; do # of very few pictures, there may be none for them
+for part in val test; do # of very few images, there may be none for them
   [[ ! -s "$OUTPUT/lists/${part}_list.txt" ]] || parts+=("$part")
 done
 for part in "${parts[@]}"; do
@@ -73,7 +73,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --max_to_keep=3 \
   "$@"
 if [[ " ${parts[*]} " != *" test "* ]]; then
-  echo "no report: no picture is held out for the test; the network is in $model"
+  echo "no report: no image is held out for the test; the network is in $model"
   exit
 fi
 # shellcheck disable=SC2086 # LAUNCH is several words

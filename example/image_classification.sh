@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The best of 1,000 ImageNet classes for pictures, with a finetuned checkpoint.
+# The best of 1,000 ImageNet classes for images, with a finetuned checkpoint.
 #
 #   example/image_classification.sh photo.jpg holiday/          files, folders, "globs/*.png"
 #   example/image_classification.sh --images=list.txt           a list: a path a row, maybe a label

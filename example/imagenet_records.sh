@@ -4,10 +4,10 @@
 #   IMAGENET=/data/ilsvrc2012 ./example/imagenet_records.sh   # train/n01440764/ and on, and val/
 #
 # Classes are numbered by the order of their synsets, as in data/imagenet2012_dictionary.txt. The
-# validation archive has its pictures in one folder: sort them into synsets first.
+# validation archive has its images in one folder: sort them into synsets first.
 #
 # Expect: ./data/ilsvrc2012/train/ and val/ with 1,281,167 and 50,000 records of one label. The same
-# command again goes on where it stopped.
+# command again continues where it stopped.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

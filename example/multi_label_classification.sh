@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# All that is in a picture: every one of the 11,166 classes of ML-Images on its own (sigmoid), with
+# All that is in an image: every one of the 11,166 classes of ML-Images on its own (sigmoid), with
 # a checkpoint from pretraining.
 #
 #   example/multi_label_classification.sh photo.jpg holiday/    see image_classification.sh for more
 #   example/multi_label_classification.sh --show_labels=path ... thing > animal > ... > tabby
-#   example/multi_label_classification.sh --show_labels=all ...  "animal" beside "tabby" as well
+#   example/multi_label_classification.sh --show_labels=all ...  "animal" next to "tabby" as well
 #   example/multi_label_classification.sh --threshold_file=thresholds.tsv ...  a threshold a class,
 #       as example/evaluate.sh --fit_thresholds=thresholds.tsv finds them
 #
 # Flags given to this script come last and win. Paths are relative to where the script is called.
 # The dictionary is the one of the released data set; it holds the hierarchy too.
 #
-# Writes label_pred.txt and a page to look at: for each picture, the classes above the threshold
+# Writes label_pred.txt and a page to look at: for each image, the classes above the threshold
 # that have no class below them above it, best first.
 set -euo pipefail
 

@@ -7,7 +7,7 @@
 #   OUT=/tmp/try ./example/quickstart.sh        ... into another folder
 #   ./example/quickstart.sh --max_iter=200      options go to train.py
 #
-# Everything here is an ordinary script with ordinary flags. A second start goes on where the first
+# Everything here is an ordinary script with ordinary flags. A second start continues where the first
 # one stopped, or finds everything done.
 #
 # Expected: a held-out mAP of at least 0.95 over all 14 classes (writers that training never saw).
@@ -35,7 +35,7 @@ for part in train val; do
 done
 
 step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels"
-# Digits must not be mirrored or turned by much, and have no colours. Batch norm's momentum of 0.997
+# Digits must not be mirrored or turned by much, and have no colors. Batch norm's momentum of 0.997
 # is for long runs. Without the warm-up the first steps can spoil the weights for good. Small
 # batches learn better here: in large ones every class is always positive.
 python "$PROJECT_ROOT/train.py" \
@@ -52,7 +52,7 @@ python "$PROJECT_ROOT/train.py" \
   --flip_probability=0 \
   --rotate_probability=0.5 \
   --rotate_degrees=10 \
-  --colour_probability=0 \
+  --color_probability=0 \
   --brightness=0 \
   --hue=0 \
   --saturation_min=1 \
@@ -92,7 +92,7 @@ cat << TABLE
 
   $OUT/digits/             images, lists and the dictionary with the hierarchy
   $OUT/train/, val/        TFRecords with sparse labels
-  $OUT/checkpoint/         checkpoints in the released format; flags and versions beside
+  $OUT/checkpoint/         checkpoints in the released format; flags and versions next to
   $OUT/curves.png          $(grep mAP <<< "$curves")
   $OUT/predictions.png     contact sheet of held-out images
   $OUT/label_pred.txt      labels of all held-out images, in the released format
@@ -102,6 +102,6 @@ cat << TABLE
 What to run next:
 
   $shown/export.sh --help               SavedModel, ONNX, PyTorch
-  $shown/finetune_own_data.sh --help    your own pictures, from a folder or a CSV
+  $shown/finetune_own_data.sh --help    your own images, from a folder or a CSV
   $shown/train.sh --help                the paper's recipe; how to get ML-Images: README.md
 TABLE

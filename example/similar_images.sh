@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Pictures that look alike: a page of pictures with their nearest neighbours among the features.
+# Images that look alike: a page of images with their nearest neighbors among the features.
 #
-#   example/similar_images.sh holiday/                          neighbours of 20 of its pictures
+#   example/similar_images.sh holiday/                          neighbors of 20 of its images
 #   example/similar_images.sh --layer=stage2 holiday/           by another layer's features
 #   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/   ... of one that is not in it
 #
 # Flags go to extract_feature.py, as --name=value, and win. Paths are relative to where the script
 # is called. Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are often the same
-# picture twice.
+# image twice.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -39,6 +39,6 @@ fi
 python "$PROJECT_ROOT/data/similar_images.py" \
   --features "$OUT/features.npz" \
   "${queries[@]}" \
-  --neighbours 7 \
+  --neighbors 7 \
   --count 20 \
   --output "$OUT/similar.html"

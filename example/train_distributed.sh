@@ -14,12 +14,12 @@
 # CONTROLLER=gloo  what the processes find each other with: gloo, or mpi (by mpirun_train.sh,
 #                  because horovodrun 0.28 does not know the options of Open MPI 5)
 # NIC=             network interfaces between the machines, comma-separated (default: found out)
-# DISCOVERY=       script that prints machine:processes lines, asked every second: the job goes on
+# DISCOVERY=       script that prints machine:processes lines, asked every second: the job continues
 #                  with those who are there, MIN_NP (1) to MAX_NP of them; it needs --global_batch
 #
 # Expect: the lines of a single process, of rank 0. A worker that dies is named (Process 3 exit with
-# status code 137) and ends the job within seconds; an elastic job goes on without it. SIGTERM and
-# Ctrl-C save a checkpoint first (exit code 143 and 130); the same command goes on from it.
+# status code 137) and ends the job within seconds; an elastic job continues without it. SIGTERM and
+# Ctrl-C save a checkpoint first (exit code 143 and 130); the same command continues from it.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -22,8 +22,8 @@ class Moments(NamedTuple):
     variance: tf.Tensor
 
 
-class Normalised(NamedTuple):
-    """y is like x; `moments` are those of the batch that it was normalised by."""
+class Normalized(NamedTuple):
+    """y is like x; `moments` are those of the batch that it was normalized by."""
 
     y: tf.Tensor
     moments: Moments
@@ -38,7 +38,7 @@ def by_moments(
     epsilon: float,
     data_format: str = "NHWC",
 ) -> tf.Tensor:
-    """Normalises by moments that do not depend on x: inference, and training with frozen norms."""
+    """Normalizes by moments that do not depend on x: inference, and training with frozen norms."""
     if _in_parts(x, data_format):
         return parts.affine_relu(x, *parts.affine(gamma, beta, mean, variance, epsilon))
     y, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -61,8 +61,8 @@ def by_batch(
     epsilon: float,
     data_format: str = "NHWC",
     known: Moments | None = None,
-) -> Normalised:
-    """Normalises by the moments of x itself. The moments returned have no gradient.
+) -> Normalized:
+    """Normalizes by the moments of x itself. The moments returned have no gradient.
 
     `known` are these moments where they have been computed already; the fused operation computes
     them anyway.
@@ -79,7 +79,7 @@ def by_batch(
         data_format=data_format,
         is_training=True,
     )
-    return Normalised(tf.nn.relu(y), Moments(mean, variance))
+    return Normalized(tf.nn.relu(y), Moments(mean, variance))
 
 
 def by_all_batches(
@@ -90,8 +90,8 @@ def by_all_batches(
     reduce_moments: ReduceMoments,
     workers: int,
     data_format: str = "NHWC",
-) -> Normalised:
-    """Normalises by the moments of the batches of all workers, which must be of one size.
+) -> Normalized:
+    """Normalizes by the moments of the batches of all workers, which must be of one size.
 
     `reduce_moments` averages tensors over the workers, differentiably.
     """
@@ -112,7 +112,7 @@ def by_all_batches(
         exact = exact * tf.reshape(scale, shape) + tf.reshape(offset, shape)
         y = tf.nn.relu(tf.cast(exact, x.dtype))
     count = parts.value_count(x, gamma.shape[0]) * workers
-    return Normalised(y, Moments(mean, variance * _correction(count)))
+    return Normalized(y, Moments(mean, variance * _correction(count)))
 
 
 def _in_parts(x: tf.Tensor, data_format: str) -> bool:
@@ -123,14 +123,14 @@ def _in_parts(x: tf.Tensor, data_format: str) -> bool:
 
 def _by_batch_in_parts(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
-) -> Normalised:
+) -> Normalized:
     correction = _correction(parts.value_count(x, gamma.shape[0]))
     if known is None:
         mean, variance = parts.moments(tf.stop_gradient(x))
         known = Moments(mean, variance * correction)
     else:
         mean, variance = known.mean, known.variance / correction
-    return Normalised(parts.normalise_relu(x, gamma, beta, mean, variance, epsilon), known)
+    return Normalized(parts.normalize_relu(x, gamma, beta, mean, variance, epsilon), known)
 
 
 def _moments(x: tf.Tensor, data_format: str) -> tuple[tf.Tensor, tf.Tensor]:

@@ -38,7 +38,7 @@ def affine_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     return _affine_relu(tuple(x.shape))(x, scale, offset)
 
 
-def normalise_relu(
+def normalize_relu(
     x: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -50,7 +50,7 @@ def normalise_relu(
 
     The gradient of x has the share that goes through the moments; these have none themselves.
     """
-    return _normalise_relu(tuple(x.shape), epsilon)(x, gamma, beta, mean, variance)
+    return _normalize_relu(tuple(x.shape), epsilon)(x, gamma, beta, mean, variance)
 
 
 @functools.lru_cache
@@ -81,7 +81,7 @@ def _affine_relu(shape: Shape) -> Callable[..., tf.Tensor]:
 
 
 @functools.lru_cache
-def _normalise_relu(shape: Shape, epsilon: float) -> Callable[..., tf.Tensor]:
+def _normalize_relu(shape: Shape, epsilon: float) -> Callable[..., tf.Tensor]:
     @_traced(shape, channel_inputs=4)
     @tf.custom_gradient
     def run(

@@ -213,7 +213,7 @@ def sigmoid_loss(
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             entry = tf.where(known, (1.0 - labels) - scale * tf.sigmoid(-listed), 0.0)
-            with tf.control_dependencies([value]):  # not beside it: one dense tensor less
+            with tf.control_dependencies([value]):  # not next to it: one dense tensor less
                 dense = tf.sigmoid(x) * (upstream * weights)
             return tf.tensor_scatter_nd_update(dense, where, entry * entry_weights * upstream)
 

@@ -2,7 +2,7 @@
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost". Unlike `tf.recompute_grad`
 this may keep the input in fewer bits, and hands the moments of batch norm on to the second run,
-which takes them on CPUs; the fused operation of GPUs and synchronised batch norm find them again.
+which takes them on CPUs; the fused operation of GPUs and synchronized batch norm find them again.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from models.batch_norm import Moments
 
-# Batch norm name -> what it was normalised by. A batch norm enters its own; one that finds its own
+# Batch norm name -> what it was normalized by. A batch norm enters its own; one that finds its own
 # there, from a first run, need not compute them again.
 BatchMoments = dict[str, Moments]
 Run = Callable[[tf.Tensor, BatchMoments], tf.Tensor]
@@ -51,7 +51,7 @@ def _not_before(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """x, but not before dy is there: else all would be computed, and kept, early."""
     if tf.config.optimizer.get_jit():  # XLA knows no order but that of the data
         first = tf.reshape(dy, [-1])[0]
-        # Always 0, which no optimiser knows: as in tf.recompute_grad. Not run on a GPU here.
+        # Always 0, which no optimizer knows: as in tf.recompute_grad. Not run on a GPU here.
         zero = tf.where(tf.cast(first, tf.bool) == tf.cast(first, tf.bool), 0.0, float("nan"))
         return x + tf.cast(zero, x.dtype)
     # An operation of its own: to depend on a call of a function is to depend on its side effects.

@@ -65,7 +65,7 @@ class ResNet(tf.Module):
 
     Images are float [B, H, W, 3] in [-1, 1] whatever `data_format` is (the network transposes).
     Variables, statistics, features and logits are float32 whatever `compute_dtype` is.
-    `training=True` normalises by the batch and updates the moving statistics.
+    `training=True` normalizes by the batch and updates the moving statistics.
 
     Args:
       resnet_size: a key of `BLOCKS`.
@@ -76,11 +76,11 @@ class ResNet(tf.Module):
       compute_dtype: type of convolutions and activations. A processor that is slower in it than
         in float32 computes in float32 and keeps in this type what the backward pass needs.
       seed: of the initial values; None for zeros, which are quicker, where a checkpoint follows.
-      freeze_batch_norm: training, too, normalises by the moving statistics and leaves them.
+      freeze_batch_norm: training, too, normalizes by the moving statistics and leaves them.
       recompute: keep only the input of each block for the backward pass and run the block again
         there: half the memory, a quarter more time (models/recompute.py).
       reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
-        synchronised. None: each worker normalises by its own batch.
+        synchronized. None: each worker normalizes by its own batch.
       moment_workers: over how many workers `reduce_moments` averages.
 
     Raises UserError before anything is built.

@@ -48,10 +48,10 @@ class Case(NamedTuple):
 
 CASES = {
     "pretraining": Case(),
-    "pretraining_synchronised": Case(batch_norm="synchronised"),
-    "pretraining_synchronised_recomputed": Case(batch_norm="synchronised", recompute=True),
+    "pretraining_synchronized": Case(batch_norm="synchronized"),
+    "pretraining_synchronized_recomputed": Case(batch_norm="synchronized", recompute=True),
     "finetuning": Case("softmax"),
-    "finetuning_synchronised": Case("softmax", "synchronised"),
+    "finetuning_synchronized": Case("softmax", "synchronized"),
     "accumulated": Case(micro_batch=1),
     "uneven": Case(micro_batch=4),
     "one_group": Case(workers=WorkerOptions(deterministic=True)),
@@ -107,7 +107,7 @@ def train(case: Case, job: Workers) -> dict[str, np.ndarray]:
         batch_norm_epsilon=EPSILON,
         freeze_batch_norm=case.batch_norm == "frozen",
         recompute=case.recompute,
-        reduce_moments=job.average if case.batch_norm == "synchronised" else None,
+        reduce_moments=job.average if case.batch_norm == "synchronized" else None,
         moment_workers=job.size,
         seed=job.rank,  # what rank 0 has is broadcast
     )

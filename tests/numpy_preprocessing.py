@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 
 def crops(path: str | Path, image_size: int = 224, ten: bool = False) -> np.ndarray:
-    """[K, S, S, 3] in [-1, 1] of a picture file."""
-    with Image.open(path) as picture:
-        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), np.float64)
+    """[K, S, S, 3] in [-1, 1] of an image file."""
+    with Image.open(path) as image:
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float64)
     height, width = pixels.shape[:2]
     short = image_size * 256 // 224
     scale = short / min(height, width)
@@ -29,7 +29,7 @@ def crops(path: str | Path, image_size: int = 224, ten: bool = False) -> np.ndar
 
 
 def bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """`x` resized along an axis: two neighbours of each half-pixel centre, no antialiasing."""
+    """`x` resized along an axis: two neighbors of each half-pixel center, no antialiasing."""
     at = (np.arange(size) + 0.5) * x.shape[axis] / size - 0.5
     lower = np.floor(at).astype(int)
     weight = (at - lower).reshape([-1 if a == axis else 1 for a in range(x.ndim)])

@@ -1,6 +1,6 @@
 """A local web server with every bad habit that a list of old URLs meets.
 
-`/KIND/N.jpg` answers as `_Handler.KIND` does; N makes the picture a different one.
+`/KIND/N.jpg` answers as `_Handler.KIND` does; N makes the image a different one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _photograph(width: int = 120, height: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def picture(number: int) -> bytes:
+def make_image(number: int) -> bytes:
     """A JPEG that differs from that of another number in a comment only."""
     comment = b"number %08d" % number
     data = _photograph()
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def ok(self) -> None:
-        self.answer(picture(self.number))
+        self.answer(make_image(self.number))
 
     def gone(self) -> None:
         self.answer(b"gone", 404)
@@ -164,21 +164,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(placeholder())
 
     def mirrored(self) -> None:
-        self.answer(picture(12345678))  # one body under many URLs, known to no list
+        self.answer(make_image(12345678))  # one body under many URLs, known to no list
 
     def empty(self) -> None:
         self.answer(b"")
 
     def truncated(self) -> None:
         self.close_connection = True
-        body = picture(self.number)
+        body = make_image(self.number)
         self.answer(body[: len(body) // 2], Content_Length=len(body))
 
     def truncated_once(self) -> None:
         self.ok() if self.asked_before else self.truncated()
 
     def truncated_silently(self) -> None:
-        body = picture(self.number)
+        body = make_image(self.number)
         self.answer(body[: len(body) // 2])
 
     def reset(self) -> None:
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(b"", 302, Location=self.path)
 
     def zipped(self) -> None:
-        self.answer(gzip.compress(picture(self.number)), Content_Encoding="gzip")
+        self.answer(gzip.compress(make_image(self.number)), Content_Encoding="gzip")
 
     def moved(self) -> None:
         self.answer(b"moved", 301, Location=f"/ok/{self.number}.jpg")
@@ -215,10 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(b"", 302, Location=f"/ok/caf\xc3\xa9/{self.number}.jpg")
 
     def opted_out(self) -> None:
-        self.answer(picture(self.number), X_Robots_Tag="otherbot: noindex, NoAI")
+        self.answer(make_image(self.number), X_Robots_Tag="otherbot: noindex, NoAI")
 
     def opted_out_for_all(self) -> None:
-        self.answer(picture(self.number), X_Robots_Tag="max-snippet: 5, NoAI")
+        self.answer(make_image(self.number), X_Robots_Tag="max-snippet: 5, NoAI")
 
     def to_file(self) -> None:
         self.answer(b"", 302, Location="file:///etc/passwd")

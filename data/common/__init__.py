@@ -1,1 +1,1 @@
-"""What the other packages of data/ share: pictures, pages, processes, progress."""
+"""What the other packages of data/ share: images, pages, processes, progress."""

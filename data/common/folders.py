@@ -1,4 +1,4 @@
-"""Folders of pictures as people and their systems leave them: links, hidden and system files."""
+"""Folders of images as people and their systems leave them: links, hidden and system files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.common.images import PICTURE_SUFFIXES
+from data.common.images import IMAGE_SUFFIXES
 
 _SYSTEM = {  # of macOS, Windows, Linux, and the stores of Synology and QNAP; hidden ones besides
     *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "recycler", "lost+found"),
@@ -15,13 +15,13 @@ _SYSTEM = {  # of macOS, Windows, Linux, and the stores of Synology and QNAP; hi
 }
 
 
-def pictures_below(folder: str | os.PathLike, passed_over: Counter[str]) -> Iterator[str]:
-    """Paths of the pictures below a folder, each folder's entries in order of name.
+def images_below(folder: str | os.PathLike, passed_over: Counter[str]) -> Iterator[str]:
+    """Paths of the images below a folder, each folder's entries in order of name.
 
     Links are followed, but not to a folder that is being walked.
 
     Args:
-      passed_over: counts what is no picture by its name, by suffix, and what systems leave
+      passed_over: counts what is no image by its name, by suffix, and what systems leave
         (`.ipynb_checkpoints`, `__MACOSX`, ...), by name.
     """
     return _walk(os.fspath(folder), passed_over, (os.path.realpath(folder),))
@@ -40,7 +40,7 @@ def subfolders(folder: Path, passed_over: Counter[str]) -> list[Path]:
         if path.is_dir():
             found.append(path)
         else:
-            passed_over["files beside the folders"] += 1
+            passed_over["files next to the folders"] += 1
     return found
 
 
@@ -55,7 +55,7 @@ def _walk(folder: str, passed_over: Counter[str], above: tuple[str, ...]) -> Ite
                 passed_over["links to a folder above them"] += 1
             else:
                 yield from _walk(path, passed_over, (*above, real))
-        elif not name.lower().endswith(PICTURE_SUFFIXES):
+        elif not name.lower().endswith(IMAGE_SUFFIXES):
             passed_over[os.path.splitext(name)[1].lower() or name] += 1
         elif not os.path.exists(path):
             passed_over["links to nothing"] += 1

@@ -1,4 +1,4 @@
-"""Pictures and pages written for people: plots, contact sheets, HTML."""
+"""Images and pages written for people: plots, contact sheets, HTML."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PAGE = """<!doctype html>
 
 
 class Tile(NamedTuple):
-    """One picture of a contact sheet; `good` colours its caption: right, wrong, or neither."""
+    """One image of a contact sheet; `good` colors its caption: right, wrong, or neither."""
 
     image: Image.Image
     caption: str
@@ -85,13 +85,13 @@ def write_figure(path: str | os.PathLike, figure: Figure) -> None:
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
-    """All tiles in a grid, each picture fitted into side x side pixels above its caption.
+    """All tiles in a grid, each image fitted into side x side pixels above its caption.
 
     Raises:
         UserError: there is no tile.
     """
     if not tiles:
-        raise UserError("a contact sheet needs at least one picture")
+        raise UserError("a contact sheet needs at least one image")
     font = ImageFont.load_default(CAPTION_SIZE)
     lines = max(tile.caption.count("\n") + 1 for tile in tiles)
     line_height = round(CAPTION_SIZE * 1.3)
@@ -105,22 +105,22 @@ def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image
         row, column = divmod(index, columns)
         x, y = SHEET_MARGIN + column * cell_width, SHEET_MARGIN + row * cell_height
         sheet.paste(_fitted(tile.image, side), (x, y))
-        colour = INK if tile.good is None else GOOD if tile.good else BAD
+        color = INK if tile.good is None else GOOD if tile.good else BAD
         for number, line in enumerate(tile.caption.split("\n")):
             text = _shortened(line, font, side)
-            draw.text((x, y + side + 2 + number * line_height), text, fill=colour, font=font)
+            draw.text((x, y + side + 2 + number * line_height), text, fill=color, font=font)
     return sheet
 
 
 def write_image(path: str | os.PathLike, image: Image.Image) -> None:
-    """Writes a picture as PNG."""
+    """Writes an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     atomic_write(path, buffer.getvalue())
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """The picture on a square of paper, as large as fits; small ones keep their hard pixels."""
+    """The image on a square of paper, as large as fits; small ones keep their hard pixels."""
     scale = side / max(image.size)
     size = tuple(max(1, round(length * scale)) for length in image.size)
     method = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
@@ -153,18 +153,18 @@ def _cell(value: object) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-def picture_address(image: Image.Image) -> str:
-    """The picture itself as an address, so that a page needs no other files."""
+def image_address(image: Image.Image) -> str:
+    """The image itself as an address, so that a page needs no other files."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def figure(source: str, caption: str, width: int | None = None) -> str:
-    """An HTML figure; `source` is the picture's address as seen from the page."""
+    """An HTML figure; `source` is the image's address as seen from the page."""
     size = f' width="{width}"' if width else ""
-    picture = f'<img src="{html.escape(source)}"{size} alt="" loading="lazy">'
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    image = f'<img src="{html.escape(source)}"{size} alt="" loading="lazy">'
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:

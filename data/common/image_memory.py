@@ -1,4 +1,4 @@
-"""What decoding a picture costs in memory, told from its header; and the limits on it.
+"""What decoding an image costs in memory, told from its header; and the limits on it.
 
 The figures are peaks of Pillow 13, measured as in tests/data/common/test_image_memory.py.
 """
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from PIL import ImageFile
 
 MAX_IMAGE_BYTES = 512 << 20
-"""Default limit on what a process allocates to decode pictures."""
+"""Default limit on what a process allocates to decode images."""
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes a pixel; others 4
 _LARGE = 128 << 20  # a fraction of what decoding it takes goes into giving its memory back
@@ -26,61 +26,61 @@ _START_OF_SCAN = b"\xff\xda"
 _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _BITS = 278, 322, 323, 258  # tags of TIFF
 
 
-def decode_cost(picture: ImageFile.ImageFile, copies: int = 1) -> int:
-    """Bytes that Pillow allocates at most for an opened picture, until it is 8-bit RGB pixels.
+def decode_cost(image: ImageFile.ImageFile, copies: int = 1) -> int:
+    """Bytes that Pillow allocates at most for an opened image, until it is 8-bit RGB pixels.
 
     The encoded bytes, whose size has a limit of its own, are not counted.
 
     Args:
-        copies: of the pixels that are made of the decoded picture, at 3 bytes a pixel.
+        copies: of the pixels that are made of the decoded image, at 3 bytes a pixel.
     """
-    pixels = picture.width * picture.height
-    stored = _STORED.get(picture.mode, 4)
-    loading, kept = stored + _work(picture), stored
-    if picture.format == "WEBP":
+    pixels = image.width * image.height
+    stored = _STORED.get(image.mode, 4)
+    loading, kept = stored + _work(image), stored
+    if image.format == "WEBP":
         kept += _WEBP_CANVAS  # for the next frame
-    converted = kept + _conversion(picture)
-    return int(pixels * max(loading, converted, _RESULT + copies * _COPY)) + _strip_bytes(picture)
+    converted = kept + _conversion(image)
+    return int(pixels * max(loading, converted, _RESULT + copies * _COPY)) + _strip_bytes(image)
 
 
-def _work(picture: ImageFile.ImageFile) -> float:
+def _work(image: ImageFile.ImageFile) -> float:
     """Bytes a pixel that the decoder needs besides the pixels."""
-    bands = len(picture.getbands())
-    if picture.format in ("JPEG", "MPO"):
-        return 0 if _is_one_scan(picture) else 2 * bands  # all coefficients, of 16 bits
-    if picture.format == "JPEG2000":
+    bands = len(image.getbands())
+    if image.format in ("JPEG", "MPO"):
+        return 0 if _is_one_scan(image) else 2 * bands  # all coefficients, of 16 bits
+    if image.format == "JPEG2000":
         return _COMPONENT * bands
-    return {"WEBP": _WEBP_CANVAS, "AVIF": _AVIF_FRAMES}.get(picture.format, 0.25)
+    return {"WEBP": _WEBP_CANVAS, "AVIF": _AVIF_FRAMES}.get(image.format, 0.25)
 
 
-def _is_one_scan(picture: ImageFile.ImageFile) -> bool:
+def _is_one_scan(image: ImageFile.ImageFile) -> bool:
     """Whether the first scan of a JPEG, which Pillow has read the header of, has all components."""
-    if picture.info.get("progressive") or picture.fp is None:
+    if image.info.get("progressive") or image.fp is None:
         return False
-    components = len(picture.getbands())
-    end = picture.fp.tell()
-    picture.fp.seek(max(0, end - 8 - 2 * components))
-    return picture.fp.read(8 + 2 * components).startswith(_START_OF_SCAN)
+    components = len(image.getbands())
+    end = image.fp.tell()
+    image.fp.seek(max(0, end - 8 - 2 * components))
+    return image.fp.read(8 + 2 * components).startswith(_START_OF_SCAN)
 
 
-def _conversion(picture: ImageFile.ImageFile) -> int:
+def _conversion(image: ImageFile.ImageFile) -> int:
     """Bytes a pixel of what becomes of the loaded pixels on the way to RGB."""
-    if picture.mode.startswith("I"):
-        return 2 * _STORED.get(picture.mode, 4) + 4
-    if picture.has_transparency_data:
-        return _RESULT if picture.mode == "RGBA" else 4 + _RESULT
-    return 0 if picture.mode == "RGB" else _RESULT
+    if image.mode.startswith("I"):
+        return 2 * _STORED.get(image.mode, 4) + 4
+    if image.has_transparency_data:
+        return _RESULT if image.mode == "RGBA" else 4 + _RESULT
+    return 0 if image.mode == "RGB" else _RESULT
 
 
-def _strip_bytes(picture: ImageFile.ImageFile) -> int:
-    """Of a TIFF: the size of a strip or tile, which may be larger than the picture."""
-    tags = getattr(picture, "tag_v2", None)
-    if picture.format != "TIFF" or tags is None:
+def _strip_bytes(image: ImageFile.ImageFile) -> int:
+    """Of a TIFF: the size of a strip or tile, which may be larger than the image."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
         return 0
     bits = sum(tags.get(_BITS, (1,)))
     if _TILE_WIDTH in tags:
         return tags[_TILE_WIDTH] * tags.get(_TILE_HEIGHT, 1) * bits // 8
-    return picture.width * min(tags.get(_STRIP_ROWS, picture.height), picture.height) * bits // 8
+    return image.width * min(tags.get(_STRIP_ROWS, image.height), image.height) * bits // 8
 
 
 class Budget:

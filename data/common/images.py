@@ -1,7 +1,7 @@
-"""Pictures from untrusted bytes: decoded as a viewer shows them, under limits, and made JPEG.
+"""Images from untrusted bytes: decoded as a viewer shows them, under limits, and made JPEG.
 
 Pillow does the decoding. Everything that its plugins raise on hostile bytes becomes `ImageError`.
-Colour profiles are ignored, as the released code did.
+Color profiles are ignored, as the released code did.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ MAX_PIXELS = 89_478_485
 Pillow refuses twice as many whatever the caller says."""
 
 JPEG_QUALITY = 95
-"""Of pictures that must be encoded again."""
+"""Of images that must be encoded again."""
 
-PICTURE_SUFFIXES = (  # of _FORMATS
+IMAGE_SUFFIXES = (  # of _FORMATS
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-_JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more pictures behind it MPO
+_JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more images behind it MPO
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # pictures are decoded side by side
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded side by side
 
 _Turn = Image.Transpose
-_UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+_UPRIGHT = {  # EXIF orientation -> what makes the image upright
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
     4: _Turn.FLIP_TOP_BOTTOM,
@@ -53,7 +53,7 @@ _ROTATED = {0: 1, 90: 8, 180: 3, 270: 6}  # degrees counter-clockwise -> EXIF or
 
 
 class ImageError(UserError):
-    """Bytes that are not a whole, decodable picture within the limits.
+    """Bytes that are not a whole, decodable image within the limits.
 
     `kind` is one of a few words to count by: empty, not_an_image, truncated, too_large, corrupt.
     """
@@ -83,7 +83,7 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
     """Format and size from the header alone; the rest of the bytes is not looked at.
 
     Raises:
-        ImageError: not a picture of a known format, or over the limits.
+        ImageError: not an image of a known format, or over the limits.
     """
     return _probe(_open(data, max_pixels))
 
@@ -91,7 +91,7 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
 def whole(
     data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Probe:
-    """Checks that the picture is complete: a truncated or undecodable one is refused.
+    """Checks that the image is complete: a truncated or undecodable one is refused.
 
     A JPEG's entropy-coded data are read to the end; only an eighth of the size is reconstructed,
     because the remaining arithmetic cannot fail.
@@ -99,15 +99,15 @@ def whole(
     Raises:
         ImageError: as `probe`, and what decoding finds.
     """
-    picture = _open(data, max_pixels)
-    with _reserved(picture, max_image_bytes):
-        return _check(picture)
+    opened = _open(data, max_pixels)
+    with _reserved(opened, max_image_bytes):
+        return _check(opened)
 
 
 def decode(
     data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Image.Image:
-    """The picture as a viewer shows it, as 8-bit RGB; see `decoded`."""
+    """The image as a viewer shows it, as 8-bit RGB; see `decoded`."""
     with decoded(data, max_pixels, max_image_bytes) as image:
         return image
 
@@ -116,21 +116,21 @@ def decode(
 def decoded(
     data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Iterator[Image.Image]:
-    """The picture as a viewer shows it, as 8-bit RGB.
+    """The image as a viewer shows it, as 8-bit RGB.
 
     The first frame of an animation, upright by its EXIF orientation, transparency over white,
-    16 bits scaled to 8, CMYK and greyscale converted. Its memory, and that of an array of it and of
+    16 bits scaled to 8, CMYK and grayscale converted. Its memory, and that of an array of it and of
     TensorFlow's copy of that, is counted until the block is over.
 
     Raises:
         ImageError: as `whole`.
     """
-    picture = _open(data, max_pixels)
-    with _reserved(picture, max_image_bytes, copies=2):
-        _load(picture)
-        turn = _orientation(picture)  # after loading, which already turns a TIFF
-        image = _rgb(picture)
-        del picture
+    opened = _open(data, max_pixels)
+    with _reserved(opened, max_image_bytes, copies=2):
+        _load(opened)
+        turn = _orientation(opened)  # after loading, which already turns a TIFF
+        image = _rgb(opened)
+        del opened
         yield _upright(image, turn)
 
 
@@ -143,45 +143,45 @@ def to_jpeg(
     max_image_bytes: int = MAX_IMAGE_BYTES,
     rotation: int = 0,
 ) -> Jpeg:
-    """The picture as an RGB JPEG; one that needs nothing is checked and kept byte for byte.
+    """The image as an RGB JPEG; one that needs nothing is checked and kept byte for byte.
 
     Args:
         short_side: shrink so that the shorter side has this many pixels, the longer one in
-            proportion, truncated (antialiased; smaller pictures stay as they are).
+            proportion, truncated (antialiased; smaller images stay as they are).
         quality: of JPEGs that have to be encoded.
-        orientation: `apply` turns the picture upright; `keep` leaves it as stored, and its EXIF
+        orientation: `apply` turns the image upright; `keep` leaves it as stored, and its EXIF
             orientation with it.
-        rotation: degrees (0, 90, 180, 270) counter-clockwise that make the picture upright where
+        rotation: degrees (0, 90, 180, 270) counter-clockwise that make the image upright where
             its own EXIF data do not turn it. (Not of a TIFF, whose are gone when it is loaded.)
 
     Raises:
         ImageError: as `whole`.
     """
-    picture = _open(data, max_pixels)
-    with _reserved(picture, max_image_bytes):
-        return _to_jpeg(data, picture, short_side, quality, orientation, rotation)
+    opened = _open(data, max_pixels)
+    with _reserved(opened, max_image_bytes):
+        return _to_jpeg(data, opened, short_side, quality, orientation, rotation)
 
 
 def _to_jpeg(
     data: bytes,
-    picture: Image.Image,
+    opened: Image.Image,
     short_side: int | None,
     quality: int,
     orientation: str,
     rotation: int,
 ) -> Jpeg:
-    shrunk = _shrunk_size(picture.size, short_side)
-    is_rgb_jpeg = picture.format in _JPEG_FORMATS and picture.mode == "RGB"
-    as_stored = orientation == "keep" or _orientation(picture, rotation) == 1
+    shrunk = _shrunk_size(opened.size, short_side)
+    is_rgb_jpeg = opened.format in _JPEG_FORMATS and opened.mode == "RGB"
+    as_stored = orientation == "keep" or _orientation(opened, rotation) == 1
     if is_rgb_jpeg and shrunk is None and as_stored:
-        found = _check(picture)
+        found = _check(opened)
         return Jpeg(data, found.width, found.height)
     if shrunk is not None:
         # A JPEG decodes at 1/2, 1/4, 1/8 of its size; twice the target keeps the filter's quality.
-        picture.draft(None, (2 * shrunk[0], 2 * shrunk[1]))
-    _load(picture)
-    turn = _orientation(picture, rotation)
-    image = _rgb(picture)
+        opened.draft(None, (2 * shrunk[0], 2 * shrunk[1]))
+    _load(opened)
+    turn = _orientation(opened, rotation)
+    image = _rgb(opened)
     if shrunk is not None:
         image = image.resize(shrunk, Image.Resampling.HAMMING, reducing_gap=2.0)
     if orientation == "apply":
@@ -205,41 +205,41 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are accepted")
     with _refusals("not_an_image"):
-        picture = Image.open(io.BytesIO(without_text(data)), formats=_FORMATS)
-    width, height = picture.size
+        opened = Image.open(io.BytesIO(without_text(data)), formats=_FORMATS)
+    width, height = opened.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width} x {height} is more than {max_pixels} pixels")
-    return picture
+    return opened
 
 
 @contextmanager
-def _reserved(picture: Image.Image, max_image_bytes: int, copies: int = 1) -> Iterator[None]:
-    cost = decode_cost(picture, copies)
+def _reserved(opened: Image.Image, max_image_bytes: int, copies: int = 1) -> Iterator[None]:
+    cost = decode_cost(opened, copies)
     if cost > max_image_bytes:
-        size = f"{picture.width} x {picture.height} pixels, {picture.format}, {picture.mode}"
+        size = f"{opened.width} x {opened.height} pixels, {opened.format}, {opened.mode}"
         message = f"{size}: decoding takes up to {cost} bytes, more than {max_image_bytes}"
         raise ImageError("too_large", message)
     with BUDGET.reserved(cost, max_image_bytes):
         yield
 
 
-def _probe(picture: Image.Image) -> Probe:
-    format_name = "JPEG" if picture.format in _JPEG_FORMATS else picture.format
-    return Probe(format_name, *picture.size)
+def _probe(opened: Image.Image) -> Probe:
+    format_name = "JPEG" if opened.format in _JPEG_FORMATS else opened.format
+    return Probe(format_name, *opened.size)
 
 
-def _check(picture: Image.Image) -> Probe:
-    found = _probe(picture)
-    picture.draft("L", (1, 1))
-    _load(picture)
+def _check(opened: Image.Image) -> Probe:
+    found = _probe(opened)
+    opened.draft("L", (1, 1))
+    _load(opened)
     return found
 
 
-def _load(picture: Image.Image) -> None:
+def _load(opened: Image.Image) -> None:
     with _refusals("corrupt"):
-        picture.load()
+        opened.load()
 
 
 @contextmanager
@@ -253,46 +253,46 @@ def _refusals(kind: str) -> Iterator[None]:
         raise ImageError("too_large", "decoding takes more than --max_image_bytes") from error
     except Exception as error:  # a plugin raises anything at all on hostile bytes
         if isinstance(error, Image.UnidentifiedImageError):
-            raise ImageError("not_an_image", "not a picture of a known format") from error
+            raise ImageError("not_an_image", "not an image of a known format") from error
         message = " ".join(str(error).split()) or type(error).__name__
         raise ImageError("truncated" if "truncated" in message else kind, message) from error
 
 
-def _orientation(picture: Image.Image, rotation: int = 0) -> int:
+def _orientation(opened: Image.Image, rotation: int = 0) -> int:
     """EXIF orientation, 1 to 8; that of `rotation` where there is none or it is broken or 1."""
     try:
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as in `_refusals`; a viewer shows such a picture as stored
+        turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in `_refusals`; a viewer shows such an image as stored
         turn = 1
     if turn in _UPRIGHT:
         return turn
-    return 1 if picture.format == "TIFF" else _ROTATED[rotation]
+    return 1 if opened.format == "TIFF" else _ROTATED[rotation]
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:
     return image if turn == 1 else image.transpose(_UPRIGHT[turn])
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB of a loaded picture of any mode."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode == "F":
+def _rgb(opened: Image.Image) -> Image.Image:
+    """8-bit RGB of a loaded image of any mode."""
+    if opened.mode == "RGB" and "transparency" not in opened.info:
+        return opened
+    if opened.mode == "F":
         raise ImageError("not_an_image", "floating-point pixels have no defined brightness")
     with _refusals("corrupt"):
-        if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-            wide = np.clip(np.asarray(picture), 0, 0xFFFF)
+        if opened.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            wide = np.clip(np.asarray(opened), 0, 0xFFFF)
             return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
-        if picture.has_transparency_data:
-            rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-            white = Image.new("RGB", picture.size, "white")
+        if opened.has_transparency_data:
+            rgba = opened if opened.mode == "RGBA" else opened.convert("RGBA")
+            white = Image.new("RGB", opened.size, "white")
             white.paste(rgba, mask=rgba)
             return white
-        return picture.convert("RGB")
+        return opened.convert("RGB")
 
 
 def _shrunk_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int] | None:
-    """(width, height) with the given short side, or None if the picture is small enough."""
+    """(width, height) with the given short side, or None if the image is small enough."""
     short = min(size)
     if short_side is None or short <= short_side:
         return None

@@ -1,6 +1,6 @@
 """Outputs of a job: found writable, and kept from other jobs, before any work is done.
 
-A lock is `flock` on a file in the output (a folder) or beside it (a file). The kernel releases it
+A lock is `flock` on a file in the output (a folder) or next to it (a file). The kernel releases it
 when the process ends, however it ends; the file's content tells others who holds it.
 """
 

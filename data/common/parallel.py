@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MPI_LAUNCHERS = ("mpirun", "mpiexec")
-_TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbour is waited for
+_TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbor is waited for
 _END_SECONDS = 5.0  # for a worker to clear up after itself
 
 Worker = tuple[BaseProcess, Connection]
@@ -208,7 +208,7 @@ def _death_told() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise UserError("a worker process was killed; run again to go on") from error
+        raise UserError("a worker process was killed; run again to continue") from error
 
 
 def our_part(part: str | None) -> Part:

@@ -10,7 +10,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
-COLOURS = ("#0b57d0", "#b3261e", "#1a7f37", "#9a6700", "#6f42c1", "#24747a", "#8c564b")
+COLORS = ("#0b57d0", "#b3261e", "#1a7f37", "#9a6700", "#6f42c1", "#24747a", "#8c564b")
 TICKS = 5
 MAX_POINTS = 200
 
@@ -44,16 +44,16 @@ def line_plot(
     ]
     parts += _axes(x_range, y_range, x_label, y_label)
     for number, line in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         chosen = np.unique(np.linspace(0, len(line.x) - 1, MAX_POINTS).round().astype(int))
         x = _place(np.asarray(line.x, float)[chosen], x_range, LEFT, WIDTH - RIGHT)
         y = _place(np.asarray(line.y, float)[chosen], y_range, HEIGHT - BOTTOM, TOP)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>'
         )
         row = HEIGHT + 16 * number + 4
-        parts.append(f'<rect x="{LEFT}" y="{row - 8}" width="14" height="3" fill="{colour}"/>')
+        parts.append(f'<rect x="{LEFT}" y="{row - 8}" width="14" height="3" fill="{color}"/>')
         parts.append(_text(line.name, f'x="{LEFT + 20}" y="{row - 3}"'))
     return "\n".join([*parts, "</svg>"])
 

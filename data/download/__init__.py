@@ -1,1 +1,1 @@
-"""Pictures from URLs: asked for politely, checked, written down, resumable."""
+"""Images from URLs: asked for politely, checked, written down, resumable."""

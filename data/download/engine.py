@@ -28,7 +28,7 @@ Body = TypeVar("Body")
 Result = TypeVar("Result")
 
 WINDOW = 20_000
-"""Tasks looked ahead: while one host makes its tasks wait, others are found to go on with."""
+"""Tasks looked ahead: while one host makes its tasks wait, others are found to continue with."""
 
 THREADS_A_PROCESS = 32
 

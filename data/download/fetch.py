@@ -1,4 +1,4 @@
-"""One picture's bytes over HTTP, under limits of time, size and redirects.
+"""One image's bytes over HTTP, under limits of time, size and redirects.
 
 Threads share the pooled connections of one adapter; each thread has a session of its own.
 Addresses are not restricted, because mirrors on private networks are common: run a list that you
@@ -29,7 +29,7 @@ from data.download.robots import OPT_OUTS, robots_directives
 USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
-# Only so many bodies at a time grow beyond a usual picture: threads x `max_bytes` are gigabytes.
+# Only so many bodies at a time grow beyond a usual image: threads x `max_bytes` are gigabytes.
 _LARGE_BYTES, _LARGE_AT_ONCE = 2 << 20, 4
 _MOST_INTERIM = 10
 
@@ -126,7 +126,7 @@ class Fetcher:
         limits: of an attempt.
         threads: that will call `fetch` at the same time.
         user_agent: sent with every request; some hosts refuse unknown programs.
-        opt_outs: directives of an `X-Robots-Tag` with which a picture is left alone.
+        opt_outs: directives of an `X-Robots-Tag` with which an image is left alone.
 
     Raises:
         UserError: a proxy or CA bundle that the environment names is of no use.
@@ -143,7 +143,7 @@ class Fetcher:
         self._headers = {
             "User-Agent": user_agent,
             "Accept": "image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",  # pictures are compressed already
+            "Accept-Encoding": "identity",  # images are compressed already
         }
         # Where the environment names proxies, requests looks for the one of each URL.
         self._options: dict = {} if proxies() else {"proxies": {}}

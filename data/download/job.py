@@ -1,4 +1,4 @@
-"""A list of URLs (or image ids) to pictures on disk or in shards, resumable at any point.
+"""A list of URLs (or image ids) to images on disk or in shards, resumable at any point.
 
 `download` fetches the rows of one part of a list; `join` puts the parts together. What is known of
 a row is in the manifest of its part (data/download/manifest.py) and nowhere else.
@@ -49,11 +49,11 @@ class Options:
 
     Attributes:
         url_list: rows of URL (or id, with `url_template`) and tags.
-        save_dir: the folder of pictures, manifests and shards.
+        save_dir: the folder of images, manifests and shards.
         im_list: the list to write of rows that could be had; names are relative to `save_dir`.
         invalid_list: the list to write of the other rows.
         url_template: see `data/download/names.py`.
-        rotations: a file of the pictures that are to be turned, see `open_images.read_rotations`.
+        rotations: a file of the images that are to be turned, see `open_images.read_rotations`.
         threads: attempts made at the same time.
         host_limit: of them, to one host.
         retries: attempts after the first.

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from data.common.images import PICTURE_SUFFIXES
+from data.common.images import IMAGE_SUFFIXES
 
 FLAT_ROWS = 100_000
 """Longer lists get folders named by two hexadecimal digits: file systems and people slow down."""
@@ -15,7 +15,7 @@ FLAT_ROWS = 100_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_STEM = 80
 _HASH_DIGITS = 16
-# Photo id, secret, size: unique already, and the released image lists name pictures so.
+# Photo id, secret, size: unique already, and the released image lists name images so.
 _FLICKR_HOST = re.compile(r"(?:.+\.)?(?:static)?flickr\.com")
 _FLICKR_STEM = re.compile(r"[0-9]+_[0-9a-f]+(?:_[a-z0-9]{1,2})?")
 _OPEN_IMAGES_ID = re.compile(r"[0-9a-f]{16}")
@@ -59,7 +59,7 @@ class Naming:
         host, path = _host_and_path(url)
         last = unquote(path).rpartition("/")[2]
         stem, dot, suffix = last.rpartition(".")
-        if not dot or f".{suffix.lower()}" not in PICTURE_SUFFIXES:
+        if not dot or f".{suffix.lower()}" not in IMAGE_SUFFIXES:
             stem, suffix = last, "jpg"
         if self.template is not None:
             stem = image.rpartition("/")[2]
@@ -76,7 +76,7 @@ class Naming:
 
 
 def flickr_name(url: str) -> str | None:
-    """The last part of a Flickr picture's URL, which is unique by itself; None of other URLs."""
+    """The last part of a Flickr image's URL, which is unique by itself; None of other URLs."""
     host, path = _host_and_path(url)
     name = path.rpartition("/")[2]
     return name if _is_flickr(host, name.rpartition(".")[0]) else None

@@ -44,7 +44,7 @@ class Image(NamedTuple):
 
 class Joined(NamedTuple):
     """Numbers of a join: rows written, ids left out for want of annotations, annotations read;
-    and of the rows, how many pictures are to be turned."""
+    and of the rows, how many images are to be turned."""
 
     rows: int
     without_annotations: int
@@ -85,7 +85,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
         annotations: a list whose images are ids or original URLs; ids that it does not know are
             left out. None takes the tags of `image_ids`.
         needs_subset: write `subset/id`.
-        output: its pictures that are to be turned go beside it, see `read_rotations`.
+        output: its images that are to be turned go next to it, see `read_rotations`.
 
     Raises:
         ListError: a row that breaks the format, or whose subset is not known.
@@ -118,7 +118,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
 
 
 def rotations_beside(joined: Path) -> Path:
-    """Where `join_ids` writes the pictures of a list that are to be turned."""
+    """Where `join_ids` writes the images of a list that are to be turned."""
     return joined.with_name(f"{joined.stem}.rotations.txt")
 
 

@@ -1,4 +1,4 @@
-"""Whether a host asks programs to leave a picture alone: the header `X-Robots-Tag`."""
+"""Whether a host asks programs to leave an image alone: the header `X-Robots-Tag`."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Scheduler:
         host_limit: tasks of one host in flight.
         retries: attempts after the first one.
         has_answered: some host of the list is known to have answered. Until one has, a sign that
-            our own network is down costs no attempt, and the run ends if it goes on for a minute.
+            our own network is down costs no attempt, and the run ends if it continues for a minute.
     """
 
     def __init__(self, host_limit: int, retries: int, has_answered: bool = False) -> None:

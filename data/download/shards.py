@@ -1,9 +1,9 @@
-"""Downloaded pictures straight to TFRecord shards, in the order of the list.
+"""Downloaded images straight to TFRecord shards, in the order of the list.
 
-A shard holds what could be had of `size` consecutive rows. Their pictures wait in a spool folder
+A shard holds what could be had of `size` consecutive rows. Their images wait in a spool folder
 until all of the rows are done; then the shard is written and the folder removed. A shard to which a
-later run adds a picture (or from which one is dropped) is written again. All decisions come from
-what lies on the disk and in the manifest, so that a killed run goes on to the same bytes.
+later run adds an image (or from which one is dropped) is written again. All decisions come from
+what lies on the disk and in the manifest, so that a killed run continues to the same bytes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ShardMaker:
     Args:
         options: of the shards.
         folder: of the shards.
-        spool: the folder for pictures that wait.
+        spool: the folder for images that wait.
         prefix: of the shards' names: the part, where the list has several.
         rows: of the part.
         manifest: what became of them.
@@ -87,11 +87,11 @@ class ShardMaker:
         self._done = 0  # rows at the beginning of the list that are not pending
 
     def spool_folder(self, row: int) -> str:
-        """Where the picture of a row waits, below the spool."""
+        """Where the image of a row waits, below the spool."""
         return f"{row // self._options.size:05d}"
 
     def holds(self, entry: Entry, by_hash: bool) -> bool:
-        """Whether the picture of a row that is OK waits, or is in its shard, unaltered."""
+        """Whether the image of a row that is OK waits, or is in its shard, unaltered."""
         if is_whole(self.spool / self.spool_folder(entry.row) / entry.file, entry, by_hash):
             return True
         name = self._shard_name(entry.row // self._options.size)
@@ -103,8 +103,8 @@ class ShardMaker:
         return f"{self._prefix}{number:05d}{self._suffix}"
 
     def _digests_of(self, name: str) -> dict[str, str]:
-        pictures = _pictures(self._folder.path / name)
-        return {file: hashlib.sha256(data).hexdigest() for file, data in pictures.items()}
+        images = _images(self._folder.path / name)
+        return {file: hashlib.sha256(data).hexdigest() for file, data in images.items()}
 
     def advance(self) -> None:
         """Makes the shards whose rows are all done, from the first on."""
@@ -134,7 +134,7 @@ class ShardMaker:
 
     def _make(self, name: str, spool: Path, first: int, rows: Sequence[Row]) -> ShardReport:
         path = self._folder.path / name
-        in_shard = _pictures(path)
+        in_shard = _images(path)
         image_bytes, kept = 0, 0
         labels: Counter[int] = Counter()
         with RecordWriter(path) as writer:
@@ -171,8 +171,8 @@ class ShardMaker:
         )
 
 
-def _pictures(shard: Path) -> dict[str, bytes]:
-    """Encoded pictures by name of a shard that may not be there, or be damaged from some point."""
+def _images(shard: Path) -> dict[str, bytes]:
+    """Encoded images by name of a shard that may not be there, or be damaged from some point."""
     found: dict[str, bytes] = {}
     with suppress(FileNotFoundError, RecordError):
         for example in map(decode_example, read_records(shard)):

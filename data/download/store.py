@@ -1,4 +1,4 @@
-"""Bodies to files: known placeholders refused, pictures checked whole, files renamed into place."""
+"""Bodies to files: known placeholders refused, images checked whole, files renamed into place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACEHOLDER_LINE = re.compile(r"(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|url
 
 
 class Placeholders:
-    """The pictures that stand for one that is gone, from files such as `data/placeholders.txt`."""
+    """The images that stand for one that is gone, from files such as `data/placeholders.txt`."""
 
     def __init__(self, paths: Sequence[str | os.PathLike] = (PLACEHOLDERS,)) -> None:
         marks = [mark for path in paths for mark in _read_placeholders(path)]
@@ -63,14 +63,14 @@ class Stored(NamedTuple):
 
 
 class Store:
-    """Writes pictures below a folder; one object serves all threads, of forked processes too.
+    """Writes images below a folder; one object serves all threads, of forked processes too.
 
     Args:
         folder: where the files go.
         as_jpeg: make everything an upright RGB JPEG; implied by `short_side`.
         short_side: shrink to it, in pixels.
         quality: of JPEGs encoded here.
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
         max_image_bytes: what decoding may take, of all threads of a process together.
         placeholders: what to refuse.
     """
@@ -97,14 +97,14 @@ class Store:
 
         Args:
             partial: name of the file while it is written; see `partial_name`.
-            rotation: see `to_jpeg`; a picture that it turns becomes a JPEG.
+            rotation: see `to_jpeg`; an image that it turns becomes a JPEG.
 
         Raises:
-            ImageError: not a whole picture, or (kind `placeholder`) a known stand-in.
+            ImageError: not a whole image, or (kind `placeholder`) a known stand-in.
             OSError: the file cannot be written.
         """
         if self._placeholders.match(body, url):
-            raise ImageError("placeholder", "the host's picture for one that is gone")
+            raise ImageError("placeholder", "the host's image for one that is gone")
         data, width, height = self._checked(body, rotation)
         _write(data, f"{self._folder}/{name}", partial)
         digest = hashlib.sha256(data).hexdigest()

@@ -25,7 +25,7 @@ def mark_lost(manifest: Manifest, is_kept: Callable[[Entry], bool]) -> int:
         manifest.append(entry._replace(status=LOST, sha256="", error=reason))
     if lost:
         print(
-            f"{manifest.path}: {len(lost)} pictures were deleted or altered since;"
+            f"{manifest.path}: {len(lost)} images were deleted or altered since;"
             " they are downloaded again",
             file=sys.stderr,
         )

@@ -1,1 +1,1 @@
-"""ImageNet's archives, and the pictures of a list taken out of them."""
+"""ImageNet's archives, and the images of a list taken out of them."""

@@ -1,7 +1,7 @@
-"""Pictures of ImageNet synsets in the forms that people have them: tars of tars, tars, folders.
+"""Images of ImageNet synsets in the forms that people have them: tars of tars, tars, folders.
 
-An archive is indexed by its headers alone; its pictures are then read once, in order. What an
-archive calls its members decides nothing but which picture of which synset they are.
+An archive is indexed by its headers alone; its images are then read once, in order. What an
+archive calls its members decides nothing but which image of which synset they are.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple
 
 from data.common.errors import UserError
 
-_PICTURE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
+_IMAGE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
 _SYNSET = re.compile(r"(?:.*/)?n([0-9]{8})")
 _SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.(?:tar|tar\.gz|tgz)")
 _TAR = re.compile(r"[^.].*\.(?:tar|tar\.gz|tgz)")
-_NOTHING = "no pictures of ImageNet in it (n01440764.tar, ...)"
-MAX_PICTURE_BYTES = 256 << 20
+_NOTHING = "no images of ImageNet in it (n01440764.tar, ...)"
+MAX_IMAGE_BYTES = 256 << 20
 _BUFFER_BYTES = 1 << 20
 
 
@@ -30,38 +30,38 @@ class ArchiveError(UserError):
 
 
 class Unit(NamedTuple):
-    """Pictures of one synset in one place, at `path` from byte `offset` on, `size` bytes long.
+    """Images of one synset in one place, at `path` from byte `offset` on, `size` bytes long.
 
-    `kind` says what is there: a `tar` of pictures, a `folder` of them, or one `picture` number
+    `kind` says what is there: a `tar` of images, a `folder` of them, or one `image` number
     `number`.
     """
 
-    kind: Literal["tar", "folder", "picture"]
+    kind: Literal["tar", "folder", "image"]
     path: str
     offset: int = 0
     size: int = 0
     number: int = -1
 
 
-class Picture(NamedTuple):
-    """Picture n<synset>_<number>.JPEG."""
+class Image(NamedTuple):
+    """Image n<synset>_<number>.JPEG."""
 
     number: int
     data: bytes
 
 
-def picture_id(name: str) -> tuple[int, int] | None:
+def image_id(name: str) -> tuple[int, int] | None:
     """(synset, number) of a name that ends like `n04310904_8388.JPEG`, in whatever folder."""
-    match = _PICTURE.fullmatch(name)
+    match = _IMAGE.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], list[str]]:
-    """The places of each synset's pictures, in the order given, synsets in order of place.
+    """The places of each synset's images, in the order given, synsets in order of place.
 
     Args:
-        paths: tars of per-synset tars or of pictures, per-synset tars, and folders of tars, of
-            pictures of a synset, or of such folders. A folder's tars are taken as if given.
+        paths: tars of per-synset tars or of images, per-synset tars, and folders of tars, of
+            images of a synset, or of such folders. A folder's tars are taken as if given.
 
     Returns:
         the places, and what is wrong with archives that are damaged behind those.
@@ -86,42 +86,42 @@ def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], li
     return units, problems
 
 
-def read_pictures(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Picture]:
-    """The wanted pictures of a synset that are in a unit, in their order there.
+def read_images(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Image]:
+    """The wanted images of a synset that are in a unit, in their order there.
 
     Raises:
-        ArchiveError: the unit is damaged; the pictures before that were given.
+        ArchiveError: the unit is damaged; the images before that were given.
     """
     try:
         if unit.kind == "folder":
-            for number, path in sorted(_pictures_of_folder(synset, unit.path)):
+            for number, path in sorted(_images_of_folder(synset, unit.path)):
                 if number in wanted:
-                    yield Picture(number, Path(path).read_bytes())
-        elif unit.kind == "picture":
+                    yield Image(number, Path(path).read_bytes())
+        elif unit.kind == "image":
             if unit.number in wanted:
                 with open(unit.path, "rb") as file:
-                    yield Picture(unit.number, _read_all(file, unit.offset, unit.size))
+                    yield Image(unit.number, _read_all(file, unit.offset, unit.size))
         else:
             yield from _read_tar(synset, unit, wanted)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise ArchiveError(f"{unit.path}: synset n{synset:08d}: {error}") from error
 
 
-def _read_tar(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Picture]:
+def _read_tar(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Image]:
     with (
         io.BufferedReader(_Section(unit.path, unit.offset, unit.size), _BUFFER_BYTES) as section,
         tarfile.open(fileobj=section, mode="r|*", tarinfo=_StrictHeader) as tar,
     ):
         for member in tar:
-            found = picture_id(member.name)
+            found = image_id(member.name)
             if not (member.isreg() and found and found[0] == synset and found[1] in wanted):
                 continue
-            if member.size > MAX_PICTURE_BYTES:
+            if member.size > MAX_IMAGE_BYTES:
                 raise ArchiveError(f"{unit.path}: {member.name} has {member.size} bytes")
             data = tar.extractfile(member).read()
             if len(data) != member.size:
                 raise EOFError(f"{member.name} is cut short")
-            yield Picture(found[1], data)
+            yield Image(found[1], data)
 
 
 def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
@@ -133,11 +133,11 @@ def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
 
 
 def _places(path: Path) -> list[Path]:
-    """A file itself; of a folder its tars and folders of pictures, itself among them."""
+    """A file itself; of a folder its tars and folders of images, itself among them."""
     if not path.is_dir():
         return [path]
     own = _SYNSET.fullmatch(path.name)
-    places = [path] if own and any(_pictures_of_folder(int(own[1]), path)) else []
+    places = [path] if own and any(_images_of_folder(int(own[1]), path)) else []
     for entry in sorted(path.iterdir()):
         if (_SYNSET if entry.is_dir() else _TAR).fullmatch(entry.name):
             places.append(entry)
@@ -146,9 +146,9 @@ def _places(path: Path) -> list[Path]:
     return places
 
 
-def _pictures_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[int, str]]:
+def _images_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[int, str]]:
     for entry in os.scandir(folder):
-        found = picture_id(entry.name)
+        found = image_id(entry.name)
         if found and found[0] == synset and entry.is_file():
             yield found[1], entry.path
 
@@ -166,11 +166,11 @@ def _index_place(path: Path) -> Iterator[tuple[int, Unit]]:
             unit = (os.fspath(path), member.offset_data, member.size)
             tar.members = []  # or it would remember every header
             match = _SYNSET_TAR.fullmatch(member.name)
-            found = picture_id(member.name)
+            found = image_id(member.name)
             if member.isreg() and match:
                 yield int(match[1]), Unit("tar", *unit)
             elif member.isreg() and found:
-                yield found[0], Unit("picture", *unit, found[1])
+                yield found[0], Unit("image", *unit, found[1])
 
 
 class _StrictHeader(tarfile.TarInfo):

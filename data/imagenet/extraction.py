@@ -1,7 +1,7 @@
-"""Takes the pictures of a list out of ImageNet's archives: resumable, counted, nothing else.
+"""Takes the images of a list out of ImageNet's archives: resumable, counted, nothing else.
 
-Pictures are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose pictures are all
-written has a journal in `<output>/.extracted`; a run that was killed goes on with the others.
+Images are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose images are all
+written has a journal in `<output>/.extracted`; a run that was killed continues with the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data.common.files import atomic_write, rewritten
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.common.state import StateError, damaged
-from data.imagenet.archives import ArchiveError, Unit, read_pictures
+from data.imagenet.archives import ArchiveError, Unit, read_images
 from data.lists.blocks import Block, chunks, read_block
 from data.lists.jobs import Refused, over_list
 
@@ -32,7 +32,7 @@ _LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
 
 
 class Wanted(NamedTuple):
-    """The pictures of a list: `numbers` int32, ascending, by synset; and its other rows."""
+    """The images of a list: `numbers` int32, ascending, by synset; and its other rows."""
 
     numbers: dict[int, np.ndarray]
     rows: int
@@ -42,18 +42,18 @@ class Wanted(NamedTuple):
 
 
 class SynsetJob(NamedTuple):
-    """Pictures to find for a synset, and the places to look at, in this order."""
+    """Images to find for a synset, and the places to look at, in this order."""
 
     synset: int
     wanted: np.ndarray
     units: tuple[Unit, ...]
 
 
-def picture_path(synset: int, number: int) -> str:
+def image_path(synset: int, number: int) -> str:
     return f"n{synset:08d}/n{synset:08d}_{number}.JPEG"
 
 
-def picture_ids(block: Block) -> np.ndarray:
+def image_ids(block: Block) -> np.ndarray:
     """int64 [R]: synset * 2^32 + number of each row's image; -1 where it is no such name."""
     text = block.data.tobytes()
     ids = np.full(len(block), -1, np.int64)
@@ -66,13 +66,13 @@ def picture_ids(block: Block) -> np.ndarray:
 
 
 def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
-    """The pictures that a list names; 16 bytes a row. Lines that are no rows go to `refused`."""
+    """The images that a list names; 16 bytes a row. Lines that are no rows go to `refused`."""
     parts, others, first_others, lines = [], 0, [], 0
     for chunk in chunks(path):
         block = read_block(chunk)
         refused.add(block.problems, lines)
         lines += block.lines
-        ids = picture_ids(block)
+        ids = image_ids(block)
         odd = np.flatnonzero(ids < 0)
         others += len(odd)
         first_others += [block.name(row) for row in odd[: max(0, 5 - len(first_others))].tolist()]
@@ -86,7 +86,7 @@ def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
 
 
 class Found(NamedTuple):
-    """Pictures of a synset: `numbers` int32, and the SHA-256 of each."""
+    """Images of a synset: `numbers` int32, and the SHA-256 of each."""
 
     numbers: np.ndarray
     hashes: list[str]
@@ -94,12 +94,12 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Extractor:
-    """Takes out the pictures of one synset after the other."""
+    """Takes out the images of one synset after the other."""
 
     output: Path
 
     def __call__(self, job: SynsetJob) -> str:
-        """Writes the pictures that are found, then the journal; returns what was wrong, or ''."""
+        """Writes the images that are found, then the journal; returns what was wrong, or ''."""
         folder = self.output / f"n{job.synset:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         journal = self._journal(job.synset)
@@ -112,8 +112,8 @@ class Extractor:
             if not wanted:
                 break
             try:
-                for number, data in read_pictures(job.synset, unit, wanted):
-                    atomic_write(self.output / picture_path(job.synset, number), data, False)
+                for number, data in read_images(job.synset, unit, wanted):
+                    atomic_write(self.output / image_path(job.synset, number), data, False)
                     wanted.discard(number)
                     lines.append(f"{number}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
             except ArchiveError as error:
@@ -125,7 +125,7 @@ class Extractor:
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:
-        """Whether an earlier run looked for the same pictures in the same places."""
+        """Whether an earlier run looked for the same images in the same places."""
         try:
             return self._read(job.synset)[0] == self._key(job)
         except (FileNotFoundError, StateError):  # a damaged journal is made again
@@ -173,7 +173,7 @@ def _checksum(key: str, lines: str) -> str:
 def extract(
     wanted: Wanted, units: dict[int, list[Unit]], output: Path, processes: int
 ) -> tuple[Extractor, list[str]]:
-    """Writes the wanted pictures; returns who knows what was found, and the problems.
+    """Writes the wanted images; returns who knows what was found, and the problems.
 
     Synsets are worked on in the order in which the archives have them.
     """
@@ -193,15 +193,15 @@ def extract(
 
 
 def missing(wanted: Wanted, extractor: Extractor) -> Iterator[str]:
-    """The wanted pictures that were not found, by synset and number."""
+    """The wanted images that were not found, by synset and number."""
     for synset, numbers in wanted.numbers.items():
         found = extractor.found(synset).numbers
         for number in np.setdiff1d(numbers, found).tolist():
-            yield picture_path(synset, number)
+            yield image_path(synset, number)
 
 
 def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
-    """Groups of pictures with the same bytes, a group of two or more at a time."""
+    """Groups of images with the same bytes, a group of two or more at a time."""
     short = [
         int(digest[:16], 16)
         for synset in wanted.numbers
@@ -215,19 +215,19 @@ def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
         found = extractor.found(synset)
         for number, digest in zip(found.numbers.tolist(), found.hashes, strict=True):
             if int(digest[:16], 16) in twice:
-                groups.setdefault(digest, []).append(picture_path(synset, number))
+                groups.setdefault(digest, []).append(image_path(synset, number))
     yield from (group for group in groups.values() if len(group) > 1)
 
 
 def write_found_rows(
     path: str | os.PathLike, output: str | os.PathLike, wanted: Wanted, extractor: Extractor
 ) -> int:
-    """Writes the rows of the list whose picture was found, in order; returns how many."""
+    """Writes the rows of the list whose image was found, in order; returns how many."""
     found = {synset: extractor.found(synset).numbers for synset in wanted.numbers}
     rows = 0
     with rewritten(output) as file:
         for block, _, _ in over_list(path, read_block, processes=1):
-            ids = picture_ids(block)
+            ids = image_ids(block)
             chosen = np.zeros(len(block), bool)
             for row in np.flatnonzero(ids >= 0).tolist():
                 synset, number = divmod(int(ids[row]), 1 << 32)

@@ -28,9 +28,9 @@ CROP_SEED, PIXEL_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
 class Augmentation:
     """What is drawn, and from what ranges; the fields are the flags of the same name.
 
-    Of the images, `rotate_probability` are rotated and get colour order A (brightness, saturation,
-    hue, contrast), `colour_probability` get order B (brightness, contrast, saturation, hue), the
-    rest keep their colours: the defaults are the released draw from {0, 1, 2}. RandAugment, if
+    Of the images, `rotate_probability` are rotated and get color order A (brightness, saturation,
+    hue, contrast), `color_probability` get order B (brightness, contrast, saturation, hue), the
+    rest keep their colors: the defaults are the released draw from {0, 1, 2}. RandAugment, if
     asked for, comes last.
 
     Raises:
@@ -43,7 +43,7 @@ class Augmentation:
     aspect_max: float = 1.33
     flip_probability: float = 0.5
     rotate_probability: float = 1 / 3
-    colour_probability: float = 1 / 3
+    color_probability: float = 1 / 3
     rotate_degrees: float = 45.0
     brightness: float = 32 / 255
     saturation_min: float = 0.5
@@ -59,10 +59,10 @@ class Augmentation:
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if low > high or (name in ("area", "aspect") and low <= 0):
                 raise UserError(f"--{name}_min={low} to --{name}_max={high} is no range")
-        if self.rotate_probability + self.colour_probability > 1 + 1e-6:
+        if self.rotate_probability + self.color_probability > 1 + 1e-6:
             raise UserError(
-                f"--rotate_probability={self.rotate_probability} and --colour_probability="
-                f"{self.colour_probability} are shares of the same images: together at most 1"
+                f"--rotate_probability={self.rotate_probability} and --color_probability="
+                f"{self.color_probability} are shares of the same images: together at most 1"
             )
 
 
@@ -167,15 +167,15 @@ def _window(shape: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tens
 def change_pixels(
     crop: np.ndarray, draws: np.ndarray, options: Augmentation, image: np.ndarray
 ) -> None:
-    """Resizes a crop into `image`, flips, rotates and colours it as `draws` from `_ranges` say."""
+    """Resizes a crop into `image`, flips, rotates and colors it as `draws` from `_ranges` say."""
     mirrored, kind, *values = draws
     if kind < options.rotate_probability:
-        colours = kernels.ORDER_A
-    elif kind < options.rotate_probability + options.colour_probability:
-        colours = kernels.ORDER_B
+        colors = kernels.ORDER_A
+    elif kind < options.rotate_probability + options.color_probability:
+        colors = kernels.ORDER_B
     else:
-        colours = kernels.KEEP
-    kernels.augment(crop, image, mirrored < options.flip_probability, colours, *values)
+        colors = kernels.KEEP
+    kernels.augment(crop, image, mirrored < options.flip_probability, colors, *values)
 
 
 def _ranges(options: Augmentation) -> list[tuple[float, float]]:

@@ -1,6 +1,6 @@
-"""Labelled pictures for evaluation: from list files or records, prepared as for inference.
+"""Labeled images for evaluation: from list files or records, prepared as for inference.
 
-Pictures are decoded by the same code as in the inference scripts, so that an evaluation measures
+Images are decoded by the same code as in the inference scripts, so that an evaluation measures
 what these give; that also allows ten crops of records and image lists alike.
 """
 
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from data.common.errors import UserError
 from data.common.files import read_text
-from data.input.image_batches import PictureBatch, Preparation, batches
-from data.input.image_source import Loaded, LoadError, Picture, listed_in
+from data.input.image_batches import ImageBatch, Preparation, batches
+from data.input.image_source import Loaded, LoadError, SourceImage, listed_in
 from data.lists import rows
 from data.tfrecords.record_source import RecordSource, pad_labels
 from data.tfrecords.records import RecordError
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 class Tags(NamedTuple):
-    """The labels of a picture, as `pad_labels` takes them: classes and values [labels]."""
+    """The labels of an image, as `pad_labels` takes them: classes and values [labels]."""
 
     classes: Sequence[int]
     values: Sequence[float]
 
 
 class EvaluationBatch(NamedTuple):
-    """Readable pictures [B]: crops float32 [B, crops, S, S, 3] and padded-sparse labels [B, K].
+    """Readable images [B]: crops float32 [B, crops, S, S, 3] and padded-sparse labels [B, K].
 
-    `positions` are their numbers among all pictures, `names` what they are called.
+    `positions` are their numbers among all images, `names` what they are called.
     """
 
     positions: np.ndarray
@@ -55,20 +55,20 @@ NO_TAGS = Tags((), ())
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture of a list, not read yet: a `picture_source.Picture` whose label is `Tags`."""
+class LabeledImage:
+    """An image of a list, not read yet: an `image_source.Image` whose label is `Tags`."""
 
     name: str
     label: Tags
-    file: Picture
+    file: SourceImage
 
     def load(self) -> Loaded:
-        """See `Picture.load`; the labels are those of the list."""
+        """See `SourceImage.load`; the labels are those of the list."""
         return Loaded(self.name, self.label, self.file.load().data)
 
 
 @dataclass(frozen=True)
-class RecordPicture:
+class RecordImage:
     """A record that is not read yet; its name and labels are known once it is."""
 
     source: RecordSource
@@ -77,7 +77,7 @@ class RecordPicture:
     label: Tags = NO_TAGS
 
     def load(self) -> Loaded:
-        """See `Picture.load`."""
+        """See `SourceImage.load`."""
         try:
             sample = self.source.read(self.number)
         except RecordError as error:
@@ -86,19 +86,19 @@ class RecordPicture:
         return Loaded(name, Tags(sample.classes, sample.values), sample.image)
 
 
-class EvaluationPictures:
-    """The pictures to evaluate on, in a fixed order, numbered from 0.
+class EvaluationImages:
+    """The images to evaluate on, in a fixed order, numbered from 0.
 
     Args:
         images: list files (spec section 1); an empty sequence: read records.
         data_dir: records: folder, file or glob.
         class_num: classes that labels may name.
-        max_bad_records: more unreadable pictures than these end the run.
-        images_dir: the folder that names in lists are relative to; None: as in `pictures`.
+        max_bad_records: more unreadable images than these end the run.
+        images_dir: the folder that names in lists are relative to; None: as in `images`.
 
     Attributes:
-        readable: how many pictures could be read so far.
-        left_out: (position, name, reason) of the pictures that could not be read so far.
+        readable: how many images could be read so far.
+        left_out: (position, name, reason) of the images that could not be read so far.
 
     Raises:
         UserError: no records.
@@ -121,16 +121,16 @@ class EvaluationPictures:
             self._records = RecordSource(data_dir, class_num, max_bad_records, "val")
         self.left_out: list[tuple[int, str, str]] = []
 
-    def __iter__(self) -> Iterator[LabelledPicture | RecordPicture]:
+    def __iter__(self) -> Iterator[LabeledImage | RecordImage]:
         if self._records:
             for number in range(self._records.total):
-                yield RecordPicture(self._records, number, f"record {number}")
+                yield RecordImage(self._records, number, f"record {number}")
         for path in self._lists:
             folder = Path(path).parent
             for row in rows.read_rows(path, self._class_num):
-                file = Picture(row.image, "", row.image, str(folder / row.image))
+                file = SourceImage(row.image, "", row.image, str(folder / row.image))
                 file = listed_in(self._images_dir, file)
-                yield LabelledPicture(row.image, Tags(row.classes, row.confidences), file)
+                yield LabeledImage(row.image, Tags(row.classes, row.confidences), file)
 
     def batches(
         self, prepare: Preparation, batch_size: int, threads: int, rank: int = 0, size: int = 1
@@ -138,45 +138,45 @@ class EvaluationPictures:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
         Raises:
-            UserError: too many pictures are unreadable.
+            UserError: too many images are unreadable.
         """
         chunks = _chunks(self, batch_size)
         own = itertools.islice(chunks, rank, None, size)
         starts: list[int] = []
 
-        def pictures() -> Iterator[LabelledPicture | RecordPicture]:
+        def images() -> Iterator[LabeledImage | RecordImage]:
             for start, chunk in own:
                 starts.append(start)
                 yield from chunk
 
-        for batch in batches(pictures(), prepare, batch_size, threads):
+        for batch in batches(images(), prepare, batch_size, threads):
             yield self._readable(starts.pop(0), batch)
 
     def check_any(self, readable: int) -> None:
-        """Raises UserError if no picture was readable; `left_out` is that of all workers."""
+        """Raises UserError if no image was readable; `left_out` is that of all workers."""
         if not readable:
             _, name, reason = self.left_out[-1]
             raise UserError(
-                f"none of the {len(self.left_out)} pictures could be read, the last {name}: "
+                f"none of the {len(self.left_out)} images could be read, the last {name}: "
                 f"{reason} (names in a list are relative to --images_dir)"
             )
 
     def some(self, numbers: Iterable[int], prepare: Preparation) -> dict[int, np.ndarray]:
-        """Crops float32 [crops, S, S, 3] of the pictures with these numbers."""
+        """Crops float32 [crops, S, S, 3] of the images with these numbers."""
         wanted = set(numbers)
         chosen = ((n, p) for n, p in enumerate(self) if n in wanted)
-        return {number: prepare(picture.load().data) for number, picture in chosen}
+        return {number: prepare(image.load().data) for number, image in chosen}
 
-    def _readable(self, start: int, batch: PictureBatch) -> EvaluationBatch:
-        for position, picture in enumerate(batch.pictures, start):
-            if picture.problem:
-                self._leave_out(position, picture.name, picture.problem)
-        kept = [i for i, picture in enumerate(batch.pictures) if not picture.problem]
-        pictures = [batch.pictures[i] for i in kept]
+    def _readable(self, start: int, batch: ImageBatch) -> EvaluationBatch:
+        for position, image in enumerate(batch.images, start):
+            if image.problem:
+                self._leave_out(position, image.name, image.problem)
+        kept = [i for i, image in enumerate(batch.images) if not image.problem]
+        images = [batch.images[i] for i in kept]
         self.readable += len(kept)
-        index, value = pad_labels([picture.label for picture in pictures] or [NO_TAGS])
-        names = [picture.name for picture in pictures]
-        rows = slice(len(pictures))
+        index, value = pad_labels([image.label for image in images] or [NO_TAGS])
+        names = [image.name for image in images]
+        rows = slice(len(images))
         positions = start + np.array(kept, np.int64)
         return EvaluationBatch(positions, names, batch.crops[kept], index[rows], value[rows])
 
@@ -185,7 +185,7 @@ class EvaluationPictures:
         _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
         if len(self.left_out) > self._max_bad:
             raise UserError(
-                f"{len(self.left_out)} pictures cannot be read, the last {name}: {reason};"
+                f"{len(self.left_out)} images cannot be read, the last {name}: {reason};"
                 f" raise --max_bad_records={self._max_bad} if that is acceptable"
             )
 
@@ -210,7 +210,7 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
 def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
     """The batches, their progress on a terminal or in the log."""
     done, started, logged = 0, time.monotonic(), time.monotonic()
-    with tqdm(unit=" pictures", disable=None) as bar:
+    with tqdm(unit=" images", disable=None) as bar:
         for batch in batches:
             yield batch
             done += len(batch.names)
@@ -218,14 +218,14 @@ def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
             now = time.monotonic()
             if bar.disable and now - logged > LOG_SECONDS:
                 logged = now
-                _log.info("%d pictures, %.1f a second", done, done / (now - started))
+                _log.info("%d images, %.1f a second", done, done / (now - started))
 
 
 def _chunks(
-    pictures: Iterable[LabelledPicture | RecordPicture], batch_size: int
-) -> Iterator[tuple[int, list[LabelledPicture | RecordPicture]]]:
-    """Runs of `batch_size` pictures, each with the number of its first one."""
-    iterator, start = iter(pictures), 0
+    images: Iterable[LabeledImage | RecordImage], batch_size: int
+) -> Iterator[tuple[int, list[LabeledImage | RecordImage]]]:
+    """Runs of `batch_size` images, each with the number of its first one."""
+    iterator, start = iter(images), 0
     while chunk := list(itertools.islice(iterator, batch_size)):
         yield start, chunk
         start += len(chunk)

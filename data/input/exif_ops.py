@@ -1,6 +1,6 @@
 """The EXIF orientation of a JPEG in TensorFlow ops, for records and for the SavedModel.
 
-Of picture files Pillow turns them upright (`data/common/images.py`), which knows more formats.
+Of image files Pillow turns them upright (`data/common/images.py`), which knows more formats.
 """
 
 import tensorflow as tf

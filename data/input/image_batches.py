@@ -1,7 +1,7 @@
-"""Pictures made ready for the network in batches, in order, by threads beside the network.
+"""Images made ready for the network in batches, in order, by threads next to the network.
 
-Pillow and TensorFlow release Python's lock, so threads keep every core busy. A picture that cannot
-be read keeps its place in its batch, with the reason: batches then hold the same pictures whether
+Pillow and TensorFlow release Python's lock, so threads keep every core busy. An image that cannot
+be read keeps its place in its batch, with the reason: batches then hold the same images whether
 a run was interrupted or not, and so give the same numbers.
 """
 
@@ -19,10 +19,10 @@ from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS, ImageError, decoded
 from data.input import preprocess
-from data.input.image_source import LoadError, Picture
+from data.input.image_source import LoadError, SourceImage
 
 MAX_ASPECT = 64
-"""How many times as long as wide a picture may be; of longer ones the middle is taken."""
+"""How many times as long as wide an image may be; of longer ones the middle is taken."""
 
 _BATCHES_AHEAD = 2
 _STRIP_ROWS = 512
@@ -33,8 +33,8 @@ class Preparation:
 
     Args:
       image_size: side S of a crop in pixels.
-      ten_crop: ten crops, not the centre alone.
-      max_pixels: larger pictures are refused.
+      ten_crop: ten crops, not the center alone.
+      max_pixels: larger images are refused.
       max_image_bytes: what decoding may take, of all threads together.
     """
 
@@ -48,7 +48,7 @@ class Preparation:
         self.crops = preprocess.TEN_CROPS if ten_crop else 1
         self.shape = (self.crops, image_size, image_size, preprocess.CHANNELS)
         self._limits = max_pixels, max_image_bytes
-        # One graph for pictures of any size: a call costs one operation, and no Python inside.
+        # One graph for images of any size: a call costs one operation, and no Python inside.
         # Traced here: threads that all came first would make TensorFlow warn of retracing.
         self._to_crops = tf.function(
             lambda image: preprocess.inference_crops(image, image_size, self.crops),
@@ -60,25 +60,25 @@ class Preparation:
         """The crops in [-1, 1], float32 [crops, S, S, 3].
 
         Raises:
-          ImageError: not a whole picture within the limit.
+          ImageError: not a whole image within the limit.
         """
         with decoded(data, *self._limits) as image:
             return self._to_crops(tf.constant(_pixels(_shortened(image)))).numpy()
 
 
-def load_all(pictures: Iterable[Picture], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
-    """A few pictures' encoded bytes, and their crops one after another.
+def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
+    """A few images' encoded bytes, and their crops one after another.
 
     Raises:
       UserError: one of them cannot be read.
     """
     encoded, crops = [], []
-    for picture in pictures:
+    for image in images:
         try:
-            encoded.append(picture.load().data)
+            encoded.append(image.load().data)
             crops.append(prepare(encoded[-1]))
         except (LoadError, ImageError) as error:
-            raise UserError(f"{picture.name}: {error}") from error
+            raise UserError(f"{image.name}: {error}") from error
     return encoded, np.concatenate(crops)
 
 
@@ -97,7 +97,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """The middle of a picture that is a line: resized in proportion, it would fill the memory."""
+    """The middle of an image that is a line: resized in proportion, it would fill the memory."""
     limit = MAX_ASPECT * min(image.size)
     width, height = (min(side, limit) for side in image.size)
     if (width, height) == image.size:
@@ -107,7 +107,7 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 class Prepared(NamedTuple):
-    """A picture's name and label, and its crops or why there are none ("" if there are)."""
+    """An image's name and label, and its crops or why there are none ("" if there are)."""
 
     name: str
     label: str
@@ -115,44 +115,44 @@ class Prepared(NamedTuple):
     problem: str
 
 
-class PictureBatch(NamedTuple):
-    """Pictures [B] with their crops, float32 [B, crops, S, S, 3]; zero where unreadable."""
+class ImageBatch(NamedTuple):
+    """Images [B] with their crops, float32 [B, crops, S, S, 3]; zero where unreadable."""
 
-    pictures: list[Prepared]
+    images: list[Prepared]
     crops: np.ndarray
 
 
 def batches(
-    pictures: Iterable[Picture],
+    images: Iterable[SourceImage],
     prepare: Preparation,
     batch_size: int,
     threads: int,
-) -> Iterator[PictureBatch]:
-    """Batches of at most `batch_size` pictures in order; the last one may be smaller.
+) -> Iterator[ImageBatch]:
+    """Batches of at most `batch_size` images in order; the last one may be smaller.
 
     Args:
-      pictures: not opened yet.
+      images: not opened yet.
       prepare: makes crops of encoded bytes.
-      batch_size: in pictures. At most two batches are prepared ahead of the network.
+      batch_size: in images. At most two batches are prepared ahead of the network.
       threads: that read, decode and prepare.
     """
-    prepared = _ahead(pictures, prepare, threads, _BATCHES_AHEAD * batch_size)
+    prepared = _ahead(images, prepare, threads, _BATCHES_AHEAD * batch_size)
     while chunk := list(itertools.islice(prepared, batch_size)):
         crops = np.zeros((len(chunk), *prepare.shape), np.float32)
-        for slot, picture in zip(crops, chunk, strict=True):
-            if picture.crops is not None:
-                slot[...] = picture.crops
-        yield PictureBatch(chunk, crops)
+        for slot, image in zip(crops, chunk, strict=True):
+            if image.crops is not None:
+                slot[...] = image.crops
+        yield ImageBatch(chunk, crops)
 
 
 def _ahead(
-    pictures: Iterable[Picture], prepare: Preparation, threads: int, limit: int
+    images: Iterable[SourceImage], prepare: Preparation, threads: int, limit: int
 ) -> Iterator[Prepared]:
     waiting: deque[Future[Prepared]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     try:
-        for picture in pictures:
-            waiting.append(pool.submit(_prepare, picture, prepare))
+        for image in images:
+            waiting.append(pool.submit(_prepare, image, prepare))
             if len(waiting) >= limit:
                 yield waiting.popleft().result()
         while waiting:
@@ -161,10 +161,10 @@ def _ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(picture: Picture, prepare: Preparation) -> Prepared:
-    name, label = picture.name, picture.label
+def _prepare(image: SourceImage, prepare: Preparation) -> Prepared:
+    name, label = image.name, image.label
     try:
-        name, label, data = picture.load()
+        name, label, data = image.load()
         return Prepared(name, label, prepare(data), "")
     except (LoadError, ImageError) as error:
         return Prepared(name, label, None, str(error))

@@ -1,7 +1,7 @@
-"""Where pictures to look at come from: list files, folders, globs, files, TFRecords, stdin.
+"""Where images to look at come from: list files, folders, globs, files, TFRecords, stdin.
 
-Every source yields `Picture`s in a fixed order and in constant memory; nothing is opened before
-`Picture.load`, so that reading runs in the threads that decode and a run resumes by skipping.
+Every source yields `SourceImage`s in a fixed order and in constant memory; nothing is opened before
+`SourceImage.load`, so that reading runs in the threads that decode and a run resumes by skipping.
 """
 
 import os
@@ -18,8 +18,8 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.common.files import matches, refuse_other_encodings
-from data.common.folders import pictures_below
-from data.common.images import MAX_BYTES, PICTURE_SUFFIXES
+from data.common.folders import images_below
+from data.common.images import IMAGE_SUFFIXES, MAX_BYTES
 from data.tfrecords.records import RecordError, decode_example, read_index, read_record
 
 STDIN = "-"
@@ -31,11 +31,11 @@ _BLANKS = re.compile(r"[ \t]+")
 
 
 class LoadError(UserError):
-    """One picture that cannot be read; the run goes on without it."""
+    """One image that cannot be read; the run continues without it."""
 
 
 class Loaded(NamedTuple):
-    """What a picture is called and labelled, and its encoded bytes."""
+    """What an image is called and labeled, and its encoded bytes."""
 
     name: str
     label: str
@@ -43,21 +43,21 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture, not opened yet.
+class SourceImage:
+    """One image, not opened yet.
 
     Attributes:
       name: what outputs call it: the path as given, or `file:record` until the record is read.
       label: whatever followed the path in a list, blanks joined by one; "" if nothing did.
       path: the file that holds it.
-      beside: where else the file is looked for, "" for nowhere.
-      offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the picture.
+      path_by_list: where else the file is looked for, "" for nowhere.
+      offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the image.
     """
 
     name: str
     label: str
     path: str
-    beside: str = ""
+    path_by_list: str = ""
     offset: int = 0
     size: int = 0
 
@@ -70,8 +70,8 @@ class Picture:
         try:
             if self.size:
                 return self._load_record()
-            moved = self.beside and not os.path.exists(self.path)
-            data = _read_file(self.beside if moved else self.path)
+            moved = self.path_by_list and not os.path.exists(self.path)
+            data = _read_file(self.path_by_list if moved else self.path)
             return Loaded(self.name, self.label, data)
         except OSError as error:
             raise LoadError(error.strerror or str(error)) from error
@@ -87,17 +87,17 @@ class Picture:
         return Loaded(name or self.name, _record_label(example), example["image"][0])
 
 
-def pictures(
+def images(
     sources: Sequence[str],
     start: int = 0,
     stop: int | None = None,
     passed_over: Counter[str] | None = None,
     images_dir: str | None = None,
-) -> Iterator[Picture]:
-    """The pictures of all sources in order, from the `start`-th up to before the `stop`-th.
+) -> Iterator[SourceImage]:
+    """The images of all sources in order, from the `start`-th up to before the `stop`-th.
 
     A source is `-` (a list on standard input), a folder (searched whole, in order of path), a glob,
-    a TFRecord file, a picture file, or a list file: a picture a row, optionally followed by a tab
+    a TFRecord file, an image file, or a list file: an image a row, optionally followed by a tab
     (or, where the whole row is no file, blanks) and a label. Paths of a list are relative to the
     working folder or, where they are not found there, to the folder of the list.
 
@@ -106,33 +106,33 @@ def pictures(
       passed_over: counts the other files of folders, by suffix.
 
     Raises:
-      UserError: a source that does not exist, or holds no picture.
+      UserError: a source that does not exist, or holds no image.
     """
     if not sources:
-        raise UserError("no pictures: give --images=LIST, or files and folders")
+        raise UserError("no images: give --images=LIST, or files and folders")
     position = 0
     for source in sources:
         found = False
-        for picture in _open_source(source, passed_over):
+        for image in _open_source(source, passed_over):
             found = True
             if stop is not None and position >= stop:
                 return
             if position >= start:
-                yield listed_in(images_dir, picture)
+                yield listed_in(images_dir, image)
             position += 1
         if not found:
-            raise UserError(f"{source}: no pictures in it")
+            raise UserError(f"{source}: no images in it")
 
 
-def listed_in(images_dir: str | None, picture: Picture) -> Picture:
-    """A picture of a list, looked for in `images_dir` alone; others, and without one, as it is."""
-    if images_dir is None or not picture.beside:
-        return picture
-    return replace(picture, path=os.path.join(images_dir, picture.name), beside="")
+def listed_in(images_dir: str | None, image: SourceImage) -> SourceImage:
+    """An image of a list, looked for in `images_dir` alone; others, and without one, as it is."""
+    if images_dir is None or not image.path_by_list:
+        return image
+    return replace(image, path=os.path.join(images_dir, image.name), path_by_list="")
 
 
 def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> int:
-    """How many pictures the sources hold; nothing but lists, folders and indexes is read.
+    """How many images the sources hold; nothing but lists, folders and indexes is read.
 
     Args:
       passed_over: counts the other files of folders, by suffix.
@@ -142,28 +142,28 @@ def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> in
     """
     if STDIN in sources:
         raise UserError("standard input cannot be shared by processes: use a list file")
-    return sum(1 for _ in pictures(sources, passed_over=passed_over))
+    return sum(1 for _ in images(sources, passed_over=passed_over))
 
 
-def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Picture]:
+def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[SourceImage]:
     path = Path(source)
     if source == STDIN:
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
         counted = Counter() if passed_over is None else passed_over
-        return _files(pictures_below(source, counted))
+        return _files(images_below(source, counted))
     if not path.exists():
         found = matches(source)
         if not found:
             raise UserError(f"{source}: no such file, folder or glob")
-        return (picture for match in found for picture in _open_source(match, passed_over))
+        return (image for match in found for image in _open_source(match, passed_over))
     return _open_file(path)
 
 
-def _open_file(path: Path) -> Iterator[Picture]:
+def _open_file(path: Path) -> Iterator[SourceImage]:
     if path.suffix in RECORD_SUFFIXES:
         return _records(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return _files([str(path)])
     refuse_other_encodings(path)
     with open(path, "rb") as file:
@@ -173,27 +173,27 @@ def _open_file(path: Path) -> Iterator[Picture]:
     return _listed_file(path)
 
 
-def _files(paths: Iterable[str]) -> Iterator[Picture]:
-    return (Picture(path, "", path) for path in paths)
+def _files(paths: Iterable[str]) -> Iterator[SourceImage]:
+    return (SourceImage(path, "", path) for path in paths)
 
 
-def _records(path: Path) -> Iterator[Picture]:
+def _records(path: Path) -> Iterator[SourceImage]:
     try:
         index = read_index(path)
     except RecordError as error:
         raise UserError(str(error)) from error
     for number, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
-        yield Picture(f"{path}:{number}", "", str(path), offset=int(offset), size=int(size))
+        yield SourceImage(f"{path}:{number}", "", str(path), offset=int(offset), size=int(size))
     if index.problem:
         raise UserError(index.problem)
 
 
-def _listed_file(path: Path) -> Iterator[Picture]:
+def _listed_file(path: Path) -> Iterator[SourceImage]:
     with open(path, "rb") as file:
         yield from _listed(file, str(path), path.parent)
 
 
-def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[Picture]:
+def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[SourceImage]:
     number = 0
     while line := file.readline(_MAX_LINE_BYTES + 1):
         number += 1
@@ -206,15 +206,15 @@ def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[Picture]:
         if "\0" in text:
             raise UserError(f"{shown}:{number}: a zero byte; is this a list file?")
         if text:
-            yield _listed_picture(text, folder)
+            yield _listed_image(text, folder)
 
 
-def _listed_picture(row: str, folder: Path) -> Picture:
+def _listed_image(row: str, folder: Path) -> SourceImage:
     name, tab, label = row.partition("\t")
     if not tab and " " in name and not (os.path.exists(name) or (folder / name).exists()):
         name, _, label = row.partition(" ")
     name = name.strip()
-    return Picture(name, _BLANKS.sub(" ", label.strip()), name, str(folder / name))
+    return SourceImage(name, _BLANKS.sub(" ", label.strip()), name, str(folder / name))
 
 
 def _record_label(example: dict) -> str:

@@ -18,7 +18,7 @@ from numpy import float32, int32
 from data.common.memory import Recycler
 
 CHANNELS = 3
-KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colours
+KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colors
 TINY = float32(1e-12)
 ZERO, ONE, TWO, SIX = float32(0), float32(1), float32(2), float32(6)
 HALF, MAX = float32(0.5), float32(255)
@@ -27,7 +27,7 @@ HALF, MAX = float32(0.5), float32(255)
 def _compiled(function):
     """Compiles at the first call; the result is kept on disk where a folder can be written.
 
-    With `fastmath`, since no NaN comes in, and sums may be vectorised.
+    With `fastmath`, since no NaN comes in, and sums may be vectorized.
     """
     jit = functools.partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
     try:
@@ -47,7 +47,7 @@ def augment(
     hue: float32,
     contrast: float32,
 ) -> None:
-    """Resizes, mirrors, rotates and colours an image, and writes it to `out`.
+    """Resizes, mirrors, rotates and colors an image, and writes it to `out`.
 
     Args:
         image: uint8 [H, W, 3], contiguous.
@@ -77,12 +77,12 @@ def _augment(
     scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
     if kind == ORDER_A:
         _rotate(planes, turned, angle)
-        _turn_colours(turned, scale, offset + brightness, saturation, hue)
+        _turn_colors(turned, scale, offset + brightness, saturation, hue)
         offset = (ONE - contrast) * _means(turned)
         _finish(turned, np.full(3, contrast), offset, out)
     elif kind == ORDER_B:
         offset = (ONE - contrast) / MAX * _means(planes) + brightness
-        _turn_colours(planes, scale * contrast, offset, saturation, hue)
+        _turn_colors(planes, scale * contrast, offset, saturation, hue)
         _finish(planes, np.ones(3, np.float32), np.zeros(3, np.float32), out)
     else:
         _finish(planes, scale, offset, out)
@@ -90,7 +90,7 @@ def _augment(
 
 @_compiled
 def _resize(image, planes, mirror):
-    """Bilinear, half-pixel centres, no antialiasing: `tf.image.resize`; in the image's range."""
+    """Bilinear, half-pixel centers, no antialiasing: `tf.image.resize`; in the image's range."""
     height, width, _ = image.shape
     size = planes.shape[0]
     lines = image.reshape(height, 3 * width)
@@ -127,7 +127,7 @@ def _taps(length, size, mirror):
 
 @_compiled
 def _rotate(planes, turned, angle):
-    """About the centre; the nearest pixel, black where there was none."""
+    """About the center; the nearest pixel, black where there was none."""
     size = int32(planes.shape[0])
     middle = float32(size - 1) / TWO
     cos, sin = float32(math.cos(angle)), float32(math.sin(angle))
@@ -154,7 +154,7 @@ def _rotate(planes, turned, angle):
 
 
 @_compiled
-def _turn_colours(planes, scale, offset, saturation, hue):
+def _turn_colors(planes, scale, offset, saturation, hue):
     """`planes * scale + offset`, then `adjust_saturation`, then `adjust_hue`, in place.
 
     In HSV, saturation scales a pixel's range below its largest channel, at most down to 0, and hue

@@ -112,7 +112,7 @@ class TrainingInput:
 
         plan = Plan(positions, share.micro_batch, share.count)
         valid = np.ones(share.count * share.micro_batch, bool)
-        yield from _labelled(run(self._slots, self._preparation, plan, threads), lambda part: valid)
+        yield from _labeled(run(self._slots, self._preparation, plan, threads), lambda part: valid)
 
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
@@ -160,17 +160,17 @@ class EvaluationInput:
             filled = np.array([slot.position for slot in part.slots])
             return (wanted < self.records) & (wanted == filled)
 
-        yield from _labelled(run(self._slots, self._preparation, plan, threads), valid)
+        yield from _labeled(run(self._slots, self._preparation, plan, threads), valid)
 
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         del positions
 
         @tf.function(autograph=False)  # traced once, for all images
-        def centre(contents: tf.Tensor) -> tf.Tensor:
+        def center(contents: tf.Tensor) -> tf.Tensor:
             image = exif_ops.upright(preprocess.decode(contents), contents)
             return preprocess.inference_crops(image, self._options.image_size)[0]
 
-        return [centre(image) for image in tf.unstack(contents)]
+        return [center(image) for image in tf.unstack(contents)]
 
     def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
         for image, part in zip(images, parts, strict=True):
@@ -197,7 +197,7 @@ def _open(options: InputOptions, split: str = "train") -> RecordSource:
     return RecordSource(options.data_dir, options.class_num, options.max_bad_records, split)
 
 
-def _labelled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:
+def _labeled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:
     """Micro-batches with the labels of their slots.
 
     Args:

@@ -43,12 +43,12 @@ def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Ten
     """The network's input for inference and evaluation (spec section 5).
 
     The short side is resized to 256/224 of `image_size`, rounded down, the long side in proportion
-    and truncated; bilinear with half-pixel centres and no antialiasing.
+    and truncated; bilinear with half-pixel centers and no antialiasing.
 
     Args:
         image: uint8 [H, W, 3], upright.
         image_size: side of a crop in pixels.
-        crops: 1, the centre; or 10, the corners and the centre and then their mirrors.
+        crops: 1, the center; or 10, the corners and the center and then their mirrors.
 
     Returns:
         float32 [crops, image_size, image_size, 3] in [-1, 1].
@@ -92,8 +92,8 @@ def _decode_png(contents: tf.Tensor) -> tf.Tensor:
     """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
     image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
     colors, alpha = image[..., :3], image[..., 3:]
-    # Greys have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
+    # Grays have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
     # where none is transparent, 1 of 255 opaque.
-    is_grey = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
-    alpha = tf.where(is_grey & (alpha > 0), 255, alpha)
+    is_gray = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
+    alpha = tf.where(is_gray & (alpha > 0), 255, alpha)
     return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 MAX_MAGNITUDE = 10.0
-FILL = 0.5  # grey where a geometric operation uncovers nothing
+FILL = 0.5  # gray where a geometric operation uncovers nothing
 MAX_ROTATION = 30.0  # degrees
 MAX_SHEAR = 0.3
 MAX_SHIFT = 0.45  # of the image's side, as in timm
 MAX_ENHANCE = 0.9
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -88,16 +88,16 @@ def _blend(image: tf.Tensor, other: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     return other + (image - other) * (1.0 + MAX_ENHANCE * level)
 
 
-def _grey(image: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(image * GREY_WEIGHTS, axis=2, keepdims=True)
+def _gray(image: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(image * GRAY_WEIGHTS, axis=2, keepdims=True)
 
 
 def _color(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _blend(image, _grey(image), level)
+    return _blend(image, _gray(image), level)
 
 
 def _contrast(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _blend(image, tf.reduce_mean(_grey(image)), level)
+    return _blend(image, tf.reduce_mean(_gray(image)), level)
 
 
 def _brightness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:

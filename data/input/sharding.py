@@ -1,7 +1,7 @@
 """How the images of a step are shared out: to workers, and on each to micro-batches.
 
 A step's images are `total` micro-batches of one size; a worker takes a run of `count` of them,
-beginning with number `first`. So a step is the same whoever does it, and a job that goes on with
+beginning with number `first`. So a step is the same whoever does it, and a job that continues with
 fewer or more workers keeps its global batch.
 """
 
@@ -62,7 +62,7 @@ def step_share(
 
     Args:
       elastic: the number of workers may change.
-      in_step: workers meet within a micro-batch (synchronised batch norm).
+      in_step: workers meet within a micro-batch (synchronized batch norm).
 
     Raises:
       UserError: flags that contradict each other.

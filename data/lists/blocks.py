@@ -200,7 +200,7 @@ def _classes(
     words = _words(data, stops - _WORD_BYTES) & keep | _ZEROS & ~keep
     high = np.uint64(0xF0F0F0F0F0F0F0F0)
     bad = (words & high != _ZEROS) | (words + np.uint64(0x0606060606060606) & high != _ZEROS)
-    # Eight digits to one number: neighbours, then pairs, then fours are combined in place.
+    # Eight digits to one number: neighbors, then pairs, then fours are combined in place.
     values = (words & np.uint64(0x0F0F0F0F0F0F0F0F)) * np.uint64(2561) >> np.uint64(8)
     values = (values & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
     values = (values & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)

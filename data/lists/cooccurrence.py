@@ -39,7 +39,7 @@ class Cooccurrence(NamedTuple):
         return [(c, tag) for c, tag in candidates if not hierarchy.on_one_path(c, tag)]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the normalised matrix as a table, one pair a line."""
+        """Writes the normalized matrix as a table, one pair a line."""
         columns = (self.classes, self.tags, self.both / self.images, self.both, self.images)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = (f"{c}\t{tag}\t{co:.6f}\t{both}\t{images}\n" for c, tag, co, both, images in rows)

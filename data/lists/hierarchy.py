@@ -172,7 +172,7 @@ class Hierarchy:
 def read_names(path: str | os.PathLike) -> list[str]:
     """The names of a dictionary, by class index.
 
-    Reads a hierarchy, or lines `index<TAB>name`, which may go on with `<TAB>id`, as in
+    Reads a hierarchy, or lines `index<TAB>name`, which may continue with `<TAB>id`, as in
     `data/imagenet2012_dictionary.txt`; a blank may stand for the first tab.
 
     Raises:

@@ -101,7 +101,7 @@ def most_specific(tags: Tags, hierarchy: Hierarchy) -> Tags:
     order = np.argsort(keys)
     ordered = keys[order]
     specific = np.ones(len(keys), bool)
-    # From each tag upwards to the next ancestor that is a tag of the row; that one goes on alone.
+    # From each tag upwards to the next ancestor that is a tag of the row; that one continues alone.
     walking = np.arange(len(keys))
     above = hierarchy.parents[tags.classes]
     while True:

@@ -1,4 +1,4 @@
-"""One's own labelled images, shared out to training, validation and test by their names."""
+"""One's own labeled images, shared out to training, validation and test by their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 SPLITS = ("train", "val", "test")
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """An image, relative to the image folder, and the confidence of each of its classes."""
 
     image: str
@@ -17,18 +17,18 @@ class Labelled(NamedTuple):
 
 
 def split(
-    labelled: list[Labelled], val_share: float, test_share: float, seed: int
-) -> dict[str, list[Labelled]]:
+    labeled: list[Labeled], val_share: float, test_share: float, seed: int
+) -> dict[str, list[Labeled]]:
     """The images of each split, by a hash of their names.
 
     Training takes what the hash gives it first; a held-out image with a class that training then
     still lacks is moved to training. Validation, and then the test, are not left empty as long as
     training can spare an image.
     """
-    parts: dict[str, list[Labelled]] = {name: [] for name in SPLITS}
+    parts: dict[str, list[Labeled]] = {name: [] for name in SPLITS}
     trained: Counter[str] = Counter()
     placed = sorted(
-        ((_uniform(row.image, seed), row) for row in labelled),
+        ((_uniform(row.image, seed), row) for row in labeled),
         key=lambda pair: (pair[0], pair[1].image),
         reverse=True,
     )
@@ -49,7 +49,7 @@ def split(
     return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
 
 
-def _fill(parts: dict[str, list[Labelled]], name: str, trained: Counter[str]) -> None:
+def _fill(parts: dict[str, list[Labeled]], name: str, trained: Counter[str]) -> None:
     """Moves an image to an empty split: from training or, if it can spare none, from the other."""
     other = parts["test" if name == "val" else "val"]
     spare = [row for row in parts["train"] if _is_spare(row, trained)]
@@ -62,13 +62,13 @@ def _fill(parts: dict[str, list[Labelled]], name: str, trained: Counter[str]) ->
         parts[name].append(other.pop())
 
 
-def _is_spare(row: Labelled, trained: Counter[str]) -> bool:
+def _is_spare(row: Labeled, trained: Counter[str]) -> bool:
     """Whether training has other images of all classes of this one."""
     present = positives(row)
     return bool(present) and all(trained[name] > 1 for name in present)
 
 
-def positives(row: Labelled) -> set[str]:
+def positives(row: Labeled) -> set[str]:
     return {name for name, value in row.confidences.items() if value > 0}
 
 

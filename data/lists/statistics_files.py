@@ -118,7 +118,7 @@ def _plot_classes(lists: dict[str, ListStatistics], min_images: int) -> Figure:
         images = np.sort(statistics.class_images.sum(0))[::-1]
         images = images[images > 0]
         axis.plot(np.arange(1, len(images) + 1), images, label=f"{role}: {len(images):,} classes")
-    axis.axhline(min_images, color="grey", linestyle="--", linewidth=1)
+    axis.axhline(min_images, color="gray", linestyle="--", linewidth=1)
     axis.annotate(
         f"trainable: over {min_images}", (1, min_images), (4, 3), textcoords="offset points"
     )

@@ -1,1 +1,1 @@
-"""Pictures through a trained network: sources, batches, result files, evaluation."""
+"""Images through a trained network: sources, batches, result files, evaluation."""

@@ -1,4 +1,4 @@
-"""A network run over many pictures: sources to batches to rows to a result, resumed after a kill.
+"""A network run over many images: sources to batches to rows to a result, resumed after a kill.
 
 Both inference scripts are this job; they differ in what they make of a batch.
 """
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.common.errors import UserError
 from data.common.parallel import Part
 from data.input import image_source
-from data.input.image_batches import PictureBatch, Preparation, batches
+from data.input.image_batches import ImageBatch, Preparation, batches
 from data.outputs import resumable
 from data.outputs.result_format import ResultFormat
 
@@ -31,29 +31,29 @@ _log = logging.getLogger(__name__)
 
 
 class Totals(NamedTuple):
-    """Pictures in the result and how many of them are unreadable; the speed of this process."""
+    """Images in the result and how many of them are unreadable; the speed of this process."""
 
-    pictures: int
+    images: int
     unreadable: int
-    pictures_per_second: float
+    images_per_second: float
 
 
 @dataclass(frozen=True, eq=False)
 class Job(Generic[Row]):
-    """What is run over which pictures, and where the rows go.
+    """What is run over which images, and where the rows go.
 
     Attributes:
-      sources, images_dir: see `picture_source.pictures`.
+      sources, images_dir: see `image_source.images`.
       result: the file to make.
       format: of the result.
-      prepare: makes crops of pictures.
+      prepare: makes crops of images.
       predict: the network: crops float32 [B, K, S, S, 3] -> numbers [B, ...].
       describe: makes the rows of a batch, in order, of it and of what `predict` gave.
       settings: whatever else decides on the rows; a resumed run must have the same.
-      batch_size: in pictures.
+      batch_size: in images.
       threads: that read and decode.
       part: which of how many processes this is; each takes a run of whole batches.
-      shown: how many of the first pictures `describe` has to see, even where an interrupted run
+      shown: how many of the first images `describe` has to see, even where an interrupted run
         has done them.
     """
 
@@ -62,7 +62,7 @@ class Job(Generic[Row]):
     format: ResultFormat[Row]
     prepare: Preparation
     predict: Callable[[np.ndarray], np.ndarray]
-    describe: Callable[[PictureBatch, np.ndarray], list[Row]]
+    describe: Callable[[ImageBatch, np.ndarray], list[Row]]
     settings: dict[str, Any]
     batch_size: int
     threads: int
@@ -70,43 +70,43 @@ class Job(Generic[Row]):
     shown: int = 0
     images_dir: str | None = None
 
-    def batches(self, start: int, stop: int | None) -> Iterator[PictureBatch]:
-        """Batches of the pictures from the `start`-th up to before the `stop`-th."""
-        found = image_source.pictures(self.sources, start, stop, None, self.images_dir)
+    def batches(self, start: int, stop: int | None) -> Iterator[ImageBatch]:
+        """Batches of the images from the `start`-th up to before the `stop`-th."""
+        found = image_source.images(self.sources, start, stop, None, self.images_dir)
         return batches(found, self.prepare, self.batch_size, self.threads)
 
     def run(self) -> Totals:
         """Makes the result; all processes wait for each other, one of them completes it.
 
         Raises:
-          UserError: no pictures, a source that cannot be opened, or an unfinished result with other
+          UserError: no images, a source that cannot be opened, or an unfinished result with other
             settings is in the way.
         """
         speed = self._fill()
         self.part.wait()
-        pictures, unreadable = resumable.totals(self.result, self.part.count)
+        images, unreadable = resumable.totals(self.result, self.part.count)
         self.part.wait()  # all have read the totals before one cleans up
         if self.part.collects:
             self.format.finish(resumable.join(self.result, self.part.count), self.result)
             resumable.clean(self.result, self.part.count)
-        if pictures and unreadable == pictures:
+        if images and unreadable == images:
             raise UserError(
-                f"none of the {pictures} pictures could be read; {self.result} has the reason of"
+                f"none of the {images} images could be read; {self.result} has the reason of"
                 " each (names in a list are relative to --images_dir)"
             )
-        return Totals(pictures, unreadable, speed)
+        return Totals(images, unreadable, speed)
 
     def _fill(self) -> float:
-        """Brings this process's share up to its last picture; its pictures a second."""
+        """Brings this process's share up to its last image; its images a second."""
         total = self._count()
         start, stop = _span(total, self.batch_size, self.part)
         index, count = self.part.index, self.part.count
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
         settings |= {"images_dir": self.images_dir} if self.images_dir else {}
-        settings["first_picture"] = start  # it moves when a source grows, but for the first share
+        settings["first_image"] = start  # it moves when a source grows, but for the first share
         with resumable.Part(self.result, settings, index, count, self.format.header) as output:
             if output.items:
-                _log.info("going on after the %d pictures of an interrupted run", output.items)
+                _log.info("continuing after the %d images of an interrupted run", output.items)
                 self._show_again(start, output.items)
             share = None if stop is None else stop - start
             progress = _Progress(share, output.items)
@@ -123,28 +123,28 @@ class Job(Generic[Row]):
         return progress.close()
 
     def _show_again(self, start: int, done: int) -> None:
-        """Gives `describe` the pictures to be shown that an interrupted run has done."""
+        """Gives `describe` the images to be shown that an interrupted run has done."""
         whole_batches = -(-self.shown // self.batch_size) * self.batch_size
         if not whole_batches:
             return
         if image_source.STDIN in self.sources:
             raise UserError(
-                "the page needs the pictures of the interrupted run, which standard input has only"
-                f" once: go on without --page, or delete {self.result}.partial.json to begin again"
+                "the page needs the images of the interrupted run, which standard input has only"
+                f" once: continue without --page, or start over: delete {self.result}.partial.json"
             )
         for batch in self.batches(start, start + min(whole_batches, done)):
             self.describe(batch, self.predict(batch.crops))
 
     def _write(
-        self, batch: PictureBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"
+        self, batch: ImageBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"
     ) -> None:
         rows = b"".join(map(self.format.encode, self.describe(batch, values)))
-        problems = [(p.name, p.problem) for p in batch.pictures if p.problem]
-        output.append(rows, len(batch.pictures), len(problems))
-        progress.show(len(batch.pictures), problems)
+        problems = [(p.name, p.problem) for p in batch.images if p.problem]
+        output.append(rows, len(batch.images), len(problems))
+        progress.show(len(batch.images), problems)
 
     def _count(self) -> int | None:
-        """Pictures in all; None where only reading them would tell."""
+        """Images in all; None where only reading them would tell."""
         alone = self.part.count == 1
         streamed = image_source.STDIN in self.sources
         if alone and streamed:
@@ -153,15 +153,15 @@ class Job(Generic[Row]):
         total = image_source.count(self.sources, passed_over)
         if passed_over and self.part.collects:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
-            _log.warning("passed over as no pictures: %d files (%s)", passed_over.total(), kinds)
+            _log.warning("passed over as no images: %d files (%s)", passed_over.total(), kinds)
         return total
 
 
 def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | None]:
-    """First picture of a process's share, and the one after its last (None: to the end).
+    """First image of a process's share, and the one after its last (None: to the end).
 
     Shares begin at whole batches, so any number of processes makes the same batches. The first
-    share is never empty: it holds the header and the pictures of the page.
+    share is never empty: it holds the header and the images of the page.
     """
     if total is None:
         return 0, None
@@ -175,21 +175,21 @@ class _Progress:
     """A bar on a terminal, a log line now and then elsewhere; the first problems are logged."""
 
     def __init__(self, total: int | None, done: int) -> None:
-        self._bar = tqdm(total=total, initial=done, unit=" pictures", disable=None)
+        self._bar = tqdm(total=total, initial=done, unit=" images", disable=None)
         self._total, self._done, self._new, self._problems = total, done, 0, 0
         self._started = self._logged = time.monotonic()
 
-    def show(self, pictures: int, problems: list[tuple[str, str]]) -> None:
-        self._bar.update(pictures)
-        self._done += pictures
-        self._new += pictures
+    def show(self, images: int, problems: list[tuple[str, str]]) -> None:
+        self._bar.update(images)
+        self._done += images
+        self._new += images
         for name, problem in problems[: max(0, LOGGED_PROBLEMS - self._problems)]:
             _log.warning("unreadable: %s: %s", name, problem)
         self._problems += len(problems)
         if self._bar.disable and time.monotonic() - self._logged > LOG_SECONDS:
             self._logged = time.monotonic()
             whole = f" of {self._total}" if self._total is not None else ""
-            _log.info("%d%s pictures, %.1f a second", self._done, whole, self._speed())
+            _log.info("%d%s images, %.1f a second", self._done, whole, self._speed())
 
     def close(self) -> float:
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Sections of an evaluation's page: metrics with their meaning, curves, classes, pictures."""
+"""Sections of an evaluation's page: metrics with their meaning, curves, classes, images."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ SIGNED_DIFFERENCE = "{:+.4f}"
 
 # The first pattern that matches a metric's name tells what it is; \1 is its k.
 MEANINGS = (
-    (r"images", "pictures evaluated"),
-    (r"images_with_positive", "pictures with at least one positive label"),
+    (r"images", "images evaluated"),
+    (r"images_with_positive", "images with at least one positive label"),
     (r"supported_classes", "classes that means over classes are over"),
     (r"map_macro", "mean of the classes' average precision"),
-    (r"map_micro", "average precision of all (picture, class) pairs in one ranking"),
+    (r"map_micro", "average precision of all (image, class) pairs in one ranking"),
     (r"map_weighted", "mean of the classes' average precision, by number of positives"),
     (r"label_ranking_ap", "mean over labels of the share of positives ranked down to them"),
     (r"coverage", "classes down the ranking until all positives are found; less is better"),
     (r"ranking_loss", "share of (positive, negative) pairs in the wrong order; less is better"),
-    (r"one_error", "share of pictures whose best class is wrong; less is better"),
-    (r"hamming", "share of (picture, class) pairs predicted wrongly; less is better"),
+    (r"one_error", "share of images whose best class is wrong; less is better"),
+    (r"hamming", "share of (image, class) pairs predicted wrongly; less is better"),
     (r"hierarchical_precision_at_(\d+)", r"share of the best \1 classes and ancestors that hold"),
     (
         r"hierarchical_recall_at_(\d+)",
         r"share of labels and ancestors among the best \1 and theirs",
     ),
     (r"hierarchical_f1_at_\d+", "harmonic mean of the two above"),
-    (r"precision_at_(\d+)", r"mean over pictures: share of the best \1 classes that hold"),
-    (r"recall_at_(\d+)", r"mean over pictures: share of labels among the best \1 classes"),
-    (r"f1_at_(\d+)", r"mean over pictures: F1 of the best \1 classes"),
-    (r"(precision|recall|f1)_at_threshold", r"mean over pictures: \1 of the classes predicted"),
+    (r"precision_at_(\d+)", r"mean over images: share of the best \1 classes that hold"),
+    (r"recall_at_(\d+)", r"mean over images: share of labels among the best \1 classes"),
+    (r"f1_at_(\d+)", r"mean over images: F1 of the best \1 classes"),
+    (r"(precision|recall|f1)_at_threshold", r"mean over images: \1 of the classes predicted"),
     (r"macro_(\w+)", r"mean over classes: \1 of the predictions"),
     (r"micro_(\w+)", r"\1 of all predictions together"),
-    (r"top_(\d+)", r"share of pictures with their label among the best \1"),
+    (r"top_(\d+)", r"share of images with their label among the best \1"),
     (r"top_\d+_(low|high)", r"\1 end of its 95 % interval (Wilson)"),
     (r"mean_class_accuracy", "mean of the classes' top-1"),
     (r"loss", "mean of minus the logarithm of the label's probability; less is better"),
@@ -95,21 +95,21 @@ def step_plot(steps: Sequence[int], metrics: Mapping[str, Sequence[float]]) -> s
     return line_plot(lines, "step", "")
 
 
-def picture_rows(groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> str:
-    """Headed rows of pictures with captions; a group without a picture is left out."""
+def image_rows(groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> str:
+    """Headed rows of images with captions; a group without an image is left out."""
     parts = []
     for heading, tiles in groups:
         if tiles:
             parts.append(f"<h3>{html.escape(heading)}</h3>")
             parts += [
-                html_report.figure(html_report.picture_address(image), caption, THUMBNAIL_SIDE)
+                html_report.figure(html_report.image_address(image), caption, THUMBNAIL_SIDE)
                 for image, caption in tiles
             ]
     return "\n".join(parts)
 
 
 def thumbnail(crop: np.ndarray) -> Image.Image:
-    """A small picture of what the network saw: float32 [S, S, 3] in [-1, 1]."""
+    """A small image of what the network saw: float32 [S, S, 3] in [-1, 1]."""
     image = to_image(crop)
     image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     return image

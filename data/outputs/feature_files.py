@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class Feature(NamedTuple):
-    """The numbers of one picture, float [D]; not-a-number where it is unreadable (`problem`)."""
+    """The numbers of one image, float [D]; not-a-number where it is unreadable (`problem`)."""
 
     image: str
     label: str
@@ -101,7 +101,7 @@ def _finisher(write: Callable[[_Spool, Path, Path], None]) -> Callable[[Path, Pa
 
 
 def _to_npy(spool: _Spool, temporary: Path, result: Path) -> None:
-    """The array [N, D]; names, labels and problems go beside it, a tab-separated row each."""
+    """The array [N, D]; names, labels and problems go next to it, a tab-separated row each."""
     with open(temporary, "wb") as file:
         _write_array(file, spool)
     names = temporary.with_name(temporary.name + NAMES_SUFFIX)

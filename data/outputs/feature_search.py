@@ -1,4 +1,4 @@
-"""Nearest neighbours among features, by the cosine of the angle between them."""
+"""Nearest neighbors among features, by the cosine of the angle between them."""
 
 import csv
 from pathlib import Path
@@ -81,7 +81,7 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
 def nearest(table: Table, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` rows of the table that are nearest to each query, nearest first.
 
-    Rows without numbers (unreadable pictures) are never near; of equals, the earlier row comes
+    Rows without numbers (unreadable images) are never near; of equals, the earlier row comes
     first. The table is read once, a few thousand rows at a time.
 
     Args:

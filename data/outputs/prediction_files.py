@@ -24,7 +24,7 @@ def _text(prediction: Prediction) -> bytes:
 
 
 def _csv(prediction: Prediction) -> bytes:
-    """A row a label; a picture without labels has one row with those fields empty."""
+    """A row a label; an image without labels has one row with those fields empty."""
     image, label, labels, problem = prediction
     rows = [
         (image, label, rank, index, name, f"{probability:.6f}", "")

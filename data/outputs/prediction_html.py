@@ -1,4 +1,4 @@
-"""Predictions as a page for people: the first pictures, as the network saw them, with labels."""
+"""Predictions as a page for people: the first images, as the network saw them, with labels."""
 
 import re
 from pathlib import Path
@@ -8,31 +8,31 @@ from PIL import Image
 from data.common import html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.input.image_batches import PictureBatch, to_image
+from data.input.image_batches import ImageBatch, to_image
 from data.outputs.predictions import Prediction
 
-PICTURE_SIDE = 224
+IMAGE_SIDE = 224
 SHEET_COLUMNS = 6
-CENTRE = 4  # of ten crops: four corners, the centre, and their mirrors
+CENTRE = 4  # of ten crops: four corners, the center, and their mirrors
 SUFFIXES = (".html", ".png")
 
 
 class Shown:
-    """The first `limit` predictions with their pictures; small, however long the run."""
+    """The first `limit` predictions with their images; small, however long the run."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._shown: list[tuple[Prediction, Image.Image | None]] = []
 
-    def add(self, predictions: list[Prediction], batch: PictureBatch) -> None:
+    def add(self, predictions: list[Prediction], batch: ImageBatch) -> None:
         """Keeps what still fits of a batch's predictions."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            picture = None if prediction.problem else to_image(crops[CENTRE % len(crops)])
-            self._shown.append((prediction, picture))
+            image = None if prediction.problem else to_image(crops[CENTRE % len(crops)])
+            self._shown.append((prediction, image))
 
     def write(self, path: str) -> None:
-        """Writes an HTML page with the pictures inside it, or a contact sheet, by the suffix.
+        """Writes an HTML page with the images inside it, or a contact sheet, by the suffix.
 
         Raises:
           UserError: another suffix.
@@ -40,20 +40,20 @@ class Shown:
         check(path)
         if path.endswith(".png"):
             tiles = [
-                html_report.Tile(_or_blank(picture), _caption(row), _is_right(row))
-                for row, picture in self._shown
+                html_report.Tile(_or_blank(image), _caption(row), _is_right(row))
+                for row, image in self._shown
             ]
             html_report.write_image(
-                path, html_report.contact_sheet(tiles, SHEET_COLUMNS, PICTURE_SIDE)
+                path, html_report.contact_sheet(tiles, SHEET_COLUMNS, IMAGE_SIDE)
             )
             return
         figures = [
             html_report.figure(
-                html_report.picture_address(_or_blank(picture)), _caption(row), PICTURE_SIDE
+                html_report.image_address(_or_blank(image)), _caption(row), IMAGE_SIDE
             )
-            for row, picture in self._shown
+            for row, image in self._shown
         ]
-        heading = f"The first {len(figures)} pictures"
+        heading = f"The first {len(figures)} images"
         content = html_report.page("Predictions", [(heading, "\n".join(figures))])
         atomic_write(path, content.encode("utf-8", "replace"))
 
@@ -78,5 +78,5 @@ def _is_right(prediction: Prediction) -> bool | None:
     return prediction.labels[0].index in map(int, given)
 
 
-def _or_blank(picture: Image.Image | None) -> Image.Image:
-    return picture or Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "#dddddd")
+def _or_blank(image: Image.Image | None) -> Image.Image:
+    return image or Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), "#dddddd")

@@ -24,7 +24,7 @@ class Label(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The labels of one picture, best first; `problem` says why there are none, else ""."""
+    """The labels of one image, best first; `problem` says why there are none, else ""."""
 
     image: str
     label: str
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Which labels of a picture are shown, and by what names.
+    """Which labels of an image are shown, and by what names.
 
     Attributes:
       names: of the classes.
@@ -61,7 +61,7 @@ class Labels:
             raise UserError("--show_labels=specific needs --threshold or --threshold_file")
 
     def choose(self, probabilities: np.ndarray) -> tuple[Label, ...]:
-        """The labels of one picture, best first (of equals, the lower index).
+        """The labels of one image, best first (of equals, the lower index).
 
         Args:
           probabilities: float [C].

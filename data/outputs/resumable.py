@@ -1,4 +1,4 @@
-"""Output that grows a batch at a time and survives kill -9: a run goes on where it was stopped.
+"""Output that grows a batch at a time and survives kill -9: a run continues where it was stopped.
 
 `<result>.partial` grows; `<result>.partial.json`, replaced at every commit, says how much of it
 counts, its SHA-256 up to there, and with what settings it was begun. Of several processes each
@@ -74,7 +74,7 @@ class Part:
     def __exit__(self, *_: object) -> None:
         self.commit()
         self._file.close()
-        if not self.items:  # nothing to go on from
+        if not self.items:  # nothing to continue from
             journal_path(self.path).unlink()
             self.path.unlink()
 
@@ -137,7 +137,7 @@ def part_path(result: Path, rank: int, ranks: int) -> Path:
 
 
 def journal_path(part: Path) -> Path:
-    """The journal beside a share."""
+    """The journal next to a share."""
     return part.with_name(part.name + ".json")
 
 
@@ -164,7 +164,7 @@ def totals(result: Path, ranks: int) -> tuple[int, int]:
 
 
 def join(result: Path, ranks: int) -> Path:
-    """The file that holds all shares in order: the only one itself, or a new file beside them."""
+    """The file that holds all shares in order: the only one itself, or a new file next to them."""
     parts = [part_path(result, rank, ranks) for rank in range(ranks)]
     if ranks == 1:
         return parts[0]

@@ -1,7 +1,7 @@
-"""Lists and pictures to shards of TFRecords: the same bytes for any number of workers.
+"""Lists and images to shards of TFRecords: the same bytes for any number of workers.
 
 A shard is made of `shard_size` consecutive rows of one list by one process, which decodes every
-picture to know that it is whole. Rows that cannot be used are left out of the shard and reported.
+image to know that it is whole. Rows that cannot be used are left out of the shard and reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from data.tfrecords.records import RecordError, RecordWriter, encode_example
 
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
-_OTHER_BYTES = 64 << 20  # that a decode may take besides the picture's
+_OTHER_BYTES = 64 << 20  # that a decode may take besides the image's
 _BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
@@ -41,10 +41,10 @@ class Options:
         output: the folder of shards.
         kind: of label, see `data/tfrecords/records.py`.
         class_num: classes are in 0..class_num-1; needed by dense labels.
-        short_side: shrink pictures to it, in pixels; None keeps their size.
+        short_side: shrink images to it, in pixels; None keeps their size.
         quality: of JPEGs that have to be encoded, 1 to 95.
-        orientation: `apply` turns pictures upright by their EXIF data, `keep` leaves them.
-        max_pixels: of a picture; larger ones are refused.
+        orientation: `apply` turns images upright by their EXIF data, `keep` leaves them.
+        max_pixels: of an image; larger ones are refused.
         max_image_bytes: that decoding one may take in a process.
     """
 
@@ -70,7 +70,7 @@ class Shard(NamedTuple):
 
 
 def suffix_in(folder: str | os.PathLike) -> str:
-    """What new shards in a folder end in; where an earlier version began, they go on as its did."""
+    """The suffix of new shards in a folder: an earlier version's, where it wrote some there."""
     return EARLIER_SUFFIX if any(Path(folder).glob(f"*{EARLIER_SUFFIX}")) else SUFFIX
 
 
@@ -168,7 +168,7 @@ class ShardJob:
     options: Options
 
     def source(self, shard: Shard) -> str:
-        """A hash of all that decides the shard's content, but for the pictures."""
+        """A hash of all that decides the shard's content, but for the images."""
         made_from = (self.options.kind, self.options.class_num, self.options.short_side)
         made_from += (self.options.quality, self.options.orientation, self.options.max_pixels)
         return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]
@@ -184,7 +184,7 @@ class ShardJob:
                     row = _row(line, self.options.class_num)
                     if row is None:
                         continue
-                    original, jpeg = self._picture(row)
+                    original, jpeg = self._image(row)
                     writer.write(self._example(row, jpeg))
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
@@ -206,8 +206,8 @@ class ShardJob:
         ShardFolder(self.options.output).add(report)
         return report
 
-    def _picture(self, row: Row) -> tuple[bytes, Jpeg]:
-        """The bytes of the row's file, and the picture to store; they may be the same object."""
+    def _image(self, row: Row) -> tuple[bytes, Jpeg]:
+        """The bytes of the row's file, and the image to store; they may be the same object."""
         try:
             data = Path(self.options.images, row.image).read_bytes()
             with bounded(self.options.max_image_bytes + _OTHER_BYTES):

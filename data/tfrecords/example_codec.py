@@ -1,4 +1,4 @@
-"""`tf.train.Example` messages of labelled images, in protobuf's wire format, without TensorFlow.
+"""`tf.train.Example` messages of labeled images, in protobuf's wire format, without TensorFlow.
 
 An example holds `width`, `height`, `image`, `name` and the label in one of three kinds (spec
 section 1):

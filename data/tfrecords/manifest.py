@@ -1,7 +1,7 @@
 """The manifest of a folder of record shards: rows, bytes and SHA-256 of each, made and verified.
 
 While a conversion runs, each finished shard has a report of its own in the folder `.shards`, so
-that any number of processes and machines can write, and a killed run goes on. When all shards are
+that any number of processes and machines can write, and a killed run continues. When all shards are
 there, the reports become `manifest.json` and `bad_images.tsv`.
 """
 
@@ -96,7 +96,7 @@ class ShardFolder:
 
         Args:
             reports: of all finished shards of the folder.
-            names: the shards of this run; another run may be making others beside it. None: all.
+            names: the shards of this run; another run may be making others next to it. None: all.
         """
         reports = sorted(reports, key=lambda report: report.name)
         bad = [entry for report in reports for entry in report.bad]
@@ -178,7 +178,7 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
             return f"{path}: {path.stat().st_size} bytes, the manifest says {report.bytes}"
         if sha256(path) != report.sha256:
             return f"{path}: its SHA-256 is not that of the manifest"
-        # Before the records are read, which would mend the index.
+        # Before the records are read, which would fix the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text(encoding="utf-8")
         rows, labels = 0, Counter()
         for payload in read_records(path):
@@ -200,7 +200,7 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
 def labels_of(files: Sequence[str], rows: Sequence[int]) -> np.ndarray | None:
     """int64 [highest class + 1]: positive records of each class in record files of so many rows.
 
-    From the manifests beside them; None where one is absent, damaged, of a time before it had
+    From the manifests next to them; None where one is absent, damaged, of a time before it had
     counts, or of other files.
     """
     texts = []

@@ -1,4 +1,4 @@
-"""The labelled images of many record files, read by number; what is wrong with them, and where."""
+"""The labeled images of many record files, read by number; what is wrong with them, and where."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOGGER = logging.getLogger(__name__)
 OPEN_FILES = 256  # of a source at once, as far as the process may
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
 READ_THREADS, READ_CHUNK = 8, 1024
-# What our tools write beside records: indices, the manifest, lists of bad rows and of downloads.
+# What our tools write next to records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
 
 
@@ -249,7 +249,7 @@ def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
 
 
 def _outside(label: int, class_num: int) -> str:
-    return f"class {label} is not within 0..{class_num - 1}; mend --class_num"
+    return f"class {label} is not within 0..{class_num - 1}; fix --class_num"
 
 
 def count_classes(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
@@ -274,7 +274,7 @@ def _labels(
     if not dense:
         raise UserError("neither `label` nor `label_index` in it")
     if len(dense[0]) != 4 * class_num:
-        raise UserError(f"a dense label of {len(dense[0]) // 4} classes; mend --class_num")
+        raise UserError(f"a dense label of {len(dense[0]) // 4} classes; fix --class_num")
     vector = np.frombuffer(dense[0], "<f4")
     classes = np.flatnonzero(vector)
     return classes, vector[classes]

@@ -1,9 +1,9 @@
-"""TFRecord files of labelled images, read and written without TensorFlow.
+"""TFRecord files of labeled images, read and written without TensorFlow.
 
 A record is framed as `length uint64, masked CRC-32C of it, payload, masked CRC-32C of the payload`
 (little endian). The payload is an example of `example_codec.py`, in one of three label kinds.
 
-Beside `<shard>` lies `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
+Next to `<shard>` lies `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
 DALI reads; `size` includes the 16 bytes of framing.
 """
 

@@ -192,8 +192,8 @@ def find(path: str | Path) -> str:
     if _is_complete(prefix):
         return prefix
     _refuse_other_formats(path)
-    beside = [p.name for p in files_of(prefix)] or "nothing of that name is there"
-    raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing ({beside})")
+    others = [p.name for p in files_of(prefix)] or "nothing of that name is there"
+    raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing ({others})")
 
 
 def _refuse_other_formats(path: Path) -> None:
@@ -260,7 +260,7 @@ class CheckpointFolder:
         return prefix
 
     def save_meta(self, step: int, meta: Mapping[str, Any]) -> None:
-        """Replaces the JSON beside `model.ckpt-{step}`."""
+        """Replaces the JSON next to `model.ckpt-{step}`."""
         save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
 
     def _remove_unfinished(self) -> None:

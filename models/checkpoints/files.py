@@ -104,7 +104,7 @@ class Checkpoint:
             ) from error
 
     def meta(self) -> dict[str, Any]:
-        """The JSON beside the checkpoint; empty where there is none, as for released ones."""
+        """The JSON next to the checkpoint; empty where there is none, as for released ones."""
         path = Path(f"{self.prefix}.json")
         try:
             return state.read_document(path, _META_FORM, _META, _META_REMEDY)
@@ -146,7 +146,7 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
         _write_meta(temporary, meta)
         for suffix in _SUFFIXES:
             sync(f"{temporary}{suffix}")
-        # Never the old index beside the new data.
+        # Never the old index next to the new data.
         Path(f"{prefix}.index").unlink(missing_ok=True)
         for suffix in _SUFFIXES:
             os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")

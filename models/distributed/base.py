@@ -46,7 +46,7 @@ class Workers(Protocol):
     Attributes:
       rank, size: which of how many; in an elastic job they change.
       local_rank: which of those on this machine.
-      launched: whether a launcher started this process, so that others may be beside it.
+      launched: whether a launcher started this process, so that others may be next to it.
       elastic: whether workers may come and go.
     """
 

@@ -1,4 +1,4 @@
-"""Elastic jobs: training goes on when workers die, leave or join.
+"""Elastic jobs: training continues when workers die, leave or join.
 
 Every worker keeps a copy of the variables in memory, as they were at the last commit. When one
 dies, the others go back to it, a few steps; when workers join or leave in good order, nothing is
@@ -35,7 +35,7 @@ class ElasticWorkers(HorovodWorkers):
                 return body()
 
         self._state = _State(self._hvd, list(variables), self)
-        # Horovod: synchronise and call; after a change of the workers, connect anew and repeat.
+        # Horovod: synchronize and call; after a change of the workers, connect anew and repeat.
         return run_fn(guarded, self._reconnect)(self._state)
 
     def step_done(self) -> None:
@@ -51,7 +51,7 @@ class ElasticWorkers(HorovodWorkers):
         self._hvd.init()
         self.refresh()
         self._steps_until_commit = self.options.commit_steps
-        logging.info("worker %d of %d goes on", self.rank, self.size)
+        logging.info("worker %d of %d continues", self.rank, self.size)
 
 
 class _State(State):

@@ -20,7 +20,7 @@ from models.export.saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE,
 from models.resnet import ResNet
 
 SAVED_MODEL, ONNX, PYTORCH = "saved_model", "model.onnx", "model.safetensors"
-PICTURE_FORMATS = ("JPEG", "PNG")  # that the SavedModel takes
+IMAGE_FORMATS = ("JPEG", "PNG")  # that the SavedModel takes
 LOADER = Path(__file__).with_name("pytorch_network.py")
 
 
@@ -31,14 +31,14 @@ class Source:
     Attributes:
       network: with its batch norms as they are in the checkpoint.
       served: the same network for the SavedModel, perhaps folded.
-      prepare: an encoded picture (string scalar) to float32 [S, S, 3] in [-1, 1], in a graph.
+      prepare: an encoded image (string scalar) to float32 [S, S, 3] in [-1, 1], in a graph.
       image_size: S.
       epsilon: of batch norm.
       names: of the classes.
       score: softmax or sigmoid.
       top_k: best classes that the SavedModel names.
-      pictures: encoded, to compare outputs on.
-      images: the pictures as the network takes them, [B, S, S, 3], made without `prepare`.
+      encoded: images as files, to compare outputs on.
+      images: the images as the network takes them, [B, S, S, 3], made without `prepare`.
       tolerance: largest difference, relative to the largest logit.
     """
 
@@ -50,7 +50,7 @@ class Source:
     names: Sequence[str]
     score: str
     top_k: int
-    pictures: Sequence[bytes]
+    encoded: Sequence[bytes]
     images: np.ndarray
     tolerance: float
 
@@ -78,16 +78,14 @@ def export_saved_model(source: Source, folder: Path) -> list[Check]:
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     from_images = loaded.signatures[TENSOR_SIGNATURE](images=tf.constant(source.images))
     checks = [source.check(f"{SAVED_MODEL}, logits of images", from_images["logits"])]
-    taken = [probe(picture).format in PICTURE_FORMATS for picture in source.pictures]
+    taken = [probe(image).format in IMAGE_FORMATS for image in source.encoded]
     if not any(taken):
         return checks
-    pictures = [
-        picture for picture, is_taken in zip(source.pictures, taken, strict=True) if is_taken
-    ]
-    best = loaded.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(pictures))
+    images = [image for image, is_taken in zip(source.encoded, taken, strict=True) if is_taken]
+    best = loaded.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(images))
     scores = SCORES[source.score](source.logits[taken]).numpy()
     best_scores = np.take_along_axis(scores, best["classes"].numpy(), axis=1)
-    what = f"{SAVED_MODEL}, best scores of the {len(pictures)} that are JPEG or PNG"
+    what = f"{SAVED_MODEL}, best scores of the {len(images)} that are JPEG or PNG"
     return [*checks, export_checks.compare(what, best["scores"], best_scores, source.tolerance)]
 
 

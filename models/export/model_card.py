@@ -1,4 +1,4 @@
-"""The model card (Markdown) that lies beside an export."""
+"""The model card (Markdown) that lies next to an export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
 
 ## Input and output
 
-* RGB pictures of {side} x {side} pixels, values in [-1, 1] (pixel / 127.5 - 1).
+* RGB images of {side} x {side} pixels, values in [-1, 1] (pixel / 127.5 - 1).
 * Preprocessing: EXIF orientation applied; the short side resized to {short} pixels, the long side
-  in proportion and truncated (bilinear, half-pixel centres, no antialiasing); centre crop of
+  in proportion and truncated (bilinear, half-pixel centers, no antialiasing); center crop of
   {side}.
 * `features` [batch, {features}], `logits` and `scores` [batch, {class_num}]; scores are the
   {score} of the logits: {meaning}. `classes.txt` names the classes in order.
@@ -36,7 +36,7 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
 ## Checked when written
 
 The largest difference from the checkpoint's own output, relative to its largest value, on
-{images} pictures ({kind}):
+{images} images ({kind}):
 
 {checks}
 
@@ -46,11 +46,11 @@ The largest difference from the checkpoint's own output, relative to its largest
 
 ## Limits
 
-* The network knows only the classes it was trained on and gives every picture some score for each
+* The network knows only the classes it was trained on and gives every image some score for each
   of them. Tags of ML-Images were partly derived by rules and from another model's predictions: they
   are incomplete, and absent tags are not always wrong.
-* Pictures come from the web; what people photographed and tagged is not a fair sample of the world.
-  Measure on your own pictures before you rely on it, per group of people where people are shown.
+* Images come from the web; what people photographed and tagged is not a fair sample of the world.
+  Measure on your own images before you rely on it, per group of people where people are shown.
 
 ## Citation
 
@@ -62,8 +62,8 @@ _MEANINGS = {
     "sigmoid": "a probability of each class on its own",
 }
 USES = {
-    "saved_model": """**SavedModel.** `serving_default` takes pictures, `tensors` takes images.
-Pictures are JPEG or PNG: convert others. Transparency goes over white, and JPEGs are turned by
+    "saved_model": """**SavedModel.** `serving_default` takes images, `tensors` takes images.
+Images are JPEG or PNG: convert others. Transparency goes over white, and JPEGs are turned by
 their EXIF orientation.
 
     model = tf.saved_model.load("saved_model")
@@ -80,7 +80,7 @@ their EXIF orientation.
 
 
 class Exported(NamedTuple):
-    """What the card tells. `kind` says what the pictures were; `meta` is the checkpoint's JSON."""
+    """What the card tells. `kind` says what the images were; `meta` is the checkpoint's JSON."""
 
     description: Description
     image_size: int

@@ -1,4 +1,4 @@
-"""The network as a SavedModel with its preprocessing inside: encoded pictures in, names out."""
+"""The network as a SavedModel with its preprocessing inside: encoded images in, names out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ class ServedNetwork(tf.Module):
 
     Args:
       network: it computes in its own type; folded, it is faster.
-      prepare: one encoded picture (string scalar) to float32 [S, S, 3] in [-1, 1].
+      prepare: one encoded image (string scalar) to float32 [S, S, 3] in [-1, 1].
       image_size: S.
       names: of the classes [C].
       score: softmax or sigmoid.
-      top_k: best classes returned for a picture.
+      top_k: best classes returned for an image.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ServedNetwork(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Encoded pictures [B] to `names`, `scores`, `classes` [B, top_k], best first."""
+        """Encoded images [B] to `names`, `scores`, `classes` [B, top_k], best first."""
         side = self._image_size
         images = tf.map_fn(
             self._prepare,

@@ -252,6 +252,6 @@ def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float,
         return 0.0, 1.0
     share = successes / total
     scale = 1.0 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
+    center = (share + z * z / (2 * total)) / scale
     spread = z / scale * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    return max(centre - spread, 0.0), min(centre + spread, 1.0)
+    return max(center - spread, 0.0), min(center + spread, 1.0)

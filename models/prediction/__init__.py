@@ -1,1 +1,1 @@
-"""A checkpoint put to use: loaded, folded, run over pictures, evaluated."""
+"""A checkpoint put to use: loaded, folded, run over images, evaluated."""

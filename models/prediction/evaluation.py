@@ -1,4 +1,4 @@
-"""One checkpoint measured on labelled pictures: batches in; metrics and telling pictures out."""
+"""One checkpoint measured on labeled images: batches in; metrics and telling images out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from models.distributed.base import Workers
 from models.metrics.results import MultiLabelMetrics, SingleLabelMetrics
 from models.metrics.sums import gather
 
-NOBODY = -1  # the position of no picture
+NOBODY = -1  # the position of no image
 # Classes with fewer positives say little of the network; ranked only when all are so rare.
 ENOUGH_POSITIVES = 5
 
 
-class TellingPictures:
-    """For each class the pictures where the scores were most wrong, kept while they stream by.
+class HardestExamples:
+    """For each class the images where the scores were most wrong, kept while they stream by.
 
     Attributes:
       alarms: int64 [keep, C], positions of the negatives with the highest scores.
@@ -39,7 +39,7 @@ class TellingPictures:
         label_value: np.ndarray,
         positions: np.ndarray,
     ) -> None:
-        """Adds pictures with scores [B, C], padded-sparse labels [B, K] and positions [B]."""
+        """Adds images with scores [B, C], padded-sparse labels [B, K] and positions [B]."""
         rows, columns = np.nonzero(label_index >= 0)
         labels = np.zeros(scores.shape, np.float32)
         labels[rows, label_index[rows, columns]] = label_value[rows, columns]
@@ -49,7 +49,7 @@ class TellingPictures:
         self._merge("misses", self.misses, -scores, positive, positions)
 
     def gather(self, workers: Workers) -> None:
-        """Takes in the pictures of all workers; all of them call this and have the same."""
+        """Takes in the images of all workers; all of them call this and have the same."""
         for kind, kept in (("alarms", self.alarms), ("misses", self.misses)):
             ranks, shape = self._rank[kind], (-1, kept.shape[1])
             # Horovod: as integers, which are joined and not added up.
@@ -71,7 +71,7 @@ class TellingPictures:
         """Keeps, for each class, the highest of what is kept and of `scores` where `candidates`."""
         ranks = self._rank[kind]
         better = candidates & (scores > ranks[-1])
-        columns = np.flatnonzero(better.any(axis=0))  # few, once the first pictures have passed
+        columns = np.flatnonzero(better.any(axis=0))  # few, once the first images have passed
         chosen = better[:, columns]
         everyone = np.broadcast_to(positions[:, None], chosen.shape)
         values = np.concatenate([ranks[:, columns], np.where(chosen, scores[:, columns], -np.inf)])
@@ -82,12 +82,12 @@ class TellingPictures:
 
 
 class Evaluation(NamedTuple):
-    """One checkpoint, measured; `unreadable` pictures of all workers were left out."""
+    """One checkpoint, measured; `unreadable` images of all workers were left out."""
 
     checkpoint: str
     step: int | None
     metrics: MultiLabelMetrics | SingleLabelMetrics
-    telling: TellingPictures
+    telling: HardestExamples
     unreadable: int
 
     @property
@@ -117,7 +117,7 @@ def evaluate(
     predict: Callable[[np.ndarray], np.ndarray],
     batches: Iterable[Any],
     evaluator: Any,
-    telling: TellingPictures | None = None,
+    telling: HardestExamples | None = None,
 ) -> None:
     """Runs the network over all batches and adds its scores to the accumulators.
 

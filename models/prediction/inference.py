@@ -1,4 +1,4 @@
-"""The network of a checkpoint, ready to be run over batches of pictures."""
+"""The network of a checkpoint, ready to be run over batches of images."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ class Loaded:
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    What `options` leave open is as it was in training, as the JSON beside the checkpoint tells;
+    What `options` leave open is as it was in training, as the JSON next to the checkpoint tells;
     where it does not, as in `RELEASED`.
 
     Args:
@@ -84,11 +84,11 @@ def load(path: str, options: NetworkOptions) -> Loaded:
 
 
 class Predictor:
-    """Runs a network over batches of pictures, each of one or more crops.
+    """Runs a network over batches of images, each of one or more crops.
 
     Args:
       output: one of OUTPUTS: the pooled features, a stage's pooled output, or scores of classes.
-      l2_normalize: scale the output of each picture to length 1.
+      l2_normalize: scale the output of each image to length 1.
     """
 
     def __init__(self, network: ResNet, output: str, l2_normalize: bool = False) -> None:
@@ -98,7 +98,7 @@ class Predictor:
         self._run = tf.function(self._forward, autograph=False, input_signature=[crops])
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """The output of each picture, float32 [B, D].
+        """The output of each image, float32 [B, D].
 
         Args:
           crops: float32 [B, K, S, S, 3] in [-1, 1]. Features are averaged over the K crops (spec

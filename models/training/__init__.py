@@ -1,1 +1,1 @@
-"""From batches to a trained checkpoint: objective, optimiser, step, loop, and what a run tells."""
+"""From batches to a trained checkpoint: objective, optimizer, step, loop, and what a run tells."""

@@ -84,7 +84,7 @@ def train(
     Args:
       batches: endless micro-batches, beginning at the trainer's position.
       evaluate: metrics of the present weights; called by all workers.
-      meta: flags and versions, stored beside each checkpoint.
+      meta: flags and versions, stored next to each checkpoint.
       share: of a step's `total` micro-batches, this worker has `count`; None: one of `size`.
       best: keeps the best of the evaluated checkpoints, and may end the run early.
 
@@ -157,7 +157,7 @@ def _end(recorder: Recorder, stop: int, step: int, checkpoints: CheckpointFolder
     """Closes the log of a run that ends by itself, or for the signal `stop`; the exit code."""
     if stop:
         recorder.say(
-            "%s: stopped after step %d and saved %s; the same command goes on from there",
+            "%s: stopped after step %d and saved %s; the same command continues from there",
             *(signal.Signals(stop).name, step, checkpoints.latest()),
         )
     recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)

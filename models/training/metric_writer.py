@@ -150,7 +150,7 @@ class Recorder:
 
     def _warn(self, problem: str) -> None:
         if not self._warned:
-            logging.warning("the log cannot be written, training goes on: %s", problem)
+            logging.warning("the log cannot be written, training continues: %s", problem)
         self._warned = True
 
 

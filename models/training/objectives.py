@@ -3,8 +3,8 @@
 Every objective has
   `.name`                  what --loss calls it,
   `.state`                 dict of checkpoint name -> tf.Variable (empty when it keeps none),
-  `.check(...)`            once per optimiser step, before it: are these labels that it can learn,
-  `.begin_step(...)`       once per optimiser step, with the labels of all its micro-batches,
+  `.check(...)`            once per optimizer step, before it: are these labels that it can learn,
+  `.begin_step(...)`       once per optimizer step, with the labels of all its micro-batches,
   `.loss(...)`             once per micro-batch, the mean over it,
   `.probabilities(logits)` what a prediction reports.
 """
@@ -34,7 +34,7 @@ class Objective:
     def begin_step(
         self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
     ) -> tf.Tensor | None:
-        """Class weights float32 [C] of the optimiser step `step`, or None.
+        """Class weights float32 [C] of the optimizer step `step`, or None.
 
         Args:
           step_index, step_value: [A*B, K], this worker's labels of all A micro-batches.

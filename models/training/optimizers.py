@@ -20,11 +20,11 @@ HEAD = "logits/"
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """The flags of the optimiser.
+    """The flags of the optimizer.
 
     `bn_decay_share` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
-    `gradient_clip` is a global norm, 0 for none. `head_rate` and `body_rate` multiply the learning
-    rate of the logits layer and of everything below it.
+    `gradient_clip` is a global norm, 0 for none. `head_lr_mult` and `backbone_lr_mult` multiply the
+    learning rate of the logits layer and of everything below it.
     """
 
     optimizer: str = "mom"
@@ -32,8 +32,8 @@ class OptimizerOptions:
     weight_decay: float = 1e-4
     bn_decay_share: float = 0.0
     gradient_clip: float = 0.0
-    head_rate: float = 1.0
-    body_rate: float = 1.0
+    head_lr_mult: float = 1.0
+    backbone_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("mom", "sgd"):
@@ -108,7 +108,10 @@ class Optimizer:
             clipped, _ = tf.clip_by_global_norm(list(totals.values()), self.options.gradient_clip)
             totals = dict(zip(totals, clipped, strict=True))
         rate = tf.cast(rate, tf.float32)
-        head_rate, body_rate = rate * self.options.head_rate, rate * self.options.body_rate
+        head_rate, body_rate = (
+            rate * self.options.head_lr_mult,
+            rate * self.options.backbone_lr_mult,
+        )
         momentum = tf.constant(self.options.opt_momentum)
         for name, gradient in totals.items():
             own_rate = head_rate if name.startswith(HEAD) else body_rate
@@ -144,7 +147,7 @@ class WeightAverage:
         }
 
     def update(self, step: tf.Tensor | int) -> None:
-        """Moves every average toward its variable, after optimiser step `step` (from 0)."""
+        """Moves every average toward its variable, after optimizer step `step` (from 0)."""
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
         for name, variable in self.variables.items():

@@ -124,7 +124,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
         logging.info("changed since the checkpoint: %s", listed)
     if step >= flags.get("max_iter", math.inf):
         logging.info(
-            "the run is at its end, step %d; a larger --max_iter than %d goes on",
+            "the run is at its end, step %d; a larger --max_iter than %d continues",
             *(step, flags["max_iter"]),
         )
 

@@ -1,6 +1,6 @@
 """Learning rates as pure functions of the step; no TensorFlow.
 
-A schedule is a callable `step -> rate`: `step` counts optimiser steps already taken, from 0.
+A schedule is a callable `step -> rate`: `step` counts optimizer steps already taken, from 0.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0
     """The schedule that the options describe.
 
     Args:
-      max_iter: total optimiser steps; cosine and polynomial end there.
-      global_batch: images an optimiser step over all workers, for linear scaling.
+      max_iter: total optimizer steps; cosine and polynomial end there.
+      global_batch: images an optimizer step over all workers, for linear scaling.
     Raises: UserError when cosine or polynomial have no steps left after the warm-up.
     """
     scale = linear_scale(global_batch, options.reference_batch)

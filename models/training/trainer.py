@@ -70,7 +70,7 @@ class Trainer(tf.Module):
         }
 
     def progress(self) -> dict[str, tf.Variable]:
-        """What else a resume needs: single numbers, kept in the JSON beside a checkpoint."""
+        """What else a resume needs: single numbers, kept in the JSON next to a checkpoint."""
         return {
             "position": self.position,
             "loss_scale": self.loss_scale,

@@ -19,7 +19,7 @@ class Validation:
     Args:
       batches: makes a finite iterable of padded batches, of one length on every worker.
       evaluator: makes an empty accumulator with `update` and `result`.
-      average: optional `WeightAverage`, evaluated beside the weights, as `ema_...`.
+      average: optional `WeightAverage`, evaluated next to the weights, as `ema_...`.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def test_hierarchy(folder, digit, above):
 
 
 def test_images_show_the_digits(folder):
-    """Shrunk back, a picture is the digit again, dark ink on light paper, in a margin of one."""
+    """Shrunk back, an image is the digit again, dark ink on light paper, in a margin of one."""
     for number in (0, 1414, 1796):
         with Image.open(folder / "images" / f"digit_{number:04d}.jpg") as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 40))

@@ -1,4 +1,4 @@
-"""Where the scripts look for pictures and records, and what they say when none can be read."""
+"""Where the scripts look for images and records, and what they say when none can be read."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from models.prediction import inference
 
 @pytest.fixture
 def listed(tmp_path):
-    """A list of three pictures that lie elsewhere: in `elsewhere/pictures`."""
-    pictures = tmp_path / "elsewhere" / "pictures"
-    pictures.mkdir(parents=True)
+    """A list of three images that lie elsewhere: in `elsewhere/images`."""
+    images = tmp_path / "elsewhere" / "images"
+    images.mkdir(parents=True)
     for number in range(3):
         colors = np.full((70, 80, 3), 60 * number, np.uint8)
-        Image.fromarray(colors).save(pictures / f"{number}.png")
-    rows = "".join(f"pictures/{number}.png\t{number}\n" for number in range(3))
+        Image.fromarray(colors).save(images / f"{number}.png")
+    rows = "".join(f"images/{number}.png\t{number}\n" for number in range(3))
     (tmp_path / "list.txt").write_text(rows)
     return tmp_path / "list.txt"
 
@@ -32,13 +32,13 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("script", "result"), RUNS, ids=[name for name, _ in RUNS])
-def test_no_readable_picture_is_an_error_with_the_count(
+def test_no_readable_image_is_an_error_with_the_count(
     call_script, thin_checkpoint, listed, capsys, script, result
 ):
     arguments = [f"--pretrain_ckpt={thin_checkpoint}", f"--result={result}", "--batch_size=2"]
     assert call_script(script, *arguments, listed) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: none of the 3 pictures could be read") and "images_dir" in error
+    assert error.startswith("error: none of the 3 images could be read") and "images_dir" in error
 
 
 @pytest.mark.parametrize(("script", "result"), RUNS, ids=[name for name, _ in RUNS])
@@ -50,7 +50,7 @@ def test_names_in_a_list_may_be_relative_to_a_folder(
     files = [tmp_path / result] if (tmp_path / result).is_file() else [*tmp_path.glob("*/*.json")]
     text = files[0].read_text()
     assert "unreadable: " not in text
-    assert "pictures/2.png" in text or '"unreadable_pictures": 0' in text
+    assert "images/2.png" in text or '"unreadable_images": 0' in text
 
 
 def test_the_label_mode_is_that_of_the_loss_a_checkpoint_was_trained_with(

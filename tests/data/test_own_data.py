@@ -1,4 +1,4 @@
-"""Lists and dictionary of one's own pictures."""
+"""Lists and dictionary of one's own images."""
 
 import os
 from collections import Counter
@@ -13,14 +13,14 @@ from data.lists.rows import read_rows
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, count in (("cat", 60), ("dog", 40), ("yak", 1)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(count):
-            (tmp_path / "pictures" / name / f"{i}.jpg").write_bytes(b"")
+            (tmp_path / "images" / name / f"{i}.jpg").write_bytes(b"")
     return tmp_path
 
 
 def test_a_folder_is_split_without_loss_or_overlap(folder: Path, capsys) -> None:
-    images, output = folder / "pictures", folder / "lists"
+    images, output = folder / "images", folder / "lists"
     assert own_data.main(["--images", str(images), "--output", str(output)]) == 0
     rows = {s: list(read_rows(output / f"{s}_list.txt")) for s in own_data.SPLITS}
     names = [row.image for part in rows.values() for row in part]
@@ -31,8 +31,8 @@ def test_a_folder_is_split_without_loss_or_overlap(folder: Path, capsys) -> None
     assert "yak" in capsys.readouterr().out
 
 
-def test_more_pictures_leave_the_others_in_their_split(folder: Path) -> None:
-    images = folder / "pictures"
+def test_more_images_leave_the_others_in_their_split(folder: Path) -> None:
+    images = folder / "images"
     before = own_data.split(own_data.from_folder(images, Counter()), 0.2, 0.2, 7)
     (images / "dog" / "new.png").write_bytes(b"")
     after = own_data.split(own_data.from_folder(images, Counter()), 0.2, 0.2, 7)
@@ -41,18 +41,18 @@ def test_more_pictures_leave_the_others_in_their_split(folder: Path) -> None:
         assert now - was <= {"dog/new.png"} and was <= now
 
 
-def test_every_picture_that_can_be_decoded_counts(folder: Path) -> None:
-    images = folder / "pictures"
+def test_every_image_that_can_be_decoded_counts(folder: Path) -> None:
+    images = folder / "images"
     (images / "dog" / "old.JFIF").write_bytes(b"")
     (images / "dog" / "notes.txt").write_bytes(b"")
-    found = {Path(row.image).name for row in own_data.from_folder(folder / "pictures", Counter())}
+    found = {Path(row.image).name for row in own_data.from_folder(folder / "images", Counter())}
     assert "old.JFIF" in found and "notes.txt" not in found
 
 
 def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
     table = folder / "labels.csv"
     table.write_text("image,labels\ncat/0.jpg,cat; tail:0.5 ;time: noon:-1\ndog/1.jpg,\n")
-    first, second = own_data.from_csv(table, folder / "pictures")
+    first, second = own_data.from_csv(table, folder / "images")
     assert first.confidences == {"cat": 1.0, "tail": 0.5, "time: noon": -1.0}
     assert second.confidences == {}
 
@@ -60,7 +60,7 @@ def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("picture,labels\n", "no column 'image'"),
+        ("file,labels\n", "no column 'image'"),
         ("image,labels\ncat/0.jpg,:0.5\n", "labels.csv:2: expected name"),
         ("image,labels\ncat/none.jpg,cat\n", "cat/none.jpg"),
         ("image,labels\n", "no row"),
@@ -80,7 +80,7 @@ def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
 def test_bad_tables_end_in_one_line(folder: Path, capsys, text: str, message: str) -> None:
     table = folder / "labels.csv"
     table.write_text(text, encoding="cp1252")  # as Excel writes it
-    options = ["--images", str(folder / "pictures"), "--output", str(folder / "out")]
+    options = ["--images", str(folder / "images"), "--output", str(folder / "out")]
     assert own_data.main([*options, "--csv", str(table)]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -88,17 +88,17 @@ def test_bad_tables_end_in_one_line(folder: Path, capsys, text: str, message: st
 
 @pytest.mark.parametrize("name", [" owl", "ow\nl", b"\xff".decode(errors="surrogateescape")])
 def test_folders_that_no_list_can_name(folder: Path, capsys, name: str) -> None:
-    (folder / "pictures" / name).mkdir()
-    (folder / "pictures" / name / "0.jpg").write_bytes(b"")
-    options = ["--images", str(folder / "pictures"), "--output", str(folder / "out")]
+    (folder / "images" / name).mkdir()
+    (folder / "images" / name / "0.jpg").write_bytes(b"")
+    options = ["--images", str(folder / "images"), "--output", str(folder / "out")]
     assert own_data.main(options) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {folder / 'pictures'}: ") and error.count("\n") == 1
+    assert error.startswith(f"error: {folder / 'images'}: ") and error.count("\n") == 1
 
 
 def test_an_empty_class_is_named(folder: Path, capsys) -> None:
-    (folder / "pictures" / "owl").mkdir()
-    options = ["--images", str(folder / "pictures"), "--output", str(folder / "out")]
+    (folder / "images" / "owl").mkdir()
+    options = ["--images", str(folder / "images"), "--output", str(folder / "out")]
     assert own_data.main(options) == 1
     assert "class owl is empty" in capsys.readouterr().err
 
@@ -141,28 +141,28 @@ CLASSES = [f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range
         ["lost+found/1.jpg", ".git/1.jpg", "cat/.hidden.jpg"],
     ],
 )
-def test_what_systems_leave_is_no_class_and_no_picture(tmp_path, capsys, left: list[str]) -> None:
-    images = lay(tmp_path / "pictures", *CLASSES, *left)
+def test_what_systems_leave_is_no_class_and_no_image(tmp_path, capsys, left: list[str]) -> None:
+    images = lay(tmp_path / "images", *CLASSES, *left)
     found = made(images, tmp_path / "lists")
     assert whole(found) == CLASSES
     assert (tmp_path / "lists/dictionary.txt").read_text() == "0\tcat\n1\tdog\n"
     printed = capsys.readouterr().out
-    assert "passed over as no pictures: " in printed
+    assert "passed over as no images: " in printed
     assert all(Path(path).parts[0] in printed for path in left if "/" not in path)
 
 
-def test_files_that_are_no_pictures_are_told(tmp_path, capsys) -> None:
+def test_files_that_are_no_images_are_told(tmp_path, capsys) -> None:
     others = ("cat/1.heic", "dog/notes.txt", "1.jpg")
-    made(lay(tmp_path / "pictures", *CLASSES, *others), tmp_path / "lists")
+    made(lay(tmp_path / "images", *CLASSES, *others), tmp_path / "lists")
     assert (
-        "passed over as no pictures: 3 files and folders"
-        " (1 files beside the folders, 1 .heic, 1 .txt)" in capsys.readouterr().out
+        "passed over as no images: 3 files and folders"
+        " (1 files next to the folders, 1 .heic, 1 .txt)" in capsys.readouterr().out
     )
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, capsys) -> None:
     elsewhere = lay(tmp_path / "elsewhere", "a.jpg", "more/b.jpg")
-    images = lay(tmp_path / "pictures", *CLASSES)
+    images = lay(tmp_path / "images", *CLASSES)
     (images / "owl").symlink_to(elsewhere)
     (images / "cat" / "again").symlink_to(elsewhere / "more")
     (elsewhere / "more" / "up").symlink_to("..")
@@ -176,7 +176,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid"), ("train",)])
 def test_given_splits_are_kept(tmp_path, names: tuple[str, ...]) -> None:
-    images = lay(tmp_path / "pictures", *(f"{name}/{image}" for name in names for image in CLASSES))
+    images = lay(tmp_path / "images", *(f"{name}/{image}" for name in names for image in CLASSES))
     found = made(images, tmp_path / "lists", "--val_share", "0.3", "--test_share", "0.3")
     assert (tmp_path / "lists/dictionary.txt").read_text() == "0\tcat\n1\tdog\n"
     for split, name in zip(own_data.SPLITS, names, strict=False):
@@ -187,11 +187,11 @@ def test_given_splits_are_kept(tmp_path, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [("owl/1.jpg", "and owl beside them"), ("test/1.jpg", "test has no subfolders")],
+    [("owl/1.jpg", "and owl next to them"), ("test/1.jpg", "test has no subfolders")],
 )
 def test_splits_that_are_not_clear_are_refused(tmp_path, capsys, more: str, message: str) -> None:
     names = [f"{split}/{image}" for split in ("train", "val") for image in CLASSES]
-    images = lay(tmp_path / "pictures", *names, more)
+    images = lay(tmp_path / "images", *names, more)
     assert own_data.main(["--images", str(images), "--output", str(tmp_path / "lists")]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -209,13 +209,13 @@ def test_few_images_leave_no_split_empty_that_can_be_filled(tmp_path, capsys, pe
 
 
 def test_other_lists_are_not_written_over(tmp_path, capsys) -> None:
-    images = lay(tmp_path / "pictures", *CLASSES)
+    images = lay(tmp_path / "images", *CLASSES)
     before = made(images, tmp_path / "lists")
     assert made(images, tmp_path / "lists") == before
     lay(images, "ant/1.jpg")
     capsys.readouterr()
     assert own_data.main(["--images", str(images), "--output", str(tmp_path / "lists")]) == 1
     error = capsys.readouterr().err
-    assert "dictionary.txt was made of other pictures" in error and error.count("\n") == 1
+    assert "dictionary.txt was made of other images" in error and error.count("\n") == 1
     assert listed(tmp_path / "lists") == before
     assert made(images, tmp_path / "lists", "--replace")["train"][0] == "ant/1.jpg"

@@ -190,7 +190,7 @@ def test_lower_precision_is_near_float32(sixteen_bit_units, dtype, tolerance):
 @pytest.mark.parametrize(
     "options",
     [{}, {"recompute": True}, {"freeze_batch_norm": True}, {"reduce_moments": lambda pair: pair}],
-    ids=["batch", "recompute", "frozen", "synchronised"],
+    ids=["batch", "recompute", "frozen", "synchronized"],
 )
 def test_activations_kept_in_16_bits_are_more_exact_than_arithmetic_in_them(monkeypatch, options):
     exact = step(thin(**options), images(4))
@@ -205,15 +205,15 @@ def test_activations_kept_in_16_bits_are_more_exact_than_arithmetic_in_them(monk
     assert 0 < np.median([*kept.values()]) < 0.7 * np.median([*computed.values()])
 
 
-def test_synchronised_batch_norm_alone_is_the_fused_one():
-    fused, synchronised = thin(), thin(reduce_moments=lambda moments: moments)
-    found, expected = step(synchronised, images(4)), step(fused, images(4))
+def test_synchronized_batch_norm_alone_is_the_fused_one():
+    fused, synchronized = thin(), thin(reduce_moments=lambda moments: moments)
+    found, expected = step(synchronized, images(4)), step(fused, images(4))
     assert_all_close(found, expected, 1e-4)  # gradients carry the rounding of 20 layers
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
-    assert_all_close(values(fused), values(synchronised), 1e-5)
+    assert_all_close(values(fused), values(synchronized), 1e-5)
 
 
-def test_synchronised_batch_norm_counts_all_workers():
+def test_synchronized_batch_norm_counts_all_workers():
     """Two workers with the same batch are one worker with that batch twice."""
     one = thin()
     worker = thin(reduce_moments=lambda moments: moments, moment_workers=2)

@@ -109,7 +109,7 @@ def test_a_cut_download_goes_on_where_it_was(server, source, tmp_path):
 def test_a_later_start_goes_on_too(server, source, tmp_path, capsys):
     server.cut_after, server.cuts = 5000, 1
     one_try = Limits(attempts=1)
-    with pytest.raises(UserError, match="start again to go on at byte 5000"):
+    with pytest.raises(UserError, match="start again to continue at byte 5000"):
         fetch.fetch(server.url(NAME), tmp_path / "to", "mine", {}, one_try)
     assert not list((tmp_path / "to").glob("mine*"))
     fetch.fetch(server.url(NAME), tmp_path / "to", "mine", {}, one_try)

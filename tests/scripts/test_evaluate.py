@@ -1,4 +1,4 @@
-"""evaluate.py on real pictures: its numbers, its report, its parts, and bad input."""
+"""evaluate.py on real images: its numbers, its report, its parts, and bad input."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ import evaluate
 import flags
 from data.common.errors import UserError
 from data.common.svg_plot import MAX_POINTS, Line, line_plot
-from data.input.evaluation import EvaluationPictures, read_classes
+from data.input.evaluation import EvaluationImages, read_classes
 from data.input.image_batches import Preparation
 from data.lists.rows import ListError, read_rows
 from data.outputs import evaluation_html
@@ -31,11 +31,11 @@ from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.prediction import inference
-from models.prediction.evaluation import NOBODY, TellingPictures
+from models.prediction.evaluation import NOBODY, HardestExamples
 
 CLASSES = 14
 SIDE = 32
-PICTURES = 40
+IMAGES = 40
 
 
 def save(folder, step, class_num=CLASSES, seed=0):
@@ -50,7 +50,7 @@ def data(tmp_path_factory, digits_folder):
     folder = tmp_path_factory.mktemp("evaluate")
     for step in (3, 12):
         save(folder / "run", step, seed=step)
-    lines = (digits_folder / "val_im_list.txt").read_text().splitlines()[:PICTURES]
+    lines = (digits_folder / "val_im_list.txt").read_text().splitlines()[:IMAGES]
     (folder / "list.txt").write_text("\n".join(lines) + "\n")
     single = ["\t".join(line.split("\t")[:2]) for line in lines]
     (folder / "single.txt").write_text("\n".join(single) + "\n")
@@ -110,7 +110,7 @@ def test_multi_label_report(data, capsys):
     scores, labels = scores_of(data, 12)
     first, second = results["evaluations"]
     assert (first["step"], second["step"]) == (12, 3)
-    assert first["metrics"]["images"] == PICTURES
+    assert first["metrics"]["images"] == IMAGES
     assert first["metrics"]["map_micro"] == pytest.approx(
         average_precision_score(labels.ravel(), scores.ravel()), abs=1e-4
     )
@@ -136,11 +136,11 @@ def test_every_checkpoint_of_a_folder_as_a_curve(data):
 def test_single_label_report_with_ten_crops(data):
     results = run(data, "single", "single.txt", label_mode="single", ten_crop=True, image_size=28)
     metrics = results["evaluations"][0]["metrics"]
-    assert metrics["images"] == PICTURES
+    assert metrics["images"] == IMAGES
     assert metrics["top_1_low"] <= metrics["top_1"] <= metrics["top_5"] <= metrics["top_5_high"]
     confused = list(csv.DictReader((data / "single/confusions.csv").open()))
     wrong = sum(int(row["images"]) for row in confused)
-    assert wrong == round(PICTURES * (1 - metrics["top_1"]))
+    assert wrong == round(IMAGES * (1 - metrics["top_1"]))
     assert "Confusions" in (data / "single/report.html").read_text()
 
 
@@ -176,12 +176,12 @@ def test_batches_are_the_same_for_any_number_of_workers(data):
     prepare = Preparation(SIDE)
 
     def batches(rank, size):
-        pictures = EvaluationPictures([str(data / "list.txt")], "", CLASSES, 0)
-        return [batch.positions.tolist() for batch in pictures.batches(prepare, 6, 2, rank, size)]
+        images = EvaluationImages([str(data / "list.txt")], "", CLASSES, 0)
+        return [batch.positions.tolist() for batch in images.batches(prepare, 6, 2, rank, size)]
 
     shares = [batches(rank, 3) for rank in range(3)]
     assert [shares[i % 3][i // 3] for i in range(7)] == batches(0, 1)
-    assert [p for batch in batches(0, 1) for p in batch] == list(range(PICTURES))
+    assert [p for batch in batches(0, 1) for p in batch] == list(range(IMAGES))
 
 
 def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
@@ -196,10 +196,10 @@ def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     together = json.loads((data / "two/metrics.json").read_text())
     alone = run(data, "one", "gaps.txt", batch_size=8)
     assert together["evaluations"] == alone["evaluations"]
-    assert together["evaluations"][0]["unreadable_pictures"] == 2
+    assert together["evaluations"][0]["unreadable_images"] == 2
     assert [name for name, _ in together["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
     pages = [(data / folder / "report.html").read_text() for folder in ("one", "two")]
-    shown = [page[page.index("Pictures of the worst") : page.index("Settings")] for page in pages]
+    shown = [page[page.index("Images of the worst") : page.index("Settings")] for page in pages]
     assert "<img" in shown[0] and shown[0] == shown[1]
 
 
@@ -208,10 +208,10 @@ def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):
     lines[3:5] = ["gone_1.jpg\t3:1", "gone_2.jpg\t4:1"]
     (data / "gaps.txt").write_text("\n".join(lines) + "\n")
     results = run(data, "gaps", "gaps.txt", max_bad_records=2)
-    assert results["evaluations"][0]["unreadable_pictures"] == 2
-    assert results["evaluations"][0]["metrics"]["images"] == PICTURES - 2
+    assert results["evaluations"][0]["unreadable_images"] == 2
+    assert results["evaluations"][0]["metrics"]["images"] == IMAGES - 2
     assert [name for name, _ in results["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
-    with pytest.raises(UserError, match=r"2 pictures cannot be read.*gone_2.jpg.*max_bad_records"):
+    with pytest.raises(UserError, match=r"2 images cannot be read.*gone_2.jpg.*max_bad_records"):
         run(data, "gaps", "gaps.txt", max_bad_records=1)
 
 
@@ -273,8 +273,8 @@ def test_thresholds_survive_the_file(tmp_path):
     np.testing.assert_array_equal(read_thresholds(tmp_path / "thresholds.tsv", 50, 0), thresholds)
 
 
-def test_telling_pictures_are_the_most_wrong_ones():
-    telling = TellingPictures(2, keep=2)
+def test_telling_images_are_the_most_wrong_ones():
+    telling = HardestExamples(2, keep=2)
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.6]], "f4")
     index = np.array([[0, -1], [0, -1], [1, -1], [0, 1]])
     value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")

@@ -1,4 +1,4 @@
-"""Files of features, and the script from end to end: order, resume, shares, broken pictures."""
+"""Files of features, and the script from end to end: order, resume, shares, broken images."""
 
 import dataclasses
 import io
@@ -13,12 +13,12 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data as photographs
 
-from benchmarks import fuzz_pictures
+from benchmarks import fuzz_images
 from data.common.errors import UserError
 from data.common.parallel import Part
 from data.input import image_batches
 from data.input.image_batches import Preparation, batches
-from data.input.image_source import pictures
+from data.input.image_source import images
 from data.outputs import feature_files, resumable
 from data.outputs.batch_predictor import Job
 from data.outputs.feature_files import Feature
@@ -36,7 +36,7 @@ VALUES = np.stack([row.values for row in ROWS])
 
 @pytest.fixture
 def photos(tmp_path):
-    """Nine pictures of several formats and shapes, the fifth one torn."""
+    """Nine images of several formats and shapes, the fifth one torn."""
     folder = tmp_path / "photos"
     folder.mkdir()
     cat, coffee = Image.fromarray(photographs.chelsea()), Image.fromarray(photographs.coffee())
@@ -102,9 +102,7 @@ def test_half_floats_are_offered_only_where_a_file_can_hold_them():
     assert set(feature_files.formats("float16")) == {".npy", ".npz", ".parquet"}
 
 
-def test_the_script_writes_a_line_a_picture_in_order(
-    call_script, thin_checkpoint, photos, tmp_path
-):
+def test_the_script_writes_a_line_a_image_in_order(call_script, thin_checkpoint, photos, tmp_path):
     names = [f"photos/{path.name}" for path in sorted(photos.iterdir())]
     (tmp_path / "list.txt").write_text("".join(f"{name} 5\n" for name in names))
     arguments = ["extract_feature.py", "--images=list.txt", f"--pretrain_ckpt={thin_checkpoint}"]
@@ -138,8 +136,8 @@ def brightness(crops):
 
 
 def describe(batch, values):
-    rows = zip(batch.pictures, values, strict=True)
-    return [Feature(picture.name, "", value, picture.problem) for picture, value in rows]
+    rows = zip(batch.images, values, strict=True)
+    return [Feature(image.name, "", value, image.problem) for image, value in rows]
 
 
 def job(photos, result, part=None, describe=describe, batch_size=2):
@@ -166,7 +164,7 @@ def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatc
         pass
 
     def killed_at_third(batch, values):
-        if batch.pictures[0].name.endswith("4.jpg"):
+        if batch.images[0].name.endswith("4.jpg"):
             raise Killed
         return describe(batch, values)
 
@@ -175,7 +173,7 @@ def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatc
     seen = []
 
     def resumed(batch, values):
-        seen.extend(picture.name for picture in batch.pictures)
+        seen.extend(image.name for image in batch.images)
         return describe(batch, values)
 
     assert job(photos, tmp_path / "cut.npz", describe=resumed).run()[:2] == (9, 1)
@@ -185,8 +183,8 @@ def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatc
 
 
 def places(batch, values):
-    """Rows that tell which pictures shared a batch, as a network's rounding does."""
-    numbers = [[place, len(batch.pictures)] for place in range(len(batch.pictures))]
+    """Rows that tell which images shared a batch, as a network's rounding does."""
+    numbers = [[place, len(batch.images)] for place in range(len(batch.images))]
     return describe(batch, np.array(numbers, np.float32))
 
 
@@ -210,7 +208,7 @@ def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
     job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
     for name in ("9.png", "a.png", "b.png", "c.png"):
         (photos / name).write_bytes((photos / "8.png").read_bytes())
-    with pytest.raises(UserError, match="another first_picture"):
+    with pytest.raises(UserError, match="another first_image"):
         job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
 
 
@@ -233,7 +231,7 @@ def test_few_batches_wait_for_a_slow_network(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     (tmp_path / "list.txt").write_text(f"{tmp_path}/x.png\n" * 50)
     taken = []
-    source = (taken.append(p) or p for p in pictures([str(tmp_path / "list.txt")]))
+    source = (taken.append(p) or p for p in images([str(tmp_path / "list.txt")]))
     stream = batches(source, Preparation(32), 2, threads=2)
     for number in range(1, 11):
         next(stream)
@@ -242,7 +240,7 @@ def test_few_batches_wait_for_a_slow_network(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9000), (9000, 2), (3, 5)])
-def test_tiny_and_endless_pictures_are_resized_within_bounds(size):
+def test_tiny_and_endless_images_are_resized_within_bounds(size):
     buffer = io.BytesIO()
     Image.new("RGB", size, "red").save(buffer, "PNG")
     crops = Preparation(224)(buffer.getvalue())
@@ -251,6 +249,6 @@ def test_tiny_and_endless_pictures_are_resized_within_bounds(size):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damaged_pictures_of_every_format_are_shown_or_refused():
-    shown, _ = fuzz_pictures.run(count=160, seed=7)
+def test_damaged_images_of_every_format_are_shown_or_refused():
+    shown, _ = fuzz_images.run(count=160, seed=7)
     assert 20 < shown < 140

@@ -21,13 +21,13 @@ TINY = ("--resnet_size=14", "--width=8", "--log_interval=1")
 
 
 @pytest.fixture(scope="module")
-def pictures(digits_folder: Path, tmp_path_factory) -> Path:
-    """Digits 0 to 2 in a folder each, 25 pictures of each, and a table of labels."""
+def images(digits_folder: Path, tmp_path_factory) -> Path:
+    """Digits 0 to 2 in a folder each, 25 images of each, and a table of labels."""
     folder = tmp_path_factory.mktemp("own")
     lines = ["image,labels"]
     for row in list(read_rows(digits_folder / "train_im_list.txt")):
         digit = row.classes[0] - FIRST_DIGIT
-        target = folder / "pictures" / f"digit {digit}"
+        target = folder / "images" / f"digit {digit}"
         if digit < 3 and (not target.exists() or len(list(target.iterdir())) < 25):
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(digits_folder / row.image, target)
@@ -38,11 +38,11 @@ def pictures(digits_folder: Path, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("with_table", [False, True])
-def test_own_pictures_become_a_network_and_its_report(
-    pictures: Path, tmp_path: Path, with_table: bool
+def test_own_images_become_a_network_and_its_report(
+    images: Path, tmp_path: Path, with_table: bool
 ) -> None:
-    table = ["--csv", str(pictures / "labels.csv")] if with_table else []
-    command = [ROOT / "example/finetune_own_data.sh", "--images", pictures / "pictures", *table]
+    table = ["--csv", str(images / "labels.csv")] if with_table else []
+    command = [ROOT / "example/finetune_own_data.sh", "--images", images / "images", *table]
     settings = {"OUTPUT": str(tmp_path), "IMAGE_SIZE": "32", "BATCH": "8", "STEPS": "6"}
     done = subprocess.run(
         [*command, "--", *TINY, "--eval_interval=3", "--warmup=2", "--lr=0.001"],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl.testing import flagsaver
 
 import flags
 
@@ -91,6 +92,13 @@ def test_a_flag_that_is_not_read_is_refused(call_script, capsys, script, argumen
     assert ended.value.code == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize(("former", "name"), flags.ALIASES.items())
+def test_a_former_name_of_a_flag_sets_it(former, name):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train.py", f"--{former}=0.25"])
+        assert flags.FLAGS[name].value == 0.25 and flags.FLAGS[name].present
 
 
 def test_finetuning_starts_with_its_own_defaults(call_script, capsys):

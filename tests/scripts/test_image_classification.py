@@ -42,11 +42,11 @@ def hierarchy(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A cat, a grey photograph and a broken file, in that order."""
+    """A cat, a gray photograph and a broken file, in that order."""
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(photographs.chelsea()).save(folder / "a cat.jpg")
-    Image.fromarray(photographs.camera()).save(folder / "grey.png")
+    Image.fromarray(photographs.camera()).save(folder / "gray.png")
     (folder / "torn.jpg").write_bytes((folder / "a cat.jpg").read_bytes()[:5000])
     return folder
 
@@ -142,7 +142,7 @@ def test_the_released_text_to_the_letter(tmp_path):
     )
 
 
-def test_csv_and_json_lines_hold_every_picture(tmp_path):
+def test_csv_and_json_lines_hold_every_image(tmp_path):
     with open(written(tmp_path, ".csv"), newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert [(r["image"], r["rank"], r["index"], r["probability"]) for r in rows] == [
@@ -157,7 +157,7 @@ def test_csv_and_json_lines_hold_every_picture(tmp_path):
     assert lines[0]["predictions"][1] == {"index": 0, "name": "x", "probability": 0.1}
 
 
-def test_parquet_holds_every_picture(tmp_path):
+def test_parquet_holds_every_image(tmp_path):
     rows = pq.read_table(written(tmp_path, ".parquet")).to_pylist()
     assert [row["image"] for row in rows] == ["a\n.jpg", "caf?.jpg", "none.jpg"]
     assert rows[0]["predictions"][0]["name"] == "great white shark, man-eater"
@@ -178,14 +178,14 @@ def test_the_script_labels_photographs_and_reports_the_broken_one(
     assert call_script(*common, f"--model_dir={thin_checkpoint}") == 0
     lines = (tmp_path / "label_pred.txt").read_text().splitlines()
     heads = [i for i, line in enumerate(lines) if line.startswith("+++")]
-    names = ("a cat.jpg", "grey.png", "torn.jpg")
+    names = ("a cat.jpg", "gray.png", "torn.jpg")
     assert [lines[i] for i in heads] == [
         f"+++ the predictions of {photos}/{name} is:" for name in names
     ]
     assert heads == [0, 3, 6]
     assert all(re.fullmatch(r"\d+ name of \d+: 0\.\d{3}", line) for line in lines[1:3])
     assert lines[7].startswith("unreadable: ")
-    # Both flags name the checkpoint; --strict turns the broken picture into the exit code.
+    # Both flags name the checkpoint; --strict turns the broken image into the exit code.
     strict = [*common, "--strict", f"--pretrain_ckpt={thin_checkpoint}", "--result=again.txt"]
     assert call_script(*strict) == 1
     assert (tmp_path / "again.txt").read_text().splitlines() == lines
@@ -206,7 +206,7 @@ def test_multi_label_probabilities_stand_each_on_its_own(
 
 
 @pytest.mark.parametrize("suffix", ["html", "png"])
-def test_the_page_shows_pictures_with_their_labels(
+def test_the_page_shows_images_with_their_labels(
     call_script, thin_checkpoint, photos, tmp_path, suffix
 ):
     call_script("image_classification.py", photos, f"--model_dir={thin_checkpoint}",
@@ -242,7 +242,7 @@ def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
 def test_two_processes_under_mpirun_make_the_files_of_one(
     call_script, thin_checkpoint, photos, tmp_path
 ):
-    """One batch in all: one process has no picture, and yet header and page are there."""
+    """One batch in all: one process has no image, and yet header and page are there."""
     arguments = [photos, f"--model_dir={thin_checkpoint}", "--page_images=2"]
     mpirun = [Path(sys.executable).with_name("mpirun"), "--allow-run-as-root", "--oversubscribe"]
     script = [sys.executable, Path(__file__).parents[2] / "image_classification.py", *arguments]
@@ -273,7 +273,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(
     taken.assert_called_once_with(gpu, "GPU")
 
 
-def test_a_crop_is_shown_in_the_colours_of_its_picture():
+def test_a_crop_is_shown_in_the_colors_of_its_image():
     crop = np.array([[[-1, 0, 1], [-1.01, 200 / 127.5 - 1, 1.01]]], np.float32)
     assert np.asarray(to_image(crop)).tolist() == [[[0, 128, 255], [0, 200, 255]]]
 

@@ -41,7 +41,7 @@ def test_training_is_recorded(first):
     assert all(0 < record["map_macro"] < 1 for record in held_out)
 
 
-def test_pictures_are_drawn(first):
+def test_images_are_drawn(first):
     for name in ("curves.png", "predictions.png"):
         with Image.open(first[0] / name) as image:
             assert image.format == "PNG" and min(image.size) > 500
@@ -98,7 +98,7 @@ def script(first, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(first) -> list[Path]:
+def images(first) -> list[Path]:
     digits = first[0] / "digits"
     lines = (digits / "val_im_list.txt").read_text().splitlines()
     return [digits / line.split("\t")[0] for line in lines[:5]]
@@ -109,46 +109,44 @@ def dictionary(first) -> str:
 
 
 @pytest.mark.parametrize("name", ["image_classification.sh", "multi_label_classification.sh"])
-def test_the_classification_scripts_write_labels_and_a_page(
-    first, script, pictures, tmp_path, name
-):
-    script(name, f"--model_dir={first[0]}/checkpoint", dictionary(first), *pictures)
+def test_the_classification_scripts_write_labels_and_a_page(first, script, images, tmp_path, name):
+    script(name, f"--model_dir={first[0]}/checkpoint", dictionary(first), *images)
     labels = (tmp_path / "label_pred.txt").read_text()
-    assert labels.count("+++ the predictions of ") == len(pictures)
+    assert labels.count("+++ the predictions of ") == len(images)
     page = (tmp_path / "label_pred.html").read_text()
-    assert all(picture.name in page for picture in pictures)
+    assert all(image.name in page for image in images)
 
 
-def test_the_feature_script_writes_a_row_a_picture(first, script, pictures, tmp_path):
+def test_the_feature_script_writes_a_row_a_image(first, script, images, tmp_path):
     script(
         "extract_feature.sh",
         f"--pretrain_ckpt={first[0]}/checkpoint",
         "--result=features.npy",
-        *pictures,
+        *images,
     )
-    assert np.load(tmp_path / "features.npy").shape == (len(pictures), 1024)
+    assert np.load(tmp_path / "features.npy").shape == (len(images), 1024)
 
 
-def test_the_similarity_script_shows_the_neighbours(first, script, pictures, tmp_path):
+def test_the_similarity_script_shows_the_neighbors(first, script, images, tmp_path):
     script(
         "similar_images.sh",
         f"--pretrain_ckpt={first[0]}/checkpoint",
-        *pictures,
+        *images,
         OUT="alike",
-        QUERIES=str(pictures[0]),
+        QUERIES=str(images[0]),
     )
     page = (tmp_path / "alike" / "similar.html").read_text()
-    assert all(picture.name in page for picture in pictures)
+    assert all(image.name in page for image in images)
 
 
-def test_the_export_script_checks_each_format(first, script, pictures, tmp_path):
+def test_the_export_script_checks_each_format(first, script, images, tmp_path):
     printed = script(
         "export.sh",
         f"--model_dir={first[0]}/checkpoint",
         "--label_mode=multi",
         dictionary(first),
         f"--export_dir={tmp_path}/exported",
-        *pictures,
+        *images,
     )
     differences = [float(value) for value in re.findall(r"max difference (\S+)", printed)]
     assert len(differences) >= 2 and max(differences) <= 1e-4

@@ -167,7 +167,7 @@ def build_partial(folder: Path) -> Path:
 
 
 def use_result(folder: Path) -> Any:
-    """How far the run had come, and the bytes of the result that it goes on to."""
+    """How far the run had come, and the bytes of the result that it continues to."""
     with resumable.Part(folder / "result.csv", {"depth": 50}, header=b"image,label\n") as part:
         found = part.items, part.bad_items
         for number in range(part.items, 12):
@@ -284,7 +284,7 @@ def build(name: str, folder: Path) -> Built:
 
 @contextmanager
 def copied(sound: Path, copy: Path) -> Iterator[Path]:
-    """A copy that may be changed; what lies beside it must not be."""
+    """A copy that may be changed; what lies next to it must not be."""
     for victim in ("victim", "victim.txt", "victim.txt.json", "victim.json"):
         copy.with_name(victim).write_text("precious")
     shutil.copytree(sound, copy)

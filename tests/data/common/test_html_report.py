@@ -1,4 +1,4 @@
-"""data/common/html_report.py and data/plot_training.py: pictures and pages for people."""
+"""data/common/html_report.py and data/plot_training.py: images and pages for people."""
 
 import json
 
@@ -10,11 +10,11 @@ from data.common import html_report
 from data.common.errors import UserError
 
 
-def tile(colour, size=(4, 4), caption="", good=None):
-    return html_report.Tile(Image.new("RGB", size, colour), caption, good)
+def tile(color, size=(4, 4), caption="", good=None):
+    return html_report.Tile(Image.new("RGB", size, color), caption, good)
 
 
-def test_contact_sheet_places_each_picture():
+def test_contact_sheet_places_each_image():
     sheet = html_report.contact_sheet([tile("red"), tile("lime"), tile("blue")], columns=2, side=20)
     margin, cell = html_report.SHEET_MARGIN, 20 + html_report.SHEET_MARGIN
     second_row = (sheet.height - margin) // 2 + margin
@@ -32,11 +32,11 @@ def test_contact_sheet_keeps_proportions():
     assert wide.getpixel((58, top + 50)) == (255, 0, 0)
 
 
-def test_captions_say_right_or_wrong_by_colour():
+def test_captions_say_right_or_wrong_by_color():
     tiles = [tile("white", caption="a", good=good) for good in (True, False, None)]
     seen = [{c for _, c in html_report.contact_sheet([t], 1, 80).getcolors(256)} for t in tiles]
     expected = [(26, 127, 55), (179, 38, 30), (34, 34, 34)]
-    assert [colour in colours for colour, colours in zip(expected, seen, strict=True)] == [True] * 3
+    assert [color in colors for color, colors in zip(expected, seen, strict=True)] == [True] * 3
 
 
 def test_long_captions_are_cut():
@@ -47,7 +47,7 @@ def test_long_captions_are_cut():
 
 
 def test_a_sheet_of_nothing_is_an_error():
-    with pytest.raises(UserError, match="at least one picture"):
+    with pytest.raises(UserError, match="at least one image"):
         html_report.contact_sheet([], 4, 100)
 
 

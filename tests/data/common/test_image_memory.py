@@ -1,4 +1,4 @@
-"""Hostile pictures of every format: what decoding them allocates stays below what is estimated."""
+"""Hostile images of every format: what decoding them allocates stays below what is estimated."""
 
 import io
 import resource
@@ -56,13 +56,13 @@ BOMBS = {
 
 
 def bomb(name: str, side: int = SIDE) -> bytes:
-    """A picture of one color, so that few bytes become many."""
+    """An image of one color, so that few bytes become many."""
     image_format, mode, options = BOMBS[name]
-    picture, encoded = Image.new(mode, (side, side)), io.BytesIO()
+    image, encoded = Image.new(mode, (side, side)), io.BytesIO()
     if options.get("save_all"):
         other = Image.new(mode, (side, side), 1 if mode == "P" else (9,) * len(mode))
-        options = {**options, "append_images": [other, picture]}
-    picture.save(encoded, image_format, **options)
+        options = {**options, "append_images": [other, image]}
+    image.save(encoded, image_format, **options)
     return encoded.getvalue()
 
 
@@ -75,7 +75,7 @@ def test_a_decode_allocates_no_more_than_its_header_tells(name: str, tmp_path: P
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert int(done.stdout) < cost + (4 << 20)
-    assert int(done.stdout) > cost / 4  # honest pictures are not refused for nothing
+    assert int(done.stdout) > cost / 4  # honest images are not refused for nothing
 
 
 @pytest.mark.parametrize("name", ["progressive", "webp", "jpeg_2000"])
@@ -98,10 +98,10 @@ def test_a_jpeg_of_several_scans_costs_its_coefficients() -> None:
     assert costs[1] > costs[0]
 
 
-def test_a_tile_larger_than_its_picture_counts() -> None:
-    picture = Image.open(io.BytesIO(bomb("tiff_jpeg", 16)))
-    picture.tag_v2[322] = picture.tag_v2[323] = 1 << 16  # width and height of a tile
-    assert decode_cost(picture) > 3 << 32
+def test_a_tile_larger_than_its_image_counts() -> None:
+    image = Image.open(io.BytesIO(bomb("tiff_jpeg", 16)))
+    image.tag_v2[322] = image.tag_v2[323] = 1 << 16  # width and height of a tile
+    assert decode_cost(image) > 3 << 32
 
 
 def test_decodes_of_a_process_share_the_limit() -> None:
@@ -125,7 +125,7 @@ def test_decodes_of_a_process_share_the_limit() -> None:
 
 def test_an_allocation_beyond_the_bound_fails_and_work_goes_on(monkeypatch) -> None:
     """A decoder that takes more than its estimate."""
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: np.ones(64 << 20))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: np.ones(64 << 20))
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with bounded(32 << 20), pytest.raises(ImageError, match="more than") as refusal:
         decode(bomb("gif", 16))

@@ -1,4 +1,4 @@
-"""Pictures of every kind and hostile bytes: shown as a viewer shows them, or refused."""
+"""Images of every kind and hostile bytes: shown as a viewer shows them, or refused."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def assert_close(image: Image.Image, expected: Image.Image, tolerance: float = 6
     ],
 )
 def test_formats_and_modes(image_format: str, mode: str, options: dict) -> None:
-    picture = gradient(mode=mode)
-    data = encoded(picture, image_format, **options)
-    assert_close(decode(data), picture)
+    image = gradient(mode=mode)
+    data = encoded(image, image_format, **options)
+    assert_close(decode(data), image)
     assert probe(data) == whole(data) == Probe(image_format, 64, 48)
     jpeg = to_jpeg(data)
     assert (jpeg.width, jpeg.height) == (64, 48)
     # The dots that a palette is dithered with suffer most from JPEG.
-    assert_close(decode(jpeg.data), picture, tolerance=18 if mode == "P" else 6)
+    assert_close(decode(jpeg.data), image, tolerance=18 if mode == "P" else 6)
     with Image.open(io.BytesIO(jpeg.data)) as again:
         assert (again.format, again.mode) == ("JPEG", "RGB")
 
@@ -101,7 +101,7 @@ def test_transparency_is_over_white() -> None:
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
 def test_first_frame_of_an_animation(image_format: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
     assert_close(decode(data), frames[0])
 

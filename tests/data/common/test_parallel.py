@@ -52,7 +52,7 @@ def test_exceptions_of_workers_are_raised_here():
 
 
 def test_a_killed_worker_is_an_error():
-    with pytest.raises(UserError, match="a worker process was killed; run again to go on"):
+    with pytest.raises(UserError, match="a worker process was killed; run again to continue"):
         list(ordered_map(die, [1], 2))
 
 

@@ -62,7 +62,7 @@ def test_utf_16_is_told_wherever_a_list_or_a_table_is_read(tmp_path):
     path.write_bytes("a.jpg\t1:1\n".encode("utf-16"))
     readers = {
         "ids": lambda: list(open_images.read_ids(path)),
-        "pictures": lambda: list(image_source.pictures([str(path)])),
+        "images": lambda: list(image_source.images([str(path)])),
         "blocks": lambda: list(blocks.chunks(path)),
         "conversion": lambda: list(conversion.plan([path], 4)),
         "thresholds": lambda: predictions.read_thresholds(path, 4, 0.5),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
-from web_server import WebServer, picture, placeholder
+from web_server import WebServer, make_image, placeholder
 
 from data.common.errors import UserError
 from data.common.images import ImageError
@@ -36,9 +36,9 @@ def failure(fetcher: Fetcher, url: str) -> FetchError:
 
 
 def test_bodies_and_where_they_came_from(web, fetcher) -> None:
-    assert fetcher.fetch(web.url("ok/1.jpg")) == (picture(1), web.url("ok/1.jpg"))
-    assert fetcher.fetch(web.url("moved/2.jpg")) == (picture(2), web.url("ok/2.jpg"))
-    assert fetcher.fetch(web.url("zipped/3.jpg")) == (picture(3), web.url("zipped/3.jpg"))
+    assert fetcher.fetch(web.url("ok/1.jpg")) == (make_image(1), web.url("ok/1.jpg"))
+    assert fetcher.fetch(web.url("moved/2.jpg")) == (make_image(2), web.url("ok/2.jpg"))
+    assert fetcher.fetch(web.url("zipped/3.jpg")) == (make_image(3), web.url("zipped/3.jpg"))
 
 
 def test_a_connection_is_used_again(web, fetcher) -> None:
@@ -78,7 +78,7 @@ def test_few_bodies_at_a_time_are_large(web, monkeypatch) -> None:
     with fetcher._large:
         error = failure(fetcher, web.url("endless/1.jpg"))
         assert (error.kind, error.is_transient) == ("time_out", True)
-        assert fetcher.fetch(web.url("ok/1.jpg"))[0] == picture(1)
+        assert fetcher.fetch(web.url("ok/1.jpg"))[0] == make_image(1)
 
 
 def test_tls_and_refused_connections(web, fetcher) -> None:
@@ -114,7 +114,7 @@ def test_placeholders(tmp_path) -> None:
     more = tmp_path / "more.txt"
     digests = (hashlib.sha256(placeholder()), hashlib.md5(b"logo"))
     more.write_text(
-        "".join(f"# a picture\n{d.name}:{d.hexdigest().upper()} note\n\n" for d in digests)
+        "".join(f"# an image\n{d.name}:{d.hexdigest().upper()} note\n\n" for d in digests)
     )
     known = Placeholders([PLACEHOLDERS, more])
     assert known.match(placeholder(), "") and known.match(b"logo", "")
@@ -127,8 +127,8 @@ def test_placeholders(tmp_path) -> None:
 def test_the_store_leaves_nothing_of_what_it_refuses(tmp_path) -> None:
     store = Store(tmp_path / "images", Placeholders())
     with pytest.raises(ImageError):
-        store.store(picture(1)[:-100], "http://x", "a.jpg", ".1.part")
-    stored = store.store(picture(1), "http://x", "ab/b.jpg", ".2.part")
-    assert stored == (len(picture(1)), hashlib.sha256(picture(1)).hexdigest(), 120, 90, False)
+        store.store(make_image(1)[:-100], "http://x", "a.jpg", ".1.part")
+    stored = store.store(make_image(1), "http://x", "ab/b.jpg", ".2.part")
+    assert stored == (len(make_image(1)), hashlib.sha256(make_image(1)).hexdigest(), 120, 90, False)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [tmp_path / "images" / "ab" / "b.jpg"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from web_server import WebServer, picture, placeholder
+from web_server import WebServer, make_image, placeholder
 
 from data import download_urls_multithreading
 from data.download import engine as download_engine
@@ -121,7 +121,7 @@ def test_hostile_server(web, tmp_path, monkeypatch, capsys) -> None:
     url_list = write_list(tmp_path / "urls.txt", urls)
     hashes = tmp_path / "hashes.txt"
     digest = hashlib.sha256(placeholder()).hexdigest()
-    hashes.write_text(f"sha256:{digest} a test picture\n")
+    hashes.write_text(f"sha256:{digest} a test image\n")
     inside, begun = tmp_path / "deep" / "images", time.monotonic()
     arguments = ["--url_list", url_list, "--save_dir", inside, "--num_threads", 16, "--retries", 2]
     limits = ["--read_timeout", 1, "--time_limit", 4, "--max_bytes", 2_000_000]
@@ -299,7 +299,7 @@ def test_shards(web, tmp_path, capsys) -> None:
         examples = [[decode_example(record) for record in read_records(path)] for path in shards]
         for example in (example for shard in examples for example in shard):
             number = int(example["name"][0].split(b"-")[0])
-            assert example["image"] == [picture(number)]
+            assert example["image"] == [make_image(number)]
             assert (example["width"], example["height"]) == ([120], [90])
             assert example["label_index"] == [number % 7, 7]
         return [[e["name"][0].split(b"-")[0].decode() for e in shard] for shard in examples]
@@ -317,7 +317,7 @@ def test_shards(web, tmp_path, capsys) -> None:
     shard = tmp_path / "records" / "00001.tfrecords"
     shard.write_bytes(shard.read_bytes()[:-9] + b"?" + shard.read_bytes()[-8:])
     assert run(*arguments, "--verify") == 0
-    assert "3 pictures were deleted or altered since" in capsys.readouterr().err
+    assert "3 images were deleted or altered since" in capsys.readouterr().err
     assert outputs(tmp_path / "records") == before
 
 
@@ -375,7 +375,7 @@ def test_by_id(web, tmp_path) -> None:
     assert list(web.requests) == ["/ok/train/00000000000000b2.jpg"]
 
 
-def test_pictures_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
+def test_images_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
     ids, save_dir = tmp_path / "ids.csv", tmp_path / "images"
     degrees = ["90.0", "180.0", "270", "0.0", "nan", ""]
     rows = [f"{n:016x},train,{value}" for n, value in enumerate(degrees)]
@@ -384,7 +384,7 @@ def test_pictures_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
     template = ["--url_template", web.url("ok/{id}.jpg")]
     assert run(*arguments, *template) == 0
     assert "3 are turned upright, as the column Rotation says" in capsys.readouterr().out
-    with Image.open(io.BytesIO(picture(0))) as image:
+    with Image.open(io.BytesIO(make_image(0))) as image:
         served = np.asarray(image, np.int16)
     for number, value in enumerate(degrees):
         with Image.open(save_dir / f"{number:016x}.jpg") as image:

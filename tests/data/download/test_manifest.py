@@ -110,7 +110,7 @@ def test_repeated_bodies_over_parts(tmp_path) -> None:
         assert mark_repeated([a, b], urls=5) == []
         for manifest in (a, b):
             manifest.forget_failures()
-        for row in range(5):  # --retry_failed, and now they are pictures
+        for row in range(5):  # --retry_failed, and now they are images
             (a if row < 3 else b).append(ok(row, f"http://x/{row}", f"a{row}" * 32))
         assert mark_repeated([a, b], urls=5) == []
         assert a.counts() == {"ok": 6, "pending": 2} and b.counts() == {"ok": 7, "pending": 1}

@@ -25,7 +25,7 @@ def web() -> Iterator[WebServer]:
 
 @pytest.fixture
 def run(tmp_path, web, monkeypatch) -> Callable[..., int]:
-    """Downloads ten pictures to `images`, or goes on with them."""
+    """Downloads ten images to `images`, or continues with them."""
     monkeypatch.setattr(scheduler, "_FIRST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(scheduler, "OFFLINE_PAUSE_SECONDS", 0.05)
     for name in list(os.environ):
@@ -94,11 +94,11 @@ def test_rows_that_failed_by_an_outage_are_asked_for_by_the_next_run(run, tmp_pa
 
 
 def test_altered_files_are_downloaded_again(run, tmp_path, web, capsys) -> None:
-    def pictures() -> dict[Path, bytes]:
+    def images() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in (tmp_path / "images").glob("*.jpg")}
 
     assert run() == 0
-    before = pictures()
+    before = images()
     deleted, emptied, cut, altered, *_ = before
     deleted.unlink()
     emptied.write_bytes(b"")
@@ -107,18 +107,18 @@ def test_altered_files_are_downloaded_again(run, tmp_path, web, capsys) -> None:
     web.requests.clear()
     capsys.readouterr()
     assert run() == 0  # sizes are compared in every run
-    assert "3 pictures were deleted or altered since" in capsys.readouterr().err
-    assert sum(web.requests.values()) == 3 and pictures()[altered] != before[altered]
+    assert "3 images were deleted or altered since" in capsys.readouterr().err
+    assert sum(web.requests.values()) == 3 and images()[altered] != before[altered]
     assert run("--verify") == 0
-    assert "1 pictures were deleted or altered since" in capsys.readouterr().err
-    assert sum(web.requests.values()) == 4 and pictures() == before
+    assert "1 images were deleted or altered since" in capsys.readouterr().err
+    assert sum(web.requests.values()) == 4 and images() == before
     assert run("--verify") == 0
     captured = capsys.readouterr()
     assert captured.err == "" and "10 rows: 10 ok (0 converted)" in captured.out
     assert sum(web.requests.values()) == 4
 
 
-def test_a_picture_whose_host_opts_out_is_left_alone(tmp_path, web, capsys) -> None:
+def test_a_image_whose_host_opts_out_is_left_alone(tmp_path, web, capsys) -> None:
     url_list, save_dir = tmp_path / "urls.txt", tmp_path / "images"
     kinds = ("ok", "opted_out", "opted_out_for_all")
     url_list.write_text("".join(web.url(f"{kind}/1.jpg") + "\t1:1\n" for kind in kinds))

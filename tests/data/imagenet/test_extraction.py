@@ -24,7 +24,7 @@ def name(synset, number):
 
 
 def data(synset, number):
-    return f"picture {synset} {number} ".encode() * 50
+    return f"image {synset} {number} ".encode() * 50
 
 
 def tar_of(members, mode="w"):
@@ -83,11 +83,11 @@ def folder_of_a_whole_tar(path):
     return [path]
 
 
-def folder_of_a_tar_and_pictures(path):
-    """Two synsets unpacked, a tar of the third one's pictures and one of synsets' tars."""
+def folder_of_a_tar_and_images(path):
+    """Two synsets unpacked, a tar of the third one's images and one of synsets' tars."""
     tree(path)
-    for picture in (path / "n00000002").iterdir():
-        picture.unlink()
+    for image in (path / "n00000002").iterdir():
+        image.unlink()
     (path / "n00000001" / name(1, 1)).unlink()
     (path / "some.tar").write_bytes(tar_of({name(2, 7): data(2, 7)}))
     (path / "others.tar").write_bytes(
@@ -131,7 +131,7 @@ FORMS = [
     compressed_synset_tars,
     folder_of_tars,
     folder_of_a_whole_tar,
-    folder_of_a_tar_and_pictures,
+    folder_of_a_tar_and_images,
     tree,
     folders_of_the_tree,
     tar_of_the_tree,
@@ -163,7 +163,7 @@ def run(tmp_path, paths, *options, text=LIST):
     )
 
 
-def pictures(folder):
+def images(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -180,7 +180,7 @@ def test_every_form_of_the_database(tmp_path, capsys, form):
     (tmp_path / "source").mkdir()
     paths = form(tmp_path / "source/fall11_whole.tar")
     assert run(tmp_path, paths, "--im_list", tmp_path / "found.txt") == 0
-    found = pictures(tmp_path / "images")
+    found = images(tmp_path / "images")
     assert found.pop("missing.txt") == (b"n00000001/n00000001_4.JPEG\nn00000009/n00000009_1.JPEG\n")
     assert found.pop("duplicates.txt") == b""
     assert found == expected(TAKEN)
@@ -204,7 +204,7 @@ def test_the_first_place_wins_and_the_others_fill_in(tmp_path):
     second = tmp_path / "second/n00000001.tar"
     second.write_bytes(tar_of({name(1, 1): b"second", name(1, 30): b"thirty"}))
     assert run(tmp_path, [first, second]) == 0
-    found = pictures(tmp_path / "images")
+    found = images(tmp_path / "images")
     assert found["n00000001/n00000001_1.JPEG"] == b"first"
     assert found["n00000001/n00000001_30.JPEG"] == b"thirty"
 
@@ -229,7 +229,7 @@ def test_nothing_is_written_outside_the_folder(tmp_path):
     before = sorted(tmp_path.iterdir())
     text = LIST + "../../n00000001/n00000001_1.JPEG\t1:1\n"
     assert run(tmp_path, [path], text=text) == 0
-    found = pictures(tmp_path / "images")
+    found = images(tmp_path / "images")
     assert {n: b for n, b in found.items() if n.endswith("JPEG")} == {
         "n00000001/n00000001_1.JPEG": b"a",
         "n00000001/n00000001_30.JPEG": b"b",
@@ -240,7 +240,7 @@ def test_nothing_is_written_outside_the_folder(tmp_path):
     assert list(outside.iterdir()) == []
 
 
-def test_same_pictures_are_reported(tmp_path, capsys):
+def test_same_images_are_reported(tmp_path, capsys):
     path = tmp_path / "all.tar"
     members = {name(1, 1): b"same", name(1, 2): b"other", name(1, 30): b"same"}
     second = {name(2, 5): b"same", name(2, 7): b"lone"}
@@ -257,22 +257,22 @@ def test_same_pictures_are_reported(tmp_path, capsys):
 def test_a_finished_synset_is_not_read_again(tmp_path, monkeypatch):
     paths = synset_tars(tmp_path / "x")
     run(tmp_path, paths)
-    before = pictures(tmp_path / "images")
-    monkeypatch.setattr(extraction, "read_pictures", lambda *_: pytest.fail("read again"))
+    before = images(tmp_path / "images")
+    monkeypatch.setattr(extraction, "read_images", lambda *_: pytest.fail("read again"))
     assert run(tmp_path, paths) == 0
-    assert pictures(tmp_path / "images") == before
+    assert images(tmp_path / "images") == before
 
 
-def test_more_wanted_pictures_or_more_places_are_looked_for(tmp_path):
+def test_more_wanted_images_or_more_places_are_looked_for(tmp_path):
     paths = synset_tars(tmp_path / "x")
     run(tmp_path, paths)
     run(tmp_path, paths, text=LIST + "n00000001/n00000001_2.JPEG\t1:1\n")
-    assert "n00000001/n00000001_2.JPEG" in pictures(tmp_path / "images")
+    assert "n00000001/n00000001_2.JPEG" in images(tmp_path / "images")
     (tmp_path / "more").mkdir()
     more = tmp_path / "more/n00000001.tar"
     more.write_bytes(tar_of({name(1, 4): b"four"}))
     run(tmp_path, [*paths, more])
-    assert pictures(tmp_path / "images")["n00000001/n00000001_4.JPEG"] == b"four"
+    assert images(tmp_path / "images")["n00000001/n00000001_4.JPEG"] == b"four"
 
 
 def test_a_damaged_archive_is_an_error_and_what_comes_before_is_kept(tmp_path, capsys):
@@ -285,12 +285,12 @@ def test_a_damaged_archive_is_an_error_and_what_comes_before_is_kept(tmp_path, c
     output = capsys.readouterr()
     assert "synset n00000001" in output.err
     assert "2 images found, 3 missing" in output.out
-    found = pictures(tmp_path / "images")
+    found = images(tmp_path / "images")
     assert "n00000001/n00000001_1.JPEG" in found
     assert "n00000002/n00000002_7.JPEG" in found
     whole_tar(path)
     assert run(tmp_path, [path]) == 0
-    assert "n00000001/n00000001_30.JPEG" in pictures(tmp_path / "images")
+    assert "n00000001/n00000001_30.JPEG" in images(tmp_path / "images")
 
 
 def test_archives_cut_short(tmp_path, capsys):
@@ -301,7 +301,7 @@ def test_archives_cut_short(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "whole.tar: what follows n00000001 is lost" in errors
     assert "whole.tar: synset n00000001: " in errors
-    assert "n00000001/n00000001_1.JPEG" in pictures(tmp_path / "images")
+    assert "n00000001/n00000001_1.JPEG" in images(tmp_path / "images")
     (flat,) = tar_of_the_tree(tmp_path / "flat.tar")
     content = flat.read_bytes()
     flat.write_bytes(content[: content.index(b"n00000001_30.JPEG") + 700])
@@ -313,7 +313,7 @@ def test_archives_cut_short(tmp_path, capsys):
 def test_what_is_no_archive_of_imagenet(tmp_path, capsys, content):
     (tmp_path / "x.tar").write_bytes(content)
     assert run(tmp_path, [tmp_path / "x.tar"]) == 1
-    assert "x.tar: not" in (error := capsys.readouterr().err) or "x.tar: no pictures" in error
+    assert "x.tar: not" in (error := capsys.readouterr().err) or "x.tar: no images" in error
     assert error.count("\n") == 1
 
 
@@ -329,14 +329,14 @@ def test_a_tar_in_a_folder_is_not_passed_over(tmp_path, capsys, tar):
 def test_compressed_synset_tars_by_either_name(tmp_path):
     (tmp_path / "n00000002.tgz").write_bytes(synset_tar(2, "w:gz"))
     assert run(tmp_path, [tmp_path / "n00000002.tgz"]) == 0
-    assert "n00000002/n00000002_7.JPEG" in pictures(tmp_path / "images")
+    assert "n00000002/n00000002_7.JPEG" in images(tmp_path / "images")
 
 
 def test_a_folder_of_nothing(tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/notes.txt").write_text("hello")
     assert run(tmp_path, [tmp_path / "folder"]) == 1
-    assert "folder: no pictures of ImageNet" in capsys.readouterr().err
+    assert "folder: no images of ImageNet" in capsys.readouterr().err
 
 
 def test_more_processes_and_a_kill_change_nothing(tmp_path):
@@ -373,6 +373,6 @@ def all_files(folder):
 
 
 def test_numbers_are_read_as_written(tmp_path):
-    assert archives.picture_id("a/n04310904_8388.JPEG") == (4310904, 8388)
+    assert archives.image_id("a/n04310904_8388.JPEG") == (4310904, 8388)
     for odd in ("n04310904_08.JPEG", "n0431090_8.JPEG", "n04310904_8.jpg", "n04310904_8.JPEG/x"):
-        assert archives.picture_id(odd) is None
+        assert archives.image_id(odd) is None

@@ -94,7 +94,7 @@ def test_resizing_is_that_of_tf_image(shape):
 @pytest.mark.parametrize("change", CHANGES)
 def test_order_b_is_contrast_before_saturation_and_hue(change):
     ours = augment(FLOWER, kernels.ORDER_B, change)
-    # tf.image.adjust_hue makes a pixel grey whose hue rounds to a whole turn.
+    # tf.image.adjust_hue makes a pixel gray whose hue rounds to a whole turn.
     assert_close(ours, as_input(order_b(resized(), *change)), except_share=1e-3)
 
 
@@ -104,7 +104,7 @@ def test_order_a_is_rotation_saturation_hue_contrast(change):
     assert_close(ours, as_input(order_a(resized(), *change)), except_share=1e-3)
 
 
-def test_the_orders_differ_in_colours_alone_without_an_angle():
+def test_the_orders_differ_in_colors_alone_without_an_angle():
     change = (0.0, *CHANGES[1][1:])
     a, b = (augment(FLOWER, kind, change) for kind in (kernels.ORDER_A, kernels.ORDER_B))
     assert np.abs(a - b).max() > 0.05
@@ -203,7 +203,7 @@ def test_crops_of_other_formats_are_those_of_jpeg():
 
 def test_probabilities_of_nought_leave_crop_and_size_alone():
     options = Augmentation(area_min=1, aspect_max=9, flip_probability=0, rotate_probability=0)
-    options = dataclasses.replace(options, colour_probability=0)
+    options = dataclasses.replace(options, color_probability=0)
     decoded = tf.io.decode_jpeg(encoded(), dct_method="INTEGER_FAST")
     expected = tf.image.resize(decoded, [8, 8]) / 127.5 - 1
     for image in images(options):
@@ -216,7 +216,7 @@ def test_probabilities_of_nought_leave_crop_and_size_alone():
         ({"area_min": 0.9, "area_max": 0.5}, "--area_min=0.9 to --area_max=0.5 is no range"),
         ({"aspect_min": 0}, "--aspect_min=0"),
         ({"contrast_min": 2.0}, "--contrast_min=2.0"),
-        ({"rotate_probability": 0.7, "colour_probability": 0.5}, "together at most 1"),
+        ({"rotate_probability": 0.7, "color_probability": 0.5}, "together at most 1"),
     ],
 )
 def test_contradictions_are_refused(values, message):

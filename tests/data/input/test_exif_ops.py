@@ -1,4 +1,4 @@
-"""EXIF orientation in TensorFlow ops: as Pillow turns pictures, and no trouble with nonsense."""
+"""EXIF orientation in TensorFlow ops: as Pillow turns images, and no trouble with nonsense."""
 
 import io
 import random

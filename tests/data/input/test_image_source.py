@@ -1,4 +1,4 @@
-"""Sources of pictures: what they hold, in what order, and what is said of those that hold none."""
+"""Sources of images: what they hold, in what order, and what is said of those that hold none."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.common.errors import UserError
 from data.input import image_source
-from data.input.image_source import LoadError, count, pictures
+from data.input.image_source import LoadError, count, images
 from data.tfrecords.records import RecordWriter, encode_example
 
 
@@ -34,10 +34,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def names(*sources, **span):
-    return [picture.name for picture in pictures(sources, **span)]
+    return [image.name for image in images(sources, **span)]
 
 
-def test_a_folder_gives_its_pictures_in_order_of_path(folder):
+def test_a_folder_gives_its_images_in_order_of_path(folder):
     assert names(".") == ["./a/c.PNG", "./a/with blank.png", "./b.png"]
 
 
@@ -59,15 +59,15 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(folder):
     assert names("x[1].png") == ["x[1].png"]
 
 
-def test_a_picture_without_a_suffix_is_told_from_a_list_by_its_bytes(folder):
-    (folder / "b.png").rename("picture")
-    assert names("picture") == ["picture"]
+def test_a_image_without_a_suffix_is_told_from_a_list_by_its_bytes(folder):
+    (folder / "b.png").rename("image")
+    assert names("image") == ["image"]
 
 
 def test_a_list_gives_paths_and_labels(folder):
     rows = ["\ufeffb.png 7", "a/c.PNG\tn01  3:1   4:0.5\r", "", "a/with blank.png", "b.png"]
     (folder / "list.txt").write_text("\n".join(rows))
-    found = list(pictures(["list.txt"]))
+    found = list(images(["list.txt"]))
     assert [(p.name, p.label) for p in found] == [
         ("b.png", "7"),
         ("a/c.PNG", "n01 3:1 4:0.5"),
@@ -81,7 +81,7 @@ def test_paths_of_a_list_are_also_looked_for_beside_it(folder, monkeypatch):
     (folder / "list.txt").write_text("b.png\n")
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
-    (found,) = pictures(["../list.txt"])
+    (found,) = images(["../list.txt"])
     assert (found.name, found.load().data) == ("b.png", png(0))
 
 
@@ -90,14 +90,14 @@ def test_names_that_are_not_utf8_go_through_unharmed(folder):
     with open(raw, "wb") as file:
         file.write(png(5))
     (folder / "list.txt").write_bytes(raw + b"\n")
-    (found,) = pictures(["list.txt"])
+    (found,) = images(["list.txt"])
     assert os.fsencode(found.name) == raw
     assert found.load().data == png(5)
 
 
 def test_standard_input_is_a_list(folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"b.png\t7\na/c.PNG\n")))
-    assert [(p.name, p.label) for p in pictures(["-"])] == [("b.png", "7"), ("a/c.PNG", "")]
+    assert [(p.name, p.label) for p in images(["-"])] == [("b.png", "7"), ("a/c.PNG", "")]
 
 
 def test_records_give_their_own_names_and_labels(folder):
@@ -109,7 +109,7 @@ def test_records_give_their_own_names_and_labels(folder):
     with RecordWriter(folder / "x.tfrecord") as writer:
         for example in examples:
             writer.write(example)
-    loaded = [picture.load() for picture in pictures(["x.tfrecord"])]
+    loaded = [image.load() for image in images(["x.tfrecord"])]
     assert [(p.name, p.label) for p in loaded] == [
         ("one.png", "3:1 5:0.5"),
         ("two.png", "8"),
@@ -128,39 +128,39 @@ def test_all_labels_of_a_record_are_named(folder):
             example.features.feature["image"].bytes_list.value.append(png(1))
             example.features.feature["label"].CopyFrom(tf.train.Feature(**label))
             writer.write(example.SerializeToString())
-    found = [picture.load().label for picture in pictures(["x.tfrecord"])]
+    found = [image.load().label for image in images(["x.tfrecord"])]
     assert found == ["3 70000000", "1:1 2:0.5"]
 
 
-def test_a_damaged_record_is_one_unreadable_picture(folder):
+def test_a_damaged_record_is_one_unreadable_image(folder):
     with RecordWriter(folder / "x.tfrecord") as writer:
         for shade in range(2):
             writer.write(encode_example("single", png(shade), f"{shade}.png", 4, 4, [shade]))
     data = bytearray((folder / "x.tfrecord").read_bytes())
     data[40] ^= 1
     (folder / "x.tfrecord").write_bytes(data)
-    bad, good = pictures(["x.tfrecord"])
+    bad, good = images(["x.tfrecord"])
     assert bad.name == "x.tfrecord:0"
     with pytest.raises(LoadError, match="CRC"):
         bad.load()
     assert good.load().name == "1.png"
 
 
-def test_spans_of_the_pictures_join_without_gap(folder):
+def test_spans_of_the_images_join_without_gap(folder):
     everything = names("b.png", "a", "b.png")
     assert len(everything) == count(["b.png", "a", "b.png"]) == 4
     spans = [names("b.png", "a", "b.png", start=s, stop=s + 2) for s in (0, 2)]
     assert spans[0] + spans[1] == everything
 
 
-def test_what_cannot_be_read_is_one_line_about_one_picture(folder):
+def test_what_cannot_be_read_is_one_line_about_one_image(folder):
     (folder / "empty.png").touch()
     os.mkfifo(folder / "pipe.png")  # to open it would be to wait for ever
     (folder / "list.txt").write_text("gone.png\na\npipe.png\nempty.png\n")
     problems = []
-    for picture in pictures(["list.txt"]):
+    for image in images(["list.txt"]):
         try:
-            problems.append(picture.load().data)
+            problems.append(image.load().data)
         except LoadError as error:
             problems.append(str(error))
     assert problems == ["No such file or directory", "is a folder", "not a file", b""]
@@ -172,12 +172,12 @@ def test_what_cannot_be_read_is_one_line_about_one_picture(folder):
         ([], "--images"),
         (["gone.txt"], "gone.txt: no such file"),
         (["*.bmp"], r"\*.bmp: no such file"),
-        (["empty"], "empty: no pictures"),
+        (["empty"], "empty: no images"),
         (["binary"], "binary:1: a zero byte"),
         (["long"], "long:1: too long"),
     ],
 )
-def test_sources_without_pictures_are_refused_by_name(folder, monkeypatch, sources, message):
+def test_sources_without_images_are_refused_by_name(folder, monkeypatch, sources, message):
     (folder / "empty").mkdir()
     (folder / "binary").write_bytes(b"x" * 2000 + b"\0\n")
     (folder / "long").write_bytes(b"x" * 2000)

@@ -24,7 +24,7 @@ NAMES = ("space", "person", "cat", "cup", "table", "rocket", "temple", "flower")
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """A folder with the pictures, their list and the dictionary."""
+    """A folder with the images, their list and the dictionary."""
     for name, (load, _) in PHOTOGRAPHS.items():
         Image.fromarray(load()).save(tmp_path / name)
     rows = (

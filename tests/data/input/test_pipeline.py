@@ -213,7 +213,7 @@ def test_training_turns_images_as_evaluation_does(tmp_path, turn):
     exif = Image.Exif()
     exif[0x0112] = turn
     data = jpeg(0, (48, 32), exif=exif, quality=95)
-    whole = Augmentation(area_min=1, flip_probability=0, rotate_probability=0, colour_probability=0)
+    whole = Augmentation(area_min=1, flip_probability=0, rotate_probability=0, color_probability=0)
     shape = tf.constant([0, 0], tf.int64)
     cropped = augment.random_crop(data, shape, whole)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
@@ -285,7 +285,7 @@ def test_nothing_but_bad_records_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_any_colour_space_of_jpeg_becomes_rgb(tmp_path, mode):
+def test_any_color_space_of_jpeg_becomes_rgb(tmp_path, mode):
     image = jpeg(3, (64, 48), mode, quality=95)
     write(tmp_path / "a", [0], images={0: image})
     (batch,) = EvaluationInput(options(tmp_path, batch_size=1, image_size=32)).batches()

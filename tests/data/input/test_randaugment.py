@@ -9,7 +9,7 @@ from data.input import randaugment
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     rows = np.linspace(30, 220, 24)[:, None, None]
     noise = np.random.default_rng(0).integers(-25, 25, (24, 32, 3))
     return np.clip(rows + noise, 0, 255).astype(np.uint8)
@@ -32,37 +32,37 @@ FACTOR = 1.0 + LEVEL * randaugment.MAX_ENHANCE
         (randaugment._shift_x, lambda p: _shifted(p, randaugment.MAX_SHIFT * LEVEL * 32)),
     ],
 )
-def test_operation_equals_pillow(picture, operation, expected) -> None:
-    ours = operation(tf.constant(picture / 255.0, tf.float32), tf.constant(LEVEL))
+def test_operation_equals_pillow(image, operation, expected) -> None:
+    ours = operation(tf.constant(image / 255.0, tf.float32), tf.constant(LEVEL))
     ours = np.clip(ours.numpy(), 0, 1) * 255
-    theirs = np.asarray(expected(Image.fromarray(picture)), np.float32)
+    theirs = np.asarray(expected(Image.fromarray(image)), np.float32)
     # Pillow rounds to whole values on the way.
     assert np.abs(ours - theirs).max() <= 2.0
 
 
-def _shifted(picture: Image.Image, pixels: float) -> Image.Image:
-    grey = (127.5,) * 3
-    values = np.asarray(picture, np.float32)
+def _shifted(image: Image.Image, pixels: float) -> Image.Image:
+    gray = (127.5,) * 3
+    values = np.asarray(image, np.float32)
     shifted = np.empty_like(values)
     for x in range(values.shape[1]):
         left = x + pixels
         low, share = int(np.floor(left)), left - np.floor(left)
-        at = [values[:, i] if 0 <= i < values.shape[1] else np.array(grey) for i in (low, low + 1)]
+        at = [values[:, i] if 0 <= i < values.shape[1] else np.array(gray) for i in (low, low + 1)]
         shifted[:, x] = (1 - share) * at[0] + share * at[1]
     return shifted
 
 
-def test_posterize_leaves_six_bits(picture) -> None:
-    image = tf.constant(picture / 255.0, tf.float32)
-    values = np.unique(randaugment._posterize(image, tf.constant(0.5)).numpy())
+def test_posterize_leaves_six_bits(image) -> None:
+    tensor = tf.constant(image / 255.0, tf.float32)
+    values = np.unique(randaugment._posterize(tensor, tf.constant(0.5)).numpy())
     assert len(values) <= 2**6 and values.max() <= 1.0
 
 
-def test_every_operation_keeps_shape_and_range(picture) -> None:
-    image = tf.constant(picture / 255.0, tf.float32)
-    run = tf.function(lambda seed: randaugment.rand_augment(image, seed))
+def test_every_operation_keeps_shape_and_range(image) -> None:
+    tensor = tf.constant(image / 255.0, tf.float32)
+    run = tf.function(lambda seed: randaugment.rand_augment(tensor, seed))
     drawn = [run(tf.constant([7, i], tf.int64)).numpy() for i in range(60)]
-    assert all(x.shape == picture.shape and x.min() >= 0 and x.max() <= 1 for x in drawn)
+    assert all(x.shape == image.shape and x.min() >= 0 and x.max() <= 1 for x in drawn)
     assert len({x.tobytes() for x in drawn}) > 30
     again = run(tf.constant([7, 0], tf.int64)).numpy()
     np.testing.assert_array_equal(again, drawn[0])

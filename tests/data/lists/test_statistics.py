@@ -93,12 +93,12 @@ def test_csv_files(tmp_path, dictionary):
     ]
 
 
-def test_plots_are_pictures_with_something_on_them(tmp_path, dictionary):
+def test_plots_are_images_with_something_on_them(tmp_path, dictionary):
     run(tmp_path, dictionary, GOOD, "--output", tmp_path / "out", val=GOOD)
     for name in ("images_per_class.png", "tags_per_image.png"):
-        picture = np.asarray(Image.open(tmp_path / "out" / name).convert("RGB"))
-        assert min(picture.shape[:2]) > 400
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+        image = np.asarray(Image.open(tmp_path / "out" / name).convert("RGB"))
+        assert min(image.shape[:2]) > 400
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
 
 
 BAD = [

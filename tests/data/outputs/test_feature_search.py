@@ -1,4 +1,4 @@
-"""Neighbours among features, and the page that shows them."""
+"""Neighbors among features, and the page that shows them."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_every_written_form_is_read_back(tmp_path, suffix):
     np.testing.assert_array_equal(table.values, np.array(list(ROWS.values()), np.float32))
 
 
-def test_neighbours_go_by_the_angle_and_leave_out_the_unreadable():
+def test_neighbors_go_by_the_angle_and_leave_out_the_unreadable():
     table = Table(list(ROWS), np.array(list(ROWS.values()), np.float32))
     rows, cosines = nearest(table, np.array([[2.0, 0.1]]), 3)
     assert rows.tolist() == [[0, 3, 1]]
@@ -40,7 +40,7 @@ def test_neighbours_go_by_the_angle_and_leave_out_the_unreadable():
     np.testing.assert_allclose(cosines[0], expected, rtol=1e-6)
 
 
-def test_a_table_read_in_parts_gives_the_neighbours_of_the_whole(monkeypatch):
+def test_a_table_read_in_parts_gives_the_neighbors_of_the_whole(monkeypatch):
     rng = np.random.default_rng(0)
     table = Table([""] * 1000, rng.standard_normal((1000, 8)))
     queries = rng.standard_normal((5, 8))
@@ -53,7 +53,7 @@ def test_a_table_read_in_parts_gives_the_neighbours_of_the_whole(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
+def images(tmp_path, monkeypatch):
     """Two cats, two cups of coffee, and their features by hand."""
     monkeypatch.chdir(tmp_path)
     cat, coffee = Image.fromarray(photographs.chelsea()), Image.fromarray(photographs.coffee())
@@ -66,21 +66,21 @@ def pictures(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_page_puts_the_mirrored_picture_first(pictures, capsys):
-    arguments = ["--features", "features.npz", "--names", "cat.jpg", "--neighbours", "2"]
+def test_the_page_puts_the_mirrored_image_first(images, capsys):
+    arguments = ["--features", "features.npz", "--names", "cat.jpg", "--neighbors", "2"]
     assert similar_images.main(arguments) == 0
-    page = (pictures / "similar.html").read_text()
+    page = (images / "similar.html").read_text()
     shown = [page.index(text) for text in ("<h2>cat.jpg", "0.995\ncat mirrored.jpg", "gone.jpg")]
     assert shown == sorted(shown)
     assert "coffee" not in page
-    assert page.count("data:image/jpeg") == 2  # gone.jpg has no picture
-    assert "1 pictures with their neighbours among 5" in capsys.readouterr().out
+    assert page.count("data:image/jpeg") == 2  # gone.jpg has no image
+    assert "1 images with their neighbors among 5" in capsys.readouterr().out
 
 
-def test_pictures_of_another_file_are_looked_for(pictures):
-    write(pictures / "queries.npz", {"coffee.jpg": [0.0, 2.0]})
+def test_images_of_another_file_are_looked_for(images):
+    write(images / "queries.npz", {"coffee.jpg": [0.0, 2.0]})
     assert similar_images.main(["--features", "features.npz", "--queries", "queries.npz"]) == 0
-    page = (pictures / "similar.html").read_text()
+    page = (images / "similar.html").read_text()
     assert page.index("coffee mirrored.jpg") < page.index("gone.jpg")
 
 
@@ -94,9 +94,9 @@ def test_pictures_of_another_file_are_looked_for(pictures):
         (["--features", "torn.npz"], "torn.npz does not hold features"),
     ],
 )
-def test_mistakes_end_in_one_line(pictures, capsys, arguments, message):
-    write(pictures / "wide.npz", {"x.jpg": [1, 2, 3]})
-    (pictures / "torn.npz").write_bytes((pictures / "features.npz").read_bytes()[:200])
+def test_mistakes_end_in_one_line(images, capsys, arguments, message):
+    write(images / "wide.npz", {"x.jpg": [1, 2, 3]})
+    (images / "torn.npz").write_bytes((images / "features.npz").read_bytes()[:200])
     assert similar_images.main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")

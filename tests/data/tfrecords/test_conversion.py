@@ -1,4 +1,4 @@
-"""Conversion of lists and pictures to shards: content, bad rows, determinism, resumption."""
+"""Conversion of lists and images to shards: content, bad rows, determinism, resumption."""
 
 import io
 import json
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MPIRUN = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe"]
 
 
-def picture(width=48, height=36, mode="RGB", seed=0):
+def image(width=48, height=36, mode="RGB", seed=0):
     blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.BILINEAR).convert(mode)
 
@@ -44,7 +44,7 @@ def save(path, image, **options):
 def source(tmp_path):
     """Ten rows, of which two cannot be used, and an empty line."""
     for i in range(9):
-        save(tmp_path / f"images/{i}.jpg", picture(seed=i), quality=90)
+        save(tmp_path / f"images/{i}.jpg", image(seed=i), quality=90)
     (tmp_path / "images/4.jpg").write_bytes((tmp_path / "images/4.jpg").read_bytes()[:-200])
     rows = [f"{i}.jpg\t{i}:1\t{i + 1}:0.5\n" for i in range(10)]
     (tmp_path / "list.txt").write_text("".join(rows[:3]) + "\n" + "".join(rows[3:]))
@@ -107,7 +107,7 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, count
         context.setattr(records, "read", None)  # no record is read
         assert records.class_counts().tolist() == [1, 2, 2, 1, 0, 1, 1, 0]
     if kind == "sparse":
-        with pytest.raises(UserError, match=r"class 6 is not within 0\.\.5; mend --class_num"):
+        with pytest.raises(UserError, match=r"class 6 is not within 0\.\.5; fix --class_num"):
             RecordSource(source / "records", 6, 0).class_counts()
     assert labels_of(files, [3, 2]) is None
     assert labels_of([*files, files[0] + "x"], [3, 1, 1]) is None
@@ -162,13 +162,13 @@ def test_single_labels(source, options):
     assert "list.txt:3\t2.jpg\tlabel\t2.jpg: 2 classes, a single-label record takes one" in bad
 
 
-def test_pictures_that_are_not_rgb_jpegs_are_converted(tmp_path):
+def test_images_that_are_not_rgb_jpegs_are_converted(tmp_path):
     images = tmp_path / "images"
     for name, mode in [("a.png", "RGB"), ("b.gif", "P"), ("c.bmp", "RGB"), ("d.webp", "RGB")]:
-        save(images / name, picture(mode=mode))
-    save(images / "cmyk.jpg", picture(mode="CMYK"))
-    save(images / "grey.jpg", picture(mode="L"))
-    save(images / "png named.jpg", picture(), format="PNG")
+        save(images / name, image(mode=mode))
+    save(images / "cmyk.jpg", image(mode="CMYK"))
+    save(images / "gray.jpg", image(mode="L"))
+    save(images / "png named.jpg", image(), format="PNG")
     names = sorted(path.name for path in images.iterdir())
     (tmp_path / "list.txt").write_text("".join(f"{name}\t1:1\n" for name in names))
     assert convert(tmp_path) == 0
@@ -177,16 +177,16 @@ def test_pictures_that_are_not_rgb_jpegs_are_converted(tmp_path):
     for name, example in zip(names, found, strict=True):
         stored = Image.open(io.BytesIO(example["image"][0]))
         assert (stored.format, stored.mode, stored.size) == ("JPEG", "RGB", (48, 36))
-        expected = picture(mode="L") if name == "grey.jpg" else picture()
+        expected = image(mode="L") if name == "gray.jpg" else image()
         difference = np.asarray(expected.convert("RGB"), int) - np.asarray(stored)
-        assert abs(difference).mean() < 16  # a GIF has few colours
+        assert abs(difference).mean() < 16  # a GIF has few colors
 
 
 @pytest.mark.parametrize(("exif", "size"), [("apply", (36, 48)), ("keep", (48, 36))])
 def test_exif_orientation_is_applied_or_kept(tmp_path, exif, size):
     tags = Image.Exif()
     tags[0x0112] = 6
-    original = save(tmp_path / "images/turned.jpg", picture(), exif=tags)
+    original = save(tmp_path / "images/turned.jpg", image(), exif=tags)
     (tmp_path / "list.txt").write_text("turned.jpg\t1:1\n")
     assert convert(tmp_path, "--exif", exif) == 0
     (example,) = examples(tmp_path / "records")
@@ -284,7 +284,7 @@ def test_an_error_ends_all_ranks(source):
 @pytest.mark.parametrize("shards", [0, 1, 5])
 def test_ctrl_c_to_the_process_group_ends_it_with_a_line(tmp_path, shards):
     for i in range(20):
-        save(tmp_path / f"images/{i}.png", picture(240, 180, seed=i))
+        save(tmp_path / f"images/{i}.png", image(240, 180, seed=i))
     (tmp_path / "list.txt").write_text("".join(f"{i % 20}.png\t1:1\n" for i in range(20_000)))
     command = [sys.executable, tfrecord.__file__, "-idx", tmp_path / "list.txt", "--shard_size=20"]
     command += ["-im", tmp_path / "images", "-tfs", tmp_path / "records", "--processes=2"]
@@ -300,7 +300,7 @@ def test_ctrl_c_to_the_process_group_ends_it_with_a_line(tmp_path, shards):
 
 def test_killed_ten_times_it_writes_what_an_undisturbed_run_writes(tmp_path):
     for i in range(6):
-        save(tmp_path / f"images/{i}.png", picture(700, 500, seed=i))
+        save(tmp_path / f"images/{i}.png", image(700, 500, seed=i))
     names = [f"{i % 6}.png" if i % 10 else "missing.png" for i in range(120)]
     (tmp_path / "list.txt").write_text("".join(f"{name}\t{i}:1\n" for i, name in enumerate(names)))
     options = ("--shard_size", "4", "--processes", "2")
@@ -350,7 +350,7 @@ def test_lost_shards_are_made_again(source):
     assert content(source / "records") == before
 
 
-def test_retry_bad_takes_pictures_that_have_come_since(source, capsys):
+def test_retry_bad_takes_images_that_have_come_since(source, capsys):
     convert(source)
     shutil.copy(source / "images/0.jpg", source / "images/9.jpg")
     convert(source)
@@ -453,7 +453,7 @@ def test_inputs_that_are_not_there(source, capsys):
 
 def test_more_record_files_than_a_process_may_open(tmp_path):
     """Both limits are low, so that ours cannot be raised; every file is read twice."""
-    picture(40, 30).save(tmp_path / "a.jpg")
+    image(40, 30).save(tmp_path / "a.jpg")
     (tmp_path / "list.txt").write_text("a.jpg\t1:1\n")
     arguments = ["-idx", tmp_path / "list.txt", "-im", tmp_path, "-tfs", tmp_path / "one"]
     assert tfrecord.main([*map(str, arguments), "--processes=1"]) == 0

@@ -184,12 +184,12 @@ RECORDS = sum(COUNTS)
 @pytest.fixture
 def seven_files(tmp_path, digits_folder) -> InputOptions:
     """Seven files of unequal size; every record has a class of its own."""
-    picture = next((digits_folder / "images").iterdir()).read_bytes()
+    image = next((digits_folder / "images").iterdir()).read_bytes()
     classes = itertools.count()
     for number, count in enumerate(COUNTS):
         with RecordWriter(tmp_path / f"{number}.tfrecord") as writer:
             for _ in range(count):
-                writer.write(encode_example("single", picture, "", 40, 40, [next(classes)]))
+                writer.write(encode_example("single", image, "", 40, 40, [next(classes)]))
     return InputOptions(
         str(tmp_path), 16, class_num=RECORDS, shuffle_buffer=8, file_shuffle_buffer=2
     )

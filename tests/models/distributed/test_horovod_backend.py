@@ -18,10 +18,10 @@ TOLERANCE = 1e-5
 # Each case, and the case of one process that it must equal.
 ON_TWO = {
     "pretraining": "pretraining",
-    "pretraining_synchronised": "pretraining_synchronised",
-    "pretraining_synchronised_recomputed": "pretraining_synchronised",
+    "pretraining_synchronized": "pretraining_synchronized",
+    "pretraining_synchronized_recomputed": "pretraining_synchronized",
     "finetuning": "finetuning",
-    "finetuning_synchronised": "finetuning_synchronised",
+    "finetuning_synchronized": "finetuning_synchronized",
     "accumulated": "pretraining",
     "uneven": "pretraining",
     "no_group": "pretraining",
@@ -41,10 +41,10 @@ OWN_STATISTICS = ("own_batch_norm",)
 def alone() -> dict[str, dict[str, np.ndarray]]:
     """What one process makes of the cases, every step being one batch."""
     cases = {name: distributed_checks.CASES[name] for name in set(ON_TWO.values())}
-    # A process on its own needs no synchronised batch norm.
+    # A process on its own needs no synchronized batch norm.
     return {
         name: distributed_checks.train(
-            case._replace(batch_norm=case.batch_norm.replace("synchronised", "own")), OneWorker()
+            case._replace(batch_norm=case.batch_norm.replace("synchronized", "own")), OneWorker()
         )
         for name, case in cases.items()
     }

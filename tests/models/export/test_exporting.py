@@ -78,7 +78,7 @@ def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images):
     assert found["scores"].sum() == pytest.approx(1)
 
 
-def test_the_saved_model_takes_pictures_and_gives_names(exported, weights, images):
+def test_the_saved_model_takes_images_and_gives_names(exported, weights, images):
     """Bytes of a photograph in, the best classes out; NumPy does all of it again."""
     served = tf.saved_model.load(str(exported / "saved_model"))
     rotated = Image.open(PHOTO).transpose(Image.Transpose.ROTATE_90)
@@ -113,7 +113,7 @@ def transparent(mode: str, image_format: str = "PNG") -> bytes:
 
 
 def test_the_saved_model_decodes_as_the_command_line_does(exported):
-    """JPEG and PNG of every mode; alpha, of greys and palettes, too, goes over white."""
+    """JPEG and PNG of every mode; alpha, of grays and palettes, too, goes over white."""
     served = tf.saved_model.load(str(exported / "saved_model"))
     classify, predict = (served.signatures[name] for name in ("serving_default", "tensors"))
     prepare = Preparation(SIZE)
@@ -136,10 +136,10 @@ def test_an_export_is_checked_with_the_files_as_they_are(prefix, tmp_path):
     done = run_export(*arguments, f"--export_dir={tmp_path / 'made'}")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "made/README.md").read_text()
-    assert "2 pictures (given)" in card and "best scores of the 1 that are JPEG or PNG" in card
-    (tmp_path / "c.jpg").write_bytes(b"no picture")
+    assert "2 images (given)" in card and "best scores of the 1 that are JPEG or PNG" in card
+    (tmp_path / "c.jpg").write_bytes(b"no image")
     done = run_export(*arguments, f"--export_dir={tmp_path / 'not_made'}")
-    assert done.returncode == 1 and "c.jpg: not a picture" in done.stderr
+    assert done.returncode == 1 and "c.jpg: not an image" in done.stderr
 
 
 def test_the_saved_model_takes_tensors_of_any_size(exported, weights):
@@ -195,7 +195,7 @@ def test_the_folder_is_complete_and_described(exported):
     card = (exported / "README.md").read_text()
     assert "ResNet-50 of Tencent ML-Images, 6 classes" in card
     assert "`model.ckpt-7` (step 7)" in card
-    assert f"pictures of {SIZE} x {SIZE} pixels" in card
+    assert f"images of {SIZE} x {SIZE} pixels" in card
     assert sha256(exported / "model.onnx") in card
     assert "| model.onnx | " in card and "| saved_model, logits of images | " in card
     assert "`--weight_decay=0.0001`" in card
@@ -296,7 +296,7 @@ def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
 
 def thin_source(**changes) -> exporting.Source:
     network = ResNet(14, 3, width=8)
-    pictures = [transparent("L"), transparent("RGBA")]
+    encoded = [transparent("L"), transparent("RGBA")]
     options = {
         "network": network,
         "served": network,
@@ -307,8 +307,8 @@ def thin_source(**changes) -> exporting.Source:
         "names": ["a", "b", "c"],
         "score": "sigmoid",
         "top_k": 5,
-        "pictures": pictures,
-        "images": np.stack([np.full([32, 32, 3], len(p) / 2000, np.float32) for p in pictures]),
+        "encoded": encoded,
+        "images": np.stack([np.full([32, 32, 3], len(p) / 2000, np.float32) for p in encoded]),
         "tolerance": 1e-4,
     }  # fmt: skip
     return exporting.Source(**{**options, **changes})

@@ -27,12 +27,12 @@ def save(folder, depth, width=8, class_num=CLASSES, **meta):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Real photographs as files: colour and grey, landscape and portrait, one on its side."""
+    """Real photographs as files: color and gray, landscape and portrait, one on its side."""
     folder = tmp_path_factory.mktemp("photos")
     cat, coffee = photographs.chelsea(), photographs.coffee()
     Image.fromarray(cat).save(folder / "cat.jpg", quality=92)
     Image.fromarray(coffee.transpose(1, 0, 2)).save(folder / "tall.png")
-    Image.fromarray(photographs.camera()).save(folder / "grey.jpg")
+    Image.fromarray(photographs.camera()).save(folder / "gray.jpg")
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was turned by 90 degrees
     Image.fromarray(coffee).save(folder / "turned.jpg", exif=turned)

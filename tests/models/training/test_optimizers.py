@@ -33,7 +33,7 @@ def numpy_steps(options, rates, gradients, rate):
         for name, value in values.items():
             gradient = step[name] + rates.get(name, 0.0) * value
             momentum[name] = options.opt_momentum * momentum[name] + gradient
-            multiplier = options.head_rate if name == BIAS else options.body_rate
+            multiplier = options.head_lr_mult if name == BIAS else options.backbone_lr_mult
             values[name] = value - rate * multiplier * momentum[name]
     return values, momentum
 
@@ -43,7 +43,7 @@ def numpy_steps(options, rates, gradients, rate):
     [
         OptimizerOptions(weight_decay=0.1),
         OptimizerOptions(weight_decay=0.1, bn_decay_share=0.1),
-        OptimizerOptions(weight_decay=0.0, head_rate=10.0, body_rate=0.5),
+        OptimizerOptions(weight_decay=0.0, head_lr_mult=10.0, backbone_lr_mult=0.5),
     ],
 )
 def test_momentum_steps_equal_numpy(options):

@@ -59,7 +59,7 @@ def test_other_flags_that_changed_are_listed(train):
 def test_a_run_at_its_end_says_so(train):
     assert train("--width=8", "--max_iter=1")[0] == 0
     code, logged, _ = train("--max_iter=1")
-    assert code == 0 and "at its end, step 1; a larger --max_iter than 1 goes on" in logged
+    assert code == 0 and "at its end, step 1; a larger --max_iter than 1 continues" in logged
 
 
 def test_a_start_takes_the_width_of_the_pretrained_weights(train, tmp_path):

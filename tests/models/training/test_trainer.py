@@ -197,7 +197,7 @@ def test_all_workers_take_the_sizes_that_the_first_one_finds(tmp_path) -> None:
 
 
 class OneOfFive(OneWorker):
-    """A worker beside four others that have received no signal."""
+    """A worker next to four others that have received no signal."""
 
     size = 5
 
@@ -288,7 +288,7 @@ def test_a_full_disk_keeps_the_log_waiting_and_not_the_training(tmp_path, caplog
         recorder._lines = full
         for step in (1, 2):
             recorder.scalars(step, "train", {"loss": 1.0})
-    assert caplog.text.count("the log cannot be written, training goes on") == 1
+    assert caplog.text.count("the log cannot be written, training continues") == 1
     recorder._lines = file
     recorder.scalars(3, "train", {"loss": math.nan})
     recorder.close()

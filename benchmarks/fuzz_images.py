@@ -1,9 +1,9 @@
-"""Damaged pictures of every format through the whole input of the inference scripts.
+"""Damaged images of every format through the whole input of the inference scripts.
 
-    python benchmarks/fuzz_pictures.py --pictures=2000
+    python benchmarks/fuzz_images.py --images=2000
 
-prints how many still show a picture, the longest time that one took and the peak memory. It fails
-on an exception, on a picture that takes longer than a minute, and above 2 GiB.
+prints how many still show an image, the longest time that one took and the peak memory. It fails
+on an exception, on an image that takes longer than a minute, and above 2 GiB.
 """
 
 import argparse
@@ -29,8 +29,8 @@ MOST_BYTES = 2 << 30
 IMAGE_SIZE = 64
 
 
-def whole_pictures() -> list[bytes]:
-    """Small pictures of every kind that is read."""
+def whole_images() -> list[bytes]:
+    """Small images of every kind that is read."""
     cat = Image.fromarray(photographs.chelsea()).resize((160, 120))
     deep = Image.fromarray(np.asarray(cat.convert("L")).astype(np.uint16) * 257)
     turned = Image.Exif()
@@ -62,10 +62,10 @@ def whole_pictures() -> list[bytes]:
     return encoded
 
 
-def damaged_pictures(count: int, seed: int) -> Iterator[bytes]:
-    """`count` pictures, each damaged in one to four ways; the same ones for the same seed."""
+def damaged_images(count: int, seed: int) -> Iterator[bytes]:
+    """`count` images, each damaged in one to four ways; the same ones for the same seed."""
     rng = np.random.default_rng(seed)
-    originals = whole_pictures()
+    originals = whole_images()
     for number in range(count):
         data = bytearray(originals[number % len(originals)])
         for _ in range(rng.integers(1, 5)):
@@ -97,34 +97,34 @@ def _damaged(data: bytearray, originals: list[bytes], rng: np.random.Generator) 
 
 
 def run(count: int, seed: int) -> tuple[int, float]:
-    """(pictures that still show something, longest seconds of one); fails on what must not be."""
+    """(images that still show something, longest seconds of one); fails on what must not be."""
     prepare = Preparation(IMAGE_SIZE)
     shown, longest = 0, 0.0
-    for data in damaged_pictures(count, seed):
+    for data in damaged_images(count, seed):
         started = time.monotonic()
         try:
             crops = prepare(data)
         except ImageError as error:
-            assert str(error), "an unreadable picture without a reason"
+            assert str(error), "an unreadable image without a reason"
             assert "\n" not in str(error)
         else:
             shown += 1
             assert crops.shape == (1, IMAGE_SIZE, IMAGE_SIZE, 3)
             assert np.isfinite(crops).all()
         longest = max(longest, time.monotonic() - started)
-    assert longest < LONGEST_SECONDS, f"one picture took {longest:.0f} s"
+    assert longest < LONGEST_SECONDS, f"one image took {longest:.0f} s"
     return shown, longest
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=int, default=2000, help="how many (default 2000)")
+    parser.add_argument("--images", type=int, default=2000, help="how many (default 2000)")
     parser.add_argument("--seed", type=int, default=1, help="of the damage (default 1)")
     options = parser.parse_args(argv)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    shown, longest = run(options.pictures, options.seed)
+    shown, longest = run(options.images, options.seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{options.pictures} damaged pictures: {shown} still show something, the rest refused")
+    print(f"{options.images} damaged images: {shown} still show something, the rest refused")
     print(f"longest {longest:.2f} s; peak memory {peak >> 10} MiB, {before >> 10} at the start")
     return 0 if peak << 10 < MOST_BYTES else 1
 
