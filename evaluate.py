@@ -25,7 +25,7 @@ from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
-from models.distributed.base import WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.metrics.sums import gather_rows
@@ -43,7 +43,7 @@ SETTINGS = (
 
 
 def main() -> int:
-    job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes.
+    job = launch.start(script.fill(DistributedOptions))  # Horovod: join the other processes.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     if job.rank == 0:
         output_lock.claim_folders({"result": FLAGS.result})
@@ -93,7 +93,7 @@ def labeled_images(class_num: int) -> EvaluationImages:
     return EvaluationImages(FLAGS.images, records, class_num, *limits)
 
 
-def measure(loaded: Loaded, images: EvaluationImages, job: Workers) -> Evaluation:
+def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evaluation:
     """The metrics of a checkpoint over this worker's batches and all others'."""
     class_num, prepare = loaded.network.class_num, preparation(loaded)
     batches = images.batches(
@@ -103,21 +103,21 @@ def measure(loaded: Loaded, images: EvaluationImages, job: Workers) -> Evaluatio
         *(job.rank, job.size),  # Horovod: each evaluates its own share of the batches.
     )
     evaluator = make_evaluator(class_num, job)
-    telling = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
+    hardest = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
-    evaluate(predictor, watched(batches), evaluator, telling)
+    evaluate(predictor, watched(batches), evaluator, hardest)
     step = checkpoint.describe(loaded.prefix).step
-    telling.gather(job)  # Horovod: the report is of the images of all workers.
+    hardest.gather(job)  # Horovod: the report is of the images of all workers.
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
-    return Evaluation(loaded.prefix, step, evaluator.measure(), telling, len(images.left_out))
+    return Evaluation(loaded.prefix, step, evaluator.measure(), hardest, len(images.left_out))
 
 
 def preparation(loaded: Loaded) -> Preparation:
     return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes)
 
 
-def make_evaluator(class_num: int, job: Workers) -> MultiLabelEvaluator | SingleLabelEvaluator:
+def make_evaluator(class_num: int, job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluator:
     """An empty evaluator as the flags say."""
     if FLAGS.label_mode == "single":
         return SingleLabelEvaluator(class_num, job)

@@ -129,9 +129,9 @@ class Report(NamedTuple):
         ]
 
     def _images(self, classes: np.ndarray) -> str:
-        telling = self.evaluations[-1].telling
-        kinds = [("lowest scores where it holds", telling.misses)]
-        kinds.append(("highest scores where it does not", telling.alarms))
+        hardest = self.evaluations[-1].hardest
+        kinds = [("lowest scores where it holds", hardest.false_negatives)]
+        kinds.append(("highest scores where it does not", hardest.false_positives))
         wanted = {int(p) for _, found in kinds for c in classes for p in found[:, c]} - {NOBODY}
         crops = self.images.some(wanted, self.prepare)
         groups = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flags
 import script
 import train
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.training.objectives import (
     AsymmetricLossObjective,
@@ -36,7 +36,7 @@ def main() -> int:
     )
 
 
-def make_evaluator(job: Workers) -> SingleLabelEvaluator | MultiLabelEvaluator:
+def make_evaluator(job: Distributed) -> SingleLabelEvaluator | MultiLabelEvaluator:
     """The metrics for the labels of --loss."""
     if FLAGS.loss == "softmax":
         return SingleLabelEvaluator(FLAGS.class_num, job)

@@ -269,7 +269,7 @@ _group("Workers of a step", *TRAINING)
 flags.DEFINE_integer("global_batch", 0, "images a step; 0: what batch_size and workers make", 0)
 flags.DEFINE_boolean("sync_batch_norm", False, "normalize by the batches of all workers")
 
-_group("Workers", *TRAINING, EVALUATE)
+_group("Distributed", *TRAINING, EVALUATE)
 flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
 flags.DEFINE_integer("gradient_groups", 4, "all-reduces the gradients make; 0: one a variable", 0)
 flags.DEFINE_integer("stall_seconds", 60, "report a worker that makes the others wait; 0: no", 0)

@@ -17,12 +17,12 @@ from data.common import output_lock, parallel
 from data.common.launcher import this_process
 from data.common.parallel import Part
 from data.input.image_batches import ImageBatch, Preparation
-from data.outputs.batch_predictor import Job
+from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.result_format import ResultFormat
 from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.distributed import launch
-from models.distributed.base import WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions
 from models.prediction import inference
 
 FLAGS = flags.FLAGS
@@ -83,7 +83,7 @@ def run(
 
     Args:
       part: of `our_part`.
-      describe, shown: see `Job`.
+      describe, shown: see `BatchPredictor`.
       settings: the script's own flags that decide on the rows.
     """
     if part.index == 0:
@@ -93,7 +93,7 @@ def run(
         loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes
     )
     decisive = {name: FLAGS[name].value for name in (*_DECISIVE, *settings)}
-    job = Job(
+    job = BatchPredictor(
         sources=FLAGS.images,
         result=result,
         format=result_format,
@@ -126,14 +126,14 @@ def our_part() -> Part:
     if part.world is not None:
         return part
     # Shares may take differently long: those who are done wait without a limit.
-    job = launch.start(WorkerOptions(stall_shutdown_seconds=0))
+    job = launch.start(DistributedOptions(stall_shutdown_seconds=0))
     return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else Part()
 
 
 class _HorovodWorld:
     """What `Part` asks of MPI's communicator, by Horovod."""
 
-    def __init__(self, job: Workers) -> None:
+    def __init__(self, job: Distributed) -> None:
         self._job = job
 
     def Barrier(self) -> None:  # noqa: N802 - MPI's name

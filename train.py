@@ -17,13 +17,13 @@ from data.input.sharding import StepOptions, arithmetic, step_share
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.distributed import launch
-from models.distributed.base import WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
 from models.training import loop, overview, resume
-from models.training.early_stopping import Best
+from models.training.early_stopping import EarlyStopping
 from models.training.mixup import Mixup
 from models.training.objectives import MultiLabelObjective, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
@@ -43,7 +43,7 @@ def make_objective() -> MultiLabelObjective:
     return MultiLabelObjective(FLAGS.class_num, script.fill(MultiLabelOptions), FLAGS.random_seed)
 
 
-def make_evaluator(job: Workers) -> MultiLabelEvaluator:
+def make_evaluator(job: Distributed) -> MultiLabelEvaluator:
     """The metrics of several labels an image, as evaluate.py has them by default."""
     options = script.fill(MultiLabelMetricOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
@@ -51,7 +51,7 @@ def make_evaluator(job: Workers) -> MultiLabelEvaluator:
 
 def fit(
     make_objective: Callable[[], Objective],
-    make_evaluator: Callable[[Workers], Any],
+    make_evaluator: Callable[[Distributed], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
     bn_decay_share: float = 0.0,
@@ -65,7 +65,9 @@ def fit(
       skip: patterns of variables that are not taken from --pretrain_ckpt.
       bn_decay_share: share of the weight decay that batch norm's scale and offset get.
     """
-    job = launch.start(script.fill(WorkerOptions))  # Horovod: join the other processes, if any.
+    job = launch.start(
+        script.fill(DistributedOptions)
+    )  # Horovod: join the other processes, if any.
     script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
@@ -89,10 +91,10 @@ def fit(
 
 def run(
     trainer: Trainer,
-    job: Workers,
+    job: Distributed,
     checkpoints: CheckpointFolder,
-    make_evaluator: Callable[[Workers], Any],
-    best: Best | None,
+    make_evaluator: Callable[[Distributed], Any],
+    best: EarlyStopping | None,
 ) -> int:
     """Goes on from the trainer's step with the present workers; returns the exit code."""
     records, evaluate = script.fill(InputOptions), None
@@ -137,7 +139,7 @@ def run(
     )
 
 
-def make_network(job: Workers) -> ResNet:
+def make_network(job: Distributed) -> ResNet:
     """The network of the flags, with its initial values."""
     synchronized = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
@@ -156,14 +158,14 @@ def make_network(job: Workers) -> ResNet:
     )
 
 
-def make_best() -> Best | None:
+def make_best() -> EarlyStopping | None:
     """What keeps the best checkpoint, in the folder best/ of --model_dir, if that is asked for."""
     if not FLAGS.best_metric:
         return None
     if not FLAGS.val_dir:
         raise UserError(f"--best_metric={FLAGS.best_metric} needs --val_dir")
     folder = CheckpointFolder(Path(FLAGS.model_dir) / "best", max_to_keep=1)
-    return Best(FLAGS.best_metric, FLAGS.patience, folder)
+    return EarlyStopping(FLAGS.best_metric, FLAGS.patience, folder)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, report
 from benchmarks.scaling import SETTINGS
-from data.input.order import RecordOrder
+from data.input.sampler import RandomSampler
 from data.lists.rows import Row, format_row, read_rows
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.losses import MultiLabelOptions
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.training.objectives import MultiLabelObjective
@@ -35,7 +35,7 @@ RECORDS = (10**3, 10**5, 10**7)
 IMAGES = (100, 1_000, 10_000)
 BATCH, LABELS = 32, 9
 METRIC_CLASSES = 500
-WORKER = OneWorker()
+WORKER = SingleProcess()
 
 Measured = tuple[str, str, Sequence[int], Callable[[int, Path], float]]
 
@@ -71,7 +71,7 @@ def order_seconds(records: int, folder: Path) -> float:
     del folder
 
     def read() -> None:
-        order = RecordOrder([1000] * (records // 1000), 1, 1500, 2048)
+        order = RandomSampler([1000] * (records // 1000), 1, 1500, 2048)
         for start in range(0, order.total, 4096):
             order.records(start, 4096)
 

@@ -99,13 +99,13 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     from data.common.parallel import Part
     from data.input.image_batches import Preparation
     from data.outputs import feature_files
-    from data.outputs.batch_predictor import Job
+    from data.outputs.batch_predictor import BatchPredictor
     from extract_feature import describe
     from models.prediction import inference
 
     options = inference.NetworkOptions(precision=args.precision)
     predict = inference.Predictor(inference.load(args.folder, options).network, "pooled")
-    job = Job(
+    job = BatchPredictor(
         sources=[f"{args.folder}/images"],
         result=Path(args.folder) / f"features-{batch_size}.npz",
         format=feature_files.formats("float32")[".npz"],

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, peak_growth_bytes, report
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.losses import sparse_from_dense
 from models.training.objectives import MultiLabelObjective, MultiLabelOptions, Objective
 
@@ -59,7 +59,7 @@ def contenders(batch: int, class_num: int) -> dict[str, Callable[[tf.Tensor], An
     step = tf.constant(0, tf.int64)
 
     def ours(logits: tf.Tensor, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-        weights = objective.begin_step(index, value, step, OneWorker())
+        weights = objective.begin_step(index, value, step, SingleProcess())
         return objective.loss(logits, index, value, weights)
 
     def plain(logits: tf.Tensor) -> tf.Tensor:

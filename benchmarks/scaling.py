@@ -27,9 +27,9 @@ import tensorflow as tf
 from absl import logging
 
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-from data.input.sharding import share_out
+from data.input.sharding import shard_step
 from models.distributed import launch
-from models.distributed.base import WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions
 from models.losses import MultiLabelOptions
 from models.resnet import ResNet
 from models.training.objectives import MultiLabelObjective
@@ -144,10 +144,10 @@ def run(commands: list[tuple[list[Any], dict[str, str]]]) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """In a worker: times steps, their input and, alone, the averaging of all gradients."""
     setting = Setting(*arguments.setting)
-    job = launch.start(WorkerOptions(setting.compression, setting.gradient_groups))
+    job = launch.start(DistributedOptions(setting.compression, setting.gradient_groups))
     pin(job)
     trainer = make_trainer(arguments, job)
-    share = share_out(arguments.batch_size * job.size, arguments.batch_size, job.rank, job.size)
+    share = shard_step(arguments.batch_size * job.size, arguments.batch_size, job.rank, job.size)
     options = InputOptions(
         arguments.data_dir or "",
         arguments.image_size,
@@ -172,7 +172,7 @@ def measure(arguments: argparse.Namespace) -> None:
         logging.info("%s: %s", setting.name, result)
 
 
-def pin(job: Workers) -> None:
+def pin(job: Distributed) -> None:
     """Gives this worker a core of its own, where there is no GPU."""
     if tf.config.list_physical_devices("GPU"):
         return
@@ -183,14 +183,14 @@ def pin(job: Workers) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def make_trainer(arguments: argparse.Namespace, job: Workers) -> Trainer:
+def make_trainer(arguments: argparse.Namespace, job: Distributed) -> Trainer:
     network = ResNet(arguments.resnet_size, arguments.class_num)
     objective = MultiLabelObjective(arguments.class_num, MultiLabelOptions(), seed=1)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     return Trainer(network, objective, optimizer, job)
 
 
-def time_steps(trainer: Trainer, batches: Any, job: Workers, steps: int) -> dict[str, float]:
+def time_steps(trainer: Trainer, batches: Any, job: Distributed, steps: int) -> dict[str, float]:
     """Medians over the steps, in seconds: a step, its input, and the averaging by itself.
 
     `cpu_seconds` is what a step takes of the processor, which other programs disturb least.

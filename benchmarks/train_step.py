@@ -41,7 +41,7 @@ CONTENDERS = (OURS, "ours, recomputing", "keras", AS_INSTALLED, "pytorch", IN_FL
 def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], Any]:
     from data.input.augment import Augmentation
     from data.input.pipeline import InputOptions, TrainingInput
-    from models.distributed.base import OneWorker
+    from models.distributed.base import SingleProcess
     from models.losses import MultiLabelOptions
     from models.resnet import ResNet
     from models.training.objectives import MultiLabelObjective
@@ -51,7 +51,7 @@ def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], 
     network = ResNet(101, args.class_num, compute_dtype=args.dtype, recompute=recompute)
     objective = MultiLabelObjective(args.class_num, MultiLabelOptions(neg_select=0.1), 0)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
-    trainer = Trainer(network, objective, optimizer, OneWorker())
+    trainer = Trainer(network, objective, optimizer, SingleProcess())
     options = InputOptions(
         "", args.image_size, args.batch_size, class_num=args.class_num, synthetic=True
     )

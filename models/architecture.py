@@ -19,7 +19,7 @@ _STEM_SIZE = 7
 _NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-class Unit(NamedTuple):
+class PreActConv(NamedTuple):
     """Batch norm `{name}_bn`, ReLU, then the convolution `{name}` (kernel `size` x `size`)."""
 
     name: str
@@ -34,10 +34,10 @@ class Block(NamedTuple):
 
     stage: int
     index: int
-    branch: tuple[Unit, ...]
-    shortcut: Unit | None
+    branch: tuple[PreActConv, ...]
+    shortcut: PreActConv | None
 
-    def units(self) -> tuple[Unit, ...]:
+    def units(self) -> tuple[PreActConv, ...]:
         """All units, that of the shortcut first."""
         return self.branch if self.shortcut is None else (self.shortcut, *self.branch)
 
@@ -82,11 +82,11 @@ def blocks(resnet_size: int, width: int = 64) -> tuple[Block, ...]:
 def _block(stage: int, index: int, inputs: int, inner: int, stride: int) -> Block:
     name, outputs = f"stages_{stage}_block_{index}", 4 * inner
     branch = (
-        Unit(f"{name}/conv1_b2", 1, inputs, inner, 1),
-        Unit(f"{name}/conv2_b2", 3, inner, inner, stride),
-        Unit(f"{name}/conv3_b2", 1, inner, outputs, 1),
+        PreActConv(f"{name}/conv1_b2", 1, inputs, inner, 1),
+        PreActConv(f"{name}/conv2_b2", 3, inner, inner, stride),
+        PreActConv(f"{name}/conv3_b2", 1, inner, outputs, 1),
     )
-    shortcut = Unit(f"{name}/conv1_b1", 1, inputs, outputs, stride) if index == 0 else None
+    shortcut = PreActConv(f"{name}/conv1_b1", 1, inputs, outputs, stride) if index == 0 else None
     return Block(stage, index, branch, shortcut)
 
 

@@ -1,6 +1,6 @@
 """Batch norm followed by ReLU: every convolution of the network but the first one reads it.
 
-It is TensorFlow's fused operation, but for float32 on CPUs: models/batch_norm_in_parts.py.
+It is TensorFlow's fused operation, but for float32 on CPUs: models/decomposed_batch_norm.py.
 
 x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models import batch_norm_in_parts as parts
+from models import decomposed_batch_norm as parts
 
 ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
@@ -29,7 +29,7 @@ class Normalized(NamedTuple):
     moments: Moments
 
 
-def by_moments(
+def running_stats(
     x: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -39,8 +39,10 @@ def by_moments(
     data_format: str = "NHWC",
 ) -> tf.Tensor:
     """Normalizes by moments that do not depend on x: inference, and training with frozen norms."""
-    if _in_parts(x, data_format):
-        return parts.affine_relu(x, *parts.affine(gamma, beta, mean, variance, epsilon))
+    if _is_decomposed(x, data_format):
+        return parts.scale_shift_relu(
+            x, *parts.scale_and_shift(gamma, beta, mean, variance, epsilon)
+        )
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -54,7 +56,7 @@ def by_moments(
     return tf.nn.relu(y)
 
 
-def by_batch(
+def batch_stats(
     x: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -67,8 +69,8 @@ def by_batch(
     `known` are these moments where they have been computed already; the fused operation computes
     them anyway.
     """
-    if _in_parts(x, data_format):
-        return _by_batch_in_parts(x, gamma, beta, epsilon, known)
+    if _is_decomposed(x, data_format):
+        return _decomposed_batch_stats(x, gamma, beta, epsilon, known)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -82,7 +84,7 @@ def by_batch(
     return Normalized(tf.nn.relu(y), Moments(mean, variance))
 
 
-def by_all_batches(
+def synchronized_stats(
     x: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -104,9 +106,9 @@ def by_all_batches(
     mean, mean_square = reduce_moments(raw)  # Horovod: all-reduce in the forward pass
     variance = tf.cast(tf.maximum(mean_square - tf.square(mean), 0.0), tf.float32)
     mean = tf.cast(mean, tf.float32)
-    scale, offset = parts.affine(gamma, beta, mean, variance, epsilon)
-    if _in_parts(x, data_format):
-        y = parts.affine_relu(x, scale, offset)
+    scale, offset = parts.scale_and_shift(gamma, beta, mean, variance, epsilon)
+    if _is_decomposed(x, data_format):
+        y = parts.scale_shift_relu(x, scale, offset)
     else:
         shape = [-1] if data_format == "NHWC" else [-1, 1, 1]
         exact = exact * tf.reshape(scale, shape) + tf.reshape(offset, shape)
@@ -115,13 +117,13 @@ def by_all_batches(
     return Normalized(y, Moments(mean, variance * _correction(count)))
 
 
-def _in_parts(x: tf.Tensor, data_format: str) -> bool:
+def _is_decomposed(x: tf.Tensor, data_format: str) -> bool:
     # Not on GPUs, which may round what a matrix product multiplies (TF32).
     on_cpu = not tf.config.list_logical_devices("GPU")
     return on_cpu and data_format == "NHWC" and x.dtype == tf.float32
 
 
-def _by_batch_in_parts(
+def _decomposed_batch_stats(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, known: Moments | None
 ) -> Normalized:
     correction = _correction(parts.value_count(x, gamma.shape[0]))
@@ -135,7 +137,7 @@ def _by_batch_in_parts(
 
 def _moments(x: tf.Tensor, data_format: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and (biased) variance of each channel."""
-    if _in_parts(x, data_format):
+    if _is_decomposed(x, data_format):
         return parts.moments(x)
     return tf.nn.moments(x, [0, 1, 2] if data_format == "NHWC" else [0, 2, 3])
 

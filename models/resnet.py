@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from data.common.errors import UserError
-from models import batch_norm, recompute
+from models import batch_norm, gradient_checkpointing
 from models.architecture import (
     BLOCKS,
     DENSE_BIAS,
@@ -23,7 +23,7 @@ from models.architecture import (
     FINAL_NORM,
     STEM,
     Block,
-    Unit,
+    PreActConv,
     blocks,
     is_trainable,
     kernel_name,
@@ -32,7 +32,7 @@ from models.architecture import (
 )
 from models.convolution import convolve
 from models.devices import fast_dtype
-from models.recompute import BatchMoments
+from models.gradient_checkpointing import BatchMoments
 
 __all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]
 
@@ -78,7 +78,7 @@ class ResNet(tf.Module):
       seed: of the initial values; None for zeros, which are quicker, where a checkpoint follows.
       freeze_batch_norm: training, too, normalizes by the moving statistics and leaves them.
       recompute: keep only the input of each block for the backward pass and run the block again
-        there: half the memory, a quarter more time (models/recompute.py).
+        there: half the memory, a quarter more time (models/gradient_checkpointing.py).
       reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
         synchronized. None: each worker normalizes by its own batch.
       moment_workers: over how many workers `reduce_moments` averages.
@@ -196,16 +196,18 @@ class ResNet(tf.Module):
             return x + y
 
         if training and self._recompute:
-            return recompute.from_input(run, x, self.compute_dtype, moments)
+            return gradient_checkpointing.checkpoint(run, x, self.compute_dtype, moments)
         return run(x, moments)
 
-    def _unit(self, x: tf.Tensor, unit: Unit, training: bool, moments: BatchMoments) -> tf.Tensor:
+    def _unit(
+        self, x: tf.Tensor, unit: PreActConv, training: bool, moments: BatchMoments
+    ) -> tf.Tensor:
         def run(x: tf.Tensor, moments: BatchMoments) -> tf.Tensor:
             x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
             return self._convolve(x, unit.name, unit.stride)
 
         if training and not self._recompute and self._arithmetic != self.compute_dtype:
-            return recompute.from_input(run, x, self.compute_dtype, moments)
+            return gradient_checkpointing.checkpoint(run, x, self.compute_dtype, moments)
         return run(x, moments)
 
     def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
@@ -217,15 +219,15 @@ class ResNet(tf.Module):
         gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
         epsilon, data_format = self._epsilon, self.data_format
         if not training or self._freeze_batch_norm:
-            return batch_norm.by_moments(
+            return batch_norm.running_stats(
                 x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
             )
         if self._reduce_moments is None:
-            y, moments[name] = batch_norm.by_batch(
+            y, moments[name] = batch_norm.batch_stats(
                 x, gamma, beta, epsilon, data_format, moments.get(name)
             )
         else:
-            y, moments[name] = batch_norm.by_all_batches(
+            y, moments[name] = batch_norm.synchronized_stats(
                 x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format
             )
         return y

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input.sharding import Share, share_out
+from data.input.sharding import StepShard, shard_step
 from models.distributed import launch
-from models.distributed.base import WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions
 from models.losses import MultiLabelOptions
 from models.resnet import ResNet
 from models.training.metric_writer import reported
@@ -42,7 +42,7 @@ class Case(NamedTuple):
     batch_norm: str = "frozen"
     micro_batch: int = IMAGES_PER_STEP
     statistics: str = "global"
-    workers: WorkerOptions = WorkerOptions()
+    workers: DistributedOptions = DistributedOptions()
     recompute: bool = False
 
 
@@ -54,9 +54,9 @@ CASES = {
     "finetuning_synchronized": Case("softmax", "synchronized"),
     "accumulated": Case(micro_batch=1),
     "uneven": Case(micro_batch=4),
-    "one_group": Case(workers=WorkerOptions(deterministic=True)),
-    "no_group": Case(workers=WorkerOptions(gradient_groups=0)),
-    "compressed": Case(workers=WorkerOptions(compression="fp16")),
+    "one_group": Case(workers=DistributedOptions(deterministic=True)),
+    "no_group": Case(workers=DistributedOptions(gradient_groups=0)),
+    "compressed": Case(workers=DistributedOptions(compression="fp16")),
     "local": Case(statistics="local"),
     "own_batch_norm": Case(batch_norm="own"),
 }
@@ -68,8 +68,8 @@ class Batch(NamedTuple):
     images: tf.Tensor
     label_index: tf.Tensor
     label_value: tf.Tensor
-    step_index: tf.Tensor
-    step_value: tf.Tensor
+    global_label_index: tf.Tensor
+    global_label_value: tf.Tensor
 
 
 def step_records(step: int, single: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ def step_records(step: int, single: bool) -> tuple[np.ndarray, np.ndarray, np.nd
     return images, index, value
 
 
-def micro_batches(step: int, share: Share, single: bool) -> list[Batch]:
+def micro_batches(step: int, share: StepShard, single: bool) -> list[Batch]:
     """This worker's part of a step."""
     records = step_records(step, single)
     start, size = share.first * share.micro_batch, share.micro_batch
@@ -95,7 +95,7 @@ def micro_batches(step: int, share: Share, single: bool) -> list[Batch]:
     return [Batch(*(tf.constant(a[cut]) for a in own), own[1], own[2]) for cut in cuts]
 
 
-def train(case: Case, job: Workers) -> dict[str, np.ndarray]:
+def train(case: Case, job: Distributed) -> dict[str, np.ndarray]:
     """The losses of all steps and the variables after them."""
     single = case.loss == "softmax"
     options = MultiLabelOptions(neg_select=0.5, loss_statistics=case.statistics)
@@ -114,7 +114,7 @@ def train(case: Case, job: Workers) -> dict[str, np.ndarray]:
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     trainer = Trainer(network, objective, optimizer, job)
     most = min(case.micro_batch, -(-IMAGES_PER_STEP // job.size))
-    share = share_out(IMAGES_PER_STEP, most, job.rank, job.size)
+    share = shard_step(IMAGES_PER_STEP, most, job.rank, job.size)
 
     def body() -> list[float]:
         losses = []
@@ -131,7 +131,7 @@ def train(case: Case, job: Workers) -> dict[str, np.ndarray]:
     return values | {"losses": np.array(losses)}
 
 
-def check_sums(job: Workers) -> None:
+def check_sums(job: Distributed) -> None:
     """Totals of whole numbers are exact, and a class counts wherever it was seen."""
     large = 2**60 + 1
     assert job.sum(np.array([large, job.rank], np.int64)).tolist() == [
@@ -142,7 +142,7 @@ def check_sums(job: Workers) -> None:
     assert job.any_positive(seen).numpy().tolist() == [True] * job.size + [False]
 
 
-def stall(job: Workers) -> None:
+def stall(job: Distributed) -> None:
     """The last worker has no input for a while, and the others wait for it."""
     with reported(f"worker {job.rank} waits for its input", STALL_SECONDS):
         time.sleep(4 * STALL_SECONDS if job.rank == job.size - 1 else 0)
@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> None:
     folder, names = Path(arguments[0]), arguments[1:]
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    job = launch.start(WorkerOptions(stall_seconds=STALL_SECONDS))
+    job = launch.start(DistributedOptions(stall_seconds=STALL_SECONDS))
     check_sums(job)
     for name in names:
         job = launch.start(CASES[name].workers)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.checkpoints.checkpoint import CheckpointFolder
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.losses import MultiLabelOptions
 from models.resnet import ResNet
 from models.training import loop, resume
@@ -23,8 +23,8 @@ class Held(NamedTuple):
     images: tf.Tensor
     label_index: tf.Tensor
     label_value: tf.Tensor
-    step_index: tf.Tensor
-    step_value: tf.Tensor
+    global_label_index: tf.Tensor
+    global_label_value: tf.Tensor
 
 
 def batch(number: int) -> Held:
@@ -48,7 +48,7 @@ def trainer_of(objective=None, dtype=tf.float32, mixup=None, average=0.0, best=N
         network,
         objective or MultiLabelObjective(CLASSES, MultiLabelOptions(), 3),
         optimizer,
-        OneWorker(),
+        SingleProcess(),
         average=WeightAverage(network.variables_by_name(), average) if average else None,
         mixup=mixup,
         extra_progress=best.progress() if best else None,
@@ -57,7 +57,7 @@ def trainer_of(objective=None, dtype=tf.float32, mixup=None, average=0.0, best=N
 
 def train(trainer: Trainer, folder: Path, steps: int, **options) -> int:
     checkpoints = CheckpointFolder(folder, max_to_keep=3)
-    resume.restore_or_start(trainer, checkpoints, OneWorker())
+    resume.restore_or_start(trainer, checkpoints, SingleProcess())
     interval, rate = options.pop("eval_interval", 0), options.pop("rate", 0.05)
     return loop.train(
         trainer,
@@ -71,7 +71,7 @@ def train(trainer: Trainer, folder: Path, steps: int, **options) -> int:
             log_dir=str(folder / "log"),
             eval_interval=interval,
         ),
-        OneWorker(),
+        SingleProcess(),
         **options,
     )
 

@@ -1,8 +1,8 @@
-"""Steps of training or evaluation: the records that fill their slots, and the images of these.
+"""Steps of training or evaluation: the records that fill their places, and the images of these.
 
     position -> record -> encoded image -> image -> batch
 
-Nothing here depends on timing: a slot's content is a function of its position. Encoded records of
+Nothing here depends on timing: what fills a place is a function of its position. Encoded records of
 a few steps and `BATCHES_AHEAD` batches are all that is held.
 """
 
@@ -37,14 +37,14 @@ class Preparation(NamedTuple):
     image_size: int
 
 
-class Slot(NamedTuple):
+class IndexedSample(NamedTuple):
     """What fills a place of a batch: the first position, from its own on, that can be read."""
 
     position: int
     sample: Sample
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """What a worker does in its steps.
 
     `positions(step)` are int64 [micro_batches * batch_size]. There are `steps` of them, without
@@ -57,19 +57,19 @@ class Plan(NamedTuple):
     steps: int | None = None
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Micro-batch `number` of a step: images float32 [batch_size, S, S, 3].
 
-    `slots` are those of the whole step.
+    `samples` are those of the whole step.
     """
 
     step: int
     number: int
-    slots: list[Slot]
+    samples: list[IndexedSample]
     images: tf.Tensor
 
 
-class Slots:
+class SampleReader:
     """Finds the sample of a position, and remembers the positions that have none.
 
     Args:
@@ -81,8 +81,8 @@ class Slots:
         self._source, self._record_at = source, record_at
         self._bad: set[int] = set()
 
-    def read(self, position: int) -> Slot:
-        """The slot of a position: its record, or what the next position shows.
+    def read(self, position: int) -> IndexedSample:
+        """The sample of a position: its record, or what the next position shows.
 
         Raises:
             UserError: see `RecordSource.read`; or there are too many bad records.
@@ -90,13 +90,13 @@ class Slots:
         while True:
             if position not in self._bad:
                 try:
-                    return Slot(position, self._source.read(self._record_at(position)))
+                    return IndexedSample(position, self._source.read(self._record_at(position)))
                 except RecordError as error:
                     self.reject(position, str(error))
             position += 1
 
-    def read_all(self, positions: list[int]) -> list[Slot]:
-        """The slots of positions, fetched at once."""
+    def read_all(self, positions: list[int]) -> list[IndexedSample]:
+        """The samples of positions, fetched at once."""
         self._source.announce(self._record_at(position) for position in positions)
         return [self.read(position) for position in positions]
 
@@ -106,7 +106,9 @@ class Slots:
         self._source.reject(self._record_at(position), reason)
 
 
-def run(slots: Slots, preparation: Preparation, plan: Plan, threads: int) -> Iterator[Part]:
+def run(
+    reader: SampleReader, preparation: Preparation, plan: StepPlan, threads: int
+) -> Iterator[MicroBatch]:
     """Yields the micro-batches of the steps in order.
 
     An image that does not decode ends the dataset with an error. It is then found and rejected,
@@ -114,34 +116,36 @@ def run(slots: Slots, preparation: Preparation, plan: Plan, threads: int) -> Ite
     that decode, nearly all, pay nothing for it.
 
     Args:
-        preparation: makes the images of slots.
+        preparation: makes the images of samples.
         threads: that prepare images.
     """
     step = number = 0
     while plan.steps is None or step < plan.steps:
-        flow = _Flow(slots, preparation, plan)
+        dataset = _Dataset(reader, preparation, plan)
         try:
-            for images in flow.dataset(step, threads).skip(number):
-                yield Part(step, number, flow.slots[step], images)
+            for images in dataset.batches(step, threads).skip(number):
+                yield MicroBatch(step, number, dataset.samples[step], images)
                 number += 1
                 if number == plan.micro_batches:
-                    del flow.slots[step]
+                    del dataset.samples[step]
                     step, number = step + 1, 0
         except tf.errors.OpError as error:
-            if flow.error is not None:
-                raise flow.error from None
-            if not _reject_undecodable(slots, preparation, plan.positions(step)):
+            if dataset.error is not None:
+                raise dataset.error from None
+            if not _reject_undecodable(reader, preparation, plan.positions(step)):
                 raise error
 
 
-def _reject_undecodable(slots: Slots, preparation: Preparation, positions: np.ndarray) -> bool:
+def _reject_undecodable(
+    reader: SampleReader, preparation: Preparation, positions: np.ndarray
+) -> bool:
     found = False
-    for slot in map(slots.read, positions.tolist()):
+    for indexed in map(reader.read, positions.tolist()):
         try:
-            position = tf.constant([slot.position], tf.int64)
-            preparation.decode(tf.constant([slot.sample.image]), position)
+            position = tf.constant([indexed.position], tf.int64)
+            preparation.decode(tf.constant([indexed.sample.image]), position)
         except tf.errors.OpError as error:
-            slots.reject(slot.position, f"the image does not decode: {_reason(error)}")
+            reader.reject(indexed.position, f"the image does not decode: {_reason(error)}")
             found = True
     return found
 
@@ -151,15 +155,15 @@ def _reason(error: tf.errors.OpError) -> str:
     return error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1].split(" [Op:")[0]
 
 
-class _Flow:
-    """What one dataset holds outside TensorFlow: the slots and the images of its steps.
+class _Dataset:
+    """What one dataset holds outside TensorFlow: the samples and the images of its steps.
 
     Images are written into the memory of their micro-batch, which TensorFlow takes over as it is,
     rather than copied together: copying would cost a third of what making them does.
     """
 
-    def __init__(self, slots: Slots, preparation: Preparation, plan: Plan):
-        self._slots, self._preparation, self._plan = slots, preparation, plan
+    def __init__(self, reader: SampleReader, preparation: Preparation, plan: StepPlan):
+        self._reader, self._preparation, self._plan = reader, preparation, plan
         most = min(plan.batch_size, MOST_TOGETHER)
         self._together = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
         size = preparation.image_size
@@ -167,10 +171,10 @@ class _Flow:
         self._memory = Recycler(self._shape)
         self._images: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
-        self.slots: dict[int, list[Slot]] = {}
+        self.samples: dict[int, list[IndexedSample]] = {}
         self.error: Exception | None = None
 
-    def dataset(self, first_step: int, threads: int) -> tf.data.Dataset:
+    def batches(self, first_step: int, threads: int) -> tf.data.Dataset:
         """The micro-batches from a step on, float32 [batch_size, S, S, 3]."""
         last_step = np.iinfo(np.int64).max if self._plan.steps is None else self._plan.steps
         dataset = tf.data.Dataset.range(first_step, last_step)
@@ -186,17 +190,17 @@ class _Flow:
         return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
     def _load(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """A few slots a row: number among all rows, encoded images, positions."""
+        """A few samples per row: number among all rows, encoded images, positions."""
 
         def load(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
             try:
-                slots = self._slots.read_all(self._plan.positions(int(step)).tolist())
+                samples = self._reader.read_all(self._plan.positions(int(step)).tolist())
             except Exception as error:
                 self.error = error  # tf.data would pass it on as a string with a traceback
                 raise
-            self.slots[int(step)] = slots
-            contents = np.array([slot.sample.image for slot in slots], object)
-            return contents, np.array([slot.position for slot in slots], np.int64)
+            self.samples[int(step)] = samples
+            contents = np.array([indexed.sample.image for indexed in samples], object)
+            return contents, np.array([indexed.position for indexed in samples], np.int64)
 
         contents, positions = tf.numpy_function(load, [step], [tf.string, tf.int64])
         rows = self._plan.micro_batches * self._plan.batch_size // self._together

@@ -1,6 +1,6 @@
 """The input pipeline: from record files to batches, for training and for evaluation.
 
-    position -> record (order.py) -> bytes (data/tfrecords/record_source.py)
+    position -> record (sampler.py) -> bytes (data/tfrecords/record_source.py)
              -> image (augment.py, preprocess.py) -> batch (loader.py)
 
 A batch is a pure function of the options and of its position in the order of training: neither
@@ -19,10 +19,9 @@ import tensorflow as tf
 
 from data.input import augment, exif_ops, preprocess
 from data.input.augment import Augmentation
-from data.input.balanced_order import BalancedOrder, describe_counts, record_weights
-from data.input.loader import Part, Plan, Preparation, Slot, Slots, run
-from data.input.order import RecordOrder
-from data.input.sharding import Share
+from data.input.loader import IndexedSample, MicroBatch, Preparation, SampleReader, StepPlan, run
+from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
+from data.input.sharding import StepShard
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
 __all__ = [
@@ -65,8 +64,8 @@ class Batch(NamedTuple):
     images: tf.Tensor  # float32 [B, image_size, image_size, 3] in [-1, 1]
     label_index: tf.Tensor  # int32 [B, K]
     label_value: tf.Tensor  # float32 [B, K]
-    step_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
-    step_value: tf.Tensor  # float32 [A * B, K]
+    global_label_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
+    global_label_value: tf.Tensor  # float32 [A * B, K]
     valid: tf.Tensor  # bool [B]; False: padding, or unreadable, in evaluation
 
 
@@ -83,17 +82,19 @@ class TrainingInput:
     """
 
     def __init__(
-        self, options: InputOptions, augmentation: Augmentation, share: Share | None = None
+        self, options: InputOptions, augmentation: Augmentation, share: StepShard | None = None
     ):
         self._options, self._augmentation = options, augmentation
-        self._share = share or Share(options.batch_size, first=0, count=1, total=1)
+        self._share = share or StepShard(options.batch_size, first=0, count=1, total=1)
         if options.synthetic:
             self.records = self._share.global_batch
             return
         source = _open(options)
         self.records = source.total
-        self._order = _order(source, options, self._share)
-        self._slots = Slots(source, lambda position: int(self._order.records(position, 1)[0]))
+        self._sampler = _make_sampler(source, options, self._share)
+        self._reader = SampleReader(
+            source, lambda position: int(self._sampler.records(position, 1)[0])
+        )
         decode = tf.function(self._decode, autograph=False)
         self._preparation = Preparation(decode, self._write, options.image_size)
 
@@ -110,9 +111,9 @@ class TrainingInput:
             first = start + step * share.global_batch + share.first * share.micro_batch
             return np.arange(first, first + share.count * share.micro_batch)
 
-        plan = Plan(positions, share.micro_batch, share.count)
+        plan = StepPlan(positions, share.micro_batch, share.count)
         valid = np.ones(share.count * share.micro_batch, bool)
-        yield from _labeled(run(self._slots, self._preparation, plan, threads), lambda part: valid)
+        yield from _labeled(run(self._reader, self._preparation, plan, threads), lambda part: valid)
 
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
@@ -140,7 +141,7 @@ class EvaluationInput:
         self._options, self._rank, self._size = options, rank, size
         source = _open(options, "val")
         self.records = source.total
-        self._slots = Slots(source, lambda position: position % source.total)
+        self._reader = SampleReader(source, lambda position: position % source.total)
         decode = tf.function(self._decode, autograph=False)
         self._preparation = Preparation(decode, self._write, options.image_size)
 
@@ -152,15 +153,15 @@ class EvaluationInput:
             first = (step * self._size + self._rank) * batch_size
             return np.arange(first, first + batch_size)
 
-        plan = Plan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
+        plan = StepPlan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
         threads = self._options.num_preprocess_threads
 
-        def valid(part: Part) -> np.ndarray:
+        def valid(part: MicroBatch) -> np.ndarray:
             wanted = positions(part.step)
-            filled = np.array([slot.position for slot in part.slots])
+            filled = np.array([indexed.position for indexed in part.samples])
             return (wanted < self.records) & (wanted == filled)
 
-        yield from _labeled(run(self._slots, self._preparation, plan, threads), valid)
+        yield from _labeled(run(self._reader, self._preparation, plan, threads), valid)
 
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         del positions
@@ -177,9 +178,9 @@ class EvaluationInput:
             image[...] = part
 
 
-def _order(
-    source: RecordSource, options: InputOptions, share: Share
-) -> RecordOrder | BalancedOrder:
+def _make_sampler(
+    source: RecordSource, options: InputOptions, share: StepShard
+) -> RandomSampler | WeightedSampler:
     """What training reads at each position; the worker of the first share logs `count_classes`."""
     positives = source.positives() if options.class_balance else []
     if options.count_classes and share.first == 0:
@@ -187,8 +188,8 @@ def _order(
         LOGGER.info("%s", describe_counts(source.class_counts() if counts is None else counts))
     if options.class_balance:
         weights = record_weights(positives, options.class_num, options.class_balance)
-        return BalancedOrder(weights, options.random_seed)
-    return RecordOrder(
+        return WeightedSampler(weights, options.random_seed)
+    return RandomSampler(
         source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
     )
 
@@ -197,17 +198,19 @@ def _open(options: InputOptions, split: str = "train") -> RecordSource:
     return RecordSource(options.data_dir, options.class_num, options.max_bad_records, split)
 
 
-def _labeled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -> Iterator[Batch]:
-    """Micro-batches with the labels of their slots.
+def _labeled(
+    parts: Iterator[MicroBatch], valid_samples: Callable[[MicroBatch], np.ndarray]
+) -> Iterator[Batch]:
+    """Micro-batches with the labels of their samples.
 
     Args:
-        valid_slots: which slots of a part's step count, bool [slots].
+        valid_samples: which samples of a part's step count, bool [samples].
     """
-    known: list[Slot] | None = None
+    known: list[IndexedSample] | None = None
     for part in parts:
-        if part.slots is not known:
-            known, valid = part.slots, valid_slots(part)
-            index, value = pad_labels([slot.sample for slot in part.slots])
+        if part.samples is not known:
+            known, valid = part.samples, valid_samples(part)
+            index, value = pad_labels([indexed.sample for indexed in part.samples])
             step_labels = tf.constant(index), tf.constant(value)
         size = part.images.shape[0]
         rows = slice(part.number * size, (part.number + 1) * size)
@@ -216,7 +219,7 @@ def _labeled(parts: Iterator[Part], valid_slots: Callable[[Part], np.ndarray]) -
         yield Batch(part.images, *labels, *step_labels, tf.constant(valid[rows]))
 
 
-def _synthetic(options: InputOptions, share: Share) -> Iterator[Batch]:
+def _synthetic(options: InputOptions, share: StepShard) -> Iterator[Batch]:
     """The same made-up micro-batch for ever, to measure compute alone."""
     rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
     size, count = share.micro_batch, share.micro_batch * share.count

@@ -20,7 +20,7 @@ class StepOptions:
     global_batch: int = 0
 
 
-class Share(NamedTuple):
+class StepShard(NamedTuple):
     """A worker's part of every step, in micro-batches of `micro_batch` images."""
 
     micro_batch: int
@@ -34,7 +34,7 @@ class Share(NamedTuple):
         return self.micro_batch * self.total
 
 
-def share_out(global_batch: int, largest: int, rank: int, size: int) -> Share:
+def shard_step(global_batch: int, largest: int, rank: int, size: int) -> StepShard:
     """The share of worker `rank` of `size`, micro-batches being of `largest` images at most.
 
     The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
@@ -49,12 +49,12 @@ def share_out(global_batch: int, largest: int, rank: int, size: int) -> Share:
     micro_batch = next(m for m in range(most, 0, -1) if global_batch % m == 0)
     total = global_batch // micro_batch
     count, more = divmod(total, size)
-    return Share(micro_batch, rank * count + min(rank, more), count + (rank < more), total)
+    return StepShard(micro_batch, rank * count + min(rank, more), count + (rank < more), total)
 
 
 def step_share(
     options: StepOptions, rank: int, size: int, elastic: bool = False, in_step: bool = False
-) -> Share:
+) -> StepShard:
     """The share that the flags give worker `rank` of `size`.
 
     Without `global_batch`, a step is `accumulate_steps` micro-batches of `batch_size` on each
@@ -74,7 +74,7 @@ def step_share(
     if options.global_batch and options.accumulate_steps > 1:
         raise UserError("--global_batch sets the accumulation: leave out --accumulate_steps")
     made = options.batch_size * options.accumulate_steps * size
-    share = share_out(options.global_batch or made, options.batch_size, rank, size)
+    share = shard_step(options.global_batch or made, options.batch_size, rank, size)
     if in_step and share.total % size:
         raise UserError(
             f"--sync_batch_norm: {size} workers cannot do {share.total} micro-batches in step; "
@@ -83,7 +83,7 @@ def step_share(
     return share
 
 
-def arithmetic(share: Share, size: int, records: int, steps: int) -> str:
+def arithmetic(share: StepShard, size: int, records: int, steps: int) -> str:
     """How workers, micro-batches and records make up steps and epochs, in a line for the log."""
     return (
         f"{size} worker(s) do {share.total} micro-batch(es) of {share.micro_batch} images = "

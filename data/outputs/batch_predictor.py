@@ -39,7 +39,7 @@ class Totals(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Job(Generic[Row]):
+class BatchPredictor(Generic[Row]):
     """What is run over which images, and where the rows go.
 
     Attributes:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkerOptions:
+class DistributedOptions:
     """The fields are the flags of the same name.
 
     `gradient_groups` is over how many all-reduce calls the gradients of a step are spread; 0 makes
@@ -40,7 +40,7 @@ class WorkerOptions:
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
 
 
-class Workers(Protocol):
+class Distributed(Protocol):
     """The processes of one job. All of them call each method, in the same order.
 
     Attributes:
@@ -82,7 +82,7 @@ class Workers(Protocol):
         """Sum over the workers of a float64 or int64 array, exact for integers."""
 
 
-class OneWorker:
+class SingleProcess:
     """A process on its own: everything together is what it has."""
 
     rank = 0

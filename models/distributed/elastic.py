@@ -14,16 +14,16 @@ from absl import logging
 from horovod.common.elastic import State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
-from models.distributed.base import WorkerOptions
-from models.distributed.horovod_backend import HorovodWorkers, is_lost_connection
+from models.distributed.base import DistributedOptions
+from models.distributed.horovod_backend import HorovodProcesses, is_lost_connection
 
 
-class ElasticWorkers(HorovodWorkers):
+class ElasticProcesses(HorovodProcesses):
     """The workers of a job under `horovodrun --host-discovery-script`."""
 
     elastic = True
 
-    def __init__(self, hvd: Any, options: WorkerOptions) -> None:
+    def __init__(self, hvd: Any, options: DistributedOptions) -> None:
         super().__init__(hvd, options)
         self._state: _State | None = None
         self._steps_until_commit = options.commit_steps
@@ -57,7 +57,7 @@ class ElasticWorkers(HorovodWorkers):
 class _State(State):
     """The variables, and a copy of them in this process's memory."""
 
-    def __init__(self, hvd: Any, variables: list[tf.Variable], workers: HorovodWorkers) -> None:
+    def __init__(self, hvd: Any, variables: list[tf.Variable], workers: HorovodProcesses) -> None:
         super().__init__(bcast_object=hvd.broadcast_object, get_rank=lambda: workers.rank)
         self._hvd, self._variables = hvd, variables
         self.save()

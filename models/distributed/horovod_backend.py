@@ -7,16 +7,16 @@ import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
-from models.distributed.base import WorkerOptions
+from models.distributed.base import DistributedOptions
 
 
-class HorovodWorkers:
+class HorovodProcesses:
     """`hvd` is the module `horovod.tensorflow`, which only jobs of several processes need."""
 
     launched = True
     elastic = False
 
-    def __init__(self, hvd: Any, options: WorkerOptions) -> None:
+    def __init__(self, hvd: Any, options: DistributedOptions) -> None:
         options.apply()
         hvd.init()  # Horovod: connect to the other workers.
         self._hvd, self.options = hvd, options

@@ -8,13 +8,13 @@ import os
 
 from data.common.errors import UserError
 from data.common.launcher import this_process
-from models.distributed.base import OneWorker, WorkerOptions, Workers
+from models.distributed.base import Distributed, DistributedOptions, SingleProcess
 
 # Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
 ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 
-def start(options: WorkerOptions) -> Workers:
+def start(options: DistributedOptions) -> Distributed:
     """Joins the job that this process was launched in; alone, it is a job of one.
 
     Raises:
@@ -23,20 +23,20 @@ def start(options: WorkerOptions) -> Workers:
     elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
     process = this_process()
     if not elastic and process.size == 1:
-        return OneWorker()
+        return SingleProcess()
     try:
         import horovod.tensorflow as hvd  # Horovod: only jobs of several processes need it.
 
-        from models.distributed.elastic import ElasticWorkers
-        from models.distributed.horovod_backend import HorovodWorkers
+        from models.distributed.elastic import ElasticProcesses
+        from models.distributed.horovod_backend import HorovodProcesses
     except ImportError as error:
         raise UserError(
             f"several processes were launched, but Horovod cannot be imported ({error}): "
             "run example/install_horovod.sh"
         ) from error
     if elastic:
-        return ElasticWorkers(hvd, options)
-    workers = HorovodWorkers(hvd, options)
+        return ElasticProcesses(hvd, options)
+    workers = HorovodProcesses(hvd, options)
     if workers.size != process.size:
         raise UserError(
             f"{process.launcher} started {process.size} processes, but Horovod joins "

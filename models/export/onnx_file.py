@@ -17,7 +17,7 @@ from models.architecture import (
     FINAL_NORM,
     STEM,
     Block,
-    Unit,
+    PreActConv,
     blocks,
     kernel_name,
     norm_names,
@@ -101,7 +101,7 @@ class _Graph:
         shortcut = x if block.shortcut is None else self._unit(x, block.shortcut)
         return self.add("Add", [shortcut, y], f"stages_{block.stage}_block_{block.index}/sum")
 
-    def _unit(self, x: str, unit: Unit) -> str:
+    def _unit(self, x: str, unit: PreActConv) -> str:
         x = self.norm_relu(x, f"{unit.name}_bn")
         return self.convolve(x, unit.name, unit.size, unit.stride)
 

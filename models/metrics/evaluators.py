@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.common.errors import UserError
-from models.distributed.base import OneWorker, Workers
+from models.distributed.base import Distributed, SingleProcess
 from models.metrics import definitions
 from models.metrics.definitions import LEFT_OUT, RankedPositives, UndefinedError
 from models.metrics.inputs import list_labels, select_rows
@@ -34,11 +34,11 @@ class MultiLabelEvaluator:
     def __init__(
         self,
         class_num: int,
-        workers: Workers | None = None,
+        workers: Distributed | None = None,
         options: MultiLabelMetricOptions | None = None,
     ) -> None:
         self.class_num = class_num
-        self.workers = workers or OneWorker()
+        self.workers = workers or SingleProcess()
         self.options = options or MultiLabelMetricOptions()
         self._thresholds = self.options.thresholds(class_num)
         self._store = ScoreStore(class_num, self.options.scratch_dir)
@@ -192,10 +192,10 @@ class SingleLabelEvaluator:
     """
 
     def __init__(
-        self, class_num: int, workers: Workers | None = None, top: tuple[int, ...] = (1, 5)
+        self, class_num: int, workers: Distributed | None = None, top: tuple[int, ...] = (1, 5)
     ) -> None:
         self.class_num, self.top = class_num, top
-        self.workers = workers or OneWorker()
+        self.workers = workers or SingleProcess()
         self._sums = ExactSums()
         self._images = np.zeros(class_num, np.int64)
         self._correct = np.zeros((len(top), class_num), np.int64)

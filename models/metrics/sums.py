@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
@@ -30,13 +30,13 @@ class ExactSums:
             fixed = np.rint(np.asarray(array, np.float64) * FIXED_POINT).astype(np.int64)
             self._sums[name] = self._sums.get(name, 0) + int(fixed.sum())
 
-    def totals(self, names: tuple[str, ...], workers: Workers) -> dict[str, float]:
+    def totals(self, names: tuple[str, ...], workers: Distributed) -> dict[str, float]:
         """Sums over all workers, for `names`, the same ones on every worker."""
         own = np.array([self._sums.get(name, 0) for name in names], np.int64)
         return dict(zip(names, (workers.sum(own) / FIXED_POINT).tolist(), strict=True))
 
 
-def gather(array: np.ndarray, workers: Workers) -> np.ndarray:
+def gather(array: np.ndarray, workers: Distributed) -> np.ndarray:
     """int64 arrays [N_r] of all workers, joined in rank order; each worker gets the same."""
     lengths = np.zeros(workers.size, np.int64)
     lengths[workers.rank] = len(array)
@@ -47,7 +47,7 @@ def gather(array: np.ndarray, workers: Workers) -> np.ndarray:
     return workers.sum(joined) if len(joined) else joined
 
 
-def gather_rows(rows: Sequence[Sequence[Any]], workers: Workers) -> list[tuple]:
+def gather_rows(rows: Sequence[Sequence[Any]], workers: Distributed) -> list[tuple]:
     """Rows of numbers and strings of all workers, in ascending order; each worker gets the same."""
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
     joined = gather(np.frombuffer(text, np.uint8).astype(np.int64), workers)

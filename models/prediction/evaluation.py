@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.metrics.results import MultiLabelMetrics, SingleLabelMetrics
 from models.metrics.sums import gather
 
@@ -21,16 +21,19 @@ class HardestExamples:
     """For each class the images where the scores were most wrong, kept while they stream by.
 
     Attributes:
-      alarms: int64 [keep, C], positions of the negatives with the highest scores.
-      misses: int64 [keep, C], positions of the positives with the lowest scores.
+      false_positives: int64 [keep, C], positions of the negatives with the highest scores.
+      false_negatives: int64 [keep, C], positions of the positives with the lowest scores.
         Best example first; NOBODY where there are fewer.
     """
 
     def __init__(self, class_num: int, keep: int = 3, positive_threshold: float = 0.5) -> None:
         shape = keep, class_num
         self._positive_threshold = positive_threshold
-        self._rank = {"alarms": np.full(shape, -np.inf), "misses": np.full(shape, -np.inf)}
-        self.alarms, self.misses = np.full(shape, NOBODY), np.full(shape, NOBODY)
+        self._rank = {
+            "false_positives": np.full(shape, -np.inf),
+            "false_negatives": np.full(shape, -np.inf),
+        }
+        self.false_positives, self.false_negatives = np.full(shape, NOBODY), np.full(shape, NOBODY)
 
     def update(
         self,
@@ -45,12 +48,15 @@ class HardestExamples:
         labels[rows, label_index[rows, columns]] = label_value[rows, columns]
         positive = labels >= self._positive_threshold
         negative = ~positive & (labels >= 0)
-        self._merge("alarms", self.alarms, scores, negative, positions)
-        self._merge("misses", self.misses, -scores, positive, positions)
+        self._merge("false_positives", self.false_positives, scores, negative, positions)
+        self._merge("false_negatives", self.false_negatives, -scores, positive, positions)
 
-    def gather(self, workers: Workers) -> None:
+    def gather(self, workers: Distributed) -> None:
         """Takes in the images of all workers; all of them call this and have the same."""
-        for kind, kept in (("alarms", self.alarms), ("misses", self.misses)):
+        for kind, kept in (
+            ("false_positives", self.false_positives),
+            ("false_negatives", self.false_negatives),
+        ):
             ranks, shape = self._rank[kind], (-1, kept.shape[1])
             # Horovod: as integers, which are joined and not added up.
             values = gather(ranks.view(np.int64).ravel(), workers).view(np.float64).reshape(shape)
@@ -87,7 +93,7 @@ class Evaluation(NamedTuple):
     checkpoint: str
     step: int | None
     metrics: MultiLabelMetrics | SingleLabelMetrics
-    telling: HardestExamples
+    hardest: HardestExamples
     unreadable: int
 
     @property
@@ -117,7 +123,7 @@ def evaluate(
     predict: Callable[[np.ndarray], np.ndarray],
     batches: Iterable[Any],
     evaluator: Any,
-    telling: HardestExamples | None = None,
+    hardest: HardestExamples | None = None,
 ) -> None:
     """Runs the network over all batches and adds its scores to the accumulators.
 
@@ -131,5 +137,5 @@ def evaluate(
             continue
         scores = predict(batch.crops)
         evaluator.update(scores, batch.label_index, batch.label_value)
-        if telling:
-            telling.update(scores, batch.label_index, batch.label_value, batch.positions)
+        if hardest:
+            hardest.update(scores, batch.label_index, batch.label_value, batch.positions)

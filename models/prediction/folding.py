@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.architecture import kernel_name, norm_names
-from models.batch_norm_in_parts import affine
+from models.decomposed_batch_norm import scale_and_shift
 from models.resnet import ResNet
 
 
@@ -32,7 +32,7 @@ class FoldedResNet(ResNet):
             for before, after in itertools.pairwise(block.branch):
                 norm = f"{after.name}_bn"
                 values = [self._by_name[name] for name in norm_names(norm)]
-                scale, offset = affine(*values, self._epsilon)
+                scale, offset = scale_and_shift(*values, self._epsilon)
                 kernel = self._by_name[kernel_name(before.name)]
                 kernel.assign(kernel * scale)
                 self._offsets[norm] = tf.Variable(offset, trainable=False)

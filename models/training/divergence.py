@@ -8,7 +8,7 @@ import numpy as np
 
 from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 
 # A loss so many times the run's first one (or 1, where that is less) never comes back by itself,
@@ -19,7 +19,9 @@ LARGEST_GROWTH = 1e4
 class DivergenceCheck:
     """Raises UserError when a run diverges, on all workers after the same step."""
 
-    def __init__(self, trainer: Trainer, workers: Workers, checkpoints: CheckpointFolder) -> None:
+    def __init__(
+        self, trainer: Trainer, workers: Distributed, checkpoints: CheckpointFolder
+    ) -> None:
         self._trainer, self._workers, self._checkpoints = trainer, workers, checkpoints
         self._limit: float | None = None
 

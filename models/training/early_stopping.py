@@ -13,7 +13,7 @@ from models.checkpoints.checkpoint import CheckpointFolder
 FALLING = ("loss", "ranking_loss", "one_error", "coverage", "hamming")
 
 
-class Best:
+class EarlyStopping:
     """Watches one metric of the evaluations.
 
     Args:
@@ -57,6 +57,6 @@ class Best:
         return False
 
     @property
-    def exhausted(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether `patience` evaluations in a row were no better."""
         return 0 < self._patience <= int(self._evaluations_since.numpy())

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from models.checkpoints.checkpoint import CheckpointFolder
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.metrics.results import HEADLINES
 from models.training import overview, resume
 from models.training.divergence import DivergenceCheck
-from models.training.early_stopping import Best
-from models.training.metric_writer import Meter, Recorder, clock, peak_memory_bytes, reported
+from models.training.early_stopping import EarlyStopping
+from models.training.metric_writer import Meter, MetricWriter, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
 
 # Of an evaluation while training; training.jsonl has all metrics.
@@ -73,11 +73,11 @@ def train(
     schedule: Callable[[int], float],
     checkpoints: CheckpointFolder,
     options: LoopOptions,
-    workers: Workers,
+    workers: Distributed,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
     share: Any | None = None,
-    best: Best | None = None,
+    best: EarlyStopping | None = None,
 ) -> int:
     """Trains from the trainer's step to `max_iter`; a resumed run has no path of its own.
 
@@ -101,18 +101,18 @@ def train(
     count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
-    recorder = Recorder(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
+    writer = MetricWriter(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
     meta, stop = meta or {}, 0  # The signal that all workers stop for.
     if evaluate and options.is_evaluated(step) and not was_evaluated:
-        _evaluate(recorder, trainer, evaluate, best, workers, meta)
+        _evaluate(writer, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
     meter, check = Meter(options.prof_interval), DivergenceCheck(trainer, workers, checkpoints)
-    batches = _watched(batches, meter, workers.rank, options.stall_seconds, recorder)
-    while step < options.max_iter and not stop and not (best and best.exhausted):
+    batches = _watched(batches, meter, workers.rank, options.stall_seconds, writer)
+    while step < options.max_iter and not stop and not (best and best.should_stop):
         rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
             loss = trainer.step(itertools.islice(batches, count), rate, total)
-            loss, stop = _agree(float(loss), interrupt.received(), workers)
+            loss, stop = _all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         overview.tell_pace(meter, options.max_iter - step - 1, workers.rank)
         check.loss(loss)
@@ -121,7 +121,7 @@ def train(
         if step % options.log_interval == 0 or finished:
             l2_loss = float(trainer.optimizer.l2_loss())
             check.decay_term(l2_loss)
-            _log(recorder, step, options.max_iter, (loss, l2_loss), rate, meter)
+            _log(writer, step, options.max_iter, (loss, l2_loss), rate, meter)
         saves = step % options.snapshot == 0 or finished or stop
         # Not after a signal, whose sender does not wait: the next start makes up for it.
         evaluates = evaluate and not stop and options.is_evaluated(step)
@@ -131,16 +131,16 @@ def train(
         if saves:
             save(trainer, checkpoints, workers, meta)
         if evaluates:
-            _evaluate(recorder, trainer, evaluate, best, workers, meta)
-            if saves or (best and best.exhausted):
+            _evaluate(writer, trainer, evaluate, best, workers, meta)
+            if saves or (best and best.should_stop):
                 save(trainer, checkpoints, workers, meta, tensors=not saves)
         workers.step_done()  # Horovod: workers of an elastic job may change now.
         meter.restart()
-    return _end(recorder, stop, step, checkpoints)
+    return _end(writer, stop, step, checkpoints)
 
 
 def _watched(
-    batches: Iterator[Any], meter: Meter, rank: int, stall_seconds: int, recorder: Recorder
+    batches: Iterator[Any], meter: Meter, rank: int, stall_seconds: int, writer: MetricWriter
 ) -> Iterator[Any]:
     """The same batches; the time that each takes to come is metered, and reported when long."""
     for number in itertools.count():
@@ -148,27 +148,27 @@ def _watched(
         with reported(f"worker {rank} waits for its input", stall_seconds):
             batch = next(batches)
         meter.waited(time.perf_counter() - start)
-        if number == 0 and recorder.start_step == 0:
-            recorder.images(0, batch.images)
+        if number == 0 and writer.start_step == 0:
+            writer.images(0, batch.images)
         yield batch
 
 
-def _end(recorder: Recorder, stop: int, step: int, checkpoints: CheckpointFolder) -> int:
+def _end(writer: MetricWriter, stop: int, step: int, checkpoints: CheckpointFolder) -> int:
     """Closes the log of a run that ends by itself, or for the signal `stop`; the exit code."""
     if stop:
-        recorder.say(
+        writer.log(
             "%s: stopped after step %d and saved %s; the same command continues from there",
             *(signal.Signals(stop).name, step, checkpoints.latest()),
         )
-    recorder.say("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
-    recorder.close()
+    writer.log("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
+    writer.close()
     return 128 + stop if stop else 0
 
 
 def save(
     trainer: Trainer,
     checkpoints: CheckpointFolder,
-    workers: Workers,
+    workers: Distributed,
     meta: Mapping[str, Any],
     tensors: bool = True,
 ) -> None:
@@ -184,7 +184,9 @@ def save(
     workers.sum(np.zeros(1))
 
 
-def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, int]:
+def _all_reduce_loss_and_stop(
+    loss: float, signal_number: int, workers: Distributed
+) -> tuple[float, int]:
     """The mean loss of all workers, and a signal that any of them received; 0: none did."""
     # Horovod: all workers stop after the same step, whichever of them was told to.
     received = np.arange(1, signal.NSIG) == signal_number
@@ -193,7 +195,7 @@ def _agree(loss: float, signal_number: int, workers: Workers) -> tuple[float, in
 
 
 def _log(
-    recorder: Recorder,
+    writer: MetricWriter,
     step: int,
     max_iter: int,
     losses: tuple[float, float],
@@ -202,8 +204,8 @@ def _log(
 ) -> None:
     (loss, l2_loss), speed = losses, meter.speed()
     values = {"loss": loss, "l2_loss": l2_loss, "rate": rate, **speed}
-    recorder.scalars(step, "train", values)
-    recorder.say(
+    writer.scalars(step, "train", values)
+    writer.log(
         "step %d/%d  loss %.4f + l2 %.4f  rate %.5g  %.1f images/s  waiting %.0f%%  left %s",
         step,
         max_iter,
@@ -217,18 +219,18 @@ def _log(
 
 
 def _evaluate(
-    recorder: Recorder,
+    writer: MetricWriter,
     trainer: Trainer,
     evaluate: Callable[[], Mapping[str, float]],
-    best: Best | None,
-    workers: Workers,
+    best: EarlyStopping | None,
+    workers: Distributed,
     meta: Mapping[str, Any],
 ) -> None:
     """Evaluates the trainer's step, tells its metrics, and keeps it if it is the best."""
     step, metrics = int(trainer.global_step.numpy()), evaluate()
-    recorder.scalars(step, "val", metrics)
+    writer.scalars(step, "val", metrics)
     shown = {name: x for name, x in metrics.items() if name.removeprefix("ema_") in LOGGED_METRICS}
-    recorder.say(
+    writer.log(
         "step %d  val  %s",
         step,
         "  ".join(f"{name} {x:.4f}" for name, x in (shown or metrics).items()),

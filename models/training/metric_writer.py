@@ -79,7 +79,7 @@ class Meter:
         }
 
 
-class Recorder:
+class MetricWriter:
     """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent.
 
     A log that cannot be written, as on a full disk, is no reason to lose the training: it is warned
@@ -117,7 +117,7 @@ class Recorder:
             with self._summarizing(step):
                 tf.summary.image("train/images", (images[:4] + 1.0) / 2.0, max_outputs=4)
 
-    def say(self, message: str, *values: Any) -> None:
+    def log(self, message: str, *values: Any) -> None:
         if self._lines is not None:
             logging.info(message, *values)
 

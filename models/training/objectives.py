@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from models import losses
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.losses import Counters, MultiLabelOptions
 
 
@@ -28,18 +28,22 @@ class Objective:
     def __init__(self) -> None:
         self.state: dict[str, tf.Variable] = {}
 
-    def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
+    def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
         """Raises UserError for labels [A*B, K] that this loss has no meaning for."""
 
     def begin_step(
-        self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
+        self,
+        global_label_index: tf.Tensor,
+        global_label_value: tf.Tensor,
+        step: tf.Tensor,
+        workers: Distributed,
     ) -> tf.Tensor | None:
         """Class weights float32 [C] of the optimizer step `step`, or None.
 
         Args:
           step_index, step_value: [A*B, K], this worker's labels of all A micro-batches.
         """
-        del step_index, step_value, step, workers
+        del global_label_index, global_label_value, step, workers
 
     def loss(
         self,
@@ -73,11 +77,17 @@ class MultiLabelObjective(Objective):
         }
 
     def begin_step(
-        self, step_index: tf.Tensor, step_value: tf.Tensor, step: tf.Tensor, workers: Workers
+        self,
+        global_label_index: tf.Tensor,
+        global_label_value: tf.Tensor,
+        step: tf.Tensor,
+        workers: Distributed,
     ) -> tf.Tensor:
         """Counts the batch and returns the weights float32 [C] (updated first, then used)."""
         options = self.options
-        mask = losses.positive_mask(step_index, step_value, self.class_num, options.mask_thres)
+        mask = losses.positive_mask(
+            global_label_index, global_label_value, self.class_num, options.mask_thres
+        )
         if options.loss_statistics == "global":
             mask = workers.any_positive(mask)  # Horovod: one small all-reduce of the class mask
         kept = losses.negative_draw(self.seed, step, self.class_num, options.neg_select)
@@ -163,9 +173,11 @@ class SoftmaxObjective(Objective):
             raise UserError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def check(self, step_index: tf.Tensor, step_value: tf.Tensor) -> None:
+    def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
         """Raises UserError where an image has not exactly one label."""
-        labels = ((np.asarray(step_index) >= 0) & (np.asarray(step_value) > 0)).sum(axis=1)
+        labels = ((np.asarray(global_label_index) >= 0) & (np.asarray(global_label_value) > 0)).sum(
+            axis=1
+        )
         others = labels[labels != 1]
         if others.size:
             raise UserError(

@@ -11,7 +11,7 @@ from absl import logging
 from data.common import output_lock
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 
 # What decides on the variables that a checkpoint holds.
@@ -23,7 +23,7 @@ _FITTING = (
 LINGER_SECONDS = 30
 
 
-def claim(model_dir: str | Path, log_dir: str | Path, workers: Workers) -> None:
+def claim(model_dir: str | Path, log_dir: str | Path, workers: Distributed) -> None:
     """Keeps other jobs out of a run's folders until it ends; rank 0 does, which alone writes.
 
     Raises:
@@ -37,7 +37,7 @@ def claim(model_dir: str | Path, log_dir: str | Path, workers: Workers) -> None:
 def restore_or_start(
     trainer: Trainer,
     checkpoints: CheckpointFolder,
-    workers: Workers,
+    workers: Distributed,
     pretrain_ckpt: str | None = None,
     skip: Sequence[str] = (),
     must_restore: bool = False,
@@ -54,7 +54,7 @@ def restore_or_start(
     Raises:
       CheckpointError: a checkpoint does not fit, or there is none and `must_restore`.
     """
-    if workers.rank != 0:  # Horovod: `Workers.run` gives the others what rank 0 has.
+    if workers.rank != 0:  # Horovod: `Distributed.run` gives the others what rank 0 has.
         return
     latest = checkpoints.latest()
     if latest:
@@ -72,7 +72,7 @@ def restore_or_start(
 
 
 def sizes(
-    model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str], workers: Workers
+    model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str], workers: Distributed
 ) -> dict[str, int]:
     """What the checkpoint that a run starts from says of its network, by flag; {} without one.
 

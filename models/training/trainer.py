@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.distributed.base import Workers
+from models.distributed.base import Distributed
 
 # Part of the names of batch norm's moving statistics.
 MOVING = "/moving_"
@@ -39,7 +39,7 @@ class Trainer(tf.Module):
         network: Any,
         objective: Any,
         optimizer: Any,
-        workers: Workers,
+        workers: Distributed,
         average: Any | None = None,
         mixup: Any | None = None,
         extra_progress: Mapping[str, tf.Variable] | None = None,
@@ -90,7 +90,8 @@ class Trainer(tf.Module):
 
         Args:
           batches: images [B, H, W, 3] with `label_index` and `label_value` [B, K], and the labels
-            of all of them together as `step_index`, `step_value`; taken one at a time.
+            of all of them together as `global_label_index` and `global_label_value`; taken one
+            at a time.
           rate: the learning rate.
           total: micro-batches of the step over all workers, which need not have equally many;
             None: one a worker.
@@ -104,7 +105,7 @@ class Trainer(tf.Module):
         batches, rate = iter(batches), tf.constant(rate, tf.float32)
         first, total = next(batches), total or self._workers.size
         self._latest = first, total
-        self.objective.check(first.step_index, first.step_value)
+        self.objective.check(first.global_label_index, first.global_label_value)
         if total == self._workers.size:
             loss = self._step(first.images, first.label_index, first.label_value, rate)
         else:
@@ -156,7 +157,7 @@ class Trainer(tf.Module):
         share, loss = tf.constant(share, tf.float32), tf.constant(0.0)
         for number, batch in enumerate(batches):
             if number == 0:
-                weights = self._begin(batch.step_index, batch.step_value)
+                weights = self._begin(batch.global_label_index, batch.global_label_value)
             loss += self._accumulate(
                 batch.images, batch.label_index, batch.label_value, weights, share
             )

@@ -55,12 +55,12 @@ def exact(values, mean, variance):
 @pytest.mark.parametrize("again", [False, True])
 def test_by_batch_is_numpys(monkeypatch, values, in_parts, again):
     """Also where the moments are known from a first run."""
-    monkeypatch.setattr(batch_norm, "_in_parts", lambda *_: in_parts)
+    monkeypatch.setattr(batch_norm, "_is_decomposed", lambda *_: in_parts)
     rows = values["x"].astype(np.float64).reshape(-1, CHANNELS)
     mean, variance = rows.mean(0), rows.var(0)
     moments = [tf.constant(m, tf.float32) for m in (mean, rows.var(0, ddof=1))]
     known = batch_norm.Moments(*moments) if again else None
-    function = functools.partial(batch_norm.by_batch, known=known)
+    function = functools.partial(batch_norm.batch_stats, known=known)
     found, gradients = run(function, values, ["x", "gamma", "beta"])
     normal, y, dy = exact(values, mean, variance)
     np.testing.assert_allclose(found.y, y, atol=1e-4)
@@ -76,7 +76,7 @@ def test_by_batch_is_numpys(monkeypatch, values, in_parts, again):
 
 def test_by_moments_is_numpys(values):
     names = ["x", "gamma", "beta", "mean", "variance"]
-    found, gradients = run(batch_norm.by_moments, values, names)
+    found, gradients = run(batch_norm.running_stats, values, names)
     normal, y, dy = exact(values, values["mean"], values["variance"])
     np.testing.assert_allclose(found, y, atol=1e-4)
     deviation = np.sqrt(values["variance"] + EPSILON)
@@ -87,9 +87,9 @@ def test_by_moments_is_numpys(values):
 
 
 def test_sixteen_bits_take_the_fused_operation_and_agree(values):
-    for name in ("by_batch", "by_moments"):
+    for name in ("batch_stats", "running_stats"):
         function = getattr(batch_norm, name)
-        names = ["gamma", "beta"] + ["mean", "variance"] * (name == "by_moments")
+        names = ["gamma", "beta"] + ["mean", "variance"] * (name == "running_stats")
         given = {n: tf.constant(values[n]) for n in names}
         x = tf.constant(values["x"] - 30)
         given |= {"mean": given["mean"] - 30} if "mean" in given else {}
@@ -107,7 +107,7 @@ def test_moments_of_all_batches_keep_a_small_variance_beside_a_large_mean(values
     halves = np.split(values["dy"].astype(np.float64) * 0.1 + 300, 2)
     rows = [half.astype(np.float32).astype(np.float64).reshape(-1, CHANNELS) for half in halves]
     others = [rows[1].mean(0), np.square(rows[1]).mean(0)]
-    found = batch_norm.by_all_batches(
+    found = batch_norm.synchronized_stats(
         tf.constant(halves[0], tf.float32),
         tf.ones(CHANNELS),
         tf.zeros(CHANNELS),
@@ -124,6 +124,6 @@ def test_moments_of_all_batches_keep_a_small_variance_beside_a_large_mean(values
 
 def test_one_value_a_channel_has_no_variance():
     x = tf.fill([1, 1, 1, CHANNELS], 5.0)
-    found = batch_norm.by_batch(x, tf.ones(CHANNELS), tf.fill([CHANNELS], 2.0), EPSILON)
+    found = batch_norm.batch_stats(x, tf.ones(CHANNELS), tf.fill([CHANNELS], 2.0), EPSILON)
     np.testing.assert_array_equal(found.y, np.full(x.shape, 2.0))
     np.testing.assert_array_equal(found.moments.variance, np.zeros(CHANNELS))

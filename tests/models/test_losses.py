@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from models import losses
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.losses import Counters, MultiLabelOptions
 from models.training.objectives import (
     AsymmetricLossObjective,
@@ -111,7 +111,7 @@ def test_thirty_batches_equal_numpy():
 
     @tf.function(reduce_retracing=True)
     def step_loss(logits, index, value, step):
-        weights = objective.begin_step(index, value, step, OneWorker())
+        weights = objective.begin_step(index, value, step, SingleProcess())
         return objective.loss(logits, index, value, weights)
 
     for step in range(30):
@@ -263,7 +263,7 @@ def test_mixed_labels_are_the_weighted_sum():
 
 
 def test_local_statistics_ask_no_other_worker():
-    class Others(OneWorker):
+    class Others(SingleProcess):
         def any_positive(self, mask):
             return tf.ones_like(mask)
 

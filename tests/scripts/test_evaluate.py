@@ -274,15 +274,15 @@ def test_thresholds_survive_the_file(tmp_path):
 
 
 def test_telling_images_are_the_most_wrong_ones():
-    telling = HardestExamples(2, keep=2)
+    hardest = HardestExamples(2, keep=2)
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.6]], "f4")
     index = np.array([[0, -1], [0, -1], [1, -1], [0, 1]])
     value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")
     for row in range(4):
         part = slice(row, row + 1)
-        telling.update(scores[part], index[part], value[part], np.array([10 + row]))
-    np.testing.assert_array_equal(telling.misses.T, [[10, 13], [12, NOBODY]])
-    np.testing.assert_array_equal(telling.alarms.T, [[12, NOBODY], [10, 11]])
+        hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
+    np.testing.assert_array_equal(hardest.false_negatives.T, [[10, 13], [12, NOBODY]])
+    np.testing.assert_array_equal(hardest.false_positives.T, [[12, NOBODY], [10, 11]])
 
 
 def test_every_metric_has_a_meaning():

@@ -20,7 +20,7 @@ from data.input import image_batches
 from data.input.image_batches import Preparation, batches
 from data.input.image_source import images
 from data.outputs import feature_files, resumable
-from data.outputs.batch_predictor import Job
+from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.feature_files import Feature
 from data.outputs.result_format import choose_format
 
@@ -141,7 +141,7 @@ def describe(batch, values):
 
 
 def job(photos, result, part=None, describe=describe, batch_size=2):
-    return Job(
+    return BatchPredictor(
         [str(photos)],
         result,
         feature_files.formats("float32")[result.suffix],

@@ -12,7 +12,7 @@ from data.common.errors import UserError
 from data.common.launcher import VARIABLES, Process, this_process
 from data.common.parallel import Part, our_part
 from models.distributed import launch
-from models.distributed.base import WorkerOptions
+from models.distributed.base import DistributedOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 HOROVODRUN = {"HOROVOD_SIZE": "4", "HOROVOD_RANK": "3", "HOROVOD_LOCAL_RANK": "1"}
@@ -101,7 +101,7 @@ def test_processes_that_mpi_does_not_join_are_refused(started):
 def test_processes_that_horovod_does_not_join_are_refused(started):
     started(SRUN)
     with pytest.raises(UserError, match="srun started 4 processes, but Horovod joins 1: "):
-        launch.start(WorkerOptions())
+        launch.start(DistributedOptions())
 
 
 @pytest.mark.parametrize("launcher", ["horovodrun", "srun"])

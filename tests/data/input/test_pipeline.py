@@ -14,7 +14,7 @@ from data.common.errors import UserError
 from data.input import augment, pipeline, preprocess
 from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
-from data.input.sharding import Share, StepOptions, step_share
+from data.input.sharding import StepOptions, StepShard, step_share
 from data.tfrecords import records
 from data.tfrecords.record_source import find_files
 
@@ -122,13 +122,13 @@ def test_accumulation_cuts_a_step_into_micro_batches(folder):
             np.concatenate([b.label_index for b in pair]), big.label_index
         )
         for part in pair:
-            np.testing.assert_array_equal(part.step_index, big.label_index)
-            np.testing.assert_array_equal(part.step_value, big.label_value)
+            np.testing.assert_array_equal(part.global_label_index, big.label_index)
+            np.testing.assert_array_equal(part.global_label_value, big.label_value)
 
 
 def test_shares_of_unequal_size_make_the_same_step(folder):
     (whole,) = train(folder, 1, batch_size=12)
-    shares = [Share(4, 0, 2, 3), Share(4, 2, 1, 3)]
+    shares = [StepShard(4, 0, 2, 3), StepShard(4, 2, 1, 3)]
     parts = [
         batch
         for share in shares
@@ -138,7 +138,7 @@ def test_shares_of_unequal_size_make_the_same_step(folder):
     ]
     assert numbers(parts) == numbers([whole])
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
-    assert [len(part.step_index) for part in parts] == [8, 8, 4]
+    assert [len(part.global_label_index) for part in parts] == [8, 8, 4]
 
 
 def test_batches_are_what_the_contract_says(folder):
@@ -309,10 +309,15 @@ def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
 def test_synthetic_input_reads_nothing():
     batches = train("/nowhere", 3, synthetic=True, accumulate=2)
     assert batches[0].images.shape == (4, 16, 16, 3)
-    assert batches[0].step_index.shape == (8, 9)
-    assert all(len(set(row)) == 9 for row in batches[0].step_index.numpy().tolist())
-    assert batches[0].step_value.numpy().sum(axis=1).tolist() == [1.0] * 8
-    assert 0 <= batches[0].step_index.numpy().min() <= batches[0].step_index.numpy().max() < CLASSES
+    assert batches[0].global_label_index.shape == (8, 9)
+    assert all(len(set(row)) == 9 for row in batches[0].global_label_index.numpy().tolist())
+    assert batches[0].global_label_value.numpy().sum(axis=1).tolist() == [1.0] * 8
+    assert (
+        0
+        <= batches[0].global_label_index.numpy().min()
+        <= batches[0].global_label_index.numpy().max()
+        < CLASSES
+    )
     assert batches[2].images is batches[0].images
 
 

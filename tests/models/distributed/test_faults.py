@@ -14,7 +14,7 @@ from launching import Stage, executable
 
 from data import tfrecord
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-from data.input.sharding import share_out
+from data.input.sharding import shard_step
 from data.tfrecords.records import RecordWriter, encode_example
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
@@ -201,7 +201,7 @@ def records_by_position(
     """What all workers read in their steps: position -> record."""
     found = {}
     for rank in range(workers):
-        share = share_out(6, 2, rank, workers)
+        share = shard_step(6, 2, rank, workers)
         batches = TrainingInput(options, Augmentation(), share).batches(start)
         for step in range(steps):
             first = start + step * share.global_batch + share.first * share.micro_batch

@@ -10,8 +10,8 @@ import pytest
 from launching import Stage
 
 from data.common.errors import UserError
-from data.input.sharding import StepOptions, arithmetic, share_out, step_share
-from models.distributed.base import OneWorker
+from data.input.sharding import StepOptions, arithmetic, shard_step, step_share
+from models.distributed.base import SingleProcess
 from models.training.metric_writer import reported
 
 TOLERANCE = 1e-5
@@ -44,7 +44,8 @@ def alone() -> dict[str, dict[str, np.ndarray]]:
     # A process on its own needs no synchronized batch norm.
     return {
         name: distributed_checks.train(
-            case._replace(batch_norm=case.batch_norm.replace("synchronized", "own")), OneWorker()
+            case._replace(batch_norm=case.batch_norm.replace("synchronized", "own")),
+            SingleProcess(),
         )
         for name, case in cases.items()
     }
@@ -122,7 +123,7 @@ def test_a_quick_block_is_not_reported(caplog) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 12])
 @pytest.mark.parametrize("largest", [1, 4, 5, 12])
 def test_shares_make_up_the_step(size, largest) -> None:
-    shares = [share_out(12, largest, rank, size) for rank in range(size)]
+    shares = [shard_step(12, largest, rank, size) for rank in range(size)]
     assert {share.global_batch for share in shares} == {12}
     assert all(share.micro_batch <= largest and share.count >= 1 for share in shares)
     taken = [share.first + i for share in shares for i in range(share.count)]

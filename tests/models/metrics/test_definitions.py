@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from data.common.errors import UserError
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.metrics import definitions
 from models.metrics import store as metrics_store
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
@@ -249,7 +249,7 @@ class Threads:
         self.size, self.barrier, self.parts = size, threading.Barrier(size, timeout=20), {}
 
     def worker(self, rank):
-        class Worker(OneWorker):
+        class Worker(SingleProcess):
             size = self.size
 
             def sum(worker, array):  # noqa: N805
@@ -366,7 +366,7 @@ def test_exact_sums_do_not_depend_on_the_order():
     sums[0].add({"x": values})
     for value in values[::-1]:
         sums[1].add({"x": np.array([value])})
-    totals = [s.totals(("x",), OneWorker())["x"] for s in sums]
+    totals = [s.totals(("x",), SingleProcess())["x"] for s in sums]
     assert totals[0] == totals[1] == pytest.approx(values.sum(), abs=1000 / FIXED_POINT)
 
 

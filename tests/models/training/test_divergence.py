@@ -12,7 +12,7 @@ from tiny_training import BATCH, SIDE, Held, batch, train, trainer_of
 from data.common.errors import UserError
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError, CheckpointFolder
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.training.divergence import DivergenceCheck
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_saved_that_is_not_finite(tmp_path, suffix, value) -> None:
     variables = trainer.variables_by_name()
     kept = next(v for name, v in variables.items() if suffix in name)
     kept.assign(tf.fill(kept.shape, value))
-    check = DivergenceCheck(trainer, OneWorker(), CheckpointFolder(tmp_path))
+    check = DivergenceCheck(trainer, SingleProcess(), CheckpointFolder(tmp_path))
     if value < math.inf and suffix != "/kernel":
         check.state()
     else:  # The squares of such large weights overflow in the decay term.

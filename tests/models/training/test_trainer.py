@@ -18,11 +18,11 @@ from tiny_training import BATCH, CLASSES, SIDE, Held, batch, train, trainer_of, 
 
 from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
-from models.distributed.base import OneWorker
+from models.distributed.base import SingleProcess
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.training import loop, resume
-from models.training.early_stopping import Best
-from models.training.metric_writer import Meter, Recorder, clock
+from models.training.early_stopping import EarlyStopping
+from models.training.metric_writer import Meter, MetricWriter, clock
 from models.training.mixup import Mixup
 from models.training.objectives import SoftmaxObjective
 from models.training.trainer import LOSS_SCALE_GROWTH_STEPS
@@ -79,7 +79,7 @@ def test_the_log_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(
     tmp_path, monkeypatch, call
 ) -> None:
     def run(folder: Path) -> None:
-        best = Best("mAP", 0, CheckpointFolder(folder / "best", max_to_keep=1))
+        best = EarlyStopping("mAP", 0, CheckpointFolder(folder / "best", max_to_keep=1))
         options = {"eval_interval": 2, "evaluate": lambda: {"mAP": 0.5}, "best": best}
         train(trainer_of(best=best), folder, 5, **options)
 
@@ -105,7 +105,7 @@ def test_the_log_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(
 
 
 def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_path, caplog) -> None:
-    best = Best("map_macro", 1, CheckpointFolder(tmp_path / "best"))
+    best = EarlyStopping("map_macro", 1, CheckpointFolder(tmp_path / "best"))
     trainer = trainer_of(best=best)
     one = batch(0)
     held = one._asdict() | {"label_index": -tf.ones_like(one.label_index), "valid": tf.ones(BATCH)}
@@ -116,7 +116,7 @@ def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_pat
         lambda: MultiLabelEvaluator(CLASSES),
     )
     assert train(trainer, tmp_path, 3, eval_interval=1, evaluate=evaluate, best=best) == 0
-    assert int(trainer.global_step) == 3 and not best.exhausted
+    assert int(trainer.global_step) == 3 and not best.should_stop
     assert CheckpointFolder(tmp_path / "best").latest() is None
     assert "no result: no image has a positive label of a supported class" in caplog.text
     assert [row for row in rows(tmp_path) if row[1] == "val"] == [
@@ -126,7 +126,7 @@ def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_pat
 
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None:
     values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
-    best = Best("mAP", 2, CheckpointFolder(tmp_path / "best", max_to_keep=1))
+    best = EarlyStopping("mAP", 2, CheckpointFolder(tmp_path / "best", max_to_keep=1))
     trainer = trainer_of(best=best)
     train(
         trainer,
@@ -138,28 +138,30 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None
     )
     assert int(trainer.global_step) == 4
     assert [Path(p).name for p in CheckpointFolder(tmp_path / "best").all()] == ["model.ckpt-2"]
-    resumed = Best("mAP", 2, CheckpointFolder(tmp_path / "best"))
-    resume.restore_or_start(trainer_of(best=resumed), CheckpointFolder(tmp_path), OneWorker())
-    assert resumed.exhausted
+    resumed = EarlyStopping("mAP", 2, CheckpointFolder(tmp_path / "best"))
+    resume.restore_or_start(trainer_of(best=resumed), CheckpointFolder(tmp_path), SingleProcess())
+    assert resumed.should_stop
     with pytest.raises(UserError, match="mAQ"):
-        Best("mAQ", 0, CheckpointFolder(tmp_path)).observe({"mAP": 1.0})
+        EarlyStopping("mAQ", 0, CheckpointFolder(tmp_path)).observe({"mAP": 1.0})
 
 
 @pytest.mark.parametrize("metric", ["loss", "ema_loss"])
 def test_less_is_better_of_a_loss(tmp_path, metric: str) -> None:
-    best = Best(metric, 0, CheckpointFolder(tmp_path))
+    best = EarlyStopping(metric, 0, CheckpointFolder(tmp_path))
     assert [best.observe({metric: x}) for x in (2.0, 3.0, 1.0)] == [True, False, True]
 
 
 def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
-    first, second = (Best("mAP", 0, CheckpointFolder(tmp_path / "best")) for _ in range(2))
+    first, second = (EarlyStopping("mAP", 0, CheckpointFolder(tmp_path / "best")) for _ in range(2))
     train(trainer_of(best=first), tmp_path, 1, evaluate=lambda: {"mAP": 0.1}, best=first)
-    resume.restore_or_start(trainer_of(best=second), CheckpointFolder(tmp_path), OneWorker())
+    resume.restore_or_start(trainer_of(best=second), CheckpointFolder(tmp_path), SingleProcess())
     assert not second.observe({"mAP": 0.1})
 
 
 def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> None:
-    wrong, right = (Best(name, 0, CheckpointFolder(tmp_path / "best")) for name in ("mAQ", "mAP"))
+    wrong, right = (
+        EarlyStopping(name, 0, CheckpointFolder(tmp_path / "best")) for name in ("mAQ", "mAP")
+    )
     with pytest.raises(UserError, match="mAQ"):
         train(trainer_of(best=wrong), tmp_path, 3, evaluate=lambda: {"mAP": 0.1}, best=wrong)
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-3")
@@ -175,7 +177,7 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> 
     assert CheckpointFolder(tmp_path / "best").latest().endswith("model.ckpt-3")
 
 
-class Second(OneWorker):
+class Second(SingleProcess):
     """A worker whose first colleague has found a network of depth 14 with 7 classes."""
 
     rank, size = 1, 2
@@ -189,14 +191,14 @@ def test_all_workers_take_the_sizes_that_the_first_one_finds(tmp_path) -> None:
     elsewhere, prefix = tmp_path / "elsewhere", str(tmp_path / "run")
     body = {"resnet_size": 14, "width": 8}
     both = {**body, "class_num": CLASSES}
-    assert resume.sizes(prefix, None, ("logits/*",), OneWorker()) == both
-    assert resume.sizes(elsewhere, prefix, (), OneWorker()) == both
-    assert resume.sizes(elsewhere, prefix, ("logits/*",), OneWorker()) == body
-    assert resume.sizes(elsewhere, None, (), OneWorker()) == {}
+    assert resume.sizes(prefix, None, ("logits/*",), SingleProcess()) == both
+    assert resume.sizes(elsewhere, prefix, (), SingleProcess()) == both
+    assert resume.sizes(elsewhere, prefix, ("logits/*",), SingleProcess()) == body
+    assert resume.sizes(elsewhere, None, (), SingleProcess()) == {}
     assert resume.sizes(elsewhere, prefix, (), Second()) == {**body, "class_num": 7}
 
 
-class OneOfFive(OneWorker):
+class OneOfFive(SingleProcess):
     """A worker next to four others that have received no signal."""
 
     size = 5
@@ -207,7 +209,7 @@ class OneOfFive(OneWorker):
 
 @pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
 def test_all_workers_stop_for_a_signal_that_one_of_them_received(number: int) -> None:
-    loss, stop = loop._agree(1.0, number, OneOfFive())
+    loss, stop = loop._all_reduce_loss_and_stop(1.0, number, OneOfFive())
     assert (loss, stop) == (1.0, number)
 
 
@@ -266,32 +268,32 @@ def test_the_average_takes_the_place_of_the_weights_and_leaves_it_again() -> Non
 def test_the_record_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path) -> None:
     record = tmp_path / "training.jsonl"
     record.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"st')
-    recorder = Recorder(str(tmp_path), start_step=4)
-    recorder.scalars(5, "train", {"loss": 1.0})
-    recorder.close()
+    writer = MetricWriter(str(tmp_path), start_step=4)
+    writer.scalars(5, "train", {"loss": 1.0})
+    writer.close()
     assert [json.loads(x)["step"] for x in record.read_text().splitlines()] == [2, 4, 5]
 
 
 def test_the_record_of_another_run_is_kept(tmp_path) -> None:
     for loss in (1.0, 2.0, 3.0):
-        recorder = Recorder(str(tmp_path), start_step=0)
-        recorder.scalars(1, "train", {"loss": loss})
-        recorder.close()
+        writer = MetricWriter(str(tmp_path), start_step=0)
+        writer.scalars(1, "train", {"loss": loss})
+        writer.close()
     kept = ["training-1.jsonl", "training-2.jsonl", "training.jsonl"]
     assert [json.loads((tmp_path / name).read_text())["loss"] for name in kept] == [1.0, 2.0, 3.0]
 
 
 def test_a_full_disk_keeps_the_log_waiting_and_not_the_training(tmp_path, caplog) -> None:
-    recorder = Recorder(str(tmp_path), start_step=0)
-    record, file = tmp_path / "training.jsonl", recorder._lines
+    writer = MetricWriter(str(tmp_path), start_step=0)
+    record, file = tmp_path / "training.jsonl", writer._lines
     with open("/dev/full", "ab", buffering=0) as full:
-        recorder._lines = full
+        writer._lines = full
         for step in (1, 2):
-            recorder.scalars(step, "train", {"loss": 1.0})
+            writer.scalars(step, "train", {"loss": 1.0})
     assert caplog.text.count("the log cannot be written, training continues") == 1
-    recorder._lines = file
-    recorder.scalars(3, "train", {"loss": math.nan})
-    recorder.close()
+    writer._lines = file
+    writer.scalars(3, "train", {"loss": math.nan})
+    writer.close()
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, None)]
 

@@ -4,31 +4,31 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import recompute
+from models import gradient_checkpointing
 from models.batch_norm import Moments
 
 
-def gradients(run, x: tf.Tensor, kept_as: tf.DType, moments: dict) -> tf.Tensor:
+def gradients(run, x: tf.Tensor, save_dtype: tf.DType, moments: dict) -> tf.Tensor:
     @tf.function
     def graph(x: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = recompute.from_input(run, x, kept_as, moments)
+            y = gradient_checkpointing.checkpoint(run, x, save_dtype, moments)
         return tape.gradient(y, x)
 
     return graph(x)
 
 
 @pytest.mark.parametrize(
-    ("kept_as", "kept"),
+    ("save_dtype", "kept"),
     [
         (tf.float32, [1.001, 1e5, -3.0]),
         (tf.bfloat16, [1.0, 99840.0, -3.0]),  # 8 bits of mantissa
         (tf.float16, [1.0009765625, 65504.0, -3.0]),  # 11 bits, and an end
     ],
 )
-def test_the_gradient_is_that_of_the_kept_input(kept_as, kept):
-    found = gradients(lambda x, moments: x * x, tf.constant([1.001, 1e5, -3.0]), kept_as, {})
+def test_the_gradient_is_that_of_the_kept_input(save_dtype, kept):
+    found = gradients(lambda x, moments: x * x, tf.constant([1.001, 1e5, -3.0]), save_dtype, {})
     np.testing.assert_array_equal(found, 2 * np.array(kept, np.float32))
 
 
@@ -55,7 +55,7 @@ def test_variables_get_their_gradients():
     def graph(x: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = recompute.from_input(lambda x, moments: x * weight, x, tf.float32, {})
+            y = gradient_checkpointing.checkpoint(lambda x, moments: x * weight, x, tf.float32, {})
             total = tf.reduce_sum(y * [10.0, 100.0])
         return tape.gradient(total, [x, weight])
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 Shape = tuple[int | None, ...]
 
 
-def affine(
+def scale_and_shift(
     gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scale and offset, [C] each, that batch norm by these moments amounts to."""
@@ -33,9 +33,9 @@ def moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _moments(tuple(x.shape))(x)
 
 
-def affine_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def scale_shift_relu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """ReLU of x * scale + offset."""
-    return _affine_relu(tuple(x.shape))(x, scale, offset)
+    return _scale_shift_relu(tuple(x.shape))(x, scale, offset)
 
 
 def normalize_relu(
@@ -65,7 +65,7 @@ def _moments(shape: Shape) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
 
 
 @functools.lru_cache
-def _affine_relu(shape: Shape) -> Callable[..., tf.Tensor]:
+def _scale_shift_relu(shape: Shape) -> Callable[..., tf.Tensor]:
     @_traced(shape, channel_inputs=2)
     @tf.custom_gradient
     def run(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tuple:
@@ -87,7 +87,7 @@ def _normalize_relu(shape: Shape, epsilon: float) -> Callable[..., tf.Tensor]:
     def run(
         x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor
     ) -> tuple:
-        y = _scale_offset_relu(x, *affine(gamma, beta, mean, variance, epsilon))
+        y = _scale_offset_relu(x, *scale_and_shift(gamma, beta, mean, variance, epsilon))
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from data.input.order import RecordOrder
+from data.input.sampler import RandomSampler
 
 COUNTS = [5, 1, 17, 8, 0, 3, 29]  # 63 records, 7 files
 TOTAL = sum(COUNTS)
 
 
 def order(counts=COUNTS, seed=1, window_files=2, window_records=4):
-    return RecordOrder(counts, seed, window_files, window_records)
+    return RandomSampler(counts, seed, window_files, window_records)
 
 
 def test_every_record_once_an_epoch_and_epochs_differ():

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data.input.balanced_order import (
+from data.input.sampler import (
     DRAWN_TOGETHER,
-    BalancedOrder,
+    WeightedSampler,
     describe_counts,
     record_weights,
 )
@@ -21,13 +21,13 @@ def test_weights_are_those_of_the_rarest_class() -> None:
 
 def test_draws_follow_the_weights_and_depend_on_the_position_alone() -> None:
     weights = np.array([1.0, 0.0, 2.0, 5.0])
-    order = BalancedOrder(weights, seed=7)
+    order = WeightedSampler(weights, seed=7)
     drawn = order.records(0, 80_000)
     np.testing.assert_allclose(np.bincount(drawn) / 80_000, weights / 8, atol=0.01)
     start = 2 * DRAWN_TOGETHER - 3
-    part = BalancedOrder(weights, seed=7).records(start, 10)
+    part = WeightedSampler(weights, seed=7).records(start, 10)
     np.testing.assert_array_equal(part, drawn[start : start + 10])
-    assert not np.array_equal(BalancedOrder(weights, seed=8).records(0, 100), drawn[:100])
+    assert not np.array_equal(WeightedSampler(weights, seed=8).records(0, 100), drawn[:100])
 
 
 def test_counts_are_described_and_empty_classes_named() -> None:

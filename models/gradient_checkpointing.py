@@ -17,8 +17,8 @@ BatchMoments = dict[str, Moments]
 Run = Callable[[tf.Tensor, BatchMoments], tf.Tensor]
 
 
-def from_input(run: Run, x: tf.Tensor, kept_as: tf.DType, moments: BatchMoments) -> tf.Tensor:
-    """`run(x, own)`, of which a graph keeps for the backward pass x alone, as type `kept_as`.
+def checkpoint(run: Run, x: tf.Tensor, save_dtype: tf.DType, moments: BatchMoments) -> tf.Tensor:
+    """`run(x, own)`, of which a graph keeps for the backward pass x alone, as type `save_dtype`.
 
     There `run` is called again with what was kept, cast back to x's type, and with the moments that
     the first call entered in `own`; these are added to `moments`. Variables that it reads get
@@ -30,7 +30,7 @@ def from_input(run: Run, x: tf.Tensor, kept_as: tf.DType, moments: BatchMoments)
         own: BatchMoments = {}
         y = run(x, own)
         # What is beyond float16's range would be infinite, and its gradients not a number.
-        kept = (tf.saturate_cast if kept_as == tf.float16 else tf.cast)(x, kept_as)
+        kept = (tf.saturate_cast if save_dtype == tf.float16 else tf.cast)(x, save_dtype)
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> tuple:
             again = tf.cast(_not_before(dy, kept), x.dtype)

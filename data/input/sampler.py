@@ -1,13 +1,11 @@
-"""The order in which training reads records: a pure function of the seed and the files' sizes.
+"""Samplers: which record training reads at which position, a pure function of the seed.
 
-Positions 0, 1, 2, ... run through epoch after epoch without a gap. Each epoch permutes the files,
-cuts them into windows, and permutes the records of a window (ours; the released system shuffled a
-stream instead). Nothing depends on how many workers read: the global batch of step k is positions
-[k * G, (k + 1) * G), and each worker takes its own slice of it (sharding.py). So every record is
-read once an epoch whoever reads it, and training resumes at any step, with any number of workers,
-at once.
+Positions 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
+workers read: the global batch of step k is positions [k * G, (k + 1) * G), and each worker takes
+its own slice of it (sharding.py). So training resumes at any step, with any number of workers, and
+every record is read once per epoch whoever reads it.
 
-Another sampler (class-balanced, say) is another class with `records(start, count)`.
+A sampler is a class with `records(start, count)`; `RandomSampler` is the default.
 """
 
 from __future__ import annotations
@@ -18,7 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.tfrecords.record_source import count_classes
+
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
+DRAWN_TOGETHER = 4096
+BLOCKS_KEPT = 4
+CLASSES_LISTED = 100
 
 
 class _Epoch(NamedTuple):
@@ -27,8 +30,11 @@ class _Epoch(NamedTuple):
     window_records: np.ndarray  # int64 [windows + 1]: where it starts among the epoch's records
 
 
-class RecordOrder:
-    """Maps positions to record ids.
+class RandomSampler:
+    """Maps positions to record ids, each once per epoch.
+
+    Each epoch permutes the files, cuts them into windows, and permutes the records of a window
+    (ours; the released system shuffled a stream instead).
 
     A record id counts the records of all files in the given order of files, from 0.
 
@@ -97,3 +103,59 @@ def _shuffle(values: np.ndarray, *seed: int) -> None:
     # RandomState, not Generator: NumPy promises never to change what it draws from a seed, so a
     # job resumes in the same order under another NumPy.
     np.random.RandomState([part & 0xFFFFFFFF for part in seed]).shuffle(values)
+
+
+class WeightedSampler:
+    """Maps positions to record ids drawn by weight, with replacement; it has no epochs.
+
+    Args:
+        weights: of the records, see `record_weights`.
+        seed: of the draws.
+    """
+
+    def __init__(self, weights: np.ndarray, seed: int):
+        self._cumulated = np.cumsum(weights) / np.sum(weights)
+        self._seed = seed & 0xFFFFFFFF
+        self._block = functools.lru_cache(BLOCKS_KEPT)(self._draw)
+
+    def records(self, start: int, count: int) -> np.ndarray:
+        """The record ids, int64 [count], at positions start, start + 1, ..."""
+        first, last = start // DRAWN_TOGETHER, (start + count - 1) // DRAWN_TOGETHER
+        blocks = [self._block(block) for block in range(first, last + 1)]
+        begin = start - first * DRAWN_TOGETHER
+        return np.concatenate(blocks)[begin : begin + count]
+
+    def _draw(self, block: int) -> np.ndarray:
+        # RandomState never changes what it draws from a seed, so a resume draws the same.
+        draws = np.random.RandomState([self._seed, block]).random_sample(DRAWN_TOGETHER)
+        found = np.searchsorted(self._cumulated, draws, "right")
+        return np.minimum(found, len(self._cumulated) - 1)
+
+
+def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float) -> np.ndarray:
+    """float64 [records]: how much more often than others a record is to be drawn.
+
+    The weight of a record is that of its rarest positive class, `1 / images ** strength`: strength
+    0 reads as the records are, 1 shows every class about equally often (ours; Gupta et al., LVIS,
+    section 4, oversample by the rarest class in the same way).
+
+    Args:
+        labels: the positive classes of each record.
+    """
+    counts = count_classes(labels, class_num)
+    of_class = np.maximum(counts, 1) ** -float(strength)
+    least = of_class.min()
+    return np.array([of_class[classes].max() if len(classes) else least for classes in labels])
+
+
+def describe_counts(counts: np.ndarray) -> str:
+    """How many records are positive for each class [C], in one line for the log."""
+    class_num = len(counts)
+    if class_num <= CLASSES_LISTED:
+        each = ", ".join(f"{c}: {count}" for c, count in enumerate(counts))
+    else:
+        least, middle, most = np.percentile(counts, [0, 50, 100]).astype(int)
+        each = f"from {least} to {most}, median {middle}"
+    empty = np.flatnonzero(counts == 0)
+    none = f"; {len(empty)} without any, the first {empty[0]}" if len(empty) else ""
+    return f"positive records of {class_num} classes: {each}{none}"
