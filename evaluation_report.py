@@ -1,4 +1,4 @@
-"""The report of evaluate.py: JSON, a CSV row a class, and a page to read."""
+"""Writes the report of evaluate.py: JSON, CSV with a row per class, HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hands a checkpoint over: SavedModel, ONNX, PyTorch weights, a model card; and takes weights back.
+"""Exports to SavedModel, ONNX or PyTorch with a model card; imports weights.
 
     python export.py --model_dir=CHECKPOINT --export_dir=out/export IMAGE...
     python export.py --model_dir=CHECKPOINT --list

@@ -176,13 +176,13 @@ flags.DEFINE_boolean(
 flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
 
 _group("Augmentation", *TRAINING)
-flags.DEFINE_float("area_min", 0.7, "least share of the image that a crop keeps", 0.0, 1.0)
+flags.DEFINE_float("area_min", 0.7, "minimum crop area as a fraction of the image", 0.0, 1.0)
 flags.DEFINE_float("area_max", 1.0, "largest share of the image that a crop keeps", 0.0, 1.0)
 flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
 flags.DEFINE_float("aspect_max", 1.33, "largest width over height of a crop", 0.0)
 flags.DEFINE_float("flip_probability", 0.5, "share of images mirrored", 0.0, 1.0)
 flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with color order A", 0.0, 1.0)
-flags.DEFINE_float("color_probability", 1 / 3, "share with color order B, unrotated", 0.0, 1.0)
+flags.DEFINE_float("color_probability", 1 / 3, "fraction with color order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
 flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness, of 1", 0.0, 1.0)
 flags.DEFINE_float("saturation_min", 0.5, "least factor of saturation", 0.0)
@@ -208,7 +208,7 @@ flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 
 _group("Multi-label loss", *TRAINING)
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
 flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
-flags.DEFINE_float("positive_weight", 12.0, "times that a positive label counts", 0.0)
+flags.DEFINE_float("positive_weight", 12.0, "loss weight of positive labels", 0.0)
 flags.DEFINE_float("positive_offset", 0.01, "added to the count of positive batches", 0.0)
 flags.DEFINE_float("negative_offset", 8.0, "added to the count of negative batches", 0.0)
 flags.DEFINE_float("counter_scale", 10.0, "divisor of the counts inside the logarithm", 0.0)
@@ -266,7 +266,7 @@ flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positi
 flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
 
 _group("Workers of a step", *TRAINING)
-flags.DEFINE_integer("global_batch", 0, "images a step; 0: what batch_size and workers make", 0)
+flags.DEFINE_integer("global_batch", 0, "global batch size (0: batch_size x workers)", 0)
 flags.DEFINE_boolean("sync_batch_norm", False, "normalize by the batches of all workers")
 
 _group("Distributed", *TRAINING, EVALUATE)

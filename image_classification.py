@@ -1,4 +1,4 @@
-"""Labels for images: see example/image_classification.sh and multi_label_classification.sh.
+"""Predicts labels of images: see example/image_classification.sh, multi_label_classification.sh.
 
     python image_classification.py --model_dir=CHECKPOINT --result=label_pred.txt IMAGE...
 

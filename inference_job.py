@@ -1,4 +1,4 @@
-"""What image_classification.py and extract_feature.py share: flags to a network and to a job.
+"""Shared by the inference scripts: from flags to a loaded network and a prediction job.
 
 evaluate.py and export.py load their networks with it, too.
 """

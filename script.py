@@ -1,4 +1,4 @@
-"""How root scripts start: flags parsed strictly and handed on, a user's mistake told in a line.
+"""Entry-point helpers of the root scripts: strict flag parsing and one-line user errors.
 
 Imported before TensorFlow, so that --help is answered without it and its variables are set.
 """

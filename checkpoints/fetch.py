@@ -1,4 +1,4 @@
-"""Puts a checkpoint into this folder: from a URL, from an archive, from another folder.
+"""Downloads or copies a checkpoint into this folder from a URL, an archive or a folder.
 
     python checkpoints/fetch.py SOURCE [--name NAME] [--sha256 FILE=HEX]...
 

@@ -1,1 +1,1 @@
-"""Files and images: lists, download, annotations, records, and the one input pipeline."""
+"""Image files: lists, downloads, annotations, TFRecords and the input pipeline."""

@@ -1,4 +1,4 @@
-"""Rewrites the tags of a list: vocabulary, ancestors, tags that go together (spec section 1).
+"""Rewrites the labels of a list: mapped classes, ancestors, co-occurring labels (spec 1).
 
     python data/annotations.py --list old.txt --output new.txt --ancestors \\
         --dictionary dictionary_and_semantic_hierarchy.txt

@@ -1,4 +1,4 @@
-"""Takes the images of a list out of the archives of the whole ImageNet database.
+"""Extracts the images of a list from the archives of the whole ImageNet database.
 
     python data/extract_imagenet.py --list train_image_id_from_imagenet.txt \\
         --archives fall11_whole.tar --output images/ --im_list train_imagenet.txt

@@ -1,4 +1,4 @@
-"""Statistics of image lists and their hierarchy, and a check of every row.
+"""Statistics and checks of image lists and their class hierarchy.
 
     python data/label_statistics.py --train train.txt --val val.txt --output statistics/ \\
         --dictionary dictionary_and_semantic_hierarchy.txt

@@ -1,4 +1,4 @@
-"""Lists and a dictionary for one's own images: from a folder of classes, or from a CSV file.
+"""Makes lists and a dictionary for your own images, from class folders or a CSV file.
 
     python data/own_data.py --images images/ --output mine/
     python data/own_data.py --images images/ --csv labels.csv --output mine/

@@ -1,4 +1,4 @@
-"""Draws the curves of a training run from the `training.jsonl` of its log folder.
+"""Plots the training curves in `training.jsonl` of a log folder.
 
 python data/plot_training.py --log_dir out/log --output curves.png
 """

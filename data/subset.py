@@ -1,4 +1,4 @@
-"""Takes an excerpt of a list: by class, by source, at most so many a class, at random, stratified.
+"""Takes a subset of a list: by class, by source, per-class limit, random, stratified.
 
     python data/subset.py --list train.txt --output dogs.txt --classes dog --descendants \\
         --per_class 500 --dictionary dictionary_and_semantic_hierarchy.txt

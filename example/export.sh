@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Hands a checkpoint over to other programs: SavedModel, ONNX and PyTorch weights with a model card.
+# Exports a checkpoint for other programs: SavedModel, ONNX and PyTorch weights with a model card.
 #
 #   example/export.sh                                       the finetuned ResNet-101
 #   example/export.sh --export_format=onnx photo.jpg        one format, checked on your images

@@ -1,1 +1,1 @@
-"""The network in memory: its layers and losses; around them training, checkpoints, metrics."""
+"""The network: layers and losses, and packages for training, checkpoints and metrics."""

@@ -1,4 +1,4 @@
-"""What the network consists of: its blocks, and the names and shapes of its variables.
+"""Architecture of the network: blocks, variable names and shapes.
 
 Source: spec section 2. Pure Python, so that checkpoints and exports are checked without TensorFlow.
 Variables are addressed by the names they have in the released checkpoints, never by `v.name`.

@@ -1,4 +1,4 @@
-"""Batch norm followed by ReLU: every convolution of the network but the first one reads it.
+"""Batch norm followed by ReLU.
 
 It is TensorFlow's fused operation, but for float32 on CPUs: models/decomposed_batch_norm.py.
 

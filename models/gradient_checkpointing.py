@@ -1,4 +1,4 @@
-"""Runs a part of the network again in the backward pass, instead of keeping what it computed.
+"""Gradient checkpointing: runs a block again in the backward pass to save memory.
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost". Unlike `tf.recompute_grad`
 this may keep the input in fewer bits, and hands the moments of batch norm on to the second run,

@@ -1,1 +1,1 @@
-"""What the other packages of data/ share: images, pages, processes, progress."""
+"""Shared by the packages of data/: files, images, HTML, parallel work, progress."""

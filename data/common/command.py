@@ -1,4 +1,4 @@
-"""How a script meets the system around it: text as UTF-8, output that nobody reads, Ctrl-C."""
+"""Entry-point helpers: UTF-8 streams, one-line user errors, exit codes, Ctrl-C."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""The error that a user's mistake, or a damaged input, ends in."""
+"""`UserError`, the base of all errors that users cause or can fix."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""Files that appear whole, their digests, and text files as other programs write them."""
+"""Atomic writes, digests, and text files of any origin (byte-order marks, line ends)."""
 
 from __future__ import annotations
 

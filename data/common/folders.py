@@ -1,4 +1,4 @@
-"""Folders of images as people and their systems leave them: links, hidden and system files."""
+"""Walks folders of images: follows links, skips hidden and system files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and pages written for people: plots, contact sheets, HTML."""
+"""HTML pages, contact sheets and Matplotlib figures."""
 
 from __future__ import annotations
 

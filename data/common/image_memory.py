@@ -1,4 +1,4 @@
-"""What decoding an image costs in memory, told from its header; and the limits on it.
+"""Memory that decoding an image takes, estimated from its header, and limits on it.
 
 The figures are peaks of Pillow 13, measured as in tests/data/common/test_image_memory.py.
 """

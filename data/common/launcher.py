@@ -1,4 +1,4 @@
-"""Which of how many processes this is, as the launcher that started it says."""
+"""Rank and world size from the launcher's environment variables."""
 
 import os
 from typing import NamedTuple

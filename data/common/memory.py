@@ -1,4 +1,4 @@
-"""Arrays whose memory is used again: fresh memory costs more page faults than filling it."""
+"""Reusable buffers: fresh memory costs more page faults than filling it."""
 
 from __future__ import annotations
 

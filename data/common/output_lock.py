@@ -1,4 +1,4 @@
-"""Outputs of a job: found writable, and kept from other jobs, before any work is done.
+"""Locks on output folders and files: checked to be writable, one job at a time.
 
 A lock is `flock` on a file in the output (a folder) or next to it (a file). The kernel releases it
 when the process ends, however it ends; the file's content tells others who holds it.

@@ -1,4 +1,4 @@
-"""Work shared among processes and MPI ranks: the same result for any number of them.
+"""Parallel map over processes, and the part of the work of each MPI rank.
 
 A bounded, ordered map over processes; and which part of the work is ours.
 """

@@ -1,4 +1,4 @@
-"""PNG files without the texts and color profiles in them, which nobody looks at."""
+"""Strips text and color profiles from PNG files before they are decoded."""
 
 from __future__ import annotations
 

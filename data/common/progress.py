@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, otherwise a line of text every half minute."""
+"""Progress of long jobs: a bar on a terminal, otherwise a log line every 30 seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports TensorFlow as scripts want it: quietly, without Keras, with oneDNN; before others do."""
+"""Imports TensorFlow with our settings: quiet, without Keras, with oneDNN."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Line plots as SVG text that stands inside an HTML page; needs no plotting library."""
+"""Line plots as inline SVG for HTML pages; needs no plotting library."""
 
 from __future__ import annotations
 

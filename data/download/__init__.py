@@ -1,1 +1,1 @@
-"""Images from URLs: asked for politely, checked, written down, resumable."""
+"""Resumable, rate-limited image downloader."""

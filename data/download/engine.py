@@ -1,4 +1,4 @@
-"""Worker processes, of many threads each, that work through tasks as the scheduler hands them out.
+"""Download workers: processes of many threads each, fed by the scheduler.
 
 The parent has the scheduler, and no threads. Workers are there because threads of one Python
 process stop one another; and because a worker can be killed: when an attempt never ends (a header

@@ -1,4 +1,4 @@
-"""One image's bytes over HTTP, under limits of time, size and redirects.
+"""Fetches one image over HTTP, with limits on time, size and redirects.
 
 Threads share the pooled connections of one adapter; each thread has a session of its own.
 Addresses are not restricted, because mirrors on private networks are common: run a list that you

@@ -1,4 +1,4 @@
-"""What is made of the manifests when a download is over: repeated bodies marked, lists written."""
+"""Final pass over the manifests: finds duplicate bodies and writes the lists."""
 
 from __future__ import annotations
 

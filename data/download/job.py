@@ -1,4 +1,4 @@
-"""A list of URLs (or image ids) to images on disk or in shards, resumable at any point.
+"""A download job: from a list of URLs or image ids to image files or shards; resumable.
 
 `download` fetches the rows of one part of a list; `join` puts the parts together. What is known of
 a row is in the manifest of its part (data/download/manifest.py) and nowhere else.

@@ -1,4 +1,4 @@
-"""What became of each row of a download: an append-only file, a line for every final result.
+"""Download manifest: an append-only log with one line per finished row.
 
 The file survives kill -9: a line is handed to the system as soon as a row is done, and a last line
 that was cut short is dropped when the file is opened again. Each line ends with a checksum of all

@@ -1,4 +1,4 @@
-"""URLs of list rows, and file names for them: unique, stable between runs, safe in any folder."""
+"""URLs of list rows, and file names for them: unique, stable, safe in any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies and certificates that the environment names, checked before anything is asked for."""
+"""Checks proxies and CA bundles from the environment before the first request."""
 
 from __future__ import annotations
 

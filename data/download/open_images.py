@@ -1,4 +1,4 @@
-"""Open Images by id: a list to download, from ids and annotations of the same images.
+"""Makes a download list of Open Images from image ids and annotations.
 
 Most of the Flickr originals that the released lists name are gone; the data set's public bucket
 keeps copies of 1.9 million of them under their ids. The annotations are joined by id, or by the

@@ -1,4 +1,4 @@
-"""What a download says while it runs and when it is over, and what it would take: the dry run."""
+"""Progress and summary of a download, and the estimate of a dry run."""
 
 from __future__ import annotations
 

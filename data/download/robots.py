@@ -1,4 +1,4 @@
-"""Whether a host asks programs to leave an image alone: the header `X-Robots-Tag`."""
+"""Opt-out headers: `X-Robots-Tag` with noai, noimageai and the like."""
 
 from __future__ import annotations
 

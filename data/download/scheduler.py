@@ -1,4 +1,4 @@
-"""Which row to ask for next: a limit per host, back-off, Retry-After, and hosts given up.
+"""Download scheduler: per-host limits, back-off, Retry-After, dead hosts.
 
 A pure data structure: it knows neither threads nor the network, and is told the time.
 """

@@ -1,4 +1,4 @@
-"""Downloaded images straight to TFRecord shards, in the order of the list.
+"""Writes downloaded images straight to TFRecord shards, in the order of the list.
 
 A shard holds what could be had of `size` consecutive rows. Their images wait in a spool folder
 until all of the rows are done; then the shard is written and the folder removed. A shard to which a

@@ -1,4 +1,4 @@
-"""Bodies to files: known placeholders refused, images checked whole, files renamed into place."""
+"""Stores downloaded images: rejects placeholders, checks, converts, renames into place."""
 
 from __future__ import annotations
 

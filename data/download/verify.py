@@ -1,4 +1,4 @@
-"""What was downloaded and is no longer what the manifest says: marked, to be downloaded again."""
+"""Checks downloaded files against the manifest and marks changed ones for download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labeled images for evaluation: from list files or records, prepared as for inference.
+"""Evaluation input: labeled images from record files or image lists.
 
 Images are decoded by the same code as in the inference scripts, so that an evaluation measures
 what these give; that also allows ten crops of records and image lists alike.

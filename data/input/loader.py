@@ -1,4 +1,4 @@
-"""Steps of training or evaluation: the records that fill their places, and the images of these.
+"""Loads the batches of each step: reads samples, decodes and augments their images.
 
     position -> record -> encoded image -> image -> batch
 

@@ -1,4 +1,4 @@
-"""From encoded images to the network's input, for inference and evaluation: spec section 5.
+"""Inference and evaluation preprocessing: decode, resize, crop (spec section 5).
 
 One definition for all scripts, in TensorFlow operations, so that it can be exported with a network.
 Training has data/input/augment.py.

@@ -1,4 +1,4 @@
-"""How the images of a step are shared out: to workers, and on each to micro-batches.
+"""Shards the images of a step over workers and micro-batches.
 
 A step's images are `total` micro-batches of one size; a worker takes a run of `count` of them,
 beginning with number `first`. So a step is the same whoever does it, and a job that continues with

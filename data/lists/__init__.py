@@ -1,1 +1,1 @@
-"""Lists of images with tags, and the hierarchy of classes: read, checked, counted, rewritten."""
+"""Image lists and the class hierarchy: parse, check, count, rewrite."""

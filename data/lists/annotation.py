@@ -1,4 +1,4 @@
-"""Rewrites the tags of a list: other vocabulary, ancestors, tags that go together; any size."""
+"""Rewrites the labels of a list: maps classes, adds ancestors and co-occurring labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of scripts that read one list and write another."""
+"""Command-line arguments of scripts that read one list and write another."""
 
 from __future__ import annotations
 

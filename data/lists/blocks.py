@@ -1,4 +1,4 @@
-"""List files read a block of rows at a time, as NumPy arrays: for millions of rows.
+"""Reads list files in blocks of rows as NumPy arrays, for lists of millions of rows.
 
 The fast path takes lines of the plain form `image<TAB>class:confidence...` in ASCII. Any other line
 goes through `lists.py`, which parses or refuses it, and is rewritten in the plain form: both

@@ -1,4 +1,4 @@
-"""What can be wrong with the annotations of a list: counted, with first examples."""
+"""Checks the annotations of a list; counts problems and keeps the first examples."""
 
 from __future__ import annotations
 

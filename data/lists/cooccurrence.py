@@ -1,4 +1,4 @@
-"""Which tags go together with a class, counted from a model's predictions (spec section 1).
+"""Co-occurrence of labels, counted from a model's predictions (spec section 1).
 
 CO(i, j) is the share of the images annotated with class i in which the model sees tag j.
 """

@@ -1,4 +1,4 @@
-"""Rows of blocks written as lines of a list, with other tags than they had."""
+"""Formats blocks of rows with changed labels as lines of a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pass over a whole list, chunk by chunk in processes: results in order, progress shown."""
+"""Runs a function over a whole list in chunks, in parallel, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags that follow from other tags: ancestors in the hierarchy, and tags that go together.
+"""Expands labels: adds ancestors in the hierarchy and co-occurring labels.
 
 The annotation rules of the paper (spec section 1), on arrays of rows at once.
 """

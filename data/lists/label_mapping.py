@@ -1,4 +1,4 @@
-"""From the classes of one dictionary, or from class ids, to the classes of another dictionary."""
+"""Maps classes or class ids of one dictionary to the classes of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""List files: an image and its `class:confidence` tags a row (spec section 1), streamed.
+"""List files: one row per image with `class:confidence` labels (spec section 1), streamed.
 
 A row is `image<TAB>class:confidence<TAB>class:confidence...`. Real lists also hold runs of blanks,
 Windows line ends, a class without a confidence (which means 1.0) and the confidence -1 (unknown).

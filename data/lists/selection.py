@@ -1,4 +1,4 @@
-"""Which rows of a list to take: by class and source, at most so many a class, at random.
+"""Selects rows of a list by class, source, count per class, or at random.
 
 Rows are chosen with about 15 bytes a row in memory, so a choice may depend on the whole list.
 """

@@ -1,4 +1,4 @@
-"""Where the images of a list come from, told by their names (spec section 1)."""
+"""The data set that an image comes from, inferred from its name (spec section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One's own labeled images, shared out to training, validation and test by their names."""
+"""Splits labeled images into training, validation and test sets by their names."""
 
 from __future__ import annotations
 

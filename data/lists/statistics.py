@@ -1,4 +1,4 @@
-"""Counts over a whole list: images and tags by class and source, and what is wrong with them."""
+"""Counts images and labels of a whole list by class and source."""
 
 from __future__ import annotations
 

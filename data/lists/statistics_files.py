@@ -1,4 +1,4 @@
-"""The statistics of lists written for people: the table of spec section 1, CSV files, and plots."""
+"""Writes list statistics: the table of spec section 1, CSV files, plots."""
 
 from __future__ import annotations
 

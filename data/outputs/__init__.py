@@ -1,1 +1,1 @@
-"""Images through a trained network: sources, batches, result files, evaluation."""
+"""Outputs of prediction and evaluation: result files, reports, resumable runs."""

@@ -1,4 +1,4 @@
-"""A network run over many images: sources to batches to rows to a result, resumed after a kill.
+"""Runs a network over many images and writes the result; resumable.
 
 Both inference scripts are this job; they differ in what they make of a batch.
 """

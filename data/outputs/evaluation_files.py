@@ -1,4 +1,4 @@
-"""Files of an evaluation: numbers as JSON, a row a class as CSV, thresholds, confusions."""
+"""Evaluation files: JSON metrics, CSV with a row per class, thresholds, confusions."""
 
 from __future__ import annotations
 

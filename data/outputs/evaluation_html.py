@@ -1,4 +1,4 @@
-"""Sections of an evaluation's page: metrics with their meaning, curves, classes, images."""
+"""Sections of the HTML evaluation report: metrics, curves, classes, images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of features: the released text, NumPy, Parquet, TFRecord; chosen by the suffix.
+"""Feature files: text as released, NumPy, Parquet, TFRecord; chosen by the suffix.
 
 NumPy and Parquet files cannot grow and survive a kill, so their bodies are rows of one JSON line
 and the raw numbers; the file is made from them at the end, a few rows at a time.

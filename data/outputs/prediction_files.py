@@ -1,4 +1,4 @@
-"""Files of predictions: the released text, CSV, JSON lines, Parquet; chosen by the suffix."""
+"""Prediction files: text as released, CSV, JSON lines, Parquet; chosen by the suffix."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Predictions as a page for people: the first images, as the network saw them, with labels."""
+"""HTML page or contact sheet of predictions for the first images."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From scores to the labels that are shown: best classes, thresholds, names, the hierarchy."""
+"""From scores to labels: top k, thresholds, class names, hierarchy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

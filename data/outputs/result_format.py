@@ -1,4 +1,4 @@
-"""What the two kinds of result files have in common: bytes that are appended, then a last step."""
+"""Base class of result formats: appended bytes and a final step."""
 
 import importlib.util
 import os

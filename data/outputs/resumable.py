@@ -1,4 +1,4 @@
-"""Output that grows a batch at a time and survives kill -9: a run continues where it was stopped.
+"""Append-only output that survives kill -9: a run continues where it was stopped.
 
 `<result>.partial` grows; `<result>.partial.json`, replaced at every commit, says how much of it
 counts, its SHA-256 up to there, and with what settings it was begun. Of several processes each

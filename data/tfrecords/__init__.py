@@ -1,1 +1,1 @@
-"""TFRecord files of labeled images: the format, and lists of images turned into it."""
+"""TFRecord files of labeled images: the format, and the conversion of lists."""

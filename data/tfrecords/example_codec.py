@@ -87,7 +87,7 @@ def _label_features(
             raise RecordError("dense labels need the number of classes: give class_num")
         outside = [c for c in classes if not 0 <= c < class_num]
         if outside:
-            raise RecordError(f"{name}: class {outside[0]} is not within 0..{class_num - 1}")
+            raise RecordError(f"{name}: label {outside[0]} is out of range [0, {class_num})")
         vector = np.zeros(class_num, "<f4")
         vector[list(classes)] = confidences
         return {"label": _bytes_feature(vector.tobytes())}

@@ -1,4 +1,4 @@
-"""How many records of a shard are positive for each class, as the manifest keeps it: `3:17 8:2`.
+"""Positive records per class of a shard, stored in the manifest as `3:17 8:2`.
 
 With it a run knows the classes of its data without reading them.
 """

@@ -1,4 +1,4 @@
-"""The manifest of a folder of record shards: rows, bytes and SHA-256 of each, made and verified.
+"""Shard manifest: rows, bytes and SHA-256 of each shard; written and verified.
 
 While a conversion runs, each finished shard has a report of its own in the folder `.shards`, so
 that any number of processes and machines can write, and a killed run continues. When all shards are

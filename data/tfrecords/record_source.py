@@ -1,4 +1,4 @@
-"""The labeled images of many record files, read by number; what is wrong with them, and where."""
+"""Random access to the labeled images of many record files."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def parse(features: Mapping[str, tf.train.Feature], class_num: int) -> Sample:
 
 
 def _outside(label: int, class_num: int) -> str:
-    return f"class {label} is not within 0..{class_num - 1}; fix --class_num"
+    return f"label {label} is out of range [0, {class_num}): check --class_num"
 
 
 def count_classes(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:

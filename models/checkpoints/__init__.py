@@ -1,1 +1,1 @@
-"""Weights on disk: checkpoints of TensorFlow 1 and of this project, and files of other programs."""
+"""Reading and writing weights: TensorFlow 1 and our checkpoints, and other formats."""

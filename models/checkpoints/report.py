@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as text: its network, every tensor with statistics, its flags."""
+"""Describes a checkpoint as text: network, statistics of every tensor, flags."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Weights of this network from files of other programs: PyTorch, NumPy, Keras.
+"""Imports weights from PyTorch, NumPy and Keras files.
 
 `.safetensors` holds a state dict under timm's names, as `export.py` writes it. `.npz`, `.h5` and
 `.hdf5` hold arrays whose names end in the checkpoint's names, in TensorFlow's layout: Keras 2

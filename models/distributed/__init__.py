@@ -1,1 +1,1 @@
-"""Who trains: this process alone, or the workers that Horovod joins."""
+"""Distributed training: a single process, or workers that Horovod joins."""

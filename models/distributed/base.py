@@ -1,4 +1,4 @@
-"""Who we are among the training processes, and what they do together."""
+"""Rank, world size and collectives of the training processes."""
 
 import dataclasses
 import os

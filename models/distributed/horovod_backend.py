@@ -1,4 +1,4 @@
-"""The workers of a job that Horovod joins: over NCCL, MPI or Gloo, as it was built."""
+"""Collectives through Horovod, over NCCL, MPI or Gloo."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which kind of workers this process belongs to.
+"""Joins the job that this process was launched in.
 
 Under `horovodrun`, `mpirun` or `srun` with more than one process, Horovod joins them; a process
 that was started alone runs the same code, and then Horovod need not be installed.

@@ -1,1 +1,1 @@
-"""The network in other forms: SavedModel, ONNX, PyTorch; each compared with the network itself."""
+"""Exports to SavedModel, ONNX and PyTorch, each compared with the network."""

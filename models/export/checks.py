@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the checkpoint does, told on the spot."""
+"""Compares an export's outputs with the checkpoint's."""
 
 from typing import NamedTuple
 

@@ -1,1 +1,1 @@
-"""What predictions are worth: exact metrics of any number of images, on any number of workers."""
+"""Evaluation metrics: exact, for any number of images and workers."""

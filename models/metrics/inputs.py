@@ -1,4 +1,4 @@
-"""What the evaluators are given, checked and brought into one form."""
+"""Checks the inputs of the evaluators and brings them into one form."""
 
 from __future__ import annotations
 

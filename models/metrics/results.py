@@ -1,4 +1,4 @@
-"""What the evaluators found, and the numbers that follow from it."""
+"""Results of the evaluators and the metrics derived from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Totals that are the same to the last digit in any order and on any number of workers.
+"""Sums that do not depend on the order of terms or the number of workers.
 
 Sums of floats depend on their order. Here every addend is rounded to a multiple of 2^-30 and
 added as an integer, so shards add up to exactly what one process counts.

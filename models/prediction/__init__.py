@@ -1,1 +1,1 @@
-"""A checkpoint put to use: loaded, folded, run over images, evaluated."""
+"""Inference: loading a checkpoint, folding batch norm, prediction, evaluation."""

@@ -1,4 +1,4 @@
-"""One checkpoint measured on labeled images: batches in; metrics and telling images out."""
+"""Evaluates one checkpoint: metrics and the hardest examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network of a checkpoint, ready to be run over batches of images."""
+"""Loads a checkpoint as a network that predicts batches of images."""
 
 import dataclasses
 

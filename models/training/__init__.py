@@ -1,1 +1,1 @@
-"""From batches to a trained checkpoint: objective, optimizer, step, loop, and what a run tells."""
+"""Training: objective, optimizer, step, loop, logs."""

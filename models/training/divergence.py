@@ -1,4 +1,4 @@
-"""Stops a run that diverges, before anything is saved from which it could not be resumed."""
+"""Stops a run that diverges before a bad checkpoint is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, and when to stop waiting for a better one."""
+"""Keeps the best checkpoint and stops when the metric no longer improves."""
 
 import math
 from collections.abc import Iterable, Mapping

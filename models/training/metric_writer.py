@@ -1,4 +1,4 @@
-"""What a run tells: log lines, TensorBoard, and `training.jsonl` for plots and scripts."""
+"""Training logs: console, TensorBoard, JSONL."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts, and how long it will take."""
+"""Logs an overview of the run at its start, and the time that it will take."""
 
 import dataclasses
 import os

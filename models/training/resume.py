@@ -1,4 +1,4 @@
-"""Where a run's variables come from."""
+"""Initializes a run: from its latest checkpoint, pretrained weights, or at random."""
 
 import math
 from collections.abc import Mapping, Sequence

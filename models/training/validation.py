@@ -1,4 +1,4 @@
-"""Metrics of the present weights on held-out records, while training."""
+"""Evaluates the current weights on held-out records during training."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -124,7 +124,7 @@ def test_a_wrong_flag_ends_the_process_with_its_name(
         (["--data_dir=none"], "none: no such folder"),
         (["--data_dir=empty"], "empty: no record files"),
         (["--data_dir={records}", "--val_dir=absent"], "absent: no such folder"),
-        (["--data_dir={records}", "--class_num=5"], "is not within 0..4; fix --class_num"),
+        (["--data_dir={records}", "--class_num=5"], "is out of range [0, 5): check --class_num"),
         (["--data_dir={records}", "--data_format=NCHW"], "use NHWC"),
         (["--data_dir={records}", "--restore"], "no checkpoint in --model_dir"),
         (["--val_dir={records}", "--mode=val"], "no checkpoint in --model_dir"),

@@ -107,7 +107,7 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, count
         context.setattr(records, "read", None)  # no record is read
         assert records.class_counts().tolist() == [1, 2, 2, 1, 0, 1, 1, 0]
     if kind == "sparse":
-        with pytest.raises(UserError, match=r"class 6 is not within 0\.\.5; fix --class_num"):
+        with pytest.raises(UserError, match=r"label 6 is out of range \[0, 6\): check --class_num"):
             RecordSource(source / "records", 6, 0).class_counts()
     assert labels_of(files, [3, 2]) is None
     assert labels_of([*files, files[0] + "x"], [3, 1, 1]) is None

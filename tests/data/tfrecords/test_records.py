@@ -95,7 +95,7 @@ def test_a_payload_that_is_no_example_is_an_error(payload):
     [
         ("single", [1, 2], None, None, "2 classes, a single-label record takes one"),
         ("dense", [1], None, None, "give class_num"),
-        ("dense", [5], None, 5, r"class 5 is not within 0\.\.4"),
+        ("dense", [5], None, 5, r"label 5 is out of range \[0, 5\)"),
         ("sparse", [1], [1.0, 0.5], None, "1 classes but 2 confidences"),
         ("desne", [1], None, None, "not one of sparse, dense, single"),
     ],
