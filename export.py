@@ -135,7 +135,7 @@ def _images(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
     """Files as they are given, and the network's input that inference makes of them."""
     if not FLAGS.images:
         return (made := _made_up_images()), np.concatenate(list(map(as_inference, made)))
-    found = image_source.encoded(FLAGS.images, 0, IMAGES_CHECKED, None, FLAGS.images_dir)
+    found = image_source.images(FLAGS.images, 0, IMAGES_CHECKED, None, FLAGS.images_dir)
     return load_all(found, as_inference)
 
 

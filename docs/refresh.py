@@ -23,7 +23,7 @@ FLAGS_INTRODUCTION = """# Flags
 
 Every flag of the root scripts, with the scripts that read it, written by `python docs/refresh.py`
 from `flags.py`. `--help` after one of them lists its own flags. A flag of another script, or a
-misspelt one, stops a script. Defaults that a script has of its own stand in `DEFAULTS` of
+misspelled one, stops a script. Defaults that a script has of its own stand in `DEFAULTS` of
 `flags.py`. The scripts below `data/` have their own flags: `--help`.
 """
 TOPS = ("data", "models")
