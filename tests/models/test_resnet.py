@@ -297,7 +297,7 @@ def printed_by(program: str) -> str:
     environment = {
         **os.environ,
         "TF_ENABLE_ONEDNN_OPTS": "1",
-        "PYTHONPATH": f"{PROJECT}:{Path(__file__).parent}",
+        "PYTHONPATH": f"{PROJECT}:{PROJECT}/tests:{Path(__file__).parent}",
     }
     done = subprocess.run(
         [sys.executable, "-c", program],
