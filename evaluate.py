@@ -140,7 +140,7 @@ def make_evaluator(class_num: int, job: Distributed) -> MultiLabelEvaluator | Si
 
 
 def show(evaluation: Evaluation) -> None:
-    """Prints the metrics of a checkpoint, one a line."""
+    """Prints the metrics of a checkpoint, one per line."""
     print(f"\n{evaluation.checkpoint}\n{'unreadable, left out':30} {evaluation.unreadable}")
     for name, value in evaluation.metrics.summary().items():
         print(f"{name:30} {value:.6g}")

@@ -238,7 +238,7 @@ flags.DEFINE_enum(
     ["pretraining", "staircase", "cosine", "polynomial", "constant"],
     "pretraining: exponential warm-up, then --lr with up to four decays; others warm up linearly",
 )
-flags.DEFINE_integer("reference_batch", 0, "images a step that --lr is for; 0: any number", 0)
+flags.DEFINE_integer("reference_batch", 0, "images per step that --lr is for; 0: any number", 0)
 flags.DEFINE_float("lr", 0.1, "learning rate after the warm-up", lower_bound=0.0)
 flags.DEFINE_float("lr_end", 0.0, "learning rate at the end of cosine and polynomial", 0.0)
 flags.DEFINE_float("lr_power", 1.0, "exponent of the polynomial policy", 0.0)

@@ -44,7 +44,7 @@ def make_objective() -> MultiLabelObjective:
 
 
 def make_evaluator(job: Distributed) -> MultiLabelEvaluator:
-    """The metrics of several labels an image, as evaluate.py has them by default."""
+    """The metrics of several labels per image, as evaluate.py has them by default."""
     options = script.fill(MultiLabelMetricOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
@@ -96,7 +96,7 @@ def run(
     make_evaluator: Callable[[Distributed], Any],
     best: EarlyStopping | None,
 ) -> int:
-    """Goes on from the trainer's step with the present workers; returns the exit code."""
+    """Continues from the trainer's step with the present workers; returns the exit code."""
     records, evaluate = script.fill(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)

@@ -1,6 +1,6 @@
 """Contenders of a benchmark: processes of their own that take turns, so that noise slows all alike.
 
-A process says a line of JSON once it is ready, then answers each word it is told by another one.
+A process prints a line of JSON once it is ready, then answers each word with another line.
 """
 
 import json

@@ -33,7 +33,7 @@ from data.tfrecords.records import encode_example
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, QUALITY = 500, 375, 92
-CLASSES, TAGS = 11166, 9  # ML-Images has 8.72 tags an image
+CLASSES, TAGS = 11166, 9  # ML-Images has 8.72 tags per image
 FILES_A_TASK = 256
 
 

@@ -127,7 +127,7 @@ def by_workers(scaling: Path) -> dict[str, Any]:
         for row in measured["rows"]
         if row["setting"] in ("", SETTINGS[0].name)  # one worker has no setting
     }
-    what = f"step, {measured['batch_size']} images a worker"
+    what = f"step, {measured['batch_size']} images per worker"
     return _row(what, "workers", list(steps), list(steps.values()))
 
 

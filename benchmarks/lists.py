@@ -3,7 +3,7 @@
     python benchmarks/lists.py [--rows 17609752] [--processes 2] [--folder DIR] [--json FILE]
 
 First the ancestors of all tags are added, then statistics and checks are made of the result, and
-an excerpt of at most 500 images a class is taken from it. Bars: 10 minutes in all on 2 cores, and
+an excerpt of at most 500 images per class is taken from it. Bars: 10 minutes in all on 2 cores, and
 2 GiB of memory, which is that of all processes of a job together, shared pages counted once.
 """
 

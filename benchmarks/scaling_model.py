@@ -97,7 +97,7 @@ def efficiency(job: Job, workers: int, cluster: Cluster, algorithm: str) -> floa
 HOROVOD_JOB = Job(batch=64, images_per_second=129, gradient_bytes=4 * 44_545_192)
 HOROVOD_CLUSTER = Cluster(gpus_per_node=4, inside=10e9, between=25e9 / BITS)
 HOROVOD_POINT = (512, 0.90)
-# ML-Images: 11,077 images/s on 128 GPUs, 4,096 images a step, gradients of 65.4 million weights.
+# ML-Images: 11,077 images/s on 128 GPUs, 4,096 images per step, gradients of 65.4 million weights.
 ML_IMAGES_POINT = (128, 11_077)
 ML_IMAGES_BATCH, ML_IMAGES_BYTES = 32, 4 * 65_375_326
 

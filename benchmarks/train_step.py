@@ -205,7 +205,7 @@ class Stepper:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a batch and contender; those that cannot be imported say so."""
+    """A row per batch and contender; those that cannot be imported say so."""
     rows = []
     for batch in args.batch:
         found: dict[str, dict[str, Any]] = {}

@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {
             "start": start,
-            "images a class": args.images_per_class,
+            "images per class": args.images_per_class,
             "steps": args.steps,
             "top-1 mean": statistics.mean(values),
             "least": min(values),

@@ -106,7 +106,7 @@ def _check_status(url: str, response: requests.Response) -> None:
 
 
 def _extent(response: requests.Response) -> tuple[int, int | None]:
-    """Where the body begins in the file, and the size of the whole file where it is told."""
+    """Where the body begins in the file, and the size of the whole file where it is reported."""
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None:

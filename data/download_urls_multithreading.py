@@ -23,7 +23,7 @@ from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import Part, our_part
 from data.download.fetch import USER_AGENT, Limits
 from data.download.job import HOST_LIMIT, Options, Plan, download, join, known_parts
-from data.download.open_images import BUCKET, join_ids, rotations_beside
+from data.download.open_images import BUCKET, join_ids, rotations_next_to
 from data.download.report import Progress, describe, dry_run
 from data.download.robots import OPT_OUTS
 from data.download.shards import ShardOptions
@@ -155,7 +155,7 @@ def _options(args: argparse.Namespace, part: Part) -> Options:
         im_list=im_list,
         invalid_list=im_list.with_name("invalid_url.txt"),
         url_template=template,
-        rotations=rotations_beside(args.save_dir / _BY_ID) if args.image_ids else None,
+        rotations=rotations_next_to(args.save_dir / _BY_ID) if args.image_ids else None,
         threads=args.num_threads,
         host_limit=args.host_limit or (args.num_threads if by_id else HOST_LIMIT),
         retries=args.retries,

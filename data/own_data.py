@@ -3,13 +3,13 @@
     python data/own_data.py --images images/ --output mine/
     python data/own_data.py --images images/ --csv labels.csv --output mine/
 
-A folder has one subfolder a class, or `train`, `val` and `test` with the classes below them, whose
-split is kept. Hidden and system files are passed over and told. A CSV file has the columns `image`
-(below --images) and `labels`: class names, several joined by `;`, each with `:confidence` if need
-be (-1: unknown). Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into
-the output folder. An image's split is a function of its name and the seed, so that images added
-later leave the others where they are; yet every class has an image in training, and validation has
-one if training can spare it.
+A folder has one subfolder per class, or `train`, `val` and `test` with the classes below them; that
+split is kept. Hidden and system files are skipped and counted. A CSV file has the columns `image`
+(below --images) and `labels`: class names, several joined by `;`, each with an optional
+`:confidence` (-1: unknown). Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and
+`dictionary.txt` into the output folder. An image's split is a function of its name and the seed, so
+that images added later leave the others where they are; yet every class has an image in training,
+and validation has one if training can spare it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def from_folder(images: Path, passed_over: Counter[str]) -> list[Labeled]:
     """
     folders = subfolders(images, passed_over)
     if not folders:
-        raise UserError(f"{images} has no subfolders: expected one a class, or give --csv")
+        raise UserError(f"{images} has no subfolders: expected one per class, or give --csv")
     found = []
     for folder in folders:
         paths = [os.path.relpath(path, images) for path in images_below(folder, passed_over)]

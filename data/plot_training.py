@@ -69,15 +69,15 @@ def plot(curves: Curves, output: Path) -> list[str]:
     if not shown:
         raise UserError("the run has recorded nothing yet")
     figure, axes = panels(len(shown))
-    told = []
+    reported = []
     for axis, ((kind, name), title) in zip(axes, shown.items(), strict=True):
         steps, values = curves[kind][name]
         marker = "o" if len(steps) < FEW_POINTS else None
         axis.plot(steps, values, marker=marker, markersize=3, color=COLORS[kind])
         axis.set(title=title, xlabel="step")
-        told.append(f"{title}: {values[-1]:.4g} at step {steps[-1]}")
+        reported.append(f"{title}: {values[-1]:.4g} at step {steps[-1]}")
     write_figure(output, figure)
-    return told
+    return reported
 
 
 @command.one_line_errors()
@@ -86,8 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log_dir", type=Path, default=Path("out/log"), help="of the training run")
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args(argv)
-    told = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
-    print("\n".join(told))
+    reported = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
+    print("\n".join(reported))
     return 0
 
 

@@ -5,7 +5,7 @@
 #   example/finetune.sh --val_dir=data/ilsvrc2012/val/ --eval_interval=5000
 #
 # example/imagenet_records.sh makes the records.
-# The released recipe: 256 images a step (it had 4 GPUs x 64), rate 0.1 with a tenth of it after
+# The released recipe: 256 images per step (it had 4 GPUs x 64), rate 0.1 with a tenth of it after
 # every 150,000 steps, 600,000 steps. All but the logits layer is restored, and stages 2 and 3 and
 # what follows them are trained; --FixBlock2=False trains all of the network. Flags given to this
 # script come last and win. Paths are relative to where the script is called.

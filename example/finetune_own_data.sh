@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From one's own images to a finetuned network and its report, in one command.
 #
-#   example/finetune_own_data.sh --images images/                    # a subfolder a class
+#   example/finetune_own_data.sh --images images/                    # a subfolder per class
 #   example/finetune_own_data.sh --images images/ --csv labels.csv   # image,labels (a;b;c)
 #   ... -- --lr=0.01 --max_iter=2000      # after --, flags of finetune.py
 #

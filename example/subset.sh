@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Takes an excerpt of ML-Images that one machine can train on.
 #
-#   ./example/subset.sh                          # 100 images a class: --per_class 100
+#   ./example/subset.sh                          # 100 images per class: --per_class 100
 #   ./example/subset.sh --classes dog --descendants --per_class 500
 #   ./example/subset.sh --count 1000000 --stratified
 #

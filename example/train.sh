@@ -6,7 +6,7 @@
 #
 # A step is 4,096 images whatever there is to compute them: --global_batch is shared out to the
 # workers, and on each to micro-batches of --batch_size. The rates below are for such steps.
-# 17,609,752 images make 4,299 steps an epoch; the paper's 60 epochs make 257,958 steps. The
+# 17,609,752 images make 4,299 steps per epoch; the paper's 60 epochs make 257,958 steps. The
 # released script has --max_iter=440000. Flags given to this script come last and win. Paths are
 # relative to where the script is called.
 #

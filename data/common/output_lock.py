@@ -129,7 +129,7 @@ def _this_process() -> bytes:
 def _holder(path: Path) -> str:
     try:
         them = json.loads(path.read_text(encoding="utf-8"))
-        told = f"process {them['pid']} on {them['host']} since {them['since']}"
-        return f"{told} ({them['command']})"
+        reported = f"process {them['pid']} on {them['host']} since {them['since']}"
+        return f"{reported} ({them['command']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -289,7 +289,7 @@ def _as_fetch_error(error: Exception) -> FetchError:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what lies inside it, outermost first."""
+    """The error and what is inside it, outermost first."""
     causes: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:

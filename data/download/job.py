@@ -185,7 +185,7 @@ def download(
 
     Args:
         verify: compare the content of files, too, with what was downloaded.
-        watch: is told of each final result, and of None at the beginning.
+        watch: is called with each final result, and of None at the beginning.
 
     Raises:
         UserError: no request can succeed on this machine; no row is marked as failed.

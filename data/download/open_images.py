@@ -78,7 +78,7 @@ def read_ids(path: Path) -> Iterator[Image]:
 
 
 def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
-    """Writes the list `output`: an id (or `subset/id`) and tags a row, in the order of the ids.
+    """Writes the list `output`: an id (or `subset/id`) and tags per row, in the order of the ids.
 
     Args:
         image_ids: see `read_ids`.
@@ -93,7 +93,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
     rows = left_out = rotated = 0
     with (
         rewritten(output) as file,
-        rewritten(rotations_beside(output)) as rotations,
+        rewritten(rotations_next_to(output)) as rotations,
         tempfile.TemporaryDirectory(dir=output.parent, prefix=".join") as folder,
         closing(sqlite3.connect(Path(folder, "tags.sqlite"))) as tags,
     ):
@@ -117,7 +117,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
     return Joined(rows, left_out, count, rotated)
 
 
-def rotations_beside(joined: Path) -> Path:
+def rotations_next_to(joined: Path) -> Path:
     """Where `join_ids` writes the images of a list that are to be turned."""
     return joined.with_name(f"{joined.stem}.rotations.txt")
 

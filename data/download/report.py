@@ -110,7 +110,7 @@ def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
         [
             f"sample of {sampled} of {count} rows in {seconds:.1f} s: {describe(totals)}",
             f"the whole list: about {count * ok:.0f} images,",
-            f"  disk {count * ok * size / 1e9:.1f} GB ({size / 1e3:.0f} kB an image;"
+            f"  disk {count * ok * size / 1e9:.1f} GB ({size / 1e3:.0f} kB per image;"
             f" {free / 1e9:.1f} GB are free in {options.save_dir})",
             f"  time {_duration(seconds / sampled * count)} with {options.threads} threads",
         ]

@@ -1,6 +1,6 @@
 """Download scheduler: per-host limits, back-off, Retry-After, dead hosts.
 
-A pure data structure: it knows neither threads nor the network, and is told the time.
+A pure data structure: it knows neither threads nor the network, and gets the time as an argument.
 """
 
 from __future__ import annotations

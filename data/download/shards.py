@@ -3,7 +3,7 @@
 A shard holds what could be had of `size` consecutive rows. Their images wait in a spool folder
 until all of the rows are done; then the shard is written and the folder removed. A shard to which a
 later run adds an image (or from which one is dropped) is written again. All decisions come from
-what lies on the disk and in the manifest, so that a killed run continues to the same bytes.
+what is on the disk and in the manifest, so that a killed run continues to the same bytes.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def image_ids(block: Block) -> np.ndarray:
 
 
 def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
-    """The images that a list names; 16 bytes a row. Lines that are no rows go to `refused`."""
+    """The images that a list names; 16 bytes per row. Lines that are no rows go to `refused`."""
     parts, others, first_others, lines = [], 0, [], 0
     for chunk in chunks(path):
         block = read_block(chunk)

@@ -97,7 +97,7 @@ def images(
     """The images of all sources in order, from the `start`-th up to before the `stop`-th.
 
     A source is `-` (a list on standard input), a folder (searched whole, in order of path), a glob,
-    a TFRecord file, an image file, or a list file: an image a row, optionally followed by a tab
+    a TFRecord file, an image file, or a list file: an image per row, optionally followed by a tab
     (or, where the whole row is no file, blanks) and a label. Paths of a list are relative to the
     working folder or, where they are not found there, to the folder of the list.
 

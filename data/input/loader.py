@@ -185,7 +185,7 @@ class _Dataset:
         options = tf.data.Options()
         options.deterministic = True
         options.threading.private_threadpool_size = threads + STEPS_READ_AHEAD
-        # One thread an image: more would only wait for each other.
+        # One thread per image: more would only wait for each other.
         options.threading.max_intra_op_parallelism = 1
         return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 

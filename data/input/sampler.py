@@ -43,7 +43,7 @@ class RandomSampler:
         seed: of all permutations.
         window_files: files in a window (`--file_shuffle_buffer`), more if these hold fewer than
             `window_records` records (`--shuffle_buffer`). A window's record ids are all that is
-            kept in memory, 8 bytes a record.
+            kept in memory, 8 bytes per record.
 
     Raises:
         ValueError: no records.

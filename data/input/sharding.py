@@ -68,7 +68,7 @@ def step_share(
       UserError: flags that contradict each other.
     """
     if elastic and not options.global_batch:
-        raise UserError("an elastic job needs --global_batch, the images a step is to keep")
+        raise UserError("an elastic job needs --global_batch, the images per step is to keep")
     if elastic and in_step:
         raise UserError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
     if options.global_batch and options.accumulate_steps > 1:
@@ -87,7 +87,7 @@ def arithmetic(share: StepShard, size: int, records: int, steps: int) -> str:
     """How workers, micro-batches and records make up steps and epochs, in a line for the log."""
     return (
         f"{size} worker(s) do {share.total} micro-batch(es) of {share.micro_batch} images = "
-        f"{share.global_batch} images a step; {records} records, "
-        f"{records / share.global_batch:.1f} steps an epoch, "
+        f"{share.global_batch} images per step; {records} records, "
+        f"{records / share.global_batch:.1f} steps per epoch, "
         f"{steps} steps = {steps * share.global_batch / records:.2f} epochs"
     )

@@ -1,6 +1,6 @@
 """Selects rows of a list by class, source, count per class, or at random.
 
-Rows are chosen with about 15 bytes a row in memory, so a choice may depend on the whole list.
+Rows are chosen with about 15 bytes per row in memory, so a choice may depend on the whole list.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Filter:
     """Which rows are candidates, and of which classes they are examples.
 
     A row is an example of its most specific classes: those that are no ancestor of another class
-    of the row. (It is no example of `animal` for every `dog`: or else k images a class would be k
+    of the row. (It is no example of `animal` for every `dog`: or else k images per class would be k
     images in all, because each of them is a `thing`.)
 
     Attributes:

@@ -103,7 +103,7 @@ def count_list(
 ) -> ListStatistics:
     """Counts a list and checks its rows, and images that occur twice.
 
-    Memory: at most 40 bytes a row, and 0.3 GB a process.
+    Memory: at most 40 bytes per row, and 0.3 GB per process.
 
     Args:
         examples: how many of each finding are kept.
@@ -131,7 +131,7 @@ def _find_duplicates(total: ListStatistics, most: int) -> None:
     repeats = order[1:][ordered[1:] == ordered[:-1]]
     repeats.sort()
     examples = []
-    for row in repeats[:most].tolist():  # to locate all would parse the list once a row
+    for row in repeats[:most].tolist():  # to locate all would parse the list once per row
         line, name = total.locate(row)
         first, _ = total.locate(int(np.argmax(hashes == hashes[row])))
         examples.append((line, f"{name}: as line {first + 1}"))

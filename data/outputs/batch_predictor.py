@@ -97,7 +97,7 @@ class BatchPredictor(Generic[Row]):
         return Totals(images, unreadable, speed)
 
     def _fill(self) -> float:
-        """Brings this process's share up to its last image; its images a second."""
+        """Brings this process's share up to its last image; its images per second."""
         total = self._count()
         start, stop = _span(total, self.batch_size, self.part)
         index, count = self.part.index, self.part.count

@@ -66,8 +66,8 @@ def check(path: str) -> None:
 
 def _caption(prediction: Prediction) -> str:
     lines = [f"{probability:6.1%}  {name}" for _, name, probability in prediction.labels]
-    told = [f"({prediction.problem})"] if prediction.problem else lines or ["(no label)"]
-    return "\n".join([Path(prediction.image).name, *told])
+    reported = [f"({prediction.problem})"] if prediction.problem else lines or ["(no label)"]
+    return "\n".join([Path(prediction.image).name, *reported])
 
 
 def _is_right(prediction: Prediction) -> bool | None:

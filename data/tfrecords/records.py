@@ -3,7 +3,7 @@
 A record is framed as `length uint64, masked CRC-32C of it, payload, masked CRC-32C of the payload`
 (little endian). The payload is an example of `example_codec.py`, in one of three label kinds.
 
-Next to `<shard>` lies `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
+Next to `<shard>` is `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
 DALI reads; `size` includes the 16 bytes of framing.
 """
 

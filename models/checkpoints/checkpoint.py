@@ -106,7 +106,7 @@ def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
 
 
 def _block_counts(names: Iterable[str]) -> tuple[int, ...]:
-    """How many blocks each stage has, told by the names of its kernels."""
+    """How many blocks each stage has, known from the names of its kernels."""
     stages = [match[1] for match in map(_BLOCK_KERNEL.match, names) if match]
     return tuple(stages.count(stage) for stage in sorted(set(stages)))
 

@@ -45,7 +45,7 @@ def statistics(tensor: np.ndarray) -> tuple[str, ...]:
 
 
 def summary(opened: Checkpoint) -> str:
-    """One line: the network, its step and what lies next to the weights."""
+    """One line: the network, its step and what is next to the weights."""
     try:
         found = checkpoint.describe(opened.prefix)
     except CheckpointError as error:

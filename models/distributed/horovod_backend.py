@@ -102,5 +102,5 @@ def reason(error: BaseException) -> str:
 def is_lost_connection(error: BaseException) -> bool:
     """Whether Horovod failed because another worker did."""
     # Of an operation that was under way, Gloo tells by its source file alone.
-    told = f"{type(error).__name__} {error}"
-    return "Horovod" in told or "/gloo/" in told
+    reported = f"{type(error).__name__} {error}"
+    return "Horovod" in reported or "/gloo/" in reported

@@ -1,4 +1,4 @@
-"""The model card (Markdown) that lies next to an export."""
+"""The model card (Markdown) that is next to an export."""
 
 from collections.abc import Sequence
 from pathlib import Path

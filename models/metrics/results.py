@@ -41,7 +41,7 @@ class MultiLabelMetricOptions:
     scratch_dir: str | Path | None = None
 
     def thresholds(self, class_num: int) -> np.ndarray:
-        """float32 [C]. Raises UserError where an array has not one entry a class."""
+        """float32 [C]. Raises UserError where an array has not one entry per class."""
         for name in ("threshold", "supported", "parents"):
             value = getattr(self, name)
             if value is not None and np.shape(value) not in ((), (class_num,)):

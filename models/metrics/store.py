@@ -23,7 +23,7 @@ class ScoreStore:
 
     Args:
       class_num: C, the columns of what is appended.
-      directory: where the file lies; the system's temporary folder when None. It takes
+      directory: where the file is; the system's temporary folder when None. It takes
         4 x images x classes bytes.
     """
 

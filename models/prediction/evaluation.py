@@ -98,7 +98,7 @@ class Evaluation(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The checkpoint's own name with the folder it lies in."""
+        """The checkpoint's own name with the folder it is in."""
         return "/".join(Path(self.checkpoint).parts[-2:])
 
     def quality(self) -> tuple[np.ndarray, np.ndarray]:

@@ -64,8 +64,8 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     prefix = checkpoint.find(path)
     found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)
     trained = RELEASED | checkpoint.read(prefix).meta().get("flags", {})
-    told = {name: trained[name] for name in RELEASED if getattr(options, name) is None}
-    options = dataclasses.replace(options, **told)
+    reported = {name: trained[name] for name in RELEASED if getattr(options, name) is None}
+    options = dataclasses.replace(options, **reported)
     network = (FoldedResNet if options.fold_batch_norm else ResNet)(
         found.resnet_size,
         found.class_num,

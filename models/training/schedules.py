@@ -20,7 +20,7 @@ MAX_BOUNDARIES = 4
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """The flags of a schedule; rates are those of `reference_batch` images a step.
+    """The flags of a schedule; rates are those of `reference_batch` images per step.
 
     `warmup` counts steps. In the pretraining policy the warm-up is the recipe's exponential one,
     of `lr_warmup`, `lr_warmup_decay_step` and `lr_warmup_decay_factor`; elsewhere it is linear.
@@ -83,7 +83,7 @@ def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0
 
 
 def linear_scale(global_batch: int, reference_batch: int) -> float:
-    """Factor of the rate for `global_batch` images a step; 1 when `reference_batch` is 0."""
+    """Factor of the rate for `global_batch` images per step; 1 when `reference_batch` is 0."""
     return global_batch / reference_batch if reference_batch else 1.0
 
 

@@ -94,7 +94,7 @@ class Trainer(tf.Module):
             at a time.
           rate: the learning rate.
           total: micro-batches of the step over all workers, which need not have equally many;
-            None: one a worker.
+            None: one per worker.
 
         Returns:
           A loss, float32 []; its mean over the workers is the mean over the step's images.

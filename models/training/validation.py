@@ -52,7 +52,7 @@ class Validation:
         return list(evaluator.result())
 
     def show(self, rank: int) -> None:
-        """Prints the metrics, one a line. All workers call this, and rank 0 prints."""
+        """Prints the metrics, one per line. All workers call this, and rank 0 prints."""
         lines = [f"{name}: {value:.6f}" for name, value in self().items()]
         if rank == 0:
             print("\n".join(lines))

@@ -112,7 +112,7 @@ def test_a_released_checkpoint_gives_the_logits_of_numpy(tmp_path, depth):
     expected = numpy_network.logits(weights, images(size=32), depth)
     found = network(images(size=32)).numpy()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-    assert np.std(expected, axis=0).min() > 1e-3  # the images are told apart
+    assert np.std(expected, axis=0).min() > 1e-3  # the images differ
 
 
 @pytest.mark.parametrize("size", [32, 33, 65, 299])

@@ -196,3 +196,34 @@ def test_scripts_can_be_started():
     scripts = [path for path in shell_scripts() if path.name not in sourced]
     assert [path.name for path in scripts if not path.read_bytes().startswith(b"#!")] == []
     assert [path.name for path in scripts if not path.stat().st_mode & 0o100] == []
+
+
+# Beginning of a word, as a regular expression -> what stands in its place.
+REPLACED_WORDS = {
+    r"beside\b": "next to",
+    "colour": "color",
+    "goes on": "continues",
+    "grey": "gray",
+    "labelled": "labeled",
+    "mend": "fix",
+    "misspelt": "misspelled",
+    "neighbour": "neighbor",
+    "normalis": "normaliz",
+    "optimiser": "optimizer",
+    "picture": "image",
+}
+# They still work.
+FORMER_FLAGS = ("colour_probability", "--neighbours")
+
+
+def test_one_word_for_one_thing():
+    """American spelling, and the field's words; see docs/architecture.md."""
+    pattern = re.compile(rf"(?<![a-z])({'|'.join(REPLACED_WORDS)})", re.IGNORECASE)
+    found = []
+    for path in tracked("*.py", "*.sh", "*.md", "*.sbatch"):
+        text = path.read_text(encoding="utf-8")
+        for former in FORMER_FLAGS:
+            text = text.replace(former, "")
+        if path != Path(__file__):
+            found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert found == []

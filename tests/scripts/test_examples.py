@@ -36,24 +36,24 @@ def start(script: Path, *arguments: str, cwd: Path, **variables: str):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_help_is_the_scripts_own_comment_and_installs_nothing(project, tmp_path, path):
     script = project / path.relative_to(ROOT)
-    told = start(script, "--help", cwd=tmp_path, PYTHON="/no/such/python")
-    assert told.returncode == 0 and told.stderr == ""
+    reported = start(script, "--help", cwd=tmp_path, PYTHON="/no/such/python")
+    assert reported.returncode == 0 and reported.stderr == ""
     header = path.read_text(encoding="utf-8").splitlines()[1]
-    assert told.stdout.splitlines()[0] == header.removeprefix("# ")
+    assert reported.stdout.splitlines()[0] == header.removeprefix("# ")
     assert not (project / ".venv").exists()
 
 
 def test_help_lists_the_flags_where_there_is_an_environment(project, tmp_path):
     (project / ".venv").symlink_to(sys.prefix)
-    told = start(project / "example" / "train.sh", "--help", cwd=tmp_path)
-    assert told.returncode == 0 and "\n  --max_iter: steps to train" in told.stdout
+    reported = start(project / "example" / "train.sh", "--help", cwd=tmp_path)
+    assert reported.returncode == 0 and "\n  --max_iter: steps to train" in reported.stdout
 
 
 @pytest.mark.parametrize("job", ["train_distributed.sh", "mpirun_train.sh"])
 def test_help_after_a_recipe_is_the_recipes(project, tmp_path, job):
     recipe = project / "example" / "train.sh"
-    told = start(project / "example" / job, str(recipe), "--help", cwd=tmp_path, PYTHON="/no")
-    assert told.returncode == 0 and told.stdout.startswith("Pretrains ResNet-101")
+    reported = start(project / "example" / job, str(recipe), "--help", cwd=tmp_path, PYTHON="/no")
+    assert reported.returncode == 0 and reported.stdout.startswith("Pretrains ResNet-101")
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_a_linked_script_works_in_the_callers_folder(project, tmp_path, path):
         file.write(f'prepare_environment() {{ export PATH="{tools}:$PATH"; }}\n')
     link = tmp_path / "link.sh"
     link.symlink_to(project / path.relative_to(ROOT))
-    told = start(link, cwd=tmp_path, **NEEDED)
-    first = next(line for line in told.stdout.splitlines() if line.startswith("in "))
+    reported = start(link, cwd=tmp_path, **NEEDED)
+    first = next(line for line in reported.stdout.splitlines() if line.startswith("in "))
     assert first.startswith(f"in {tmp_path}: ")
     python_script = next(word for word in first.split() if word.endswith(".py"))
     assert python_script.startswith(f"{project}/") and Path(python_script).exists()

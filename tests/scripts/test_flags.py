@@ -51,17 +51,17 @@ def test_a_script_reads_every_flag_that_it_takes(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_lists_a_scripts_own_flags_without_tensorflow(run_script, tmp_path, script):
     (tmp_path / "tensorflow.py").write_text(NO_TENSORFLOW)
-    told = run_script(script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert told.returncode == 0 and told.stderr == ""
-    listed = {line.split(":")[0][4:] for line in told.stdout.splitlines() if line[:4] == "  --"}
+    reported = run_script(script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert reported.returncode == 0 and reported.stderr == ""
+    listed = {line.split(":")[0][4:] for line in reported.stdout.splitlines() if line[:4] == "  --"}
     assert listed == set(flags.names_of(script))
     first = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")))
-    assert told.stdout.startswith(first.splitlines()[0])
+    assert reported.stdout.startswith(first.splitlines()[0])
 
 
 def test_help_shows_a_scripts_own_defaults(run_script):
-    told = run_script("finetune.py", "--help").stdout
-    assert "(default: staircase)" in told and "(default: 0.05)" in told
+    reported = run_script("finetune.py", "--help").stdout
+    assert "(default: staircase)" in reported and "(default: 0.05)" in reported
 
 
 def test_help_that_nobody_reads_is_no_error():
@@ -108,5 +108,5 @@ def test_finetuning_starts_with_its_own_defaults(call_script, capsys):
 
 
 def test_a_released_flag_without_effect_is_taken_with_a_warning(run_script):
-    told = run_script("train.py", "--epoch_iter=3")
-    assert "--epoch_iter has no effect" in told.stderr and "no such folder" in mistake(told)
+    reported = run_script("train.py", "--epoch_iter=3")
+    assert "--epoch_iter has no effect" in reported.stderr and "no such folder" in mistake(reported)

@@ -131,7 +131,7 @@ def use_shard(folder: Path) -> Any:
 
 
 def use_verified_shard(folder: Path) -> Any:
-    """A file that ends between two records is told from a whole one by the manifest alone."""
+    """A file that ends between two records differs from a whole one in the manifest alone."""
     found = use_shard(folder)
     _, wrong = ShardFolder(folder / "records").verify(1)
     if wrong:
@@ -284,7 +284,7 @@ def build(name: str, folder: Path) -> Built:
 
 @contextmanager
 def copied(sound: Path, copy: Path) -> Iterator[Path]:
-    """A copy that may be changed; what lies next to it must not be."""
+    """A copy that may be changed; what is next to it must not be."""
     for victim in ("victim", "victim.txt", "victim.txt.json", "victim.json"):
         copy.with_name(victim).write_text("precious")
     shutil.copytree(sound, copy)
@@ -300,7 +300,7 @@ def localized(answer: Any, folder: Path) -> str:
     return repr(answer).replace(str(folder), "")
 
 
-def told(built: Built, copy: Path) -> str:
+def reported(built: Built, copy: Path) -> str:
     """The error of one line that the damage gives, or "" where the answer is right."""
     try:
         answer = built.kind.use(copy)
@@ -322,13 +322,13 @@ def test_damage_is_told_or_does_no_harm(name, tmp_path):
         with copied(built.folder, tmp_path / "copy") as copy:
             (copy / built.file).write_bytes(change(data))
             try:
-                told(built, copy)
+                reported(built, copy)
             except BaseException as error:
                 raise AssertionError(f"{damage}: {error!r:.500}") from error
     with copied(built.folder, tmp_path / "copy") as copy:
         (copy / built.file).unlink()
         (copy / built.file).mkdir()
-        assert told(built, copy)
+        assert reported(built, copy)
 
 
 def without_seals(data: bytes) -> bytes:
@@ -357,7 +357,7 @@ def test_files_of_versions_before_checksums_are_read(name, tmp_path):
     data = EARLIER[name]((built.folder / built.file).read_bytes())
     with copied(built.folder, tmp_path / "copy") as copy:
         (copy / built.file).write_bytes(data)
-        assert told(built, copy) == ""
+        assert reported(built, copy) == ""
     if name == "download manifest":
         with copied(built.folder, tmp_path / "copy") as copy:
             (copy / built.file).write_bytes(data)
@@ -377,7 +377,7 @@ def flips(name: str, folder: Path, count: int, seed: int) -> Counter:
         with copied(built.folder, folder / "copy") as copy:
             (copy / built.file).write_bytes(altered)
             try:
-                found["error" if told(built, copy) else "right"] += 1
+                found["error" if reported(built, copy) else "right"] += 1
             except AssertionError as error:
                 raise AssertionError(f"{name}: bit {bit}: {error}") from error
     return found
@@ -431,12 +431,12 @@ def test_a_document_with_impossible_content_is_told(name, sealed, tmp_path):
                 write_document(copy / built.file, form, document)
             else:
                 (copy / built.file).write_text(json.dumps(document))
-            assert told(built, copy), change
+            assert reported(built, copy), change
     if name == "record manifest":
         source["shards"].append(source["shards"][0])
         with copied(built.folder, tmp_path / "copy") as copy:
             write_document(copy / built.file, form, source)
-            assert "names a shard twice" in told(built, copy)
+            assert "names a shard twice" in reported(built, copy)
 
 
 def campaign(count: int, seed: int) -> None:

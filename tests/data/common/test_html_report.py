@@ -83,9 +83,9 @@ def test_curves_are_read(log_dir):
 def test_curves_are_drawn(log_dir, capsys):
     output = log_dir / "curves.png"
     assert plot_training.main(["--log_dir", str(log_dir), "--output", str(output)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "training loss: 2 at step 20"
-    assert told[-1] == "held-out mAP (mean over classes): 0.5 at step 20"
+    reported = capsys.readouterr().out.splitlines()
+    assert reported[0] == "training loss: 2 at step 20"
+    assert reported[-1] == "held-out mAP (mean over classes): 0.5 at step 20"
     with Image.open(output) as image:
         assert image.format == "PNG"
         assert image.height / image.width == pytest.approx(2 * 4.0 / (2 * 5.5), abs=0.01)

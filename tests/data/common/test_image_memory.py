@@ -35,7 +35,7 @@ BOMBS = {
     "progressive": ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
     "progressive_cmyk": ("JPEG", "CMYK", {"progressive": True}),
     "png_alpha": ("PNG", "RGBA", {}),
-    "png_grey_alpha": ("PNG", "LA", {}),
+    "png_gray_alpha": ("PNG", "LA", {}),
     "png_palette": ("PNG", "P", {"transparency": bytes(256)}),
     "png_16": ("PNG", "I;16", {}),
     "animated_png": ("PNG", "RGBA", {"save_all": True}),

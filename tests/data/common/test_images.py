@@ -16,7 +16,7 @@ from data.common.images import ImageError, Probe, decode, probe, to_jpeg, whole
 
 
 def gradient(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
-    """Red grows to the right, green downwards: every turn and mirror is told apart."""
+    """Red grows to the right, green downwards: every turn and mirror differs."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 0 * x + 80], -1).astype(np.uint8)).convert(mode)
 
@@ -243,10 +243,10 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
                 to_jpeg(broken.tobytes(), short_side=20)
 
 
-@pytest.mark.parametrize(("told", "size"), [(None, (20, 40)), (1, (20, 40)), (3, (40, 20))])
-def test_a_rotation_counts_where_exif_turns_nothing(told: int | None, size: tuple) -> None:
+@pytest.mark.parametrize(("reported", "size"), [(None, (20, 40)), (1, (20, 40)), (3, (40, 20))])
+def test_a_rotation_counts_where_exif_turns_nothing(reported: int | None, size: tuple) -> None:
     exif, buffer = Image.Exif(), io.BytesIO()
-    if told is not None:
-        exif[0x0112] = told
+    if reported is not None:
+        exif[0x0112] = reported
     Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
     assert to_jpeg(buffer.getvalue(), rotation=90)[1:] == size

@@ -54,8 +54,10 @@ def claim(folder: Path, wait_seconds: float = 0) -> None:
 
 
 def test_the_second_process_is_told_who_holds_an_output(tmp_path, holder) -> None:
-    told = rf"--model_dir={tmp_path} is being written by process {holder.pid} on .* since .*\(-c "
-    with pytest.raises(UserError, match=told):
+    reported = (
+        rf"--model_dir={tmp_path} is being written by process {holder.pid} on .* since .*\(-c "
+    )
+    with pytest.raises(UserError, match=reported):
         claim(tmp_path)
     with pytest.raises(UserError, match=rf"--result=.*labels.txt is .* process {holder.pid}"):
         output_lock.run(lambda: output_lock.claim_file("result", tmp_path / "labels.txt"))

@@ -113,7 +113,7 @@ def test_the_orders_differ_in_colors_alone_without_an_angle():
     np.testing.assert_allclose(neutral[2], neutral[0], atol=1e-5)
 
 
-def test_grey_and_black_pixels_have_no_hue_to_turn():
+def test_gray_and_black_pixels_have_no_hue_to_turn():
     image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
     change = (0.0, -0.1, 1.5, 0.2, 1.0)
     expected = as_input(order_b(resized(image), *change))

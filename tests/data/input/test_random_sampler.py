@@ -1,4 +1,4 @@
-"""The order of records: once an epoch, for any number of workers, from any step."""
+"""The order of records: once per epoch, for any number of workers, from any step."""
 
 import numpy as np
 import pytest

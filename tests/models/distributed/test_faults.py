@@ -169,8 +169,8 @@ def test_an_elastic_job_goes_on_without_a_machine_and_keeps_its_batch(
     wait_for(lambda: reached(stage, SNAPSHOT), stage, LAUNCH_SECONDS)
     worker_with(job, HOROVOD_HOSTNAME=NAMES_OF_HOSTS[1]).kill()
     assert job.wait() == 0, stage.output
-    assert "2 worker(s) do 2 micro-batch(es) of 4 images = 8 images a step" in stage.output
-    assert "1 worker(s) do 2 micro-batch(es) of 4 images = 8 images a step" in stage.output
+    assert "2 worker(s) do 2 micro-batch(es) of 4 images = 8 images per step" in stage.output
+    assert "1 worker(s) do 2 micro-batch(es) of 4 images = 8 images per step" in stage.output
     expected, found = weights(undisturbed), weights(stage)
     for name in ("logits/dense/kernel", "init/init_conv/conv2d/kernel"):
         scale = np.abs(expected[name]).max()

@@ -146,6 +146,6 @@ def test_flags_of_a_step() -> None:
 def test_the_arithmetic_is_told() -> None:
     share = step_share(StepOptions(32, 1, 4096), 0, 128)
     assert arithmetic(share, 128, 17_609_752, 257_958) == (
-        "128 worker(s) do 128 micro-batch(es) of 32 images = 4096 images a step; "
-        "17609752 records, 4299.3 steps an epoch, 257958 steps = 60.00 epochs"
+        "128 worker(s) do 128 micro-batch(es) of 32 images = 4096 images per step; "
+        "17609752 records, 4299.3 steps per epoch, 257958 steps = 60.00 epochs"
     )

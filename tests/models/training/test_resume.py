@@ -41,9 +41,9 @@ def train(call_script, records, tmp_path, caplog, capsys):
 )
 def test_a_flag_that_makes_a_checkpoint_unfit_is_named_with_both_values(train, flag, message):
     assert train("--width=8", "--max_iter=1")[0] == 0
-    code, _, told = train("--max_iter=2", flag)
-    assert code == 1 and any(line.startswith("error: ") and message in line for line in told)
-    assert len("".join(told)) < 400  # no list of tensors
+    code, _, reported = train("--max_iter=2", flag)
+    assert code == 1 and any(line.startswith("error: ") and message in line for line in reported)
+    assert len("".join(reported)) < 400  # no list of tensors
 
 
 def test_other_flags_that_changed_are_listed(train):
@@ -70,22 +70,22 @@ def test_a_start_takes_the_width_of_the_pretrained_weights(train, tmp_path):
     made = checkpoint.find(tmp_path / "fine")
     assert checkpoint.describe(made).width == 8
     assert checkpoint.read(made).meta()["flags"]["loss"] == "bce"
-    told = train("--pretrain_ckpt=run", "--width=4", folder="other")[2]
-    assert any("is of width 8, --width is 4" in line for line in told)
+    reported = train("--pretrain_ckpt=run", "--width=4", folder="other")[2]
+    assert any("is of width 8, --width is 4" in line for line in reported)
 
 
 def test_a_start_says_what_it_does_and_the_checkpoint_what_was_used(train, tmp_path):
     code, logged, _ = train("--width=8", "--max_iter=1")
     assert code == 0
-    for told in (
+    for reported in (
         "ResNet-14 of width 8, ",
         "parameters, 14 classes, 32 x 32 pixels, on CPU, ",
-        "8 images a step; 16 records",
+        "8 images per step; 16 records",
         "checkpoints in run, log in run/log",
         "weights from random values",
         "the first step took",
     ):
-        assert told in logged
+        assert reported in logged
     flags = checkpoint.read(checkpoint.find(tmp_path / "run")).meta()["flags"]
     assert flags["loss"] == "multi_label" and flags["width"] == 8
     assert "label_mode" not in flags and "label_smoothing" not in flags
