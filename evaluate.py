@@ -43,8 +43,8 @@ SETTINGS = (
 
 
 def main() -> int:
-    job = launch.start(script.fill(DistributedOptions))  # Horovod: join the other processes.
-    script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    job = launch.start(script.from_flags(DistributedOptions))  # Horovod: join the other processes.
+    script.from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     if job.rank == 0:
         output_lock.claim_folders({"result": FLAGS.result})
     prefixes = checkpoints(inference_job.checkpoint_path())

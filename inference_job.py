@@ -39,7 +39,7 @@ _DECISIVE = (
 def load() -> inference.Loaded:
     """The network of --pretrain_ckpt or --model_dir, on the devices of this process."""
     process = this_process()
-    script.fill(DeviceOptions).apply(process.local_rank, process.size > 1)
+    script.from_flags(DeviceOptions).apply(process.local_rank, process.size > 1)
     loaded = inference.load(checkpoint_path(), network_options())
     network = loaded.network
     logging.info(
@@ -54,7 +54,7 @@ def take_label_mode(prefix: str) -> None:
     """Without --label_mode: that of the loss which a checkpoint was trained with, if it tells."""
     loss = checkpoint.read(prefix).meta().get("flags", {}).get("loss")
     if loss:
-        script.take({"label_mode": "single" if loss == "softmax" else "multi"})
+        script.set_defaults({"label_mode": "single" if loss == "softmax" else "multi"})
 
 
 def network_options(**values: Any) -> inference.NetworkOptions:
@@ -66,7 +66,7 @@ def network_options(**values: Any) -> inference.NetworkOptions:
         name: FLAGS[name].value if FLAGS[name].present else None
         for name in ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
     }
-    return script.fill(inference.NetworkOptions, **given, **values)
+    return script.from_flags(inference.NetworkOptions, **given, **values)
 
 
 def run(

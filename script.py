@@ -36,7 +36,7 @@ if _script() in flags.DEFAULTS:
 from data.common import start_tensorflow  # noqa: E402, F401 - after the help
 
 
-def fill(cls: type[Options], **values: Any) -> Options:
+def from_flags(cls: type[Options], **values: Any) -> Options:
     """Builds the dataclass `cls` from `values` and, for its other fields, same-named flags."""
     for field in dataclasses.fields(cls):
         if field.name not in values and field.name in FLAGS:
@@ -44,8 +44,8 @@ def fill(cls: type[Options], **values: Any) -> Options:
     return cls(**values)
 
 
-def take(values: Mapping[str, Any]) -> None:
-    """Gives flags that the command line does not name these values."""
+def set_defaults(values: Mapping[str, Any]) -> None:
+    """Sets flags that the command line does not name to these values."""
     for name, value in values.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value

@@ -40,12 +40,14 @@ def main() -> int:
 
 def make_objective() -> MultiLabelObjective:
     """The pretraining loss with the numbers of the flags."""
-    return MultiLabelObjective(FLAGS.class_num, script.fill(MultiLabelOptions), FLAGS.random_seed)
+    return MultiLabelObjective(
+        FLAGS.class_num, script.from_flags(MultiLabelOptions), FLAGS.random_seed
+    )
 
 
 def make_evaluator(job: Distributed) -> MultiLabelEvaluator:
     """The metrics of several labels per image, as evaluate.py has them by default."""
-    options = script.fill(MultiLabelMetricOptions, threshold=0.5)
+    options = script.from_flags(MultiLabelMetricOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
 
@@ -66,17 +68,19 @@ def fit(
       bn_decay_share: share of the weight decay that batch norm's scale and offset get.
     """
     job = launch.start(
-        script.fill(DistributedOptions)
+        script.from_flags(DistributedOptions)
     )  # Horovod: join the other processes, if any.
-    script.fill(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    script.from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
     if not measures:
         resume.claim(FLAGS.model_dir, FLAGS.log_dir, job)
-    script.take(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
+    script.set_defaults(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
-    optimizer = Optimizer(trainable, script.fill(OptimizerOptions, bn_decay_share=bn_decay_share))
+    optimizer = Optimizer(
+        trainable, script.from_flags(OptimizerOptions, bn_decay_share=bn_decay_share)
+    )
     weights = network.variables_by_name()
     average = WeightAverage(weights, FLAGS.ema_decay) if FLAGS.ema_decay else None
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
@@ -97,7 +101,7 @@ def run(
     best: EarlyStopping | None,
 ) -> int:
     """Continues from the trainer's step with the present workers; returns the exit code."""
-    records, evaluate = script.fill(InputOptions), None
+    records, evaluate = script.from_flags(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
         # Horovod: each worker evaluates its own share of the records.
@@ -116,21 +120,23 @@ def run(
         return 0
     if best:
         best.check(evaluate.names())
-    steps = script.fill(StepOptions)
+    steps = script.from_flags(StepOptions)
     share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
-    source = TrainingInput(records, script.fill(Augmentation), share)
-    schedule = make_schedule(script.fill(ScheduleOptions), FLAGS.max_iter, share.global_batch)
+    source = TrainingInput(records, script.from_flags(Augmentation), share)
+    schedule = make_schedule(script.from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
-        overview.show(trainer.network, planned, schedule, script.fill(overview.OverviewOptions))
+        overview.show(
+            trainer.network, planned, schedule, script.from_flags(overview.OverviewOptions)
+        )
     flags_used = script.as_dict(loss=trainer.objective.name)
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
         schedule,
         checkpoints,
-        script.fill(loop.LoopOptions),
+        script.from_flags(loop.LoopOptions),
         job,
         evaluate,
         {"flags": flags_used, "versions": versions(), "workers": job.size},
