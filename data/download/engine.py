@@ -38,7 +38,7 @@ _JOIN_SECONDS = 5.0
 _FETCHED = None  # a worker's word for a body that it has and has not stored yet
 
 
-class BatchPredictor(NamedTuple):
+class Job(NamedTuple):
     """What a worker needs to know of a task."""
 
     row: int
@@ -85,8 +85,8 @@ class Engine(Generic[Body, Result]):
 
     def __init__(
         self,
-        fetch: Callable[[BatchPredictor], Body],
-        store: Callable[[BatchPredictor, Body], Result],
+        fetch: Callable[[Job], Body],
+        store: Callable[[Job, Body], Result],
         scheduler: Scheduler,
         threads: int,
         processes: int = 1,
@@ -150,7 +150,7 @@ class Engine(Generic[Body, Result]):
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1
             with suppress(OSError):  # a dead worker is found out by `_receive`
-                worker.connection.send(BatchPredictor(task.row, task.file, task.url, task.rotation))
+                worker.connection.send(Job(task.row, task.file, task.url, task.rotation))
 
     def _receive(self) -> None:
         due = self._scheduler.next_time()
@@ -219,8 +219,8 @@ class Engine(Generic[Body, Result]):
 def _serve(
     connection: Connection,
     threads: int,
-    fetch: Callable[[BatchPredictor], object],
-    store: Callable[[BatchPredictor, object], object],
+    fetch: Callable[[Job], object],
+    store: Callable[[Job, object], object],
     storing_threads: int,
 ) -> None:
     """The life of a worker process: until the parent, which may be killed, is gone."""
@@ -232,7 +232,7 @@ def _serve(
     bodies: SimpleQueue = SimpleQueue()
     sending = threading.Lock()
 
-    def send(job: BatchPredictor, result: object) -> None:
+    def send(job: Job, result: object) -> None:
         try:
             with sending:
                 connection.send((job.row, result))
