@@ -30,6 +30,7 @@ from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverag
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer
 from models.training.validation import Validation
+from script import from_flags
 
 FLAGS = flags.FLAGS
 
@@ -40,14 +41,12 @@ def main() -> int:
 
 def make_objective() -> MultiLabelObjective:
     """The pretraining loss with the numbers of the flags."""
-    return MultiLabelObjective(
-        FLAGS.class_num, script.from_flags(MultiLabelOptions), FLAGS.random_seed
-    )
+    return MultiLabelObjective(FLAGS.class_num, from_flags(MultiLabelOptions), FLAGS.random_seed)
 
 
 def make_evaluator(job: Distributed) -> MultiLabelEvaluator:
     """The metrics of several labels per image, as evaluate.py has them by default."""
-    options = script.from_flags(MultiLabelMetricOptions, threshold=0.5)
+    options = from_flags(MultiLabelMetricOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
 
@@ -63,14 +62,12 @@ def fit(
     Args:
       make_objective: makes the loss, after the devices are set up.
       make_evaluator: makes an empty accumulator of the metrics on --val_dir.
-      trains: tells by a variable's checkpoint name whether it is trained.
+      trains: whether the variable of a checkpoint name is trained.
       skip: patterns of variables that are not taken from --pretrain_ckpt.
       bn_decay_share: share of the weight decay that batch norm's scale and offset get.
     """
-    job = launch.start(
-        script.from_flags(DistributedOptions)
-    )  # Horovod: join the other processes, if any.
-    script.from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    job = launch.start(from_flags(DistributedOptions))  # Horovod: join the other processes.
+    from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
     if not measures:
@@ -78,9 +75,7 @@ def fit(
     script.set_defaults(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
-    optimizer = Optimizer(
-        trainable, script.from_flags(OptimizerOptions, bn_decay_share=bn_decay_share)
-    )
+    optimizer = Optimizer(trainable, from_flags(OptimizerOptions, bn_decay_share=bn_decay_share))
     weights = network.variables_by_name()
     average = WeightAverage(weights, FLAGS.ema_decay) if FLAGS.ema_decay else None
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
@@ -101,7 +96,7 @@ def run(
     best: EarlyStopping | None,
 ) -> int:
     """Continues from the trainer's step with the present workers; returns the exit code."""
-    records, evaluate = script.from_flags(InputOptions), None
+    records, evaluate = from_flags(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
         # Horovod: each worker evaluates its own share of the records.
@@ -120,26 +115,24 @@ def run(
         return 0
     if best:
         best.check(evaluate.names())
-    steps = script.from_flags(StepOptions)
+    steps = from_flags(StepOptions)
     share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
-    source = TrainingInput(records, script.from_flags(Augmentation), share)
-    schedule = make_schedule(script.from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
+    source = TrainingInput(records, from_flags(Augmentation), share)
+    schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
-        overview.show(
-            trainer.network, planned, schedule, script.from_flags(overview.OverviewOptions)
-        )
-    flags_used = script.as_dict(loss=trainer.objective.name)
+        overview.show(trainer.network, planned, schedule, from_flags(overview.OverviewOptions))
+    meta = {"flags": script.as_dict(loss=trainer.objective.name)}
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),
         schedule,
         checkpoints,
-        script.from_flags(loop.LoopOptions),
+        from_flags(loop.LoopOptions),
         job,
         evaluate,
-        {"flags": flags_used, "versions": versions(), "workers": job.size},
+        meta | {"versions": versions(), "workers": job.size},
         share,
         best,
     )
@@ -149,8 +142,7 @@ def make_network(job: Distributed) -> ResNet:
     """The network of the flags, with its initial values."""
     synchronized = FLAGS.sync_batch_norm and job.size > 1
     return ResNet(
-        FLAGS.resnet_size,
-        FLAGS.class_num,
+        *(FLAGS.resnet_size, FLAGS.class_num),
         width=FLAGS.width,
         data_format=FLAGS.data_format,
         batch_norm_decay=FLAGS.batch_norm_decay,

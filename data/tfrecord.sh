@@ -10,7 +10,7 @@
 # released: -one True) or single (one int64, as released: -one False).
 #
 # Expect: ./data/train/00000.tfrecords and on, each with its .idx, then manifest.json (rows, bytes,
-# SHA-256 of each) and bad_images.tsv. The same command again continues where it stopped. A core makes
+# SHA-256 of each) and bad_images.tsv. The same command again resumes where it stopped. A core makes
 # about 1,500 images of 500 x 375 a second. All of ML-Images as it is takes about 15 TB (originals
 # of Open Images have 2 MB), at --short_side 256 about 0.6 TB.
 set -euo pipefail

@@ -7,7 +7,7 @@
 #   OUT=/tmp/try ./example/quickstart.sh        ... into another folder
 #   ./example/quickstart.sh --max_iter=200      options go to train.py
 #
-# Everything here is an ordinary script with ordinary flags. A second start continues where the first
+# Everything here is an ordinary script with ordinary flags. A second start resumes where the first
 # one stopped, or finds everything done.
 #
 # Expected: a held-out mAP of at least 0.95 over all 14 classes (writers that training never saw).

@@ -33,7 +33,7 @@ def read_by(module: str) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.add(node.value)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "script.from_flags":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("from_flags"):
             options = eval(ast.unparse(node.args[0]), namespace)
             found |= {field.name for field in dataclasses.fields(options)}
         elif isinstance(node, ast.Import):
