@@ -68,6 +68,7 @@ print("as expected")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_strided_convolution_of_few_channels(dtype, tolerance):
     # glibc ends the process when it finds its heap overwritten.

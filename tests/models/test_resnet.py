@@ -97,6 +97,7 @@ def test_the_network_has_these_variables_and_their_types():
     assert not any(map(is_batch_norm, (n for n in variables if n.endswith(("kernel", "bias")))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [50, 101])
 def test_a_released_checkpoint_gives_the_logits_of_numpy(tmp_path, depth):
     """Hand-made weights, written by a TF1 graph and Saver, loaded here, evaluated twice."""
@@ -166,6 +167,7 @@ def sixteen_bit_units(request, monkeypatch):
     return has_units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_every_parameter_has_a_float32_gradient(sixteen_bit_units, dtype, recompute):
@@ -187,6 +189,7 @@ def test_lower_precision_is_near_float32(sixteen_bit_units, dtype, tolerance):
         assert sixteen_bit_units == (error > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"recompute": True}, {"freeze_batch_norm": True}, {"reduce_moments": lambda pair: pair}],
@@ -307,11 +310,13 @@ def printed_by(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_channels_first_equals_channels_last():
     """Without a GPU, too: oneDNN, switched on, has the operations in both formats."""
     printed_by(CHANNELS_FIRST)
 
 
+@pytest.mark.slow
 def test_recomputation_and_16_bits_spare_memory():
     """Neither keeps what batch norm puts out, 290 MiB here; at the peak other tensors live, too."""
     recomputed, kept_in_16_bits, plain = map(int, printed_by(PEAKS).split())

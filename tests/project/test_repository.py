@@ -173,6 +173,7 @@ def test_shell_scripts_stop_at_errors():
     assert loose == []
 
 
+@pytest.mark.slow
 def test_shell_scripts_pass_shellcheck():
     for script in shell_scripts():
         run("bash", "-n", script)

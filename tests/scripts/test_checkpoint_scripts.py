@@ -239,6 +239,7 @@ def test_changes_after_fetching_are_found(source, tmp_path, capsys):
     assert "BAD  " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_scripts_start_from_any_folder(run_script, source):
     assert run_script("checkpoints/verify.py", source).stdout.startswith("ok   ")
     done = run_script("checkpoints/verify.py")

@@ -90,6 +90,7 @@ def scores_of(folder, step):
     return inference.Predictor(loaded.network, "sigmoid")(crops), labels
 
 
+@pytest.mark.slow
 def test_a_report_that_does_not_fit_on_the_disk_is_an_error(data):
     """Whether the files do not fit or what is printed."""
     script = [sys.executable, Path(evaluate.__file__), data / "list.txt", "--label_mode=multi"]
@@ -184,6 +185,7 @@ def test_batches_are_the_same_for_any_number_of_workers(data):
     assert [p for batch in batches(0, 1) for p in batch] == list(range(IMAGES))
 
 
+@pytest.mark.slow
 def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     stage = Stage(tmp_path / "project")
     command = f"evaluate.py --pretrain_ckpt={data}/run --dictionary={data}/dictionary.txt"

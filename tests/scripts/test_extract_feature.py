@@ -212,6 +212,7 @@ def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
         job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
 
 
+@pytest.mark.slow
 def test_two_processes_under_mpirun_do_the_work_of_one(
     call_script, thin_checkpoint, photos, tmp_path
 ):

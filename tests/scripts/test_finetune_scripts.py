@@ -37,6 +37,7 @@ def images(digits_folder: Path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_table", [False, True])
 def test_own_images_become_a_network_and_its_report(
     images: Path, tmp_path: Path, with_table: bool
@@ -69,6 +70,7 @@ def kill_when(process: subprocess.Popen, file: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_the_two_phases_go_on_after_a_kill_in_each(digits_folder: Path, tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "records") as writer:
         for row in list(read_rows(digits_folder / "train_im_list.txt"))[:12]:

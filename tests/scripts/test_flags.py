@@ -107,6 +107,7 @@ def test_finetuning_starts_with_its_own_defaults(call_script, capsys):
     assert "./data/train/: no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_released_flag_without_effect_is_taken_with_a_warning(run_script):
     reported = run_script("train.py", "--epoch_iter=3")
     assert "--epoch_iter has no effect" in reported.stderr and "no such folder" in mistake(reported)

@@ -239,6 +239,7 @@ def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
         assert (tmp_path / name).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_under_mpirun_make_the_files_of_one(
     call_script, thin_checkpoint, photos, tmp_path
 ):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # its fixtures run whole jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
 

@@ -33,6 +33,7 @@ def final_tensors(folder: Path) -> dict[str, np.ndarray]:
     return {name: reader.tensor(name) for name in reader.shapes}
 
 
+@pytest.mark.slow
 def test_a_killed_deterministic_run_ends_bit_for_bit_where_the_straight_one_does(
     records: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_killed_deterministic_run_ends_bit_for_bit_where_the_straight_one_does
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_the_pretrained_weights_but_not_the_logits(
     digits_folder: Path, records: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def mistake(run_script, script: str, *arguments: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -147,6 +150,7 @@ def test_a_mistake_ends_in_a_line_that_names_it(
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.slow
 def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     common = (f"--data_dir={records}", f"--model_dir={folder}", "--max_iter=1")
@@ -163,6 +167,7 @@ def test_checkpoints_that_do_not_fit_are_named(run_script, records: Path, tmp_pa
     assert "model.ckpt-1" in mistake(run_script, "train.py", *common)
 
 
+@pytest.mark.slow
 def test_keras_half_of_tensorflows_import_waits_until_it_is_wanted() -> None:
     program = "import sys, train, tensorflow as tf; print('keras' in sys.modules, tf.keras.Model)"
     done = subprocess.run(

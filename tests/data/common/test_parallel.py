@@ -75,6 +75,7 @@ print("stopped at all moments")
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_to_the_process_group_at_any_moment():
     """Over and over, workers are made, fed and ended; the signal comes 0.1 to 30 ms after."""
     finished = subprocess.run(

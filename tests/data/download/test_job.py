@@ -111,6 +111,7 @@ WHOLE_URLS = {
 HOSTILE = ANSWERS | WHOLE_URLS
 
 
+@pytest.mark.slow
 def test_hostile_server(web, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("data.download.job.PATIENCE_SECONDS", 0.5)
     kinds = [kind for kind in HOSTILE for _ in range(2)]
@@ -150,6 +151,7 @@ def test_hostile_server(web, tmp_path, monkeypatch, capsys) -> None:
 MIXED = ["ok"] * 6 + ["gone", "html", "broken_once", "mirrored"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "kills", "shards"), [(2000, 10, False), (240, 3, True)], ids=["files", "shards"]
 )

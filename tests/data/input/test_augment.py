@@ -138,6 +138,7 @@ def images(options, count=8):
     return made
 
 
+@pytest.mark.slow
 def test_an_image_is_a_function_of_its_seed_pair():
     first, again = images(Augmentation()), images(Augmentation())
     np.testing.assert_array_equal(first, again)
@@ -224,6 +225,7 @@ def test_contradictions_are_refused(values, message):
         Augmentation(**values)
 
 
+@pytest.mark.slow
 def test_augments_where_no_folder_can_be_written(tmp_path):
     # Files where folders would be: that refuses root, too, as a read-only container does.
     root = Path(__file__).parents[3]

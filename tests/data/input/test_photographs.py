@@ -37,6 +37,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_photographs_become_records_a_network_labels_and_features(photographs, run_script) -> None:
     def run(script: str, *arguments: str) -> None:
         done = run_script(script, *arguments, cwd=photographs)

@@ -74,6 +74,7 @@ def numbers(batches):
     return [number for batch in batches for number in batch.label_index[:, 0].numpy().tolist()]
 
 
+@pytest.mark.slow
 def test_three_workers_read_every_record_once_an_epoch(folder):
     steps = 3 * TOTAL // (3 * 5)
     shares = [train(folder, steps, rank=rank, size=3, batch_size=5) for rank in range(3)]
@@ -83,6 +84,7 @@ def test_three_workers_read_every_record_once_an_epoch(folder):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+@pytest.mark.slow
 def test_resuming_in_mid_epoch_with_other_workers_misses_and_repeats_nothing(folder):
     read = [n for rank in range(2) for n in numbers(train(folder, 3, rank=rank, size=2))]
     start = len(read)
@@ -112,6 +114,7 @@ def test_the_seed_changes_order_and_augmentation(folder):
     assert numbers(train(folder, 2)) != numbers(train(folder, 2, random_seed=7))
 
 
+@pytest.mark.slow
 def test_accumulation_cuts_a_step_into_micro_batches(folder):
     parts = train(folder, 4, accumulate=2)
     whole = train(folder, 2, batch_size=8)
@@ -126,6 +129,7 @@ def test_accumulation_cuts_a_step_into_micro_batches(folder):
             np.testing.assert_array_equal(part.global_label_value, big.label_value)
 
 
+@pytest.mark.slow
 def test_shares_of_unequal_size_make_the_same_step(folder):
     (whole,) = train(folder, 1, batch_size=12)
     shares = [StepShard(4, 0, 2, 3), StepShard(4, 2, 1, 3)]
@@ -177,6 +181,7 @@ def test_unknown_labels_of_dense_records_stay_unknown(tmp_path):
     assert batch.label_value.numpy()[0, :3].tolist() == [-1, 0.25, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(1, 4, 17), (3, 4, 6), (3, 40, 1)])
 def test_evaluation_sees_each_record_once(folder, size, batch_size, steps):
     seen = []
@@ -235,6 +240,7 @@ def with_bad(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_bad_records_are_named_counted_once_and_replaced(tmp_path, caplog):
     folder = with_bad(tmp_path)
     batches = train(folder, 6, augmentation=Augmentation(area_min=1, aspect_min=0.1, aspect_max=9))
@@ -250,6 +256,7 @@ def test_bad_records_are_named_counted_once_and_replaced(tmp_path, caplog):
     assert len(caplog.records) == 4
 
 
+@pytest.mark.slow
 def test_a_bad_record_changes_its_own_slot_alone(tmp_path, folder):
     (tmp_path / "good").mkdir()
     write(tmp_path / "good" / "a", range(10))
@@ -381,6 +388,7 @@ def test_folders_without_records(tmp_path):
         train(tmp_path, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_label_that_is_not_finite_is_a_bad_record(tmp_path, value, caplog):
     for kind in ("sparse", "dense"):
@@ -428,6 +436,7 @@ def test_classes_are_counted_and_balanced_on_request(tmp_path, caplog):
     assert 10 <= drawn.count(0) <= 30  # of 40; as the records are it would be 1
 
 
+@pytest.mark.slow
 def test_randaugment_changes_images_as_the_seed_says(folder):
     plain, changed, again = (
         train(folder, 1, augmentation=Augmentation(randaugment_layers=layers))[0].images

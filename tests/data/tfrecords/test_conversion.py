@@ -298,6 +298,7 @@ def test_ctrl_c_to_the_process_group_ends_it_with_a_line(tmp_path, shards):
     assert not list((tmp_path / "records").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_writes_what_an_undisturbed_run_writes(tmp_path):
     for i in range(6):
         save(tmp_path / f"images/{i}.png", image(700, 500, seed=i))
@@ -451,6 +452,7 @@ def test_inputs_that_are_not_there(source, capsys):
     assert "images: no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_record_files_than_a_process_may_open(tmp_path):
     """Both limits are low, so that ours cannot be raised; every file is read twice."""
     image(40, 30).save(tmp_path / "a.jpg")

@@ -334,6 +334,7 @@ except CheckpointError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_the_old_checkpoint_survives(tmp_path):
     folder = CheckpointFolder(tmp_path, max_to_keep=1)
     old = folder.save(1, {"a": 1}, {})

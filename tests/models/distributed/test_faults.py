@@ -100,6 +100,7 @@ def weights(stage: Stage) -> dict[str, np.ndarray]:
     return {name: latest.tensor(name) for name in latest.shapes}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_job_and_the_restart_ends_where_it_would(
     make_stage, undisturbed
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_lost_worker_is_told_from_other_errors(message: str, lost: bool) -> No
     assert is_lost_connection(tf.errors.UnknownError(None, None, message)) == lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "rank"),
     [
@@ -157,6 +159,7 @@ def test_sigterm_to_the_launcher_saves_a_checkpoint_however_long_a_step_takes(
     assert f"resuming out/model.ckpt-{step} at step {step}" in stage.output
 
 
+@pytest.mark.slow
 def test_an_elastic_job_goes_on_without_a_machine_and_keeps_its_batch(
     make_stage, undisturbed
 ) -> None:
@@ -213,6 +216,7 @@ def records_by_position(
     return found
 
 
+@pytest.mark.slow
 def test_every_record_is_read_once_an_epoch_by_any_number_of_workers(seven_files) -> None:
     whole = records_by_position(seven_files, workers=3, start=0, steps=15)
     assert sorted(whole) == list(range(3 * RECORDS))

@@ -14,6 +14,8 @@ from data.input.sharding import StepOptions, arithmetic, shard_step, step_share
 from models.distributed.base import SingleProcess
 from models.training.metric_writer import reported
 
+pytestmark = pytest.mark.slow  # its fixtures run whole jobs
+
 TOLERANCE = 1e-5
 # Each case, and the case of one process that it must equal.
 ON_TWO = {

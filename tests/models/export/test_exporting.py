@@ -69,6 +69,7 @@ def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images):
     from models.export import onnx_file as export_onnx
 
@@ -128,6 +129,7 @@ def test_the_saved_model_decodes_as_the_command_line_does(exported):
             classify(image_bytes=tf.constant([data]))
 
 
+@pytest.mark.slow
 def test_an_export_is_checked_with_the_files_as_they_are(prefix, tmp_path):
     """Transparency, too; what the SavedModel refuses is left out of the comparison and counted."""
     (tmp_path / "a.png").write_bytes(transparent("RGBA"))
@@ -220,6 +222,7 @@ def test_the_epsilon_is_that_of_training_unless_a_flag_says_otherwise(
     assert_near(found["logits"], numpy_network.logits(weights, images, 14))
 
 
+@pytest.mark.slow
 def test_weights_come_back_by_the_script(exported, weights, tmp_path):
     result = tmp_path / "imported" / "model.ckpt-0"
     weights_file = f"--import_weights={exported / 'model.safetensors'}"
@@ -314,6 +317,7 @@ def thin_source(**changes) -> exporting.Source:
     return exporting.Source(**{**options, **changes})
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"model\.onnx differs from the checkpoint by .*0\.0001"):
         exporting.export_onnx(thin_source(epsilon=0.5), tmp_path)
@@ -333,6 +337,7 @@ def test_what_is_no_number_is_no_match():
     assert check.difference == pytest.approx(0.001 / 3.999)
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_not_overwritten(prefix, tmp_path):
     done = run_export(f"--model_dir={prefix}", f"--export_dir={tmp_path}")
     assert done.returncode == 1

@@ -32,6 +32,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert CheckpointFolder(tmp_path).latest().endswith("model.ckpt-2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [10.0, 100.0, 1e6, 1e20])
 def test_what_a_diverged_run_saved_is_resumed_with_a_lower_rate(tmp_path, rate) -> None:
     with pytest.raises(UserError, match="diverged"):

@@ -31,6 +31,7 @@ def train(call_script, records, tmp_path, caplog, capsys):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -46,6 +47,7 @@ def test_a_flag_that_makes_a_checkpoint_unfit_is_named_with_both_values(train, f
     assert len("".join(reported)) < 400  # no list of tensors
 
 
+@pytest.mark.slow
 def test_other_flags_that_changed_are_listed(train):
     assert train("--width=8", "--max_iter=1")[0] == 0
     code, logged, _ = train("--max_iter=2", "--lr=0.01", "--image_size=48")
@@ -56,12 +58,14 @@ def test_other_flags_that_changed_are_listed(train):
     assert "width" not in line and "a larger --max_iter" not in logged
 
 
+@pytest.mark.slow
 def test_a_run_at_its_end_says_so(train):
     assert train("--width=8", "--max_iter=1")[0] == 0
     code, logged, _ = train("--max_iter=1")
     assert code == 0 and "at its end, step 1; a larger --max_iter than 1 continues" in logged
 
 
+@pytest.mark.slow
 def test_a_start_takes_the_width_of_the_pretrained_weights(train, tmp_path):
     assert train("--width=8", "--max_iter=1", "--mask_thres=0.6")[0] == 0
     finetune = {"script": "finetune.py", "folder": "fine"}
@@ -74,6 +78,7 @@ def test_a_start_takes_the_width_of_the_pretrained_weights(train, tmp_path):
     assert any("is of width 8, --width is 4" in line for line in reported)
 
 
+@pytest.mark.slow
 def test_a_start_says_what_it_does_and_the_checkpoint_what_was_used(train, tmp_path):
     code, logged, _ = train("--width=8", "--max_iter=1")
     assert code == 0

@@ -29,6 +29,7 @@ from models.training.trainer import LOSS_SCALE_GROWTH_STEPS
 from models.training.validation import Validation
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_straight_one_does(tmp_path) -> None:
     straight, first, second = (trainer_of(average=0.9) for _ in range(3))
     train(straight, tmp_path / "straight", 5)
@@ -74,6 +75,7 @@ def shown_images(folder: Path) -> int:
     return sum(b"train/images" in record and b"PNG" in record for record in records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(1, 9))
 def test_the_log_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(
     tmp_path, monkeypatch, call
