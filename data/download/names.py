@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
+from data.common.errors import UserError
 from data.common.images import IMAGE_SUFFIXES
 
 FLAT_ROWS = 100_000
@@ -30,6 +31,9 @@ class Naming:
             the template has `{subset}` too, rows hold `subset/id`.
         in_folders: put files into 256 folders by a hash of the URL.
         suffix: of every file; None keeps the suffix of the URL.
+
+    Raises:
+        UserError: the template has no `{id}`.
     """
 
     template: str | None = None
@@ -38,7 +42,7 @@ class Naming:
 
     def __post_init__(self) -> None:
         if self.template is not None and "{id}" not in self.template:
-            raise ValueError(f"--url_template {self.template!r} has no {{id}} in it")
+            raise UserError(f"--url_template {self.template!r} has no {{id}} in it")
 
     def url(self, image: str) -> str:
         """The URL of a row whose first field is `image`."""

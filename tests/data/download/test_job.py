@@ -377,6 +377,15 @@ def test_by_id(web, tmp_path) -> None:
     assert list(web.requests) == ["/ok/train/00000000000000b2.jpg"]
 
 
+def test_a_url_template_without_a_place_for_the_id_is_refused(tmp_path, capsys) -> None:
+    ids = tmp_path / "ids.csv"
+    ids.write_text("ImageID,Subset\n0000000000000001,train\n")
+    arguments = ["--image_ids", ids, "--save_dir", tmp_path / "images"]
+    assert run(*arguments, "--url_template", "http://host/") == 1
+    error = "error: --url_template 'http://host/' has no {id} in it\n"
+    assert capsys.readouterr().err.endswith(error)
+
+
 def test_images_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
     ids, save_dir = tmp_path / "ids.csv", tmp_path / "images"
     degrees = ["90.0", "180.0", "270", "0.0", "nan", ""]
