@@ -1,10 +1,12 @@
-"""Times the jobs over lists at the size of ML-Images, on a made-up list of the same shape.
+"""The jobs over lists at the size of ML-Images, on a made-up list of the same shape.
 
-    python benchmarks/lists.py [--rows 17609752] [--processes 2] [--folder DIR] [--json FILE]
+    python benchmarks/lists.py [--rows 17609752] [--processes 2] [--images 30000] [--json FILE]
 
 First the ancestors of all tags are added, then statistics and checks are made of the result, and
-an excerpt of at most 500 images per class is taken from it. Bars: 10 minutes in all on 2 cores, and
-2 GiB of memory, which is that of all processes of a job together, shared pages counted once.
+an excerpt of at most 500 images per class is taken from it. Bars at full size (5 GB of temporary
+files): 10 minutes in all on 2 cores, and 2 GiB of memory, which is that of all processes of a job
+together, shared pages counted once. In the last row extract_feature.py goes through a long list of
+a few small images with a tiny network: memory may not grow with the list.
 """
 
 import argparse
@@ -14,25 +16,27 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import psutil
 
-from benchmarks.measuring import child_cpu_seconds, report
+from benchmarks import harness
+from benchmarks.photographs import jpegs
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TREES = 11_166, 4
 LONGEST, MEAN_DEPTH, DEPTH_SPREAD = 16, 7.47, 2.3  # in edges; spec section 1
 IMAGENET_SHARE = 10_706_941 / 17_609_752
 TAILS = 100_000
 ROWS_AT_ONCE = 100_000
 SAMPLE_SECONDS = 0.2
+DIFFERENT_IMAGES = 100
 
 
-def make_dictionary(path: Path) -> np.ndarray:
-    """A hierarchy with the depths of the real one; returns the depth of each class."""
+def make_dictionary(path: Path) -> None:
+    """A hierarchy with the depths of the real one."""
     rng = np.random.default_rng(0)
     drawn = np.clip(rng.normal(MEAN_DEPTH, DEPTH_SPREAD, CLASSES).round(), 1, LONGEST)
     depths = np.sort(np.concatenate([np.zeros(TREES), drawn[TREES:]]).astype(int))
@@ -42,7 +46,6 @@ def make_dictionary(path: Path) -> np.ndarray:
         parent = int(rng.integers(*above)) if depth else -1
         lines.append(f"{c}\tn{c:08d}\t{parent}\tclass {c}\n")
     path.write_text("".join(lines))
-    return depths
 
 
 def make_list(path: Path, rows: int) -> None:
@@ -72,20 +75,41 @@ def make_list(path: Path, rows: int) -> None:
             )
 
 
-def run(script: str, *options: object) -> tuple[float, float, int]:
-    """Seconds, seconds of CPU, and peak bytes of the process and its children together."""
-    command = [sys.executable, ROOT / "data" / script, *map(str, options)]
-    peak = 0
-    start, cpu = time.perf_counter(), child_cpu_seconds()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            peak = max(peak, tree_bytes(process.pid))
-            time.sleep(SAMPLE_SECONDS)
-        seconds = time.perf_counter() - start
-        print(process.stdout.read())
-    if process.returncode:
-        raise SystemExit(f"{script} failed")
-    return seconds, child_cpu_seconds() - cpu, peak
+def jobs(
+    tree: Path, rows: Path, dictionary: Path, output: Path, processes: int
+) -> dict[str, list[Any]]:
+    """Name -> command of the scripts below `tree`; the later ones read what the first wrote."""
+    full, common = output / "full.txt", ("--dictionary", dictionary, "--processes", processes)
+    commands = {
+        "ancestors": ("annotations.py", "--list", rows, "--output", full, "--ancestors"),
+        "statistics": ("label_statistics.py", "--train", full, "--output", output),
+        "subset": (
+            *("subset.py", "--list", full, "--output", output / "subset.txt"),
+            *("--per_class", 500),
+        ),
+    }
+    return {
+        name: [sys.executable, tree / "data" / script, *options, *common]
+        for name, (script, *options) in commands.items()
+    }
+
+
+def sampled(command: Sequence[Any], cwd: Path) -> tuple[harness.Cost, list[float]]:
+    """What a command costs, and the MiB that it and its children hold, several times a second."""
+    samples: list[float] = []
+
+    def watch() -> None:
+        with subprocess.Popen(
+            [str(argument) for argument in command],
+            **{"cwd": cwd, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+        ) as process:
+            while process.poll() is None:
+                samples.append(tree_bytes(process.pid) / 2**20)
+                time.sleep(SAMPLE_SECONDS)
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}")
+
+    return harness.timed_with_children(watch), samples
 
 
 def tree_bytes(pid: int) -> int:
@@ -100,44 +124,59 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--folder", help="for the lists (5 GB at full size); default: temporary")
-    parser.add_argument("--json", help="also write the figures here")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+def list_rows(folder: Path, rows: int, processes: int) -> list[dict[str, Any]]:
+    """A row for each job, and one of all."""
+    dictionary, raw = folder / "dictionary.txt", folder / "raw.txt"
+    make_dictionary(dictionary)
+    make_list(raw, rows)
+    measured = [
+        {"job": name, "rows": rows, "seconds": cost.seconds, "CPU s": cost.cpu, "MiB": max(samples)}
+        for name, command in jobs(harness.ROOT, raw, dictionary, folder, processes).items()
+        for cost, samples in [sampled(command, folder)]
+    ]
+    total = {name: sum(row[name] for row in measured) for name in ("seconds", "CPU s")}
+    largest = max(row["MiB"] for row in measured)
+    return [*measured, {"job": "all", "rows": rows, **total, "MiB": largest}]
+
+
+def features_row(folder: Path, images: int) -> dict[str, Any]:
+    """extract_feature.py over a list that names a few images over and over."""
+    few = jpegs(DIFFERENT_IMAGES, (120, 90))
+    for number, jpeg in enumerate(few):
+        (folder / f"{number}.jpg").write_bytes(jpeg)
+    with open(folder / "images.txt", "w", encoding="ascii") as file:
+        file.writelines(f"{row % len(few)}.jpg\t{row}\n" for row in range(images))
+    tiny = "--resnet_size=14", "--width=8", "--class_num=20", "--image_size=32"
+    train = "train.py", "--synthetic", "--max_iter=1", "--batch_size=2", "--model_dir=model"
+    harness.run(harness.from_root(*train, *tiny), cwd=folder)
+    extract = "extract_feature.py", "--images=images.txt", "--image_size=32", "--batch_size=64"
+    command = harness.from_root(*extract, "--pretrain_ckpt=model", "--result=features.npz")
+    cost, samples = sampled(command, folder)
+    quarter = len(samples) // 4  # the first one is the start of Python and TensorFlow
+    return {
+        "job": "features of a long list",
+        "rows": images,
+        "seconds": cost.seconds,
+        "CPU s": cost.cpu,
+        "MiB": max(samples),
+        "MiB, second quarter": max(samples[quarter : 2 * quarter]),
+        "MiB, second half": max(samples[2 * quarter :]),
+    }
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dictionary, raw, full = folder / "dictionary.txt", folder / "raw.txt", folder / "full.txt"
-        make_dictionary(dictionary)
-        make_list(raw, args.rows)
-        common = ("--dictionary", dictionary, "--processes", args.processes)
-        jobs = {
-            "ancestors": (
-                *("annotations.py", "--list", raw, "--output", full, "--ancestors"), *common
-            ),
-            "statistics": ("label_statistics.py", "--train", full, "--output", folder, *common),
-            "subset": (
-                *("subset.py", "--list", full, "--output", folder / "subset.txt"),
-                *("--per_class", 500, *common),
-            ),
-        }  # fmt: skip
-        rows = []
-        for job, command in jobs.items():
-            seconds, cpu, peak = run(*command)
-            rows.append({"job": job, "seconds": seconds, "CPU seconds": cpu, "MiB": peak >> 20})
-        sizes = f"{raw.stat().st_size:,} bytes, with ancestors {full.stat().st_size:,}"
-    rows.append(
-        {
-            "job": "all",
-            "seconds": sum(row["seconds"] for row in rows),
-            "CPU seconds": sum(row["CPU seconds"] for row in rows),
-            "MiB": max(row["MiB"] for row in rows),
-        }
-    )
-    report(f"{args.rows:,} rows, {sizes}; {args.processes} processes", rows, args.json)
+        return [
+            *list_rows(folder, args.rows, args.processes),
+            features_row(folder, args.images),
+        ]
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(
+        *(measure, __doc__),
+        rows=(1_000_000, 2_000),
+        processes=(2, 2),
+        images=(30_000, 500),
+    )

@@ -1,0 +1,33 @@
+"""Runs train.py of the tree in the present folder with a loop that only takes batches.
+
+    cd TREE; python .../benchmarks/take_batches.py --data_dir=... [other flags of train.py]
+
+Says `batches taken` after each ten. Part of benchmarks/compare.py: the flags of train.py and the
+place of the batches among the loop's arguments are all that it knows of the tree.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+sys.path[0] = os.getcwd()
+sys.argv[0] = "train.py"  # by which the tree knows its flags
+
+import script  # noqa: F401 - sets what TensorFlow reads when it is imported
+from models.training import loop
+
+TOGETHER = 10
+
+
+def take(trainer: Any, batches: Iterator[Any], *others: Any, **named: Any) -> int:
+    """Takes the place of models.training.loop.train."""
+    for number, _ in enumerate(batches, 1):
+        if number % TOGETHER == 0:
+            print("batches taken", flush=True)
+    return 0
+
+
+loop.train = take
+runpy.run_path("train.py", run_name="__main__")
