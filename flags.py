@@ -129,8 +129,8 @@ flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16", "float16"],
-    "type of the layers' arithmetic, on processors that are fast in it, and of what training keeps "
-    "for the backward pass; variables, statistics and loss stay float32",
+    "type of the layers' arithmetic (float32 on processors that are slower in 16 bits); variables, "
+    "statistics and loss stay float32",
 )
 
 _group("Devices", *TRAINING, EVALUATE, *PREDICTION)

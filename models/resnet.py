@@ -3,8 +3,6 @@
 Source: spec section 2 ("Network"); He et al., "Identity Mappings in Deep Residual Networks".
 Differences from the usual ResNet v2: no max pool, the first block of *each* stage has stride 2,
 and a projection shortcut has its own batch norm and ReLU before its convolution.
-
-Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
 """
 
 import math
@@ -15,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from data.common.errors import UserError
-from models import batch_norm, gradient_checkpointing
+from models import layers
 from models.architecture import (
     BLOCKS,
     DENSE_BIAS,
@@ -30,14 +28,15 @@ from models.architecture import (
     norm_names,
     variable_shapes,
 )
-from models.convolution import convolve
 from models.devices import fast_dtype
-from models.gradient_checkpointing import BatchMoments
 
 __all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]
 
 DATA_FORMATS = ("NHWC", "NCHW")
 COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
+
+# Batch norm's name -> the moments that it normalized by.
+BatchMoments = dict[str, layers.Moments]
 
 # The standard deviation of a unit normal that is cut at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -73,12 +72,12 @@ class ResNet(tf.Module):
       width: filters of the stem; the stages have 4, 8, 16 and 32 times as many (ours, for tests).
       data_format: NHWC, or NCHW, which needs a GPU.
       batch_norm_decay, batch_norm_epsilon: spec section 2.
-      compute_dtype: type of convolutions and activations. A processor that is slower in it than
-        in float32 computes in float32 and keeps in this type what the backward pass needs.
+      compute_dtype: type of convolutions and activations; float32 on a processor that is slower
+        in a 16-bit type.
       seed: of the initial values; None for zeros, which are quicker, where a checkpoint follows.
       freeze_batch_norm: training, too, normalizes by the moving statistics and leaves them.
       recompute: keep only the input of each block for the backward pass and run the block again
-        there: half the memory, a quarter more time (models/gradient_checkpointing.py).
+        there: half the memory, a fifth more time.
       reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
         synchronized. None: each worker normalizes by its own batch.
       moment_workers: over how many workers `reduce_moments` averages.
@@ -99,7 +98,7 @@ class ResNet(tf.Module):
         seed: int | None = 1234,
         freeze_batch_norm: bool = False,
         recompute: bool = False,
-        reduce_moments: batch_norm.ReduceMoments | None = None,
+        reduce_moments: layers.ReduceMoments | None = None,
         moment_workers: int = 1,
     ) -> None:
         super().__init__(name="resnet")
@@ -108,8 +107,8 @@ class ResNet(tf.Module):
         self._check()
         self._arithmetic = fast_dtype(self.compute_dtype)
         if self._arithmetic != self.compute_dtype:
-            logging.info(
-                "this processor is slow in %s: float32, but for what the backward pass needs",
+            logging.warning(
+                "this processor is slower in %s than in float32: it computes in float32",
                 self.compute_dtype.name,
             )
         self._blocks = blocks(resnet_size, width)
@@ -154,7 +153,6 @@ class ResNet(tf.Module):
         moments: BatchMoments = {}
         x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
         x = self._norm_relu(x, FINAL_NORM, training, moments)
-        # Not where they are computed, which may be done twice.
         self._update_statistics(moments)
         return self._pool(x)
 
@@ -187,31 +185,27 @@ class ResNet(tf.Module):
     def _block(
         self, x: tf.Tensor, block: Block, training: bool, moments: BatchMoments
     ) -> tf.Tensor:
-        def run(x: tf.Tensor, moments: BatchMoments) -> tf.Tensor:
+        def run(x: tf.Tensor) -> tuple[tf.Tensor, BatchMoments]:
+            own: BatchMoments = {}
             y = x
             for unit in block.branch:
-                y = self._unit(y, unit, training, moments)
-            if block.shortcut is not None:
-                x = self._unit(x, block.shortcut, training, moments)
-            return x + y
+                y = self._unit(y, unit, training, own)
+            shortcut = x if block.shortcut is None else self._unit(x, block.shortcut, training, own)
+            return shortcut + y, own
 
-        if training and self._recompute:
-            return gradient_checkpointing.checkpoint(run, x, self.compute_dtype, moments)
-        return run(x, moments)
+        # A function that is run twice must not write down moments: it returns them.
+        y, own = layers.recompute(run, x) if training and self._recompute else run(x)
+        moments |= own
+        return y
 
     def _unit(
         self, x: tf.Tensor, unit: PreActConv, training: bool, moments: BatchMoments
     ) -> tf.Tensor:
-        def run(x: tf.Tensor, moments: BatchMoments) -> tf.Tensor:
-            x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
-            return self._convolve(x, unit.name, unit.stride)
-
-        if training and not self._recompute and self._arithmetic != self.compute_dtype:
-            return gradient_checkpointing.checkpoint(run, x, self.compute_dtype, moments)
-        return run(x, moments)
+        x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
+        return self._convolve(x, unit.name, unit.stride)
 
     def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
-        return convolve(x, self._by_name[kernel_name(name)], stride, self.data_format)
+        return layers.convolve(x, self._by_name[kernel_name(name)], stride, self.data_format)
 
     def _norm_relu(
         self, x: tf.Tensor, name: str, training: bool, moments: BatchMoments
@@ -219,15 +213,13 @@ class ResNet(tf.Module):
         gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
         epsilon, data_format = self._epsilon, self.data_format
         if not training or self._freeze_batch_norm:
-            return batch_norm.running_stats(
+            return layers.normalize_by_running_stats(
                 x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
             )
         if self._reduce_moments is None:
-            y, moments[name] = batch_norm.batch_stats(
-                x, gamma, beta, epsilon, data_format, moments.get(name)
-            )
+            y, moments[name] = layers.normalize_by_batch(x, gamma, beta, epsilon, data_format)
         else:
-            y, moments[name] = batch_norm.synchronized_stats(
+            y, moments[name] = layers.normalize_by_all_batches(
                 x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format
             )
         return y

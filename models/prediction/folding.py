@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.architecture import kernel_name, norm_names
-from models.decomposed_batch_norm import scale_and_shift
+from models.layers import scale_and_shift
 from models.resnet import ResNet
 
 

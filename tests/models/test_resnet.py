@@ -16,7 +16,6 @@ from models import resnet
 from models.architecture import is_batch_norm, variable_shapes
 from models.checkpoints import checkpoint
 from models.resnet import ResNet, initial_value
-from models.training.optimizers import Optimizer, OptimizerOptions
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -161,7 +160,7 @@ def test_inference_and_frozen_training_leave_the_statistics_alone():
 
 @pytest.fixture(params=["units", "no units"])
 def sixteen_bit_units(request, monkeypatch):
-    """A processor that computes in 16 bits, and one that only keeps activations in them."""
+    """A processor that computes in 16 bits, and one that is slower in them than in float32."""
     has_units = request.param == "units"
     monkeypatch.setattr(resnet, "fast_dtype", lambda dtype: dtype if has_units else tf.float32)
     return has_units
@@ -187,25 +186,6 @@ def test_lower_precision_is_near_float32(sixteen_bit_units, dtype, tolerance):
         error = np.abs(near - exact).max()
         assert error < tolerance * np.abs(exact).max()
         assert sixteen_bit_units == (error > 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"recompute": True}, {"freeze_batch_norm": True}, {"reduce_moments": lambda pair: pair}],
-    ids=["batch", "recompute", "frozen", "synchronized"],
-)
-def test_activations_kept_in_16_bits_are_more_exact_than_arithmetic_in_them(monkeypatch, options):
-    exact = step(thin(**options), images(4))
-    errors = []
-    for dtype in (tf.bfloat16, tf.float32):
-        monkeypatch.setattr(resnet, "fast_dtype", {tf.bfloat16: dtype}.get)
-        near = step(thin(compute_dtype="bfloat16", **options), images(4))
-        norms = {name: np.linalg.norm(near[name] - exact[name]) for name in exact}
-        errors.append({name: n / np.linalg.norm(exact[name]) for name, n in norms.items()})
-    computed, kept = errors
-    assert kept.pop("logits") < 1e-6 < computed.pop("logits")
-    assert 0 < np.median([*kept.values()]) < 0.7 * np.median([*computed.values()])
 
 
 def test_synchronized_batch_norm_alone_is_the_fused_one():
@@ -286,10 +266,8 @@ assert_all_close(step(thin(), images()), step(thin(data_format="NCHW"), images()
 # The allocator gives nothing back: what spares memory must come first.
 PEAKS = """
 from benchmarks.measuring import memory_bytes
-from models import resnet
 from test_resnet import images, step, thin
-resnet.fast_dtype = lambda dtype: resnet.tf.float32
-for options in {"recompute": True}, {"compute_dtype": "bfloat16"}, {}:
+for options in {"recompute": True}, {}:
     step(thin(**options), images(96, 224))
     print(memory_bytes("VmHWM"))
 """
@@ -317,21 +295,7 @@ def test_channels_first_equals_channels_last():
 
 
 @pytest.mark.slow
-def test_recomputation_and_16_bits_spare_memory():
-    """Neither keeps what batch norm puts out, 290 MiB here; at the peak other tensors live, too."""
-    recomputed, kept_in_16_bits, plain = map(int, printed_by(PEAKS).split())
-    assert plain - max(recomputed, kept_in_16_bits) > 80 << 20
-
-
-def test_the_graph_of_a_step_is_small():
-    """Its operations put off the first step: with 27 a variable it came 1.6 times as late."""
-    network = thin()
-    optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
-
-    def step(x):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(network(x, training=True))
-        optimizer.apply(tape.gradient(loss, optimizer.trainable), 0.1)
-
-    graph = tf.function(step).get_concrete_function(tf.TensorSpec([2, 32, 32, 3])).graph
-    assert len(graph.get_operations()) < 14 * len(optimizer.trainable)
+def test_recomputation_spares_memory():
+    """Batch norm's outputs, 290 MiB here, are not kept; at the peak other tensors live, too."""
+    recomputed, plain = map(int, printed_by(PEAKS).split())
+    assert plain - recomputed > 80 << 20

@@ -1,0 +1,144 @@
+"""Convolution, batch norm with ReLU, and recomputation: what the network is built from.
+
+x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
+Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
+
+# oneDNN overruns its memory in the gradient to the kernel of a strided 1 x 1 convolution that has
+# fewer input channels than a SIMD register holds floats (16 with AVX-512, 8 with AVX2; TensorFlow
+# 2.18 and 2.21). From this many on it is safe on every processor, and faster than subsampling.
+_SAFE_STRIDED_CHANNELS = 16
+
+
+class Moments(NamedTuple):
+    """Mean and (unbiased) variance of each channel, without gradients."""
+
+    mean: tf.Tensor
+    variance: tf.Tensor
+
+
+class Normalized(NamedTuple):
+    """y is like x; `moments` are those of the batch that it was normalized by."""
+
+    y: tf.Tensor
+    moments: Moments
+
+
+def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, data_format: str = "NHWC") -> tf.Tensor:
+    """Convolves x, in its own type, with a square float32 kernel [size, size, inputs, outputs].
+
+    There is no bias. From stride 2 on the padding is the same at both sides whatever the size of x
+    is (spec section 2, "fixed padding"); with stride 1 it is SAME.
+    """
+    size = kernel.shape[0]
+    if stride > 1 and size > 1:
+        # Not by EXPLICIT padding: with it the bfloat16 gradients leave oneDNN's fast path.
+        side, none = [(size - 1) // 2, size - 1 - (size - 1) // 2], [0, 0]
+        x = tf.pad(
+            x, [none, side, side, none] if data_format == "NHWC" else [none, none, side, side]
+        )
+    elif stride > 1 and kernel.shape[2] < _SAFE_STRIDED_CHANNELS:
+        # The same values: a 1 x 1 kernel sees only the pixels at multiples of the stride.
+        x = x[:, ::stride, ::stride] if data_format == "NHWC" else x[:, :, ::stride, ::stride]
+        stride = 1
+    padding = "SAME" if stride == 1 else "VALID"
+    return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), stride, padding, data_format=data_format)
+
+
+def scale_and_shift(
+    gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scale and offset, [C] each, that batch norm by these (biased) moments amounts to."""
+    scale = gamma * tf.math.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+def normalize_by_running_stats(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    epsilon: float,
+    data_format: str = "NHWC",
+) -> tf.Tensor:
+    """Batch norm by moments that do not depend on x, and ReLU.
+
+    For inference, and for training with frozen batch norms.
+    """
+    y, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        data_format=data_format,
+        is_training=False,
+    )
+    return tf.nn.relu(y)
+
+
+def normalize_by_batch(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, data_format: str = "NHWC"
+) -> Normalized:
+    """Batch norm by the moments of x itself, and ReLU."""
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=[],
+        variance=[],
+        epsilon=epsilon,
+        data_format=data_format,
+        is_training=True,
+    )
+    return Normalized(tf.nn.relu(y), Moments(mean, variance))
+
+
+def normalize_by_all_batches(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    reduce_moments: ReduceMoments,
+    workers: int,
+    data_format: str = "NHWC",
+) -> Normalized:
+    """Batch norm by the moments of the batches of all workers, of one size each, and ReLU.
+
+    `reduce_moments` averages tensors over the workers, differentiably.
+    """
+    exact = tf.cast(x, tf.float32)
+    axes = [0, 1, 2] if data_format == "NHWC" else [0, 2, 3]
+    # Raw moments add up over workers. In float64, because their difference is a variance that may
+    # be a millionth of them.
+    own_mean, own_variance = (tf.cast(m, tf.float64) for m in tf.nn.moments(exact, axes))
+    # Horovod: an all-reduce in the forward pass.
+    mean, mean_square = reduce_moments([own_mean, own_variance + tf.square(own_mean)])
+    variance = tf.cast(tf.maximum(mean_square - tf.square(mean), 0.0), tf.float32)
+    mean = tf.cast(mean, tf.float32)
+    shape = [-1] if data_format == "NHWC" else [-1, 1, 1]
+    scale, offset = (
+        tf.reshape(value, shape) for value in scale_and_shift(gamma, beta, mean, variance, epsilon)
+    )
+    y = tf.nn.relu(tf.cast(exact * scale + offset, x.dtype))
+    # Unbiased variance, as the fused operation reports it.
+    count = tf.cast(tf.size(x) // gamma.shape[0] * workers, tf.float32)
+    unbiased = variance * count / tf.maximum(count - 1, 1)
+    return Normalized(y, Moments(tf.stop_gradient(mean), tf.stop_gradient(unbiased)))
+
+
+def recompute(run: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
+    """`run(x)`, of which the backward pass keeps x alone and calls `run` again.
+
+    Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost").
+    """
+    return tf.recompute_grad(run)(x)
