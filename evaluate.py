@@ -13,8 +13,7 @@ from absl import logging
 
 import flags
 import inference_job
-import script
-from data.common import output_lock
+from data.common import output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages, read_classes, watched
 from data.input.image_batches import Preparation

@@ -19,7 +19,7 @@ from absl import logging
 
 import flags
 import inference_job
-import script
+from data.common import script
 
 # isort: split
 import tensorflow as tf  # after script, which says how

@@ -11,7 +11,7 @@ import numpy as np
 
 import flags
 import inference_job
-import script
+from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import feature_files
 from data.outputs.feature_files import Feature

@@ -8,8 +8,8 @@ import fnmatch
 from collections.abc import Callable
 
 import flags
-import script
 import train
+from data.common import script
 from models.distributed.base import Distributed
 from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.training.objectives import (

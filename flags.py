@@ -2,14 +2,14 @@
 
 The names and defaults are the released system's (spelling included); flags that it lacked stand
 next to them, off by default. A script takes the flags of its own groups. Only root scripts read
-flags: script.py copies the values into the option dataclasses of `data` and `models`, whose fields
-bear the flags' names.
+flags: data/common/script.py copies the values into the option dataclasses of `data` and `models`,
+whose fields bear the flags' names.
 """
 
-import textwrap
-from typing import NamedTuple
-
 from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
+
+from data.common.flag_groups import GROUPS, close_groups
+from data.common.flag_groups import open_group as _group
 
 FLAGS = flags.FLAGS
 
@@ -43,51 +43,6 @@ ALIASES = {
     "colour_probability": "color_probability",
     "head_rate": "head_lr_mult",
 }
-
-
-class Group(NamedTuple):
-    """Flags of one subject, by name, and the scripts that read them."""
-
-    title: str
-    scripts: tuple[str, ...]
-    names: list[str]
-
-
-_opened: list[tuple[str, tuple[str, ...], int]] = []
-
-
-def _defined() -> list[str]:
-    return [flag.name for flag in FLAGS.flags_by_module_dict().get(__name__, [])]
-
-
-def _group(title: str, *scripts: str) -> None:
-    """Opens a group: the flags defined from here on are read by these scripts."""
-    _opened.append((title, scripts, len(_defined())))
-
-
-def names_of(script: str) -> list[str]:
-    """The flags that a root script reads."""
-    return [name for group in GROUPS if script in group.scripts for name in group.names]
-
-
-def help_text(script: str, about: str) -> str:
-    """What `script` --help prints: the script's docstring `about`, then its own flags by group."""
-    lines = [about.strip()]
-    for group in GROUPS:
-        if script in group.scripts:
-            lines += ["", f"{group.title}:"]
-            lines += [_help_of(name, DEFAULTS[script]) for name in group.names]
-    return "\n".join(lines) + "\n"
-
-
-def _help_of(name: str, defaults: dict[str, object]) -> str:
-    flag = FLAGS[name]
-    default = defaults.get(name, flag.default)
-    default = f"{default:.4g}" if isinstance(default, float) else default
-    shown = "" if default in (None, []) else f" (default: {default})"
-    text = f"--{name}: {flag.help}{shown}"
-    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
-
 
 TRAINING = TRAIN, FINETUNE = "train.py", "finetune.py"
 PREDICTION = CLASSIFY, EXTRACT = "image_classification.py", "extract_feature.py"
@@ -372,11 +327,7 @@ flags.DEFINE_boolean("list", False, "print what the checkpoint holds, and stop")
 
 FLAGS.set_default("log_dir", "./out/log/")
 
-_ends = [*(start for _, _, start in _opened[1:]), len(_defined())]
-GROUPS = [
-    Group(title, scripts, _defined()[start:end])
-    for (title, scripts, start), end in zip(_opened, _ends, strict=True)
-]
+close_groups(DEFAULTS, WITHOUT_EFFECT)
 next(group for group in GROUPS if "log_interval" in group.names).names.append("log_dir")  # absl's
 
 for _name, _current in ALIASES.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 import flags
 import inference_job
-import script
+from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS

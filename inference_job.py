@@ -12,8 +12,7 @@ import numpy as np
 from absl import logging
 
 import flags
-import script
-from data.common import output_lock, parallel
+from data.common import output_lock, parallel, script
 from data.common.launcher import this_process
 from data.common.parallel import Part
 from data.input.image_batches import ImageBatch, Preparation

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import flags
-import script
+from data.common import script
 from data.common.errors import UserError
+from data.common.script import from_flags
 from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.sharding import StepOptions, arithmetic, step_share
@@ -30,7 +31,6 @@ from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverag
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer
 from models.training.validation import Validation
-from script import from_flags
 
 FLAGS = flags.FLAGS
 

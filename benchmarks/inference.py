@@ -184,7 +184,7 @@ def _ignore(value: Any) -> None:
 
 def serve_one(args: argparse.Namespace) -> None:
     """One contender, in this process: a pass to warm up, then one at each word."""
-    import script  # noqa: F401 - switches oneDNN on before TensorFlow is imported, as scripts do
+    from data.common import script  # noqa: F401 - switches oneDNN on before TensorFlow is imported, as scripts do
 
     one_pass = CONTENDERS[args.one](args)
 

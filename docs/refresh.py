@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import flags
+from data.common import flag_groups
 
 FLAGS_PAGE = ROOT / "docs" / "flags.md"
 FLAGS_INTRODUCTION = """# Flags
@@ -31,7 +32,7 @@ _CHOICES_IN_HELP = re.compile(r"^<[^>]*>: ")  # absl puts them before the help o
 def flags_page() -> str:
     """The text of docs/flags.md."""
     parts = [FLAGS_INTRODUCTION]
-    for title, scripts, names in flags.GROUPS:
+    for title, scripts, names in flag_groups.GROUPS:
         readers = ", ".join(f"`{name}`" for name in scripts)
         parts.append(_flag_table(title, f"{readers}\n\n", names))
     parts.append(_flag_table("Accepted without effect", "", sorted(flags.WITHOUT_EFFECT)))

@@ -12,6 +12,7 @@ import pytest
 from absl.testing import flagsaver
 
 import flags
+from data.common import flag_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = list(flags.DEFAULTS)
@@ -44,7 +45,7 @@ def read_by(module: str) -> set[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_reads_every_flag_that_it_takes(script):
-    unread = set(flags.names_of(script)) - read_by(Path(script).stem)
+    unread = set(flag_groups.names_of(script)) - read_by(Path(script).stem)
     assert unread - {"num_gpus"} == set()
 
 
@@ -54,7 +55,7 @@ def test_help_lists_a_scripts_own_flags_without_tensorflow(run_script, tmp_path,
     reported = run_script(script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert reported.returncode == 0 and reported.stderr == ""
     listed = {line.split(":")[0][4:] for line in reported.stdout.splitlines() if line[:4] == "  --"}
-    assert listed == set(flags.names_of(script))
+    assert listed == set(flag_groups.names_of(script))
     first = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")))
     assert reported.stdout.startswith(first.splitlines()[0])
 

@@ -1,6 +1,7 @@
 """Entry-point helpers of the root scripts: strict flag parsing and one-line user errors.
 
-Imported before TensorFlow, so that --help is answered without it and its variables are set.
+Imported after flags.py, which defines the flags, and before TensorFlow, so that --help is answered
+without it and its variables are set.
 """
 
 import dataclasses
@@ -10,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from absl import app, logging
-from absl import flags as absl_flags
+from absl import app, flags, logging
 
-import flags
-from data.common import command, output_lock
-from flags import FLAGS, WITHOUT_EFFECT
+from data.common import command, flag_groups, output_lock
 
+FLAGS = flags.FLAGS
 Options = TypeVar("Options")
 HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
 EPOCHS = "a run's length is --max_iter, in steps: epochs x images / images of a step"
@@ -27,13 +26,13 @@ def _script() -> str:
     return Path(sys.argv[0]).resolve().name
 
 
-if _script() in flags.DEFAULTS:
+if _script() in flag_groups.DEFAULTS:
     command.prepare()
     if set(HELP) & set(sys.argv[1:]):
-        print(flags.help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
+        print(flag_groups.help_text(_script(), sys.modules["__main__"].__doc__ or ""), end="")
         sys.exit(0)
 
-from data.common import start_tensorflow  # noqa: E402, F401 - after the help
+from data.common import start_tensorflow  # noqa: F401 - after the help
 
 
 def from_flags(cls: type[Options], **values: Any) -> Options:
@@ -53,7 +52,7 @@ def set_defaults(values: Mapping[str, Any]) -> None:
 
 def as_dict(**values: Any) -> dict[str, Any]:
     """The flags that the script reads, for the record next to a checkpoint; `values` go before."""
-    return {name: FLAGS[name].value for name in flags.names_of(_script())} | values
+    return {name: FLAGS[name].value for name in flag_groups.names_of(_script())} | values
 
 
 def run(main: Callable[[], int | None], files: str | None = None) -> None:
@@ -65,7 +64,7 @@ def run(main: Callable[[], int | None], files: str | None = None) -> None:
     is raised keeps its traceback.
     """
     script = _script()
-    for name, value in flags.DEFAULTS[script].items():
+    for name, value in flag_groups.DEFAULTS[script].items():
         FLAGS.set_default(name, value)
     FLAGS.set_gnu_getopt(True)  # flags may follow arguments
     app.run(
@@ -80,12 +79,12 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
         arguments = FLAGS(argv)
         _refuse_others_flags(script)
         return arguments
-    except absl_flags.UnrecognizedFlagError as error:
+    except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        near = difflib.get_close_matches(name, flags.names_of(script), n=1)
+        near = difflib.get_close_matches(name, flag_groups.names_of(script), n=1)
         instead = [EPOCHS] if "epoch" in name else [f"did you mean --{near[0]}?"] if near else []
         mistake = ": ".join([f"unknown flag --{name}", *instead])
-    except absl_flags.Error as error:
+    except flags.Error as error:
         mistake = str(error)
     print(f"error: {mistake} ({script} --help lists all flags)", file=sys.stderr)
     sys.exit(1)
@@ -93,13 +92,11 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
 
 def _refuse_others_flags(script: str) -> None:
     """Raises a flag error for one that this script does not read, and names those that do."""
-    for group in flags.GROUPS:
+    for group in flag_groups.GROUPS:
         for name in group.names:
             if script not in group.scripts and FLAGS[name].present:
                 readers = ", ".join(group.scripts)
-                raise absl_flags.Error(
-                    f"{script} does not read --{name}; it is a flag of {readers}"
-                )
+                raise flags.Error(f"{script} does not read --{name}; it is a flag of {readers}")
 
 
 @command.one_line_errors()
@@ -112,7 +109,7 @@ def _run_checked(
         FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
     elif len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
-    for name, instead in WITHOUT_EFFECT.items():
+    for name, instead in flag_groups.WITHOUT_EFFECT.items():
         if FLAGS[name].present:
             logging.warning("--%s has no effect (%s)", name, instead)
     return output_lock.run(main)
