@@ -26,8 +26,8 @@ def main() -> int:
     result_format = choose_format(feature_files.formats(FLAGS.feature_type), FLAGS.result)
     loaded = inference_job.load()
     predictor = Predictor(loaded.network, FLAGS.layer, FLAGS.l2_normalize)
-    part, result = inference_job.our_part(), Path(FLAGS.result)
-    return inference_job.run(loaded, part, result, result_format, predictor, describe, SETTINGS)
+    group, result = inference_job.process_group(), Path(FLAGS.result)
+    return inference_job.run(loaded, group, result, result_format, predictor, describe, SETTINGS)
 
 
 def describe(batch: ImageBatch, values: np.ndarray) -> list[Feature]:

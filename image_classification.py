@@ -34,9 +34,9 @@ def main() -> int:
     inference_job.take_label_mode(loaded.prefix)
     labels = make_labels(loaded.network.class_num)
     predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
-    part = inference_job.our_part()
+    group = inference_job.process_group()
     # Of several processes, the one that joins the shares has the first images.
-    count = FLAGS.page_images if FLAGS.page and part.collects else 0
+    count = FLAGS.page_images if FLAGS.page and group.collects else 0
     shown = prediction_html.Shown(count)
 
     def describe(batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
@@ -44,9 +44,9 @@ def main() -> int:
         shown.add(predictions, batch)
         return predictions
 
-    job = loaded, part, Path(FLAGS.result), result_format, predictor, describe, SETTINGS
+    job = loaded, group, Path(FLAGS.result), result_format, predictor, describe, SETTINGS
     code = inference_job.run(*job, shown=count)
-    if FLAGS.page and part.collects:
+    if FLAGS.page and group.collects:
         shown.write(FLAGS.page)
     return code
 

@@ -12,16 +12,15 @@ import numpy as np
 from absl import logging
 
 import flags
-from data.common import output_lock, parallel, script
-from data.common.launcher import this_process
-from data.common.parallel import Part
+from data.common import output_lock, processes, script
+from data.common.processes import ProcessGroup, this_process
 from data.input.image_batches import ImageBatch, Preparation
 from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.result_format import ResultFormat
 from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.distributed import launch
-from models.distributed.base import Distributed, DistributedOptions
+from models.distributed.base import DistributedOptions
 from models.prediction import inference
 
 FLAGS = flags.FLAGS
@@ -70,7 +69,7 @@ def network_options(**values: Any) -> inference.NetworkOptions:
 
 def run(
     loaded: inference.Loaded,
-    part: Part,
+    group: ProcessGroup,
     result: Path,
     result_format: ResultFormat,
     predict: inference.Predictor,
@@ -81,11 +80,11 @@ def run(
     """Runs the network over every batch of --images and writes `result`; the exit code.
 
     Args:
-      part: of `our_part`.
+      group: of `process_group`.
       describe, shown: see `BatchPredictor`.
       settings: the script's own flags that decide on the rows.
     """
-    if part.index == 0:
+    if group.shard.index == 0:
         output_lock.claim_file("result", result)
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
     prepare = Preparation(
@@ -102,7 +101,7 @@ def run(
         settings={"checkpoint": loaded.prefix, **loaded.settings(), **decisive},
         batch_size=max(1, FLAGS.batch_size // prepare.crops),
         threads=FLAGS.num_preprocess_threads,
-        part=part,
+        group=group,
         shown=shown,
         images_dir=FLAGS.images_dir,
     )
@@ -119,24 +118,11 @@ def checkpoint_path() -> str:
     return FLAGS.pretrain_ckpt or FLAGS.model_dir
 
 
-def our_part() -> Part:
-    """Our share of the images: by MPI under mpirun, else by Horovod, else all of them."""
-    part = parallel.our_part(None)
-    if part.world is not None:
-        return part
+def process_group() -> ProcessGroup:
+    """The processes that share the images: by MPI under mpirun, else by Horovod, else this one."""
+    group = processes.process_group()
+    if group.barrier:
+        return group
     # Shares may take differently long: those who are done wait without a limit.
     job = launch.start(DistributedOptions(stall_shutdown_seconds=0))
-    return Part(job.rank, job.size, _HorovodWorld(job)) if job.size > 1 else Part()
-
-
-class _HorovodWorld:
-    """What `Part` asks of MPI's communicator, by Horovod."""
-
-    def __init__(self, job: Distributed) -> None:
-        self._job = job
-
-    def Barrier(self) -> None:  # noqa: N802 - MPI's name
-        self._job.sum(np.zeros(1))
-
-    def Abort(self, code: int) -> None:  # noqa: N802 - MPI's name
-        """Nothing: horovodrun ends the others when one process fails."""
+    return ProcessGroup(job.shard, job.barrier)

@@ -116,7 +116,7 @@ def run(
     if best:
         best.check(evaluate.names())
     steps = from_flags(StepOptions)
-    share = step_share(steps, job.rank, job.size, job.elastic, FLAGS.sync_batch_norm)
+    share = step_share(steps, job.shard, job.elastic, FLAGS.sync_batch_norm)
     # Horovod: each worker trains on its own share of every step's records.
     source = TrainingInput(records, from_flags(Augmentation), share)
     schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)

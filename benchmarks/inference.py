@@ -96,7 +96,7 @@ def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
 
 def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     """What extract_feature.py does, without the start of the process."""
-    from data.common.parallel import Part
+    from data.common.processes import ProcessGroup
     from data.input.image_batches import Preparation
     from data.outputs import feature_files
     from data.outputs.batch_predictor import BatchPredictor
@@ -115,7 +115,7 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
         settings={},
         batch_size=batch_size,
         threads=THREADS,
-        part=Part(),
+        group=ProcessGroup(),
     )
     return lambda: _ignore(job.run())
 

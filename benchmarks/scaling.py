@@ -147,7 +147,7 @@ def measure(arguments: argparse.Namespace) -> None:
     job = launch.start(DistributedOptions(setting.compression, setting.gradient_groups))
     pin(job)
     trainer = make_trainer(arguments, job)
-    share = shard_step(arguments.batch_size * job.size, arguments.batch_size, job.rank, job.size)
+    share = shard_step(arguments.batch_size * job.size, arguments.batch_size, job.shard)
     options = InputOptions(
         arguments.data_dir or "",
         arguments.image_size,

@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.common import command
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
-from data.common.parallel import Part, our_part
+from data.common.processes import ProcessGroup, process_group
 from data.download.fetch import USER_AGENT, Limits
 from data.download.job import HOST_LIMIT, Options, Plan, download, join, known_parts
 from data.download.open_images import BUCKET, join_ids, rotations_next_to
@@ -36,26 +36,26 @@ _BY_ID = "images_by_id.txt"
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     warnings.filterwarnings("ignore", module="PIL")  # of images that are refused or counted
-    part, progress = our_part(args.part), Progress()
+    group, progress = process_group(args.part), Progress()
     try:
-        options = _options(args, part)
+        options = _options(args, group)
         if args.dry_run:
             print(dry_run(options))
             return 0
         known = known_parts(options.save_dir)
-        count = part.count
-        if args.part is None and part.count == 1 and len(known) == 1:
+        part, count = group.shard, group.shard.count
+        if args.part is None and count == 1 and len(known) == 1:
             count = known.pop()  # runs with --part were here: only to be joined
         plan = Plan(options, count)
         if count == part.count:
-            totals = download(plan, part.index, args.retry_failed, args.verify, progress.watch)
+            totals = download(plan, part, args.retry_failed, args.verify, progress.watch)
             if rates := progress.close():
                 print(rates)
             if count > 1:
-                print(f"part {part.index}/{count}: {describe(totals)}")
-        part.wait()
-        part.tell_rest()
-        return _join(plan) if part.collects else 0
+                print(f"part {part}: {describe(totals)}")
+        group.wait()
+        group.report_rest()
+        return _join(plan) if group.collects else 0
     finally:
         progress.close()
 
@@ -145,12 +145,12 @@ def _positive(text: str) -> int:
     return value
 
 
-def _options(args: argparse.Namespace, part: Part) -> Options:
+def _options(args: argparse.Namespace, group: ProcessGroup) -> Options:
     by_id = args.image_ids is not None or args.url_template is not None
     template = args.url_template or (BUCKET if args.image_ids else None)
     im_list = args.im_list or args.save_dir / "im_list.txt"
     return Options(
-        url_list=_joined_list(args, template, part) if args.image_ids else args.url_list,
+        url_list=_joined_list(args, template, group) if args.image_ids else args.url_list,
         save_dir=args.save_dir,
         im_list=im_list,
         invalid_list=im_list.with_name("invalid_url.txt"),
@@ -185,15 +185,15 @@ def _shards(args: argparse.Namespace) -> ShardOptions | None:
     return ShardOptions(args.kind, args.num_class, args.shard_size)
 
 
-def _joined_list(args: argparse.Namespace, template: str, part: Part) -> Path:
+def _joined_list(args: argparse.Namespace, template: str, group: ProcessGroup) -> Path:
     """The list made from ids and annotations; the first rank makes it."""
     path = args.save_dir / _BY_ID
-    if part.world is None or part.index == 0:
+    if group.barrier is None or group.shard.index == 0:
         joined = join_ids(args.image_ids, args.annotations, "{subset}" in template, path)
         print(f"{path}: {joined.rows} ids; {joined.without_annotations} left out that are not")
         print(f"among the {joined.annotations} annotations" if args.annotations else "annotated")
         print(f"{joined.rotated} are turned upright, as the column Rotation says")
-    part.wait()
+    group.wait()
     return path
 
 

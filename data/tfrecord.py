@@ -20,7 +20,8 @@ from data.common import command
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
-from data.common.parallel import cores, our_part
+from data.common.parallel import cores
+from data.common.processes import process_group
 from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
 from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
 from data.tfrecords.records import KINDS
@@ -33,17 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     if args.verify:
         return _verify(args)
-    part = our_part(args.part)
-    processes = args.processes or (1 if part.world else cores())
+    group = process_group(args.part)
+    processes = args.processes or (1 if group.barrier else cores())
     suffix = suffix_in(args.tfrecords)
     shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index, suffix))
     if not Path(args.images).is_dir():
         raise UserError(f"--images {args.images}: no such folder")
     if not shards:
         raise UserError(f"--indexs {args.indexs}: no row in it")
-    reports = convert(shards, _options(args), processes, part, args.retry_bad)
+    reports = convert(shards, _options(args), processes, group, args.retry_bad)
     if reports is None:
-        part.tell_rest()
+        group.report_rest()
         return 0
     return _report(args.tfrecords, reports)
 

@@ -114,7 +114,7 @@ def train(case: Case, job: Distributed) -> dict[str, np.ndarray]:
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     trainer = Trainer(network, objective, optimizer, job)
     most = min(case.micro_batch, -(-IMAGES_PER_STEP // job.size))
-    share = shard_step(IMAGES_PER_STEP, most, job.rank, job.size)
+    share = shard_step(IMAGES_PER_STEP, most, job.shard)
 
     def body() -> list[float]:
         losses = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from data.common.errors import UserError
-from data.common.launcher import this_process
+from data.common.processes import are_joined, end_all, this_process
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells report it."""
@@ -79,14 +79,6 @@ def flush() -> None:
         raise
 
 
-_at_failure: list[Callable[[], Any]] = []
-
-
-def at_failure(function: Callable[[], Any]) -> None:
-    """Has `function` called when the script ends with an error, after the error was printed."""
-    _at_failure.append(function)
-
-
 def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], Callable[..., int]]:
     """Decorates a `main`: its errors become one line on stderr and an exit code.
 
@@ -113,12 +105,11 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
                 print(f"error: {error}", file=sys.stderr)
                 code = failed
             except Exception:
-                if not _at_failure:
+                if not are_joined():
                     raise
                 traceback.print_exc()
                 code = 1
-            for function in _at_failure:
-                function()
+            end_all()
             return code
 
         return checked

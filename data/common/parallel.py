@@ -1,7 +1,4 @@
-"""Parallel map over processes, and the part of the work of each MPI rank.
-
-A bounded, ordered map over processes; and which part of the work is ours.
-"""
+"""A bounded, ordered map over processes."""
 
 from __future__ import annotations
 
@@ -16,46 +13,17 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from data.common.command import at_failure
 from data.common.errors import UserError
-from data.common.launcher import this_process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MPI_LAUNCHERS = ("mpirun", "mpiexec")
 _TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbor is waited for
 _END_SECONDS = 5.0  # for a worker to clear up after itself
 
 Worker = tuple[BaseProcess, Connection]
-
-
-class Part(NamedTuple):
-    """Part `index` of `count`; `world` is MPI's communicator when the parts are its ranks."""
-
-    index: int = 0
-    count: int = 1
-    world: Any = None
-
-    @property
-    def collects(self) -> bool:
-        """Whether it is ours to put the results of all parts together after `wait`."""
-        return self.count == 1 or (self.world is not None and self.index == 0)
-
-    def wait(self) -> None:
-        """Waits until all ranks are here."""
-        if self.world is not None:
-            self.world.Barrier()
-
-    def tell_rest(self) -> None:
-        """Says what is left to do where nobody waits for the other parts."""
-        if self.count > 1 and self.world is None:
-            print(
-                f"part {self.index}/{self.count} is done; once all are, run the same once more,"
-                " alone and without --part: it puts them together"
-            )
 
 
 def cores() -> int:
@@ -209,35 +177,6 @@ def _death_told() -> Iterator[None]:
         yield
     except (EOFError, ConnectionError) as error:
         raise UserError("a worker process was killed; run again to continue") from error
-
-
-def our_part(part: str | None) -> Part:
-    """Our share of the work: `--part i/n` (i from 0), else as the launcher says, else all.
-
-    Raises:
-        UserError: `part` is not of that form, or MPI does not join what mpirun started.
-    """
-    if part:
-        index, slash, count = part.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise UserError(f"part {part!r}: expected i/n with i in 0..n-1, such as 0/4")
-        return Part(int(index), int(count))
-    process = this_process()
-    if process.size == 1 or process.launcher not in _MPI_LAUNCHERS:
-        return Part(process.rank, process.size)
-    try:
-        from mpi4py import MPI  # only under mpirun: it starts MPI when imported
-    except ImportError as error:
-        raise UserError("mpirun needs mpi4py here: pip install mpi4py") from error
-    world = MPI.COMM_WORLD
-    if world.Get_size() != process.size:
-        raise UserError(
-            f"{process.launcher} started {process.size} processes, but MPI joins"
-            f" {world.Get_size()}: mpi4py is of another MPI; start them with --part 0/"
-            f"{process.size} and so on instead"
-        )
-    at_failure(lambda: world.Abort(1))  # the other ranks would wait for this one for ever
-    return Part(world.Get_rank(), world.Get_size(), world)
 
 
 def _end_with_parent() -> None:

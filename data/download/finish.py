@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.common.files import rewritten
+from data.common.sharding import Shard
 from data.download.manifest import Entry, Manifest
 from data.download.names import Naming
 from data.download.store import partial_name
@@ -142,7 +143,7 @@ def write_lists(
     """
     with rewritten(im_list) as images, rewritten(invalid_list) as invalid:
         for index, manifest in enumerate(manifests):
-            part = index, len(manifests)
+            part = Shard(index, len(manifests))
             rows = read_rows(url_list, part=part)
             for number, row in enumerate(rows):
                 file = naming.file(row.image)

@@ -17,6 +17,7 @@ from data.common.files import sha256
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
+from data.common.sharding import Shard
 from data.download.engine import THREADS_A_PROCESS, Engine, Job
 from data.download.fetch import USER_AGENT, Fetcher, FetchError, Limits
 from data.download.finish import Repeated, Totals, mark_repeated, totals, write_lists
@@ -104,7 +105,7 @@ class Plan:
         is_jpeg = options.shards is not None or options.short_side is not None
         in_folders = options.shards is None and count_lines(options.url_list) > FLAT_ROWS
         self.options = options
-        self.count = count
+        self.parts = [Shard(index, count) for index in range(count)]
         self.naming = Naming(options.url_template, in_folders, ".jpg" if is_jpeg else None)
         self.rotations = read_rotations(options.rotations) if options.rotations else {}
         self._settings = {
@@ -117,10 +118,10 @@ class Plan:
             "rotations": sha256(options.rotations) if self.rotations else None,
         }
 
-    def rows(self, index: int) -> Iterator[Row]:
-        return read_rows(self.options.url_list, self.options.class_num, (index, self.count))
+    def rows(self, part: Shard) -> Iterator[Row]:
+        return read_rows(self.options.url_list, self.options.class_num, part)
 
-    def open(self, index: int) -> Manifest:
+    def open(self, part: Shard) -> Manifest:
         """The manifest of a part.
 
         A new one has the list read once before, so that a row that breaks the format stops us now
@@ -130,11 +131,11 @@ class Plan:
             ListError: such a row.
             UserError: see `Manifest`.
         """
-        path = self.options.save_dir / f"download_manifest{self._suffix(index)}.tsv"
-        settings = {**self._settings, "part": f"{index}/{self.count}"}
+        path = self.options.save_dir / f"download_manifest{part.suffix}.tsv"
+        settings = {**self._settings, "part": str(part)}
         stored, is_sealed = read_settings(path)
         is_checked = is_sealed and {**stored, "rows": 0} == {**settings, "rows": 0}
-        rows = stored["rows"] if is_checked else sum(1 for _ in self.rows(index))
+        rows = stored["rows"] if is_checked else sum(1 for _ in self.rows(part))
         path.parent.mkdir(parents=True, exist_ok=True)
         return Manifest(path, {**settings, "rows": rows}, rows)
 
@@ -150,19 +151,16 @@ class Plan:
             max_image_bytes=options.max_image_bytes,
         )
 
-    def shard_maker(self, index: int, manifest: Manifest) -> ShardMaker | None:
-        options, suffix = self.options, self._suffix(index)
+    def shard_maker(self, part: Shard, manifest: Manifest) -> ShardMaker | None:
+        options = self.options
         if options.shards is None:
             return None
-        spool = options.save_dir / f".spool{suffix}"
-        prefix = f"{suffix[1:]}-" if suffix else ""
-        rows = self.rows(index)
+        spool = options.save_dir / f".spool{part.suffix}"
+        prefix = f"{part.suffix[1:]}-" if part.suffix else ""
+        rows = self.rows(part)
         return ShardMaker(
             options.shards, options.save_dir, spool, prefix, rows, manifest, self.naming
         )
-
-    def _suffix(self, index: int) -> str:
-        return f"-{index:05d}-of-{self.count:05d}" if self.count > 1 else ""
 
 
 def known_parts(save_dir: Path) -> set[int]:
@@ -173,7 +171,7 @@ def known_parts(save_dir: Path) -> set[int]:
 
 def download(
     plan: Plan,
-    index: int,
+    part: Shard,
     retry_failed: bool = False,
     verify: bool = False,
     watch: Callable[[Manifest, Stored | FetchError | None], None] = lambda *_: None,
@@ -193,15 +191,15 @@ def download(
     """
     options = plan.options
     fetcher = Fetcher(options.limits, options.threads, options.user_agent, options.opt_outs)
-    with plan.open(index) as manifest:
-        shards = plan.shard_maker(index, manifest)
+    with plan.open(part) as manifest:
+        shards = plan.shard_maker(part, manifest)
         mark_lost(manifest, lambda entry: _is_kept(entry, options.save_dir, shards, verify))
         has_answered = bool(manifest.counts().keys() - _WITHOUT_ANSWER)
         manifest.forget_failures(*(() if retry_failed else _RETRIED))
         watch(manifest, None)
         scheduler = Scheduler(options.host_limit, options.retries, has_answered)
-        engine = _engine(plan, index, shards, fetcher, scheduler)
-        for task, result in engine.run(_pending(plan, index, manifest)):
+        engine = _engine(plan, part, shards, fetcher, scheduler)
+        for task, result in engine.run(_pending(plan, part, manifest)):
             manifest.append(_entry(task, result))
             watch(manifest, result)
             if shards:
@@ -214,9 +212,9 @@ def _is_kept(entry: Entry, folder: Path, shards: ShardMaker | None, by_hash: boo
 
 
 def _engine(
-    plan: Plan, index: int, shards: ShardMaker | None, fetcher: Fetcher, scheduler: Scheduler
+    plan: Plan, part: Shard, shards: ShardMaker | None, fetcher: Fetcher, scheduler: Scheduler
 ) -> Engine:
-    options, part = plan.options, (index, plan.count)
+    options = plan.options
     store = plan.store(shards)
 
     def fetch(job: Job) -> tuple[bytes, str]:
@@ -241,8 +239,8 @@ def _engine(
     )
 
 
-def _pending(plan: Plan, index: int, manifest: Manifest) -> Iterator[Task]:
-    for number, row in enumerate(plan.rows(index)):
+def _pending(plan: Plan, part: Shard, manifest: Manifest) -> Iterator[Task]:
+    for number, row in enumerate(plan.rows(part)):
         if manifest.codes[number] == PENDING:
             url = plan.naming.url(row.image)
             rotation = plan.rotations.get(row.image, 0)
@@ -264,15 +262,15 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
     """
     options = plan.options
     with ExitStack() as stack:
-        manifests = [stack.enter_context(plan.open(index)) for index in range(plan.count)]
+        manifests = [stack.enter_context(plan.open(part)) for part in plan.parts]
         pending = totals(manifests).pending
         if pending:
             raise UserError(f"{options.save_dir}: {pending} rows are pending; run all parts")
         repeated = []
         if options.repeated_urls:
             repeated = mark_repeated(manifests, options.repeated_urls)
-        for index, manifest in enumerate(manifests):
-            if shards := plan.shard_maker(index, manifest):
+        for part, manifest in zip(plan.parts, manifests, strict=True):
+            if shards := plan.shard_maker(part, manifest):
                 shards.advance()
                 shards.close()
         if options.shards:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.common.sharding import Shard
 from data.download.fetch import FetchError
 from data.download.finish import Repeated, Totals
 from data.download.job import Options, Plan, download
@@ -101,7 +102,7 @@ def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
                     file.write(format_row(row) + "\n")
         begun = time.monotonic()
         target = Path(folder, "images")
-        totals = download(Plan(replace(options, url_list=sample, save_dir=target)), 0)
+        totals = download(Plan(replace(options, url_list=sample, save_dir=target)), Shard())
         seconds = time.monotonic() - begun
     size = totals.stored_bytes / max(1, totals.ok)
     ok = totals.ok / sampled

@@ -13,6 +13,7 @@ from data.common.errors import UserError
 from data.common.files import read_text
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, to_jpeg, whole
+from data.common.sharding import Shard
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
 """The list that comes with the project."""
@@ -118,13 +119,13 @@ class Store:
         return body, found.width, found.height
 
 
-def partial_name(row: int, part: tuple[int, int]) -> str:
+def partial_name(row: int, part: Shard) -> str:
     """What a row's file is called while it is written, in the folder where it will be.
 
     The name is that of the row, so that another attempt replaces what a killed one left. (The same
     folder, because renaming between folders takes a lock on the whole file system.)
     """
-    return f".{row}-{part[0]}-{part[1]}.part"
+    return f".{row}-{part.index}-{part.count}.part"
 
 
 def _write(data: bytes, path: str, partial: str) -> None:

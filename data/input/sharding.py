@@ -9,6 +9,7 @@ import dataclasses
 from typing import NamedTuple
 
 from data.common.errors import UserError
+from data.common.sharding import Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class StepShard(NamedTuple):
         return self.micro_batch * self.total
 
 
-def shard_step(global_batch: int, largest: int, rank: int, size: int) -> StepShard:
-    """The share of worker `rank` of `size`, micro-batches being of `largest` images at most.
+def shard_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
+    """What a worker does of each step, micro-batches being of `largest` images at most.
 
     The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
     the workers do not divide the micro-batches, the first ones do one more than the others.
@@ -43,19 +44,19 @@ def shard_step(global_batch: int, largest: int, rank: int, size: int) -> StepSha
     Raises:
       UserError: there are more workers than images.
     """
-    if size > global_batch:
-        raise UserError(f"{size} workers cannot share --global_batch={global_batch} images")
-    most = min(largest, global_batch // size)
+    if shard.count > global_batch:
+        raise UserError(f"{shard.count} workers cannot share --global_batch={global_batch} images")
+    most = min(largest, global_batch // shard.count)
     micro_batch = next(m for m in range(most, 0, -1) if global_batch % m == 0)
     total = global_batch // micro_batch
-    count, more = divmod(total, size)
-    return StepShard(micro_batch, rank * count + min(rank, more), count + (rank < more), total)
+    ours = shard.span(total)
+    return StepShard(micro_batch, ours.start, len(ours), total)
 
 
 def step_share(
-    options: StepOptions, rank: int, size: int, elastic: bool = False, in_step: bool = False
+    options: StepOptions, shard: Shard, elastic: bool = False, in_step: bool = False
 ) -> StepShard:
-    """The share that the flags give worker `rank` of `size`.
+    """What the flags give a worker to do of each step.
 
     Without `global_batch`, a step is `accumulate_steps` micro-batches of `batch_size` on each
     worker; with it, as many as it takes.
@@ -73,12 +74,12 @@ def step_share(
         raise UserError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
     if options.global_batch and options.accumulate_steps > 1:
         raise UserError("--global_batch sets the accumulation: leave out --accumulate_steps")
-    made = options.batch_size * options.accumulate_steps * size
-    share = shard_step(options.global_batch or made, options.batch_size, rank, size)
-    if in_step and share.total % size:
+    made = options.batch_size * options.accumulate_steps * shard.count
+    share = shard_step(options.global_batch or made, options.batch_size, shard)
+    if in_step and share.total % shard.count:
         raise UserError(
-            f"--sync_batch_norm: {size} workers cannot do {share.total} micro-batches in step; "
-            "change --global_batch or --batch_size"
+            f"--sync_batch_norm: {shard.count} workers cannot do {share.total} micro-batches in"
+            " step; change --global_batch or --batch_size"
         )
     return share
 

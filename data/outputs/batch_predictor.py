@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.common.errors import UserError
-from data.common.parallel import Part
+from data.common.processes import ProcessGroup
+from data.common.sharding import Shard
 from data.input import image_source
 from data.input.image_batches import ImageBatch, Preparation, batches
 from data.outputs import resumable
@@ -52,7 +53,7 @@ class BatchPredictor(Generic[Row]):
       settings: whatever else decides on the rows; a resumed run must have the same.
       batch_size: in images.
       threads: that read and decode.
-      part: which of how many processes this is; each takes a run of whole batches.
+      group: the processes that share the images; each takes a run of whole batches.
       shown: how many of the first images `describe` has to see, even where an interrupted run
         has done them.
     """
@@ -66,7 +67,7 @@ class BatchPredictor(Generic[Row]):
     settings: dict[str, Any]
     batch_size: int
     threads: int
-    part: Part
+    group: ProcessGroup
     shown: int = 0
     images_dir: str | None = None
 
@@ -83,12 +84,13 @@ class BatchPredictor(Generic[Row]):
             settings is in the way.
         """
         speed = self._fill()
-        self.part.wait()
-        images, unreadable = resumable.totals(self.result, self.part.count)
-        self.part.wait()  # all have read the totals before one cleans up
-        if self.part.collects:
-            self.format.finish(resumable.join(self.result, self.part.count), self.result)
-            resumable.clean(self.result, self.part.count)
+        self.group.wait()
+        count = self.group.shard.count
+        images, unreadable = resumable.totals(self.result, count)
+        self.group.wait()  # all have read the totals before one cleans up
+        if self.group.collects:
+            self.format.finish(resumable.join(self.result, count), self.result)
+            resumable.clean(self.result, count)
         if images and unreadable == images:
             raise UserError(
                 f"none of the {images} images could be read; {self.result} has the reason of"
@@ -99,17 +101,17 @@ class BatchPredictor(Generic[Row]):
     def _fill(self) -> float:
         """Brings this process's share up to its last image; its images per second."""
         total = self._count()
-        start, stop = _span(total, self.batch_size, self.part)
-        index, count = self.part.index, self.part.count
+        shard = self.group.shard
+        start, stop = _span(total, self.batch_size, shard)
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
         settings |= {"images_dir": self.images_dir} if self.images_dir else {}
         settings["first_image"] = start  # it moves when a source grows, but for the first share
-        with resumable.Part(self.result, settings, index, count, self.format.header) as output:
+        with resumable.Part(self.result, settings, *shard, self.format.header) as output:
             if output.items:
                 _log.info("continuing after the %d images of an interrupted run", output.items)
                 self._show_again(start, output.items)
-            share = None if stop is None else stop - start
-            progress = _Progress(share, output.items)
+            images = None if stop is None else stop - start
+            progress = _Progress(images, output.items)
             # Rows are made and written while the network is at the next batch.
             with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
                 written: Future[None] | None = None
@@ -145,19 +147,17 @@ class BatchPredictor(Generic[Row]):
 
     def _count(self) -> int | None:
         """Images in all; None where only reading them would tell."""
-        alone = self.part.count == 1
-        streamed = image_source.STDIN in self.sources
-        if alone and streamed:
+        if self.group.shard.count == 1 and image_source.STDIN in self.sources:
             return None
         passed_over: Counter[str] = Counter()
         total = image_source.count(self.sources, passed_over)
-        if passed_over and self.part.collects:
+        if passed_over and self.group.collects:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
             _log.warning("passed over as no images: %d files (%s)", passed_over.total(), kinds)
         return total
 
 
-def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | None]:
+def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | None]:
     """First image of a process's share, and the one after its last (None: to the end).
 
     Shares begin at whole batches, so any number of processes makes the same batches. The first
@@ -165,10 +165,8 @@ def _span(total: int | None, batch_size: int, part: Part) -> tuple[int, int | No
     """
     if total is None:
         return 0, None
-    all_batches = -(-total // batch_size)
-    edges = (-(-all_batches * i // part.count) * batch_size for i in (part.index, part.index + 1))
-    start, stop = (min(edge, total) for edge in edges)
-    return start, stop
+    ours = shard.span(-(-total // batch_size))
+    return min(ours.start * batch_size, total), min(ours.stop * batch_size, total)
 
 
 class _Progress:

@@ -18,7 +18,8 @@ from data.common.errors import UserError
 from data.common.files import refuse_other_encodings, sha256
 from data.common.image_memory import MAX_IMAGE_BYTES, bounded
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
-from data.common.parallel import Part, ordered_map
+from data.common.parallel import ordered_map
+from data.common.processes import ProcessGroup
 from data.common.progress import Progress
 from data.lists.rows import ListError, Row, parse_row
 from data.tfrecords import label_counts
@@ -110,10 +111,10 @@ def convert(
     shards: Sequence[Shard],
     options: Options,
     processes: int,
-    part: Part,
+    group: ProcessGroup,
     retry_bad: bool = False,
 ) -> list[ShardReport] | None:
-    """Makes the shards of our part that are not there yet, and the manifest if that is ours.
+    """Makes our share of the shards that are not there yet, and the manifest if that is ours.
 
     Args:
         retry_bad: make shards again from which rows were left out.
@@ -129,7 +130,7 @@ def convert(
     job = ShardJob(options)
     done = folder.reports()
     _check_sources(folder, shards, done, job)
-    ours = shards[part.index :: part.count]
+    ours = group.shard.every(shards)
     todo = [
         shard
         for shard in ours
@@ -142,8 +143,8 @@ def convert(
     except BaseException:  # Ctrl-C may end a worker between opening a file and watching over it
         folder.clear_leftovers({shard.name for shard in ours})
         raise
-    part.wait()
-    if not part.collects:
+    group.wait()
+    if not group.collects:
         return None
     reports = sorted(folder.reports().values(), key=lambda report: report.name)
     folder.finish(reports, [shard.name for shard in shards])

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from data.common.sharding import Shard
+
 
 @dataclasses.dataclass(frozen=True)
 class DistributedOptions:
@@ -56,6 +58,13 @@ class Distributed(Protocol):
     launched: bool
     elastic: bool
 
+    @property
+    def shard(self) -> Shard:
+        """Which of the workers this is."""
+
+    def barrier(self) -> None:
+        """Waits until all workers are here."""
+
     def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
         """Gives every worker the variables of rank 0, then returns `body()`.
 
@@ -90,6 +99,10 @@ class SingleProcess:
     local_rank = 0
     launched = False
     elastic = False
+    shard = Shard()
+
+    def barrier(self) -> None:
+        pass
 
     def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
         del variables

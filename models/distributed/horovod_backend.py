@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
+from data.common.sharding import Shard
 from models.distributed.base import DistributedOptions
 
 
@@ -27,6 +28,13 @@ class HorovodProcesses:
         """Asks Horovod who we are: at the start, and after workers came or went."""
         hvd = self._hvd
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+
+    @property
+    def shard(self) -> Shard:
+        return Shard(self.rank, self.size)
+
+    def barrier(self) -> None:
+        self.sum(np.zeros(1))
 
     def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
         try:

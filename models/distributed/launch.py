@@ -7,7 +7,7 @@ that was started alone runs the same code, and then Horovod need not be installe
 import os
 
 from data.common.errors import UserError
-from data.common.launcher import this_process
+from data.common.processes import this_process
 from models.distributed.base import Distributed, DistributedOptions, SingleProcess
 
 # Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.

@@ -15,7 +15,8 @@ from skimage import data as photographs
 
 from benchmarks import fuzz_images
 from data.common.errors import UserError
-from data.common.parallel import Part
+from data.common.processes import ProcessGroup
+from data.common.sharding import Shard
 from data.input import image_batches
 from data.input.image_batches import Preparation, batches
 from data.input.image_source import images
@@ -140,7 +141,7 @@ def describe(batch, values):
     return [Feature(image.name, "", value, image.problem) for image, value in rows]
 
 
-def job(photos, result, part=None, describe=describe, batch_size=2):
+def job(photos, result, group=None, describe=describe, batch_size=2):
     return BatchPredictor(
         [str(photos)],
         result,
@@ -151,7 +152,7 @@ def job(photos, result, part=None, describe=describe, batch_size=2):
         settings={"depth": 14},
         batch_size=batch_size,
         threads=2,
-        part=part or Part(),
+        group=group or ProcessGroup(),
     )
 
 
@@ -192,24 +193,24 @@ def places(batch, values):
 def test_processes_share_the_work_and_make_the_same_file(photos, tmp_path, ranks):
     headed = feature_files.formats("float32")[".txt"]._replace(header=b"head\n")
 
-    def run(result, *part):
-        made = job(photos, tmp_path / result, Part(*part), places)
+    def run(result, group):
+        made = job(photos, tmp_path / result, group, places)
         dataclasses.replace(made, format=headed).run()
 
-    run("one.txt")
+    run("one.txt", ProcessGroup())
     for index in range(ranks - 1, -1, -1):  # the first process comes last, and joins
-        run("many.txt", index, ranks, type("World", (), {"Barrier": lambda self: None})())
+        run("many.txt", ProcessGroup(Shard(index, ranks), lambda: None))
     assert (tmp_path / "one.txt").read_bytes().startswith(b"head\n")
     assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 
 
 def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
-    world = type("World", (), {"Barrier": lambda self: None, "Abort": lambda self, code: None})()
-    job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
+    second = ProcessGroup(Shard(1, 2), lambda: None)
+    job(photos, tmp_path / "x.txt", second).run()
     for name in ("9.png", "a.png", "b.png", "c.png"):
         (photos / name).write_bytes((photos / "8.png").read_bytes())
     with pytest.raises(UserError, match="another first_image"):
-        job(photos, tmp_path / "x.txt", Part(1, 2, world)).run()
+        job(photos, tmp_path / "x.txt", second).run()
 
 
 @pytest.mark.slow

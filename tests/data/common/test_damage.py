@@ -92,7 +92,7 @@ def build_records(folder: Path) -> Path:
 def convert(folder: Path) -> Any:
     shards = list(conversion.plan([folder / "list.txt"], shard_size=2))
     options = Options(str(folder), str(folder / "records"), "sparse", 9)
-    return conversion.convert(shards, options, 1, conversion.Part())
+    return conversion.convert(shards, options, 1, conversion.ProcessGroup())
 
 
 def use_records(folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Sharing work: order, bounds, dead workers, and which part is ours."""
+"""Sharing work among worker processes: order, bounds, dead workers."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.common.errors import UserError
-from data.common.parallel import Part, cores, ordered_map, our_part
+from data.common.parallel import cores, ordered_map
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -87,21 +87,6 @@ def test_ctrl_c_to_the_process_group_at_any_moment():
         timeout=120,
     )
     assert (finished.stdout, finished.stderr) == ("stopped at all moments\n", "")
-
-
-def test_parts(monkeypatch):
-    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
-    assert our_part(None) == Part(0, 1)
-    assert our_part(None).collects
-    assert our_part("1/4") == Part(1, 4)
-    assert not our_part("0/4").collects
-    our_part(None).wait()
-
-
-@pytest.mark.parametrize("text", ["4/4", "1", "1/", "a/b", "-1/4", "1/0"])
-def test_parts_that_are_refused(text):
-    with pytest.raises(UserError, match="expected i/n"):
-        our_part(text)
 
 
 def test_cores_are_those_we_may_use():

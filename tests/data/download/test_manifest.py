@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.common.errors import UserError
+from data.common.sharding import Shard
 from data.download.finish import mark_repeated, write_lists
 from data.download.manifest import Entry, Manifest
 from data.download.names import Naming
@@ -121,7 +122,7 @@ def test_lists_are_in_order_and_files_of_repeated_bodies_are_removed(tmp_path) -
     url_list.write_text("".join(f"http://x/{row}.jpg\t{row}:0.5 7:1\r\n" for row in range(4)))
     names = [Naming().file(f"http://x/{row}.jpg") for row in range(4)]
     (tmp_path / names[1]).write_bytes(b"placeholder")
-    (tmp_path / partial_name(3, (0, 1))).write_bytes(b"of an attempt that was killed")
+    (tmp_path / partial_name(3, Shard(0, 1))).write_bytes(b"of an attempt that was killed")
     with opened(tmp_path / "manifest.tsv", rows=4) as manifest:
         for row, status in [(2, "ok"), (3, "http_404"), (1, "repeated"), (0, "converted")]:
             manifest.append(Entry(row, "", status))

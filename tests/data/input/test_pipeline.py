@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from data.common.errors import UserError
+from data.common.sharding import Shard
 from data.input import augment, pipeline, preprocess
 from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
@@ -65,7 +66,7 @@ def options(data_dir, **values):
 
 def train(data_dir, count, start=0, rank=0, size=1, augmentation=None, accumulate=1, **values):
     given = options(data_dir, **values)
-    share = step_share(StepOptions(given.batch_size, accumulate), rank, size)
+    share = step_share(StepOptions(given.batch_size, accumulate), Shard(rank, size))
     source = TrainingInput(given, augmentation or Augmentation(), share)
     return list(itertools.islice(source.batches(start), count))
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from launching import Stage, executable
 
 from data import tfrecord
+from data.common.sharding import Shard
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.input.sharding import shard_step
 from data.tfrecords.records import RecordWriter, encode_example
@@ -204,7 +205,7 @@ def records_by_position(
     """What all workers read in their steps: position -> record."""
     found = {}
     for rank in range(workers):
-        share = shard_step(6, 2, rank, workers)
+        share = shard_step(6, 2, Shard(rank, workers))
         batches = TrainingInput(options, Augmentation(), share).batches(start)
         for step in range(steps):
             first = start + step * share.global_batch + share.first * share.micro_batch

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data.common.errors import UserError
-from data.common.launcher import VARIABLES, Process, this_process
-from data.common.parallel import Part, our_part
+from data.common.processes import VARIABLES, Process, process_group, this_process
+from data.common.sharding import Shard
 from models.distributed import launch
 from models.distributed.base import DistributedOptions
 
@@ -86,16 +86,24 @@ def test_variables_that_do_not_say_who_we_are_are_refused(started, variables, me
 
 def test_parts_are_the_tasks_of_a_step(started):
     started(SRUN)
-    assert our_part(None) == Part(2, 4)
-    assert not our_part(None).collects
+    assert process_group() == (Shard(2, 4), None)
+    assert not process_group().collects
     started(SBATCH)
-    assert our_part(None).collects
+    assert process_group().collects
+
+
+def test_a_part_of_the_command_line_goes_first(started):
+    started(SRUN)
+    group = process_group("1/3")
+    assert group == (Shard(1, 3), None)
+    assert not group.collects
+    group.wait()  # for nobody
 
 
 def test_processes_that_mpi_does_not_join_are_refused(started):
     started(MPIEXEC)
     with pytest.raises(UserError, match="mpiexec started 4 processes, but MPI joins 1: "):
-        our_part(None)
+        process_group()
 
 
 def test_processes_that_horovod_does_not_join_are_refused(started):
