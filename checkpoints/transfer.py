@@ -11,9 +11,9 @@ from pathlib import Path
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from data.common.errors import UserError
+from data.common.progress import Progress
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 20
@@ -135,8 +135,8 @@ def _receive(
     limits: Limits,
     deadline: float,
 ) -> None:
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)
-    with open(part, "ab" if start else "wb") as file, bar:
+    mode = "ab" if start else "wb"
+    with open(part, mode) as file, Progress(part.stem, total, "B", start) as progress:
         # read1 comes back after every packet, so that a trickle does not outlive the deadline.
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             start += len(chunk)
@@ -148,7 +148,7 @@ def _receive(
                     " start again to continue"
                 )
             file.write(chunk)
-            bar.update(len(chunk))
+            progress.update(len(chunk))
 
 
 def _validator(part: Path) -> Path:

@@ -22,7 +22,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data.common import command
 from data.common.errors import UserError
@@ -83,9 +82,7 @@ def write_digits(output: Path) -> tuple[int, int]:
     hierarchy = Hierarchy.read(output / DICTIONARY)
     digits = load_digits()
     lines = []
-    for number, (pixels, digit) in enumerate(
-        zip(tqdm(digits.images, unit="image", disable=None), digits.target, strict=True)
-    ):
+    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         leaf = len(ABOVE) + int(digit)
         classes = (leaf, *hierarchy.ancestors(leaf))
         name = f"images/digit_{number:04d}.jpg"

@@ -8,9 +8,10 @@ import time
 from tqdm import tqdm
 
 LOG_SECONDS = 30.0
-_LINE = (
+_COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} gone, {{rate_fmt}}{{postfix}}"
+_COUNT_OF = (
     "{{desc}}: {{n_fmt}} of {{total_fmt}} {units},"
-    " {{elapsed}} gone, {{remaining}} left, {{rate_fmt}}"
+    " {{elapsed}} gone, {{remaining}} left, {{rate_fmt}}{{postfix}}"
 )
 
 
@@ -19,27 +20,36 @@ class Progress:
 
     Args:
         what: is being worked on.
-        total: units of work.
+        total: units of work; None where only doing it will show.
         unit: what they are.
         done: units done by earlier runs.
     """
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
         self._options = {"unit": unit, "unit_scale": unit == "B", "initial": done}
-        self._line = _LINE.format(units=unit if unit == "B" else f"{unit}s")
+        line = _COUNT if total is None else _COUNT_OF
+        self._line = line.format(units=unit if unit == "B" else f"{unit}s")
         self._bar = tqdm(total=total, desc=what, disable=None, **self._options)
-        self._what, self._total, self._done = what, total, done
+        self._what, self._total, self._before, self._done = what, total, done, done
         self._begun = self._last_line = time.monotonic()
 
-    def update(self, units: int = 1) -> None:
+    def update(self, units: int = 1, note: str = "") -> None:
+        """Counts units that are done; `note` is shown behind the numbers."""
         self._done += units
-        self._bar.update(units)
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line >= LOG_SECONDS:
-            self._last_line = now
-            meter = {"elapsed": now - self._begun, "prefix": self._what, "bar_format": self._line}
+        if not self._bar.disable:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+        elif time.monotonic() - self._last_line >= LOG_SECONDS:
+            self._last_line = time.monotonic()
+            meter = {"elapsed": self._last_line - self._begun, "postfix": note or None}
+            meter |= {"prefix": self._what, "bar_format": self._line}
             line = tqdm.format_meter(self._done, self._total, **meter, **self._options)
             print(line, file=sys.stderr, flush=True)
+
+    def per_second(self, units: float | None = None) -> float:
+        """Units that this run has done per second, or as many of something else."""
+        units = self._done - self._before if units is None else units
+        return units / max(time.monotonic() - self._begun, 1e-9)
 
     def __enter__(self) -> Progress:
         return self

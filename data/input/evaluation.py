@@ -9,24 +9,21 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from data.common.errors import UserError
 from data.common.files import read_text
+from data.common.progress import Progress
 from data.input.image_batches import ImageBatch, Preparation, batches
 from data.input.image_source import Loaded, LoadError, SourceImage, listed_in
 from data.lists import rows
 from data.tfrecords.record_source import RecordSource, pad_labels
 from data.tfrecords.records import RecordError
-
-LOG_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -208,17 +205,11 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
 
 
 def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
-    """The batches, their progress on a terminal or in the log."""
-    done, started, logged = 0, time.monotonic(), time.monotonic()
-    with tqdm(unit=" images", disable=None) as bar:
+    """The batches, with their progress shown."""
+    with Progress("evaluation", None, "image") as progress:
         for batch in batches:
             yield batch
-            done += len(batch.names)
-            bar.update(len(batch.names))
-            now = time.monotonic()
-            if bar.disable and now - logged > LOG_SECONDS:
-                logged = now
-                _log.info("%d images, %.1f a second", done, done / (now - started))
+            progress.update(len(batch.names))
 
 
 def _chunks(

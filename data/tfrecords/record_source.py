@@ -14,10 +14,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tqdm import tqdm
 
 from data.common.errors import UserError
 from data.common.files import files_at_once, matches
+from data.common.progress import Progress
 from data.tfrecords import records
 from data.tfrecords.manifest import labels_of
 from data.tfrecords.records import RecordError
@@ -198,11 +198,11 @@ class RecordSource:
         found: list[np.ndarray] = []
         with (
             ThreadPoolExecutor(READ_THREADS) as pool,
-            tqdm(desc="reading labels", total=self.total, disable=None, unit="record") as bar,
+            Progress("reading labels", self.total, "record") as progress,
         ):
             for piece in pool.map(self._positives_of, pieces):
                 found += piece
-                bar.update(len(piece))
+                progress.update(len(piece))
         return found
 
     def _positives_of(self, piece: Iterable[int]) -> list[np.ndarray]:

@@ -25,3 +25,15 @@ def test_bytes_are_shown_in_larger_units(monkeypatch, capsys):
         shown.update(500_000_000)
     line = capsys.readouterr().err
     assert line == "list.txt: 500M of 2.00G B, 01:40 gone, 05:00 left, 5.00MB/s\n"
+
+
+def test_work_of_unknown_size_with_a_note(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("prediction", None, "image", done=10) as shown:
+        now[0] += 40
+        shown.update(80, "3 unreadable")
+        assert shown.per_second() == 2
+        assert shown.per_second(20) == 0.5
+    line = capsys.readouterr().err
+    assert line == "prediction: 90 images, 00:40 gone,  2.00image/s, 3 unreadable\n"
