@@ -72,7 +72,8 @@ def extract(folder: Path, result: str, kill_at_bytes: int | None = None) -> Run:
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             samples.append(_resident_bytes(process.pid))
-            if kill_at_bytes and partial.exists() and partial.stat().st_size > kill_at_bytes:
+            done = sum(path.stat().st_size for path in partial.glob("*[0-9]"))
+            if kill_at_bytes and done > kill_at_bytes:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
             time.sleep(SAMPLE_SECONDS)

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -38,7 +38,9 @@ def matches(pattern: str) -> list[str]:
 
 
 @contextmanager
-def rewritten(path: str | os.PathLike, sync: bool = True) -> Iterator[BinaryIO]:
+def rewritten(
+    path: str | os.PathLike, sync: bool = True, temporary: str | None = None
+) -> Iterator[BinaryIO]:
     """A file to write, which appears under its name when the block ends well.
 
     A reader finds the old content or the new, never a part; nor does a power cut leave one.
@@ -46,30 +48,44 @@ def rewritten(path: str | os.PathLike, sync: bool = True) -> Iterator[BinaryIO]:
     Args:
         sync: wait until the content is on the disk; many small files that a later run checks
             anyway are faster without.
+        temporary: name of the file until then; by default it has the process id in it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(unfinished, "wb") as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except OSError as error:
         if error.filename is None:  # a full disk does not say which file
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
-def atomic_write(path: str | os.PathLike, content: bytes | str, sync: bool = True) -> None:
+def atomic_write(
+    path: str | os.PathLike,
+    content: bytes | str,
+    sync: bool = True,
+    temporary: str | None = None,
+) -> None:
     """Writes a file at once, see `rewritten`; text as UTF-8, undecodable file names as they are."""
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with rewritten(path, sync) as file:
+    with rewritten(path, sync, temporary) as file:
         file.write(data)
+
+
+def clear_leftovers(folder: str | os.PathLike, names: Container[str] | None = None) -> None:
+    """Deletes what killed processes left half written in a folder: of these files, or of all."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        name = leftover.name[1:].removesuffix(".tmp").rpartition(".")[0]  # without a process id
+        if names is None or name in names:
+            leftover.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -1,7 +1,7 @@
 """Takes the images of a list out of ImageNet's archives: resumable, counted, nothing else.
 
 Images are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose images are all
-written has a journal in `<output>/.extracted`; a run that was killed continues with the others.
+written has a report in `<output>/.extracted`; a run that was killed continues with the others.
 """
 
 from __future__ import annotations
@@ -10,25 +10,33 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.common.files import atomic_write, rewritten
+from data.common import state
+from data.common.files import atomic_write, clear_leftovers, rewritten
+from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
-from data.common.state import StateError, damaged
+from data.common.state import StateError
 from data.imagenet.archives import ArchiveError, Unit, read_images
 from data.lists.blocks import Block, chunks, read_block
 from data.lists.jobs import Refused, over_list
 
-JOURNALS = ".extracted"
-_NAME = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
-
-_KEY = re.compile(r"[0-9a-f]{64}|damaged")
+REPORTS = ".extracted"
+_FORM, _REMEDY = "extraction report", "delete it and extract again"
+_IMAGE = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
 _LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
+
+
+def _are_images(value: Any) -> bool:
+    """lines of an image's number, bytes and SHA-256"""
+    return state.is_text(value) and _LINES.fullmatch(value) is not None
+
+
+_REPORT = {"name": state.is_name, "source": state.is_text, "images": _are_images}
 
 
 class Wanted(NamedTuple):
@@ -50,7 +58,7 @@ class SynsetJob(NamedTuple):
 
 
 def image_path(synset: int, number: int) -> str:
-    return f"n{synset:08d}/n{synset:08d}_{number}.JPEG"
+    return f"{_name(synset)}/{_name(synset)}_{number}.JPEG"
 
 
 def image_ids(block: Block) -> np.ndarray:
@@ -59,7 +67,7 @@ def image_ids(block: Block) -> np.ndarray:
     ids = np.full(len(block), -1, np.int64)
     spans = zip(block.starts.tolist(), block.name_ends.tolist(), strict=True)
     for row, (start, end) in enumerate(spans):
-        match = _NAME.fullmatch(text, start, end)
+        match = _IMAGE.fullmatch(text, start, end)
         if match:
             ids[row] = int(match[1]) << 32 | int(match[2])
     return ids
@@ -92,20 +100,18 @@ class Found(NamedTuple):
     hashes: list[str]
 
 
-@dataclass(frozen=True)
 class Extractor:
     """Takes out the images of one synset after the other."""
 
-    output: Path
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.reports = Reports(output / REPORTS, _FORM, _REPORT, _REMEDY)
 
     def __call__(self, job: SynsetJob) -> str:
-        """Writes the images that are found, then the journal; returns what was wrong, or ''."""
-        folder = self.output / f"n{job.synset:08d}"
+        """Writes the images that are found, then the report; returns what was wrong, or ''."""
+        folder = self.output / _name(job.synset)
         folder.mkdir(parents=True, exist_ok=True)
-        journal = self._journal(job.synset)
-        # What a killed run has left.
-        for leftover in [*folder.glob(".*.tmp"), *journal.parent.glob(f".{journal.name}.*.tmp")]:
-            leftover.unlink()
+        clear_leftovers(folder)
         wanted = set(job.wanted.tolist())
         lines, problems = [], []
         for unit in job.units:
@@ -120,54 +126,37 @@ class Extractor:
                 problems.append(str(error))
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
         # What was found in spite of damage counts, but is looked for again in the next run.
-        key = "damaged" if problems else self._key(job)
-        atomic_write(journal, f"{key}\t{_checksum(key, ''.join(lines))}\n{''.join(lines)}")
+        source = "damaged" if problems else _source(job)
+        report = {"name": _name(job.synset), "source": source, "images": "".join(lines)}
+        self.reports.add(report)
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:
         """Whether an earlier run looked for the same images in the same places."""
         try:
-            return self._read(job.synset)[0] == self._key(job)
-        except (FileNotFoundError, StateError):  # a damaged journal is made again
+            return self.reports.read(_name(job.synset))["source"] == _source(job)
+        except (FileNotFoundError, StateError):  # a damaged report is made again
             return False
 
     def found(self, synset: int) -> Found:
-        """What the journal of a synset says; nothing if there is none. Raises StateError."""
+        """What the report of a synset says; nothing if there is none. Raises StateError."""
         try:
-            lines = self._read(synset)[1].splitlines()
+            lines = self.reports.read(_name(synset))["images"].splitlines()
         except FileNotFoundError:
             lines = []
         fields = [line.split("\t") for line in lines]
         numbers = np.array([int(number) for number, _, _ in fields], np.int32)
         return Found(numbers, [digest for _, _, digest in fields])
 
-    def _read(self, synset: int) -> tuple[str, str]:
-        """The key and the lines of a journal; those of earlier versions have no checksum."""
-        path = self._journal(synset)
-        try:
-            first, _, lines = path.read_text(encoding="ascii").partition("\n")
-            key, has_checksum, checksum = first.partition("\t")
-            if has_checksum and checksum != _checksum(key, lines):
-                raise ValueError("its checksum is not that of its lines")
-            if not (_KEY.fullmatch(key) and _LINES.fullmatch(lines)):
-                raise ValueError("not its fields")
-            return key, lines
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError) as error:
-            raise damaged(path, str(error), "delete it and extract again") from None
 
-    def _journal(self, synset: int) -> Path:
-        return self.output / JOURNALS / f"n{synset:08d}.tsv"
-
-    @staticmethod
-    def _key(job: SynsetJob) -> str:
-        places = repr([(Path(u.path).name, *u[2:]) for u in job.units]).encode()
-        return hashlib.sha256(job.wanted.tobytes() + places).hexdigest()
+def _name(synset: int) -> str:
+    return f"n{synset:08d}"
 
 
-def _checksum(key: str, lines: str) -> str:
-    return hashlib.sha256(f"{key}\n{lines}".encode()).hexdigest()
+def _source(job: SynsetJob) -> str:
+    """A hash of the images that are looked for, and of the places."""
+    places = repr([(Path(u.path).name, *u[2:]) for u in job.units]).encode()
+    return hashlib.sha256(job.wanted.tobytes() + places).hexdigest()
 
 
 def extract(
@@ -178,6 +167,7 @@ def extract(
     Synsets are worked on in the order in which the archives have them.
     """
     extractor = Extractor(output)
+    clear_leftovers(extractor.reports.folder)
     jobs = [
         SynsetJob(synset, wanted.numbers[synset], tuple(places))
         for synset, places in units.items()

@@ -4,7 +4,6 @@ Both inference scripts are this job; they differ in what they make of a batch.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,19 +12,18 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from data.common.errors import UserError
 from data.common.processes import ProcessGroup
+from data.common.progress import Progress
 from data.common.sharding import Shard
 from data.input import image_source
 from data.input.image_batches import ImageBatch, Preparation, batches
-from data.outputs import resumable
 from data.outputs.result_format import ResultFormat
+from data.outputs.result_shards import ResultShards, ShardWriter
 
 Row = TypeVar("Row")
 
-LOG_SECONDS = 30.0
 LOGGED_PROBLEMS = 20
 
 _log = logging.getLogger(__name__)
@@ -83,14 +81,17 @@ class BatchPredictor(Generic[Row]):
           UserError: no images, a source that cannot be opened, or an unfinished result with other
             settings is in the way.
         """
-        speed = self._fill()
+        total = self._count()
+        shards = ResultShards(self.result, self._settings())
+        speed = self._fill(shards, total)
         self.group.wait()
-        count = self.group.shard.count
-        images, unreadable = resumable.totals(self.result, count)
+        images, unreadable = shards.totals(total)
         self.group.wait()  # all have read the totals before one cleans up
         if self.group.collects:
-            self.format.finish(resumable.join(self.result, count), self.result)
-            resumable.clean(self.result, count)
+            if images < (total or 0):
+                raise UserError(f"{self.result}: {total - images} images are missing; run again")
+            self.format.finish(shards.join(total, self.format.header), self.result)
+            shards.clean()
         if images and unreadable == images:
             raise UserError(
                 f"none of the {images} images could be read; {self.result} has the reason of"
@@ -98,52 +99,63 @@ class BatchPredictor(Generic[Row]):
             )
         return Totals(images, unreadable, speed)
 
-    def _fill(self) -> float:
-        """Brings this process's share up to its last image; its images per second."""
-        total = self._count()
-        shard = self.group.shard
-        start, stop = _span(total, self.batch_size, shard)
+    def _settings(self) -> dict[str, Any]:
+        """Whatever decides on the rows."""
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
-        settings |= {"images_dir": self.images_dir} if self.images_dir else {}
-        settings["first_image"] = start  # it moves when a source grows, but for the first share
-        with resumable.Part(self.result, settings, *shard, self.format.header) as output:
-            if output.items:
-                _log.info("continuing after the %d images of an interrupted run", output.items)
-                self._show_again(start, output.items)
-            images = None if stop is None else stop - start
-            progress = _Progress(images, output.items)
-            # Rows are made and written while the network is at the next batch.
-            with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-                written: Future[None] | None = None
-                for batch in self.batches(start + output.items, stop):
-                    values = self.predict(batch.crops)
+        return settings | ({"images_dir": self.images_dir} if self.images_dir else {})
+
+    def _fill(self, shards: ResultShards, total: int | None) -> float:
+        """Does what is left of this process's share; its images per second."""
+        start, stop = _span(total, self.batch_size, self.group.shard)
+        gaps = shards.gaps(start, stop, total, self.batch_size)
+        images = None if stop is None else stop - start
+        done = gaps[0][0] - start if stop is None else images - sum(b - a for a, b in gaps)
+        if done:
+            _log.info("continuing after the %d images of an interrupted run", done)
+        problems, at = _Problems(), start
+        with Progress("prediction", images, "image", done) as progress:
+            for first, end in gaps:
+                self._show_again(at, first, start)
+                at = end
+                # Rows are made and written while the network is at the next batch.
+                with (
+                    shards.writer(first) as output,
+                    ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+                ):
+                    written: Future[None] | None = None
+                    for batch in self.batches(first, end):
+                        values = self.predict(batch.crops)
+                        if written:
+                            written.result()
+                        written = writer.submit(self._write, batch, values, output, problems)
+                        progress.update(len(batch.images))
                     if written:
                         written.result()
-                    written = writer.submit(self._write, batch, values, output, progress)
-            if written:
-                written.result()
-        return progress.close()
+        if at is not None:
+            self._show_again(at, stop, start)
+        problems.close()
+        return progress.per_second()
 
-    def _show_again(self, start: int, done: int) -> None:
-        """Gives `describe` the images to be shown that an interrupted run has done."""
-        whole_batches = -(-self.shown // self.batch_size) * self.batch_size
-        if not whole_batches:
+    def _show_again(self, first: int, stop: int, start: int) -> None:
+        """Gives `describe` those of our images to be shown that an interrupted run has done."""
+        stop = min(stop, start + -(-self.shown // self.batch_size) * self.batch_size)
+        if first >= stop:
             return
         if image_source.STDIN in self.sources:
             raise UserError(
                 "the page needs the images of the interrupted run, which standard input has only"
-                f" once: continue without --page, or start over: delete {self.result}.partial.json"
+                f" once: continue without --page, or start over: delete {self.result}.partial"
             )
-        for batch in self.batches(start, start + min(whole_batches, done)):
+        for batch in self.batches(first, stop):
             self.describe(batch, self.predict(batch.crops))
 
     def _write(
-        self, batch: ImageBatch, values: np.ndarray, output: resumable.Part, progress: "_Progress"
+        self, batch: ImageBatch, values: np.ndarray, output: ShardWriter, problems: "_Problems"
     ) -> None:
         rows = b"".join(map(self.format.encode, self.describe(batch, values)))
-        problems = [(p.name, p.problem) for p in batch.images if p.problem]
-        output.append(rows, len(batch.images), len(problems))
-        progress.show(len(batch.images), problems)
+        unreadable = [(p.name, p.problem) for p in batch.images if p.problem]
+        output.append(rows, len(batch.images), len(unreadable))
+        problems.add(unreadable)
 
     def _count(self) -> int | None:
         """Images in all; None where only reading them would tell."""
@@ -161,7 +173,7 @@ def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | 
     """First image of a process's share, and the one after its last (None: to the end).
 
     Shares begin at whole batches, so any number of processes makes the same batches. The first
-    share is never empty: it holds the header and the images of the page.
+    share is never empty: it has the images of the page.
     """
     if total is None:
         return 0, None
@@ -169,32 +181,18 @@ def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | 
     return min(ours.start * batch_size, total), min(ours.stop * batch_size, total)
 
 
-class _Progress:
-    """A bar on a terminal, a log line now and then elsewhere; the first problems are logged."""
+class _Problems:
+    """Logs the first images that are unreadable."""
 
-    def __init__(self, total: int | None, done: int) -> None:
-        self._bar = tqdm(total=total, initial=done, unit=" images", disable=None)
-        self._total, self._done, self._new, self._problems = total, done, 0, 0
-        self._started = self._logged = time.monotonic()
+    def __init__(self) -> None:
+        self._count = 0
 
-    def show(self, images: int, problems: list[tuple[str, str]]) -> None:
-        self._bar.update(images)
-        self._done += images
-        self._new += images
-        for name, problem in problems[: max(0, LOGGED_PROBLEMS - self._problems)]:
+    def add(self, problems: list[tuple[str, str]]) -> None:
+        for name, problem in problems[: max(0, LOGGED_PROBLEMS - self._count)]:
             _log.warning("unreadable: %s: %s", name, problem)
-        self._problems += len(problems)
-        if self._bar.disable and time.monotonic() - self._logged > LOG_SECONDS:
-            self._logged = time.monotonic()
-            whole = f" of {self._total}" if self._total is not None else ""
-            _log.info("%d%s images, %.1f a second", self._done, whole, self._speed())
+        self._count += len(problems)
 
-    def close(self) -> float:
-        self._bar.close()
-        if self._problems > LOGGED_PROBLEMS:
-            more = self._problems - LOGGED_PROBLEMS
+    def close(self) -> None:
+        if self._count > LOGGED_PROBLEMS:
+            more = self._count - LOGGED_PROBLEMS
             _log.warning("%d more were unreadable; the result names each in its place", more)
-        return self._speed()
-
-    def _speed(self) -> float:
-        return self._new / max(time.monotonic() - self._started, 1e-9)

@@ -3,10 +3,10 @@
 import csv
 import io
 import json
-import os
 from itertools import islice
 from pathlib import Path
 
+from data.common.files import rewritten
 from data.outputs.predictions import Prediction
 from data.outputs.result_format import ResultFormat, one_line
 
@@ -15,7 +15,7 @@ _ROW_GROUP_ROWS = 4096
 
 
 def _text(prediction: Prediction) -> bytes:
-    """The released form (spec section 6): a heading, then `INDEX NAME: PROB` a label."""
+    """The released form (spec section 6): a heading, then `INDEX NAME: PROB` per label."""
     lines = [f"+++ the predictions of {one_line(prediction.image)} is:"]
     lines += [f"{c} {one_line(name)}: {p:.3f}" for c, name, p in prediction.labels]
     if prediction.problem:
@@ -24,7 +24,7 @@ def _text(prediction: Prediction) -> bytes:
 
 
 def _csv(prediction: Prediction) -> bytes:
-    """A row a label; an image without labels has one row with those fields empty."""
+    """A row per label; an image without labels has one row with those fields empty."""
     image, label, labels, problem = prediction
     rows = [
         (image, label, rank, index, name, f"{probability:.6f}", "")
@@ -68,12 +68,13 @@ def _to_parquet(body: Path, result: Path) -> None:
             "problem": pa.string(),
         }
     )
-    temporary = result.with_name(f".{result.name}.tmp")
-    with open(body, "rb") as lines, pq.ParquetWriter(temporary, schema) as writer:
+    with (
+        open(body, "rb") as lines,
+        rewritten(result) as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
         while rows := list(map(json.loads, islice(lines, _ROW_GROUP_ROWS))):
             writer.write_table(pa.Table.from_pylist(rows, schema))
-    os.replace(temporary, result)
-    body.unlink()
 
 
 FORMATS = {

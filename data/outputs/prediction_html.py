@@ -13,7 +13,7 @@ from data.outputs.predictions import Prediction
 
 IMAGE_SIDE = 224
 SHEET_COLUMNS = 6
-CENTRE = 4  # of ten crops: four corners, the center, and their mirrors
+CENTER = 4  # of ten crops: four corners, the center, and their mirrors
 SUFFIXES = (".html", ".png")
 
 
@@ -28,7 +28,7 @@ class Shown:
         """Keeps what still fits of a batch's predictions."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            image = None if prediction.problem else to_image(crops[CENTRE % len(crops)])
+            image = None if prediction.problem else to_image(crops[CENTER % len(crops)])
             self._shown.append((prediction, image))
 
     def write(self, path: str) -> None:

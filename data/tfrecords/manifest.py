@@ -19,7 +19,8 @@ import numpy as np
 
 from data.common import state
 from data.common.errors import UserError
-from data.common.files import atomic_write, sha256
+from data.common.files import atomic_write, clear_leftovers, sha256
+from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.tfrecords import label_counts
@@ -67,21 +68,21 @@ class ShardFolder:
 
     def __init__(self, folder: str | os.PathLike):
         self.path = Path(folder)
-        self._reports = self.path / _REPORTS
+        self._reports = Reports(self.path / _REPORTS, _REPORT_FORM, _SHARD, _REMEDY)
 
     def create(self) -> None:
-        self._reports.mkdir(parents=True, exist_ok=True)
+        self._reports.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, report: ShardReport) -> None:
         """Remembers a finished shard."""
-        path = self._reports / f"{report.name}.json"
-        state.write_document(path, _REPORT_FORM, asdict(report))
+        self._reports.add(asdict(report))
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
+        new = {name: ShardReport(**report) for name, report in self._reports.all().items()}
         with contextlib.suppress(FileNotFoundError):
-            return {**self.manifest(), **self._new_reports()}
-        return self._new_reports()
+            return {**self.manifest(), **new}
+        return new
 
     def is_done(self, report: ShardReport | None) -> bool:
         """Whether the shard is there, with its index, as long as its report says."""
@@ -105,20 +106,13 @@ class ShardFolder:
         content = {"shards": [asdict(report) for report in reports]}
         state.write_document(self.path / MANIFEST, _FORM, content)
         ours = {report.name for report in reports} if names is None else set(names)
-        for name in ours:
-            (self._reports / f"{name}.json").unlink(missing_ok=True)
         self.clear_leftovers(ours)
-        with contextlib.suppress(OSError):  # another run's reports are in it
-            self._reports.rmdir()
+        self._reports.remove(ours)
 
     def clear_leftovers(self, names: set[str]) -> None:
         """Deletes what interrupted runs left half written of these shards."""
-        written = names | {name + INDEX_SUFFIX for name in names} | {MANIFEST, BAD_IMAGES}
-        for folder in (self.path, self._reports):
-            for leftover in folder.glob(".*.tmp"):
-                name = leftover.name[1:].removesuffix(".tmp").rpartition(".")[0]  # its process id
-                if name in written or name.removesuffix(".json") in names:
-                    leftover.unlink(missing_ok=True)
+        indices = {name + INDEX_SUFFIX for name in names}
+        clear_leftovers(self.path, names | indices | {MANIFEST, BAD_IMAGES})
 
     def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
         """Reads every shard again: size, SHA-256, each record's CRC, rows, index; and no others.
@@ -158,15 +152,6 @@ class ShardFolder:
         reports = {entry["name"]: ShardReport(**entry) for entry in entries}
         if len(reports) < len(entries):
             raise state.damaged(path, "it names a shard twice", _REMEDY)
-        return reports
-
-    def _new_reports(self) -> dict[str, ShardReport]:
-        reports = {}
-        for path in sorted(self._reports.glob("*.json")):
-            report = ShardReport(**state.read_document(path, _REPORT_FORM, _SHARD, _REMEDY))
-            if path.name != f"{report.name}.json":
-                raise state.damaged(path, f"it is the report of {report.name}", _REMEDY)
-            reports[report.name] = report
         return reports
 
 

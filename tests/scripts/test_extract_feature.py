@@ -14,13 +14,12 @@ from PIL import Image
 from skimage import data as photographs
 
 from benchmarks import fuzz_images
-from data.common.errors import UserError
 from data.common.processes import ProcessGroup
 from data.common.sharding import Shard
 from data.input import image_batches
 from data.input.image_batches import Preparation, batches
 from data.input.image_source import images
-from data.outputs import feature_files, resumable
+from data.outputs import feature_files, result_shards
 from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.feature_files import Feature
 from data.outputs.result_format import choose_format
@@ -157,7 +156,7 @@ def job(photos, result, group=None, describe=describe, batch_size=2):
 
 
 def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "COMMIT_SECONDS", -1)
+    monkeypatch.setattr(result_shards, "SHARD_SECONDS", -1)
     whole = job(photos, tmp_path / "whole.npz")
     assert whole.run()[:2] == (9, 1)
 
@@ -204,13 +203,17 @@ def test_processes_share_the_work_and_make_the_same_file(photos, tmp_path, ranks
     assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 
 
-def test_a_share_is_not_continued_where_it_no_longer_begins(photos, tmp_path):
+def test_a_result_is_continued_by_other_processes_after_images_were_added(photos, tmp_path):
     second = ProcessGroup(Shard(1, 2), lambda: None)
     job(photos, tmp_path / "x.txt", second).run()
+    assert (tmp_path / "x.txt.partial/000000000006").exists()
     for name in ("9.png", "a.png", "b.png", "c.png"):
         (photos / name).write_bytes((photos / "8.png").read_bytes())
-    with pytest.raises(UserError, match="another first_image"):
-        job(photos, tmp_path / "x.txt", second).run()
+    assert job(photos, tmp_path / "x.txt", describe=places).run()[:2] == (13, 1)
+    job(photos, tmp_path / "whole.txt", describe=places).run()
+    lines = (tmp_path / "x.txt").read_text().splitlines()
+    whole = (tmp_path / "whole.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [line.split()[0] for line in whole]
 
 
 @pytest.mark.slow

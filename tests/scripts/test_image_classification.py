@@ -127,7 +127,6 @@ def written(tmp_path, suffix):
     body, result = tmp_path / "body", tmp_path / f"x{suffix}"
     body.write_bytes(chosen_format.header + b"".join(map(chosen_format.encode, ROWS)))
     chosen_format.finish(body, result)
-    assert not body.exists()
     return result
 
 
@@ -229,10 +228,10 @@ def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     call_script(*arguments, "--result=whole.txt", "--page=whole.html")
     shown = Mock(side_effect=[None] * (done - 1) + [KeyboardInterrupt])
     with monkeypatch.context() as patch:
-        patch.setattr(batch_predictor._Progress, "show", shown)
+        patch.setattr(batch_predictor._Problems, "add", shown)
         assert call_script(*arguments, "--page=page.html") == INTERRUPTED
-    journal = json.loads((tmp_path / "label_pred.txt.partial.json").read_text())
-    assert journal["items"] == done
+    report = json.loads((tmp_path / "label_pred.txt.partial/000000000000.json").read_text())
+    assert report["items"] == done
     assert call_script(*arguments, "--page=page.html") == 0
     for name in ("page.html", "label_pred.txt"):
         whole = tmp_path / name.replace("label_pred", "whole").replace("page", "whole")

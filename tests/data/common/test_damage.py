@@ -25,7 +25,7 @@ from data.common.errors import UserError
 from data.common.state import write_document
 from data.download.manifest import Entry, Manifest
 from data.imagenet.extraction import Extractor
-from data.outputs import resumable
+from data.outputs.result_shards import ResultShards
 from data.tfrecords import conversion, records
 from data.tfrecords.conversion import Options
 from data.tfrecords.manifest import ShardFolder
@@ -156,33 +156,35 @@ def use_download(folder: Path) -> Any:
 
 
 def build_result(folder: Path) -> Path:
-    with resumable.Part(folder / "result.csv", {"depth": 50}, header=b"image,label\n") as part:
-        for number in range(9):
-            part.append(b"%d.jpg,%d\n" % (number, number * 7), 1, number % 2)
-    return resumable.journal_path(part.path)
+    shards = ResultShards(folder / "result.csv", {"depth": 50})
+    write_rows(shards, 0, 9)
+    return shards.folder / "000000000000.json"
 
 
-def build_partial(folder: Path) -> Path:
-    return resumable.part_path(build_result(folder).parent / "result.csv", 0, 1)
+def write_rows(shards: ResultShards, start: int, stop: int) -> None:
+    with shards.writer(start) as writer:
+        for number in range(start, stop):
+            writer.append(b"%d.jpg,%d\n" % (number, number * 7), 1, number % 2)
+
+
+def build_rows(folder: Path) -> Path:
+    return build_result(folder).with_suffix("")
 
 
 def use_result(folder: Path) -> Any:
     """How far the run had come, and the bytes of the result that it continues to."""
-    with resumable.Part(folder / "result.csv", {"depth": 50}, header=b"image,label\n") as part:
-        found = part.items, part.bad_items
-        for number in range(part.items, 12):
-            part.append(b"%d.jpg,%d\n" % (number, number * 7), 1, number % 2)
-    return *found, part.path.read_bytes()
+    shards = ResultShards(folder / "result.csv", {"depth": 50})
+    found = shards.totals(12)
+    for start, stop in shards.gaps(0, 12, 12, 1):
+        write_rows(shards, start, stop)
+    return *found, shards.join(12, b"image,label\n").read_bytes()
 
 
 def build_imagenet(folder: Path) -> Path:
-    path = folder / ".extracted/n00000007.tsv"
-    path.parent.mkdir()
     lines = "".join(f"{n}\t{n * 5}\t{f'{n}b' * 32}\n" for n in (1, 3, 8))
-    key = "ab" * 32
-    digest = hashlib.sha256(f"{key}\n{lines}".encode()).hexdigest()
-    path.write_text(f"{key}\t{digest}\n{lines}")
-    return path
+    report = {"name": "n00000007", "source": "ab" * 32, "images": lines}
+    Extractor(folder).reports.add(report)
+    return folder / ".extracted/n00000007.json"
 
 
 def use_imagenet(folder: Path) -> Any:
@@ -210,9 +212,9 @@ KINDS = {
     "download manifest": Kind(
         build_download, use_download, lambda answer: [answer[:n] for n in range(len(answer) + 1)]
     ),
-    "result journal": Kind(build_result, use_result, begun),
-    "partial result": Kind(build_partial, use_result, begun),
-    "ImageNet journal": Kind(build_imagenet, use_imagenet),
+    "result shard": Kind(build_result, use_result, begun),
+    "rows of a result": Kind(build_rows, use_result, begun),
+    "extraction report": Kind(build_imagenet, use_imagenet),
 }
 
 
@@ -344,10 +346,8 @@ def without_head(data: bytes) -> bytes:
 
 EARLIER = {
     **dict.fromkeys(("checkpoint JSON", "record manifest", "shard report"), without_head),
-    "result journal": without_head,
     "list of checkpoints": lines(lambda found: found[1:]),
     "download manifest": without_seals,
-    "ImageNet journal": lambda data: re.sub(rb"\t[0-9a-f]{64}", b"", data, count=1),
 }
 
 
@@ -389,7 +389,7 @@ def test_flipped_bits_never_give_another_result(name, tmp_path):
 
 
 # What must not stand in a document, whoever wrote it: at `shards[1]` of the record manifest, or at
-# the top of a shard report or a result journal.
+# the top of a report.
 WRONG = [
     *({"name": name} for name in ("../../victim", "../../victim.txt", "/victim", "..\\victim")),
     *({"name": name} for name in ("C:victim", "a/b", "a\0b", "", ".", "..", 7, None, ["a"])),
@@ -404,7 +404,8 @@ WRONG = [
 FORMS = {
     "record manifest": ("record manifest", lambda document: document["shards"][1]),
     "shard report": ("shard report", lambda document: document),
-    "result journal": ("result journal", lambda document: document),
+    "result shard": ("result shard", lambda document: document),
+    "extraction report": ("extraction report", lambda document: document),
 }
 
 
@@ -421,7 +422,7 @@ def test_a_document_with_impossible_content_is_told(name, sealed, tmp_path):
         document = json.loads(json.dumps(source))
         entry = place(document)
         if change is None:
-            del entry["bytes"]
+            del entry["name"]
         elif not (set(change) & set(entry) or "unknown" in change):
             continue
         else:

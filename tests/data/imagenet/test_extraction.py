@@ -167,7 +167,7 @@ def images(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and extraction.JOURNALS not in path.parts
+        if path.is_file() and extraction.REPORTS not in path.parts
     }
 
 
@@ -353,12 +353,12 @@ def test_more_processes_and_a_kill_change_nothing(tmp_path):
     command = [sys.executable, ROOT / "data/extract_imagenet.py", "--list", tmp_path / "list.txt"]
     command += ["--archives", tmp_path / "whole.tar", "--output", tmp_path / "again"]
     process = subprocess.Popen([*command, "--processes", "2"], start_new_session=True)
-    while len(list((tmp_path / "again").glob(".extracted/*.tsv"))) < 5:
+    while len(list((tmp_path / "again").glob(".extracted/*.json"))) < 5:
         assert process.poll() is None
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    (tmp_path / "again/.extracted/.n00000059.tsv.99.tmp").write_text("as a kill may leave it")
+    (tmp_path / "again/.extracted/.n00000059.json.99.tmp").write_text("as a kill may leave it")
     assert not (tmp_path / "again/missing.txt").exists()
     assert subprocess.run([*command, "--processes", "2"], capture_output=True).returncode == 0
     assert all_files(tmp_path / "again") == before
