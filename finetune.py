@@ -32,7 +32,7 @@ def main() -> int:
         make_evaluator,
         trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
         skip=("logits/*",),
-        bn_decay_share=FLAGS.bn_decay_share,
+        bn_decay_fraction=FLAGS.bn_decay_fraction,
     )
 
 
@@ -57,7 +57,7 @@ def make_objective() -> Objective:
 
 
 def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
-    """Tells whether a variable's checkpoint name matches a pattern; no pattern: all do."""
+    """Whether a variable's checkpoint name matches a pattern; no pattern: all do."""
     return lambda name: not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 

@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
 
 # Former names of our own flags, which still work.
 ALIASES = {
+    "bn_decay_share": "bn_decay_fraction",
     "body_rate": "backbone_lr_mult",
     "colour_probability": "color_probability",
     "head_rate": "head_lr_mult",
@@ -132,11 +133,11 @@ flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure
 
 _group("Augmentation", *TRAINING)
 flags.DEFINE_float("area_min", 0.7, "minimum crop area as a fraction of the image", 0.0, 1.0)
-flags.DEFINE_float("area_max", 1.0, "largest share of the image that a crop keeps", 0.0, 1.0)
+flags.DEFINE_float("area_max", 1.0, "largest fraction of the image that a crop keeps", 0.0, 1.0)
 flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
 flags.DEFINE_float("aspect_max", 1.33, "largest width over height of a crop", 0.0)
-flags.DEFINE_float("flip_probability", 0.5, "share of images mirrored", 0.0, 1.0)
-flags.DEFINE_float("rotate_probability", 1 / 3, "share rotated, with color order A", 0.0, 1.0)
+flags.DEFINE_float("flip_probability", 0.5, "fraction of images mirrored", 0.0, 1.0)
+flags.DEFINE_float("rotate_probability", 1 / 3, "fraction rotated, with color order A", 0.0, 1.0)
 flags.DEFINE_float("color_probability", 1 / 3, "fraction with color order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
 flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness, of 1", 0.0, 1.0)
@@ -162,7 +163,9 @@ flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 
 
 _group("Multi-label loss", *TRAINING)
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
-flags.DEFINE_float("neg_select", 0.3, "share of negative classes kept, drawn every step", 0.0, 1.0)
+flags.DEFINE_float(
+    "neg_select", 0.3, "fraction of negative classes kept, drawn every step", 0.0, 1.0
+)
 flags.DEFINE_float("positive_weight", 12.0, "loss weight of positive labels", 0.0)
 flags.DEFINE_float("positive_offset", 0.01, "added to the count of positive batches", 0.0)
 flags.DEFINE_float("negative_offset", 8.0, "added to the count of negative batches", 0.0)
@@ -214,8 +217,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_list("trainable", [], "train variables like stages_3_*,logits/* (default: all)")
 flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
-flags.DEFINE_float("bn_decay_share", 0.1, "finetune.py: share of the decay on gamma and beta", 0.0)
-flags.DEFINE_float("label_smoothing", 0.0, "share of a softmax target spread evenly", 0.0, 1.0)
+flags.DEFINE_float(
+    "bn_decay_fraction", 0.1, "finetune.py: fraction of the decay on gamma, beta", 0.0
+)
+flags.DEFINE_float("label_smoothing", 0.0, "fraction of a softmax target spread evenly", 0.0, 1.0)
 flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
 flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
 flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 import flags
 from data.common import script
 from data.common.errors import UserError
-from data.common.script import from_flags
+from data.common.script import as_dict, from_flags, set_defaults
 from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.sharding import StepOptions, arithmetic, step_share
@@ -55,7 +55,7 @@ def fit(
     make_evaluator: Callable[[Distributed], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
-    bn_decay_share: float = 0.0,
+    bn_decay_fraction: float = 0.0,
 ) -> int:
     """Trains as the flags say, for pretraining and finetuning alike; returns the exit code.
 
@@ -64,7 +64,7 @@ def fit(
       make_evaluator: makes an empty accumulator of the metrics on --val_dir.
       trains: whether the variable of a checkpoint name is trained.
       skip: patterns of variables that are not taken from --pretrain_ckpt.
-      bn_decay_share: share of the weight decay that batch norm's scale and offset get.
+      bn_decay_fraction: of the weight decay, for batch norm's scale and offset.
     """
     job = launch.start(from_flags(DistributedOptions))  # Horovod: join the other processes.
     from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
@@ -72,16 +72,18 @@ def fit(
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
     if not measures:
         resume.claim(FLAGS.model_dir, FLAGS.log_dir, job)
-    script.set_defaults(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
+    set_defaults(resume.sizes(FLAGS.model_dir, FLAGS.pretrain_ckpt, skip, job))
     network, objective = make_network(job), make_objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if trains(name)}
-    optimizer = Optimizer(trainable, from_flags(OptimizerOptions, bn_decay_share=bn_decay_share))
+    optimizer = Optimizer(
+        trainable, from_flags(OptimizerOptions, bn_decay_fraction=bn_decay_fraction)
+    )
     weights = network.variables_by_name()
     average = WeightAverage(weights, FLAGS.ema_decay) if FLAGS.ema_decay else None
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
     checkpoints, best = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep), make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
-    start = FLAGS.pretrain_ckpt, skip, must_restore, script.as_dict(loss=objective.name)
+    start = FLAGS.pretrain_ckpt, skip, must_restore, as_dict(loss=objective.name)
     resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
@@ -99,8 +101,7 @@ def run(
     records, evaluate = from_flags(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
-        # Horovod: each worker evaluates its own share of the records.
-        held_out = EvaluationInput(options, job.rank, job.size)
+        held_out = EvaluationInput(options, job.rank, job.size)  # Horovod: each a part of them.
         evaluate = Validation(
             trainer.network,
             trainer.objective.probabilities,
@@ -117,13 +118,14 @@ def run(
         best.check(evaluate.names())
     steps = from_flags(StepOptions)
     share = step_share(steps, job.shard, job.elastic, FLAGS.sync_batch_norm)
-    # Horovod: each worker trains on its own share of every step's records.
-    source = TrainingInput(records, from_flags(Augmentation), share)
+    source = TrainingInput(
+        records, from_flags(Augmentation), share
+    )  # Horovod: a part of each step.
     schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
         overview.show(trainer.network, planned, schedule, from_flags(overview.OverviewOptions))
-    meta = {"flags": script.as_dict(loss=trainer.objective.name)}
+    meta = {"flags": as_dict(loss=trainer.objective.name)}
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),

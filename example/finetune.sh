@@ -40,7 +40,7 @@ exec ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --optimizer=mom \
   --opt_momentum=0.9 \
   --weight_decay=1e-4 \
-  --bn_decay_share=0.1 \
+  --bn_decay_fraction=0.1 \
   --lr_policy=staircase \
   --lr=0.1 \
   --lr_decay_step=150000 \

@@ -80,7 +80,7 @@ their EXIF orientation.
 
 
 class Exported(NamedTuple):
-    """What the card tells. `kind` says what the images were; `meta` is the checkpoint's JSON."""
+    """What the card says. `kind` says what the images were; `meta` is the checkpoint's JSON."""
 
     description: Description
     image_size: int
@@ -116,7 +116,7 @@ def text(exported: Exported, folder: Path) -> str:
             ("what", "difference", "tolerance"),
             [(c.what, f"{c.difference:.1e}", f"{c.tolerance:g}") for c in exported.checks],
         ),
-        training="\n".join(training) or "The checkpoint does not tell its flags.",
+        training="\n".join(training) or "The checkpoint does not say its flags.",
     )
 
 

@@ -51,7 +51,7 @@ class Loaded:
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    What `options` leave open is as it was in training, as the JSON next to the checkpoint tells;
+    What `options` leave open is as it was in training, as the JSON next to the checkpoint says;
     where it does not, as in `RELEASED`.
 
     Args:

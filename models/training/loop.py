@@ -109,9 +109,9 @@ def train(
     meter, check = Meter(options.prof_interval), DivergenceCheck(trainer, workers, checkpoints)
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, writer)
     while step < options.max_iter and not stop and not (best and best.should_stop):
-        rate, position = schedule(step), int(trainer.position.numpy())
+        learning_rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
-            loss = trainer.step(itertools.islice(batches, count), rate, total)
+            loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
             loss, stop = _all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         overview.tell_pace(meter, options.max_iter - step - 1, workers.rank)
@@ -121,7 +121,7 @@ def train(
         if step % options.log_interval == 0 or finished:
             l2_loss = float(trainer.optimizer.l2_loss())
             check.decay_term(l2_loss)
-            _log(writer, step, options.max_iter, (loss, l2_loss), rate, meter)
+            _log(writer, step, options.max_iter, (loss, l2_loss), learning_rate, meter)
         saves = step % options.snapshot == 0 or finished or stop
         # Not after a signal, whose sender does not wait: the next start makes up for it.
         evaluates = evaluate and not stop and options.is_evaluated(step)
@@ -199,11 +199,11 @@ def _log(
     step: int,
     max_iter: int,
     losses: tuple[float, float],
-    rate: float,
+    learning_rate: float,
     meter: Meter,
 ) -> None:
     (loss, l2_loss), speed = losses, meter.speed()
-    values = {"loss": loss, "l2_loss": l2_loss, "rate": rate, **speed}
+    values = {"loss": loss, "l2_loss": l2_loss, "rate": learning_rate, **speed}
     writer.scalars(step, "train", values)
     writer.log(
         "step %d/%d  loss %.4f + l2 %.4f  rate %.5g  %.1f images/s  waiting %.0f%%  left %s",
@@ -211,7 +211,7 @@ def _log(
         max_iter,
         loss,
         l2_loss,
-        rate,
+        learning_rate,
         speed["images_per_second"],
         100 * speed["waiting"],
         clock((max_iter - step) * speed["step_seconds"]),
@@ -226,7 +226,7 @@ def _evaluate(
     workers: Distributed,
     meta: Mapping[str, Any],
 ) -> None:
-    """Evaluates the trainer's step, tells its metrics, and keeps it if it is the best."""
+    """Evaluates the trainer's step, logs its metrics, and keeps it if it is the best."""
     step, metrics = int(trainer.global_step.numpy()), evaluate()
     writer.scalars(step, "val", metrics)
     shown = {name: x for name, x in metrics.items() if name.removeprefix("ema_") in LOGGED_METRICS}

@@ -10,8 +10,8 @@ TINY = 1e-30  # both draws may round to 0 when alpha is small
 class Mixup:
     """Blends every image of a batch with another one of it.
 
-    One share per batch, from Beta(alpha, alpha): a stateless function of (seed, step, rank), so a
-    resumed run blends as the uninterrupted one would. The partner is the image at the mirrored
+    One fraction per batch, from Beta(alpha, alpha): a stateless function of (seed, step, rank), so
+    a resumed run blends as the uninterrupted one would. The partner is the image at the mirrored
     place, as in timm: batches are in random order already.
     """
 
@@ -24,7 +24,7 @@ class Mixup:
         """Blended images [B, H, W, 3] and labels [B, 2K], of those with labels [B, K]."""
         key = tf.stack([tf.constant(self._seed, tf.int64), step * 2**16 + self._rank])
         first, second = tf.unstack(tf.random.stateless_gamma([2], key, self._alpha))
-        share = first / tf.maximum(first + second, TINY)
+        fraction = first / tf.maximum(first + second, TINY)
         order = tf.range(tf.shape(images)[0])[::-1]
-        blended = share * images + (1.0 - share) * tf.gather(images, order)
-        return blended, *mix_labels(index, value, order, share)
+        blended = fraction * images + (1.0 - fraction) * tf.gather(images, order)
+        return blended, *mix_labels(index, value, order, fraction)

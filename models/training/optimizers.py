@@ -22,7 +22,7 @@ HEAD = "logits/"
 class OptimizerOptions:
     """The flags of the optimizer.
 
-    `bn_decay_share` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
+    `bn_decay_fraction` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
     `gradient_clip` is a global norm, 0 for none. `head_lr_mult` and `backbone_lr_mult` multiply the
     learning rate of the logits layer and of everything below it.
     """
@@ -30,7 +30,7 @@ class OptimizerOptions:
     optimizer: str = "mom"
     opt_momentum: float = 0.9
     weight_decay: float = 1e-4
-    bn_decay_share: float = 0.0
+    bn_decay_fraction: float = 0.0
     gradient_clip: float = 0.0
     head_lr_mult: float = 1.0
     backbone_lr_mult: float = 1.0
@@ -38,33 +38,35 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         if self.optimizer not in ("mom", "sgd"):
             raise UserError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
-        if min(self.weight_decay, self.bn_decay_share, self.gradient_clip) < 0:
-            raise UserError("weight_decay, bn_decay_share, gradient_clip: none below 0")
+        if min(self.weight_decay, self.bn_decay_fraction, self.gradient_clip) < 0:
+            raise UserError("weight_decay, bn_decay_fraction, gradient_clip: none below 0")
 
 
 def decay_rates(
-    names: Iterable[str], weight_decay: float, bn_share: float = 0.0
+    names: Iterable[str], weight_decay: float, bn_fraction: float = 0.0
 ) -> dict[str, float]:
     """The factor of `v^2 / 2` in the loss for each trainable variable that is decayed.
 
-    All but batch norm get `weight_decay`, the dense bias too; gamma and beta get `bn_share` of it.
-    Variables with rate 0 are left out.
+    All but batch norm get `weight_decay`, the dense bias too; gamma and beta get `bn_fraction` of
+    it.
+    Variables without decay are left out.
     """
-    rates = {name: weight_decay * (bn_share if is_batch_norm(name) else 1.0) for name in names}
-    return {name: rate for name, rate in rates.items() if rate}
+    decays = {name: weight_decay * (bn_fraction if is_batch_norm(name) else 1.0) for name in names}
+    return {name: decay for name, decay in decays.items() if decay}
 
 
-def l2_loss(variables: Mapping[str, tf.Variable], rates: Mapping[str, float]) -> tf.Tensor:
-    """Scalar: the decay term of the loss, `sum of rate * sum(v^2) / 2`, for the log."""
-    terms = [rate * tf.nn.l2_loss(variables[name]) for name, rate in rates.items()]
+def l2_loss(variables: Mapping[str, tf.Variable], decays: Mapping[str, float]) -> tf.Tensor:
+    """Scalar: the decay term of the loss, `sum of decay * sum(v^2) / 2`, for the log."""
+    terms = [decay * tf.nn.l2_loss(variables[name]) for name, decay in decays.items()]
     return tf.add_n(terms) if terms else tf.constant(0.0)
 
 
 class Optimizer:
     """SGD, with momentum or without, over named variables.
 
-    `momentum = opt_momentum * momentum + g; v -= rate * momentum`, where g is the gradient of loss
-    and decay together, clipped when asked (as if the decay stood in the loss: the released form).
+    `momentum = opt_momentum * momentum + g; v -= learning_rate * momentum`, where g is the gradient
+    of loss and decay together, clipped when asked (as if the decay stood in the loss: the released
+    form).
     `slots` holds the momentum under its checkpoint name `NAME/Momentum`.
     Raises UserError when there is no variable.
     """
@@ -73,7 +75,7 @@ class Optimizer:
         if not trainable:
             raise UserError("no variable to train: --trainable matches none")
         self.trainable, self.options = dict(trainable), options
-        self.decay = decay_rates(trainable, options.weight_decay, options.bn_decay_share)
+        self.decay = decay_rates(trainable, options.weight_decay, options.bn_decay_fraction)
         self.slots: dict[str, tf.Variable] = {}
         if options.optimizer == "mom":
             self.slots = {
@@ -85,12 +87,12 @@ class Optimizer:
         """Scalar: the decay term of the present weights."""
         return l2_loss(self.trainable, self.decay)
 
-    def apply(self, gradients: Mapping[str, tf.Tensor], rate: tf.Tensor | float) -> None:
+    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor | float) -> None:
         """One step, in place.
 
         Args:
           gradients: name -> gradient of the loss without decay, averaged over workers.
-          rate: the learning rate.
+          learning_rate: of this step.
         Raises: UserError unless there is a gradient for each trainable variable.
         """
         lacking = sorted(n for n in self.trainable if gradients.get(n) is None)
@@ -107,25 +109,29 @@ class Optimizer:
         if self.options.gradient_clip:
             clipped, _ = tf.clip_by_global_norm(list(totals.values()), self.options.gradient_clip)
             totals = dict(zip(totals, clipped, strict=True))
-        rate = tf.cast(rate, tf.float32)
-        head_rate, body_rate = (
-            rate * self.options.head_lr_mult,
-            rate * self.options.backbone_lr_mult,
+        learning_rate = tf.cast(learning_rate, tf.float32)
+        head, backbone = (
+            learning_rate * self.options.head_lr_mult,
+            learning_rate * self.options.backbone_lr_mult,
         )
         momentum = tf.constant(self.options.opt_momentum)
         for name, gradient in totals.items():
-            own_rate = head_rate if name.startswith(HEAD) else body_rate
-            self._update(name, gradient, own_rate, momentum)
+            own = head if name.startswith(HEAD) else backbone
+            self._update(name, gradient, own, momentum)
 
-    def _update(self, name: str, gradient: tf.Tensor, rate: tf.Tensor, momentum: tf.Tensor) -> None:
+    def _update(
+        self, name: str, gradient: tf.Tensor, learning_rate: tf.Tensor, momentum: tf.Tensor
+    ) -> None:
         variable = self.trainable[name]
         if self.options.optimizer == "sgd":
-            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=learning_rate, delta=gradient
+            )
             return
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=self.slots[name + MOMENTUM].handle,
-            lr=rate,
+            lr=learning_rate,
             grad=gradient,
             momentum=momentum,
         )

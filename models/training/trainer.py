@@ -85,14 +85,16 @@ class Trainer(tf.Module):
             if name in values:
                 variable.assign(values[name])
 
-    def step(self, batches: Iterable[Any], rate: float, total: int | None = None) -> tf.Tensor:
+    def step(
+        self, batches: Iterable[Any], learning_rate: float, total: int | None = None
+    ) -> tf.Tensor:
         """Does one step, of which this worker computes the micro-batches `batches`.
 
         Args:
           batches: images [B, H, W, 3] with `label_index` and `label_value` [B, K], and the labels
             of all of them together as `global_label_index` and `global_label_value`; taken one
             at a time.
-          rate: the learning rate.
+          learning_rate: of this step.
           total: micro-batches of the step over all workers, which need not have equally many;
             None: one per worker.
 
@@ -102,15 +104,15 @@ class Trainer(tf.Module):
         Raises:
           UserError: labels that the objective refuses.
         """
-        batches, rate = iter(batches), tf.constant(rate, tf.float32)
+        batches, learning_rate = iter(batches), tf.constant(learning_rate, tf.float32)
         first, total = next(batches), total or self._workers.size
         self._latest = first, total
         self.objective.check(first.global_label_index, first.global_label_value)
         if total == self._workers.size:
-            loss = self._step(first.images, first.label_index, first.label_value, rate)
+            loss = self._step(first.images, first.label_index, first.label_value, learning_rate)
         else:
-            share = self._workers.size / total
-            loss = self._accumulated_step(itertools.chain([first], batches), rate, share)
+            scale = self._workers.size / total
+            loss = self._accumulated_step(itertools.chain([first], batches), learning_rate, scale)
         self.position.assign_add(int(first.images.shape[0]) * total)
         self.global_step.assign_add(1)
         return loss
@@ -151,26 +153,28 @@ class Trainer(tf.Module):
         # Horovod: one set of moving statistics.
         return self._workers.average([variable.value() for variable in variables])
 
-    def _accumulated_step(self, batches: Iterator[Any], rate: tf.Tensor, share: float) -> tf.Tensor:
+    def _accumulated_step(
+        self, batches: Iterator[Any], learning_rate: tf.Tensor, scale: float
+    ) -> tf.Tensor:
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._trainable]
-        share, loss = tf.constant(share, tf.float32), tf.constant(0.0)
+        scale, loss = tf.constant(scale, tf.float32), tf.constant(0.0)
         for number, batch in enumerate(batches):
             if number == 0:
                 weights = self._begin(batch.global_label_index, batch.global_label_value)
             loss += self._accumulate(
-                batch.images, batch.label_index, batch.label_value, weights, share
+                batch.images, batch.label_index, batch.label_value, weights, scale
             )
-        self._finish(rate)
+        self._finish(learning_rate)
         return loss
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _step(
-        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, rate: tf.Tensor
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, learning_rate: tf.Tensor
     ) -> tf.Tensor:
         weights = self.objective.begin_step(index, value, self.global_step, self._workers)
         loss, gradients = self._gradients(images, index, value, weights)
-        self._update(gradients, rate)
+        self._update(gradients, learning_rate)
         return loss
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -186,17 +190,17 @@ class Trainer(tf.Module):
         index: tf.Tensor,
         value: tf.Tensor,
         weights: tf.Tensor | None,
-        share: tf.Tensor,
+        scale: tf.Tensor,
     ) -> tf.Tensor:
-        """Adds a micro-batch's gradients; `share` is workers / micro-batches of all of them."""
+        """Adds a micro-batch's gradients; `scale` is workers / micro-batches of all of them."""
         loss, gradients = self._gradients(images, index, value, weights)
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign_add(gradient * share)
-        return loss * share
+            total.assign_add(gradient * scale)
+        return loss * scale
 
     @tf.function(autograph=False)
-    def _finish(self, rate: tf.Tensor) -> None:
-        self._update([total.value() for total in self._sums], rate)
+    def _finish(self, learning_rate: tf.Tensor) -> None:
+        self._update([total.value() for total in self._sums], learning_rate)
 
     def _gradients(
         self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
@@ -216,22 +220,24 @@ class Trainer(tf.Module):
             loss = tf.where(tf.math.is_finite(first), loss, first)
         return loss, gradients
 
-    def _update(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
+    def _update(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
         # Horovod: mean over all workers' images.
         gradients = self._workers.average_gradients(gradients)
         if not self._scaled:
-            self._apply(gradients, rate)
+            self._apply(gradients, learning_rate)
             return
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-        tf.cond(finite, lambda: self._apply_unscaled(gradients, rate), self._skip)
+        tf.cond(finite, lambda: self._apply_unscaled(gradients, learning_rate), self._skip)
 
-    def _apply(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
-        self.optimizer.apply(dict(zip(self.optimizer.trainable, gradients, strict=True)), rate)
+    def _apply(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
+        self.optimizer.apply(
+            dict(zip(self.optimizer.trainable, gradients, strict=True)), learning_rate
+        )
         if self.average:
             self.average.update(self.global_step)
 
-    def _apply_unscaled(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
-        self._apply([gradient / self.loss_scale for gradient in gradients], rate)
+    def _apply_unscaled(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
+        self._apply([gradient / self.loss_scale for gradient in gradients], learning_rate)
         steps = self.steps_since_overflow.assign_add(1)
         growth = tf.where(steps % LOSS_SCALE_GROWTH_STEPS == 0, 2.0, 1.0)
         self.loss_scale.assign(self.loss_scale * growth)

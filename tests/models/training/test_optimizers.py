@@ -42,13 +42,13 @@ def numpy_steps(options, rates, gradients, rate):
     "options",
     [
         OptimizerOptions(weight_decay=0.1),
-        OptimizerOptions(weight_decay=0.1, bn_decay_share=0.1),
+        OptimizerOptions(weight_decay=0.1, bn_decay_fraction=0.1),
         OptimizerOptions(weight_decay=0.0, head_lr_mult=10.0, backbone_lr_mult=0.5),
     ],
 )
 def test_momentum_steps_equal_numpy(options):
     rates = {KERNEL: options.weight_decay, BIAS: options.weight_decay}
-    rates |= dict.fromkeys([GAMMA, BETA], options.weight_decay * options.bn_decay_share)
+    rates |= dict.fromkeys([GAMMA, BETA], options.weight_decay * options.bn_decay_fraction)
     gradients = [make_gradients(1), make_gradients(2)]
     variables = make_variables()
     optimizer = Optimizer(variables, options)
@@ -93,7 +93,7 @@ def test_pretraining_decays_exactly_what_is_not_batch_norm():
 
 def test_finetuning_decays_gamma_and_beta_by_a_tenth():
     names = list(ResNet(14, 5, width=8).trainable_by_name())
-    rates = decay_rates(names, 1e-4, bn_share=0.1)
+    rates = decay_rates(names, 1e-4, bn_fraction=0.1)
     assert set(rates) == set(names)
     for name, rate in rates.items():
         is_norm = name.split("/")[-1] in ("gamma", "beta")
