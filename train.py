@@ -109,18 +109,16 @@ def run(
             lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
             trainer.average,
         )
+    if FLAGS.mode == "val" and evaluate is None:
+        raise UserError("--mode=val needs --val_dir")
     if FLAGS.mode == "val":
-        if evaluate is None:
-            raise UserError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
     if best:
         best.check(evaluate.names())
-    steps = from_flags(StepOptions)
-    share = step_share(steps, job.shard, job.elastic, FLAGS.sync_batch_norm)
-    source = TrainingInput(
-        records, from_flags(Augmentation), share
-    )  # Horovod: a part of each step.
+    # Horovod: each worker trains on its own part of every step.
+    share = step_share(from_flags(StepOptions), job.shard, job.elastic, FLAGS.sync_batch_norm)
+    source = TrainingInput(records, from_flags(Augmentation), share)
     schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
