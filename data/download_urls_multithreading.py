@@ -21,12 +21,10 @@ from data.common import command
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.processes import ProcessGroup, process_group
-from data.download.fetch import USER_AGENT, Limits
-from data.download.job import HOST_LIMIT, Options, Plan, download, join, known_parts
+from data.download.fetch import OPT_OUTS, USER_AGENT, Limits
+from data.download.job import HOST_LIMIT, Options, Plan, download, dry_run, join, known_parts
 from data.download.open_images import BUCKET, join_ids, rotations_next_to
-from data.download.report import Progress, describe, dry_run
-from data.download.robots import OPT_OUTS
-from data.download.shards import ShardOptions
+from data.download.store import ShardOptions
 from data.tfrecords.records import KINDS
 
 _BY_ID = "images_by_id.txt"
@@ -36,33 +34,31 @@ _BY_ID = "images_by_id.txt"
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     warnings.filterwarnings("ignore", module="PIL")  # of images that are refused or counted
-    group, progress = process_group(args.part), Progress()
-    try:
-        options = _options(args, group)
-        if args.dry_run:
-            print(dry_run(options))
-            return 0
-        known = known_parts(options.save_dir)
-        part, count = group.shard, group.shard.count
-        if args.part is None and count == 1 and len(known) == 1:
-            count = known.pop()  # runs with --part were here: only to be joined
-        plan = Plan(options, count)
-        if count == part.count:
-            totals = download(plan, part, args.retry_failed, args.verify, progress.watch)
-            if rates := progress.close():
-                print(rates)
-            if count > 1:
-                print(f"part {part}: {describe(totals)}")
-        group.wait()
-        group.report_rest()
-        return _join(plan) if group.collects else 0
-    finally:
-        progress.close()
+    group = process_group(args.part)
+    options = _options(args, group)
+    if args.dry_run:
+        print(dry_run(options))
+        return 0
+    known = known_parts(options.save_dir)
+    part, count = group.shard, group.shard.count
+    if args.part is None and count == 1 and len(known) == 1:
+        count = known.pop()  # runs with --part were here: only to be joined
+    plan = Plan(options, count)
+    if count == part.count:
+        totals = download(plan, part, args.retry_failed, args.verify)
+        if count > 1:
+            print(f"part {part}: {totals}")
+    group.wait()
+    group.report_rest()
+    return _join(plan) if group.collects else 0
 
 
 def _join(plan: Plan) -> int:
     totals, repeated = join(plan)
-    print(describe(totals, repeated))
+    print(totals)
+    for body in repeated:
+        print(f"repeated body: {body.rows} rows, sha256:{body.sha256},", end=" ")
+        print(f"such as {body.example_url}")
     print(f"images: {plan.options.im_list}; failed rows: {plan.options.invalid_list}")
     if not totals.ok:
         print("error: no row could be had", file=sys.stderr)
@@ -74,14 +70,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and tags")
+    add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and labels")
     add("--im_list", type=Path, help="the list to write of images (SAVE_DIR/im_list.txt)")
     add("--num_threads", type=_positive, default=20, help="at the same time (%(default)s)")
     add("--save_dir", type=Path, default=Path("images"), help="for images (%(default)s)")
     add("--retry_failed", action="store_true", help="try the rows again that failed before")
     add("--verify", action="store_true", help="compare files with their SHA-256, and download those"
         " again that were altered (sizes are compared in every run)")  # fmt: skip
-    add("--dry_run", action="store_true", help="download a sample; tell disk and time of the rest")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="download a sample, estimate disk and time of all",
+    )
     add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
     _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
     _add_output(parser.add_argument_group("what is written"))
@@ -99,7 +99,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _add_ids(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--image_ids", type=Path, help="a list of ids, or the data set's CSV")
-    add("--annotations", type=Path, help="a list of ids or original URLs, and tags")
+    add("--annotations", type=Path, help="a list of ids or original URLs, and labels")
     add("--url_template", help=f"with {{id}} and perhaps {{subset}} ({BUCKET})")
 
 

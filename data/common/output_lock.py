@@ -1,7 +1,7 @@
 """Locks on output folders and files: checked to be writable, one job at a time.
 
 A lock is `flock` on a file in the output (a folder) or next to it (a file). The kernel releases it
-when the process ends, however it ends; the file's content tells others who holds it.
+when the process ends, however it ends; the file's content says who holds it.
 """
 
 from __future__ import annotations

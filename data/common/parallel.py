@@ -83,14 +83,14 @@ class _Pool:
                 self._idle.append(self._workers[-1][1])
         connection = self._idle.pop()
         self._busy[connection] = number
-        with _death_told():
+        with _death_reported():
             connection.send(item)
 
     def receive(self, timeout: float | None) -> dict[int, Any]:
         """Results by the number of their item: at least one, but after the timeout (in s)."""
         results = {}
         for connection in wait(self._busy, timeout):
-            with _death_told():
+            with _death_reported():
                 result, error, text = connection.recv()
             if error is not None:
                 raise error from RuntimeError(text)
@@ -172,7 +172,7 @@ def _outcome(function: Callable, item: object) -> tuple[object, Exception | None
 
 
 @contextmanager
-def _death_told() -> Iterator[None]:
+def _death_reported() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:

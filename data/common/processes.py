@@ -19,6 +19,8 @@ VARIABLES = {
     "mpiexec": ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
     "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
 }
+# Of `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
+ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 _MPI_LAUNCHERS = ("mpirun", "mpiexec")
 
@@ -54,6 +56,11 @@ def this_process() -> Process:
             raise UserError(f"{rank_name}={rank} is not below {size_name}={size}")
         return Process(launcher, rank or 0, size, _number(local_name) or 0)
     return Process()
+
+
+def is_elastic() -> bool:
+    """Whether the number of processes may change while they run."""
+    return os.environ.get(ELASTIC_VARIABLE) == "1"
 
 
 class ProcessGroup(NamedTuple):

@@ -33,7 +33,7 @@ class Shard(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """Tells its files from those of the other shards: `-00001-of-00008`; "" of the only one."""
+        """What its files have in their names: `-00001-of-00008`; "" of the only one."""
         return f"-{self.index:05d}-of-{self.count:05d}" if self.count > 1 else ""
 
     def span(self, items: int) -> range:

@@ -18,9 +18,10 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from data.common.parallel import interrupts_held, start_worker
+from data.common.sharding import Shard
 from data.download.fetch import FetchError
 from data.download.scheduler import Scheduler, Task
 
@@ -36,15 +37,6 @@ _BATCH = 256
 _TICK_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
 _FETCHED = None  # a worker's word for a body that it has and has not stored yet
-
-
-class Job(NamedTuple):
-    """What a worker needs to know of a task."""
-
-    row: int
-    file: str
-    url: str
-    rotation: int
 
 
 @dataclass(eq=False)
@@ -85,8 +77,8 @@ class Engine(Generic[Body, Result]):
 
     def __init__(
         self,
-        fetch: Callable[[Job], Body],
-        store: Callable[[Job, Body], Result],
+        fetch: Callable[[Task], Body],
+        store: Callable[[Task, Body], Result],
         scheduler: Scheduler,
         threads: int,
         processes: int = 1,
@@ -95,7 +87,8 @@ class Engine(Generic[Body, Result]):
     ) -> None:
         self._work = fetch, store, storing_threads
         self._scheduler = scheduler
-        self._shares = [threads // processes + (i < threads % processes) for i in range(processes)]
+        spans = [Shard(index, processes).span(threads) for index in range(processes)]
+        self._threads = [len(span) for span in spans]
         self._patience_seconds = patience_seconds
         self._workers: list[_Worker] = []
         self._final: list[tuple[Task, Result | FetchError]] = []
@@ -104,7 +97,7 @@ class Engine(Generic[Body, Result]):
         """Final results as they come, each task's once; `tasks` is read as far as is needed."""
         source = iter(tasks)
         try:
-            self._workers = [self._start(share) for share in self._shares]
+            self._workers = [self._start(count) for count in self._threads]
             while True:
                 self._refill(source)
                 self._dispatch()
@@ -150,7 +143,7 @@ class Engine(Generic[Body, Result]):
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1
             with suppress(OSError):  # a dead worker is found out by `_receive`
-                worker.connection.send(Job(task.row, task.file, task.url, task.rotation))
+                worker.connection.send(task)
 
     def _receive(self) -> None:
         due = self._scheduler.next_time()
@@ -219,8 +212,8 @@ class Engine(Generic[Body, Result]):
 def _serve(
     connection: Connection,
     threads: int,
-    fetch: Callable[[Job], object],
-    store: Callable[[Job, object], object],
+    fetch: Callable[[Task], object],
+    store: Callable[[Task, object], object],
     storing_threads: int,
 ) -> None:
     """The life of a worker process: until the parent, which may be killed, is gone."""
@@ -228,37 +221,37 @@ def _serve(
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
             os.close(descriptor)
-    jobs: SimpleQueue = SimpleQueue()
+    tasks: SimpleQueue = SimpleQueue()
     bodies: SimpleQueue = SimpleQueue()
     sending = threading.Lock()
 
-    def send(job: Job, result: object) -> None:
+    def send(task: Task, result: object) -> None:
         try:
             with sending:
-                connection.send((job.row, result))
+                connection.send((task.row, result))
         except OSError:
             os._exit(0)  # the parent is gone
 
     def fetch_for_ever() -> None:
         while True:
-            job = jobs.get()
-            body = _result(fetch, job)
+            task = tasks.get()
+            body = _result(fetch, task)
             if isinstance(body, Exception):
-                send(job, body)
+                send(task, body)
             else:
-                send(job, _FETCHED)  # the thread is free, and so is the host
-                bodies.put((job, body))
+                send(task, _FETCHED)  # the thread is free, and so is the host
+                bodies.put((task, body))
 
     def store_for_ever() -> None:
         while True:
-            job, body = bodies.get()
-            send(job, _result(store, job, body))
+            task, body = bodies.get()
+            send(task, _result(store, task, body))
 
     for loop in [fetch_for_ever] * threads + [store_for_ever] * storing_threads:
         threading.Thread(target=loop, daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
-            jobs.put(connection.recv())
+            tasks.put(connection.recv())
     os._exit(0)  # in the middle of whatever the threads are doing
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Collection
@@ -18,15 +20,20 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.utils import prepend_scheme_if_needed
 
-from data.download.network_settings import ca_bundle, proxies
-from data.download.robots import OPT_OUTS, robots_directives
+from data.common.errors import UserError
 
 USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
+OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")  # as img2dataset has them
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+_ROBOTS_VALUES = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
 # Only so many bodies at a time grow beyond a usual image: threads x `max_bytes` are gigabytes.
@@ -298,3 +305,64 @@ def _causes(error: BaseException) -> list[BaseException]:
             causes.append(item)
             waiting += [*item.args, getattr(item, "reason", None), item.__cause__]
     return causes
+
+
+def robots_directives(header: str, user_agent: str) -> set[str]:
+    """The directives of an `X-Robots-Tag` that are meant for us, in lower case.
+
+    `agent: directive, directive` is for one program alone, `none` means noindex and nofollow.
+    """
+    found, is_for_us = set(), True
+    for part in header.lower().split(","):
+        name, colon, value = (text.strip() for text in part.partition(":"))
+        if colon and name not in _ROBOTS_VALUES:
+            is_for_us = bool(name) and name in user_agent.lower()
+        directive = value if colon else name
+        if is_for_us:
+            found |= {"noindex", "nofollow"} if directive == "none" else {directive}
+    return found
+
+
+def ca_bundle() -> str | bool:
+    """The file or folder of trusted certificates that the environment names; True if it does not.
+
+    Raises:
+        UserError: it is missing, or holds no certificates.
+    """
+    name = next((name for name in CA_VARIABLES if os.environ.get(name)), None)
+    if name is None:
+        return True
+    path = os.environ[name]
+    is_folder = os.path.isdir(path)
+    try:
+        ssl.create_default_context(**{"capath" if is_folder else "cafile": path})
+    except OSError as error:
+        reason = "no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UserError(f"{name}={path}: {reason}; correct it or unset it") from None
+    return path
+
+
+def proxies() -> dict[str, str]:
+    """The proxies that the environment names, by scheme.
+
+    Raises:
+        UserError: an address of a proxy is malformed, or takes a package that is missing.
+    """
+    found = getproxies()
+    for scheme in found.keys() & {"http", "https", "all"}:
+        name = next((n for n in os.environ if n.lower() == f"{scheme}_proxy"), scheme)
+        try:
+            address = prepend_scheme_if_needed(found[scheme], "http")
+            if not urllib3.util.parse_url(address).host:
+                raise ValueError
+            HTTPAdapter().proxy_manager_for(address)
+        except requests.exceptions.InvalidSchema:  # of SOCKS
+            raise UserError(
+                f"{name}: a SOCKS proxy needs PySocks: pip install pysocks, or unset it"
+            ) from None
+        except Exception:  # from corners of the libraries; the address may hold a password
+            raise UserError(
+                f"{name} is not the address of a proxy, such as http://host:3128;"
+                " correct it or unset it"
+            ) from None
+    return found

@@ -7,29 +7,50 @@ a row is in the manifest of its part (data/download/manifest.py) and nowhere els
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data.common.errors import UserError
-from data.common.files import sha256
+from data.common.files import rewritten, sha256
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
+from data.common.progress import Progress
 from data.common.sharding import Shard
-from data.download.engine import THREADS_A_PROCESS, Engine, Job
-from data.download.fetch import USER_AGENT, Fetcher, FetchError, Limits
-from data.download.finish import Repeated, Totals, mark_repeated, totals, write_lists
-from data.download.manifest import PENDING, Entry, Manifest, read_settings
+from data.download.engine import THREADS_A_PROCESS, Engine
+from data.download.fetch import OPT_OUTS, USER_AGENT, Fetcher, FetchError, Limits
+from data.download.manifest import (
+    LOST,
+    PENDING,
+    REPEATED,
+    Entry,
+    Manifest,
+    Repeated,
+    Totals,
+    is_whole,
+    mark_lost,
+    mark_repeated,
+    read_settings,
+    totals,
+)
 from data.download.names import FLAT_ROWS, Naming, host_of
 from data.download.open_images import read_rotations
-from data.download.robots import OPT_OUTS
 from data.download.scheduler import Scheduler, Task
-from data.download.shards import ShardMaker, ShardOptions
-from data.download.store import PLACEHOLDERS, Placeholders, Store, Stored, partial_name
-from data.download.verify import LOST, is_whole, mark_lost
-from data.lists.rows import Row, count_lines, read_rows
+from data.download.store import (
+    PLACEHOLDERS,
+    Placeholders,
+    ShardMaker,
+    ShardOptions,
+    Store,
+    Stored,
+    partial_name,
+)
+from data.lists.rows import Row, count_lines, format_row, read_rows
 from data.tfrecords.manifest import ShardFolder
 
 HOST_LIMIT = 8
@@ -41,6 +62,7 @@ PATIENCE_SECONDS = 30.0
 _RETRIED = ("offline", LOST)  # by every run: not the fault of the row
 _WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}
 
+_SAMPLED_ROWS = 200  # of a dry run
 _MANIFEST = re.compile(r"download_manifest(?:-\d{5}-of-(\d{5}))?\.tsv")
 
 
@@ -49,7 +71,7 @@ class Options:
     """What to download and how.
 
     Attributes:
-        url_list: rows of URL (or id, with `url_template`) and tags.
+        url_list: rows of URL (or id, with `url_template`) and labels.
         save_dir: the folder of images, manifests and shards.
         im_list: the list to write of rows that could be had; names are relative to `save_dir`.
         invalid_list: the list to write of the other rows.
@@ -139,18 +161,6 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Manifest(path, {**settings, "rows": rows}, rows)
 
-    def store(self, shards: ShardMaker | None) -> Store:
-        options = self.options
-        return Store(
-            shards.spool if shards else options.save_dir,
-            Placeholders([PLACEHOLDERS, *options.placeholders]),
-            as_jpeg=shards is not None,
-            short_side=options.short_side,
-            quality=options.quality,
-            max_pixels=options.max_pixels,
-            max_image_bytes=options.max_image_bytes,
-        )
-
     def shard_maker(self, part: Shard, manifest: Manifest) -> ShardMaker | None:
         options = self.options
         if options.shards is None:
@@ -174,7 +184,6 @@ def download(
     part: Shard,
     retry_failed: bool = False,
     verify: bool = False,
-    watch: Callable[[Manifest, Stored | FetchError | None], None] = lambda *_: None,
 ) -> Totals:
     """Fetches the pending rows of a part, and of an earlier run the failed ones if asked.
 
@@ -183,7 +192,6 @@ def download(
 
     Args:
         verify: compare the content of files, too, with what was downloaded.
-        watch: is called with each final result, and of None at the beginning.
 
     Raises:
         UserError: no request can succeed on this machine; no row is marked as failed.
@@ -196,14 +204,20 @@ def download(
         mark_lost(manifest, lambda entry: _is_kept(entry, options.save_dir, shards, verify))
         has_answered = bool(manifest.counts().keys() - _WITHOUT_ANSWER)
         manifest.forget_failures(*(() if retry_failed else _RETRIED))
-        watch(manifest, None)
         scheduler = Scheduler(options.host_limit, options.retries, has_answered)
         engine = _engine(plan, part, shards, fetcher, scheduler)
-        for task, result in engine.run(_pending(plan, part, manifest)):
-            manifest.append(_entry(task, result))
-            watch(manifest, result)
-            if shards:
-                shards.advance()
+        rows, images, size, failed = len(manifest.codes), 0, 0, 0
+        with Progress("download", rows, "row", rows - manifest.codes.count(PENDING)) as progress:
+            for task, result in engine.run(_pending(plan, part, manifest)):
+                manifest.append(_entry(task, result))
+                if shards:
+                    shards.advance()
+                if isinstance(result, FetchError):
+                    failed += 1
+                else:
+                    images, size = images + 1, size + result.bytes
+                rates = progress.per_second(images), progress.per_second(size) / 1e6
+                progress.update(1, "{:.1f} images/s, {:.1f} MB/s, {} failed".format(*rates, failed))
         return totals([manifest])
 
 
@@ -215,15 +229,23 @@ def _engine(
     plan: Plan, part: Shard, shards: ShardMaker | None, fetcher: Fetcher, scheduler: Scheduler
 ) -> Engine:
     options = plan.options
-    store = plan.store(shards)
+    store = Store(
+        shards.spool if shards else options.save_dir,
+        Placeholders([PLACEHOLDERS, *options.placeholders]),
+        as_jpeg=shards is not None,
+        short_side=options.short_side,
+        quality=options.quality,
+        max_pixels=options.max_pixels,
+        max_image_bytes=options.max_image_bytes,
+    )
 
-    def fetch(job: Job) -> tuple[bytes, str]:
-        return fetcher.fetch(job.url)
+    def fetch(task: Task) -> tuple[bytes, str]:
+        return fetcher.fetch(task.url)
 
-    def store_body(job: Job, fetched: tuple[bytes, str]) -> Stored:
-        name = f"{shards.spool_folder(job.row)}/{job.file}" if shards else job.file
+    def store_body(task: Task, fetched: tuple[bytes, str]) -> Stored:
+        name = f"{shards.spool_folder(task.row)}/{task.file}" if shards else task.file
         try:
-            return store.store(*fetched, name, partial_name(job.row, part), job.rotation)
+            return store.store(*fetched, name, partial_name(task.row, part), task.rotation)
         except ImageError as error:
             raise FetchError(error.kind, str(error), error.kind == "truncated") from error
 
@@ -276,12 +298,66 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
         if options.shards:
             folder = ShardFolder(options.save_dir)
             folder.finish(folder.reports().values())
-        write_lists(
-            manifests,
-            options.url_list,
-            plan.naming,
-            options.save_dir,
-            options.im_list,
-            options.invalid_list,
-        )
+        write_lists(plan, manifests)
         return totals(manifests), repeated
+
+
+def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
+    """The image list and the list of failed rows, both with their labels, in the order of the list.
+
+    Files of repeated bodies, and half-written ones, are removed on the way. The list of failed rows
+    is a list of URLs (or ids) again.
+
+    Args:
+        manifests: of all parts of the list, in order; no row of them is pending.
+    """
+    options = plan.options
+    with rewritten(options.im_list) as images, rewritten(options.invalid_list) as invalid:
+        for part, manifest in zip(plan.parts, manifests, strict=True):
+            for number, row in enumerate(plan.rows(part)):
+                name = plan.naming.file(row.image)
+                if manifest.is_ok(number):
+                    images.write(f"{format_row(row._replace(image=name))}\n".encode())
+                    continue
+                file = options.save_dir / name
+                file.with_name(partial_name(number, part)).unlink(missing_ok=True)
+                if manifest.kind(number) == REPEATED:
+                    file.unlink(missing_ok=True)
+                invalid.write(f"{format_row(row)}\n".encode())
+
+
+def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
+    """Downloads a sample of the list, spread evenly, to nowhere, and says what the whole takes."""
+    count = sum(1 for _ in read_rows(options.url_list, options.class_num))
+    sampled = min(rows, count)
+    if not sampled:
+        return f"{options.url_list}: no rows"
+    options.save_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.save_dir, prefix=".dry_run") as folder:
+        sample = Path(folder, "list.txt")
+        with open(sample, "w", encoding="utf-8") as file:
+            for number, row in enumerate(read_rows(options.url_list)):
+                if number * sampled // count != (number + 1) * sampled // count:
+                    file.write(format_row(row) + "\n")
+        begun = time.monotonic()
+        target = Path(folder, "images")
+        found = download(Plan(replace(options, url_list=sample, save_dir=target)), Shard())
+        seconds = time.monotonic() - begun
+    size = found.stored_bytes / max(1, found.ok)
+    ok = found.ok / sampled
+    free = shutil.disk_usage(options.save_dir).free
+    return "\n".join(
+        [
+            f"sample of {sampled} of {count} rows in {seconds:.1f} s: {found}",
+            f"the whole list: about {count * ok:.0f} images,",
+            f"  disk {count * ok * size / 1e9:.1f} GB ({size / 1e3:.0f} kB per image;"
+            f" {free / 1e9:.1f} GB are free in {options.save_dir})",
+            f"  time {_duration(seconds / sampled * count)} with {options.threads} threads",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -12,15 +12,25 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data.common.errors import UserError
+from data.common.files import sha256
 from data.common.state import Seal, is_count, is_inside
 
 PENDING, OK, CONVERTED = 0, 1, 2
 """Codes of rows. CONVERTED is OK too: what is stored is not byte for byte what was served."""
+
+REPEATED = "repeated"
+"""The kind of failure of a row whose body came from many URLs."""
+
+LOST = "lost"
+"""The kind of failure of a row whose file was deleted or altered after it was downloaded."""
 
 _COLUMNS = ("row", "url", "status", "file", "bytes", "sha256", "width", "height", "error")
 _LINE = re.compile(
@@ -30,6 +40,7 @@ _LINE = re.compile(
 _HEADER_LINES = 2
 _CUT_BYTES = 1 << 20
 _MOST_KINDS = 256  # codes are bytes
+_SHOWN_KINDS = 20
 
 
 class Entry(NamedTuple):
@@ -162,6 +173,15 @@ class Manifest:
         """The lines so far, those that no longer count included."""
         return self._entries(Seal())
 
+    def stored(self) -> Iterator[Entry]:
+        """The line that counts of each row that is OK; what is appended meanwhile does not."""
+        last = np.zeros(len(self.codes), np.int64)
+        for number, entry in enumerate(self.entries()):
+            last[entry.row] = number
+        for number, entry in enumerate(self.entries()):
+            if last[entry.row] == number and self.is_ok(entry.row):
+                yield entry
+
     def _entries(self, seal: Seal) -> Iterator[Entry]:
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -228,3 +248,122 @@ def _drop_cut_line(file: Any) -> None:
     tail = file.read()
     file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)
+
+
+class Totals(NamedTuple):
+    """Rows by kind (ok, converted, pending, or a kind of failure) and bytes of the files."""
+
+    kinds: dict[str, int]
+    stored_bytes: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def ok(self) -> int:
+        return self.kinds.get("ok", 0) + self.kinds.get("converted", 0)
+
+    @property
+    def pending(self) -> int:
+        return self.kinds.get("pending", 0)
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Failed rows by kind, the most frequent first."""
+        others = {k: n for k, n in self.kinds.items() if k not in ("ok", "converted", "pending")}
+        return dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
+
+    def __str__(self) -> str:
+        """Numbers, and failures by reason."""
+        lines = [
+            f"{self.rows} rows: {self.ok} ok ({self.kinds.get('converted', 0)} converted),"
+            f" {sum(self.failed.values())} failed, {self.pending} pending;"
+            f" {self.stored_bytes / 1e6:.1f} MB"
+        ]
+        reasons = list(self.failed.items())
+        lines += [f"  {count:>9} {kind}" for kind, count in reasons[:_SHOWN_KINDS]]
+        if len(reasons) > _SHOWN_KINDS:
+            rest = sum(count for _, count in reasons[_SHOWN_KINDS:])
+            lines.append(f"  {rest:>9} for {len(reasons) - _SHOWN_KINDS} other reasons")
+        return "\n".join(lines)
+
+
+def totals(manifests: Sequence[Manifest]) -> Totals:
+    kinds: dict[str, int] = {}
+    for manifest in manifests:
+        for kind, count in manifest.counts().items():
+            kinds[kind] = kinds.get(kind, 0) + count
+    return Totals(kinds, sum(manifest.stored_bytes for manifest in manifests))
+
+
+class Repeated(NamedTuple):
+    """One body that many URLs gave."""
+
+    sha256: str
+    rows: int
+    example_url: str
+
+
+def mark_repeated(manifests: Sequence[Manifest], urls: int) -> list[Repeated]:
+    """Marks the rows whose files are the same for at least `urls` different URLs.
+
+    Such a body is a placeholder that no list knows yet.
+
+    Returns:
+        the bodies, the most frequent first.
+    """
+    entries = (entry for manifest in manifests for entry in manifest.entries() if entry.sha256)
+    keys = np.sort(np.fromiter((_key(entry) for entry in entries), np.uint64))
+    last = keys[urls - 1 :]  # where a key occurs `urls` times, the first of them is equal
+    often = set(last[last == keys[: len(last)]].tolist())
+    if not often:
+        return []
+    different: dict[str, set[int]] = {}
+    for entry in (entry for manifest in manifests for entry in manifest.stored()):
+        if _key(entry) in often:
+            known = different.setdefault(entry.sha256, set())
+            if len(known) < urls:
+                known.add(hash(entry.url))
+    repeated: dict[str, Repeated] = {}
+    for manifest in manifests:
+        for entry in manifest.stored():
+            if len(different.get(entry.sha256, ())) >= urls:
+                before = repeated.get(entry.sha256, Repeated(entry.sha256, 0, entry.url))
+                repeated[entry.sha256] = before._replace(rows=before.rows + 1)
+                reason = f"the same body came from {urls} or more URLs"
+                manifest.append(entry._replace(status=REPEATED, error=reason))
+    return sorted(repeated.values(), key=lambda body: (-body.rows, body.sha256))
+
+
+def _key(entry: Entry) -> int:
+    """64 bits of a body's SHA-256."""
+    return int(entry.sha256[:16], 16)
+
+
+def mark_lost(manifest: Manifest, is_kept: Callable[[Entry], bool]) -> int:
+    """Marks the rows that are OK but for their file; returns how many."""
+    lost: dict[int, Entry] = {}
+    for entry in manifest.entries():
+        lost.pop(entry.row, None)  # of the lines of a row the last one counts
+        if manifest.is_ok(entry.row) and not is_kept(entry):
+            lost[entry.row] = entry
+    for entry in lost.values():
+        reason = "the file was deleted or altered after it was downloaded"
+        manifest.append(entry._replace(status=LOST, sha256="", error=reason))
+    if lost:
+        print(
+            f"{manifest.path}: {len(lost)} images were deleted or altered since;"
+            " they are downloaded again",
+            file=sys.stderr,
+        )
+    return len(lost)
+
+
+def is_whole(path: Path, entry: Entry, by_hash: bool) -> bool:
+    """Whether the file of a row is there, as long as it was, and perhaps with the same content."""
+    try:
+        is_as_long = path.stat().st_size == entry.bytes
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return is_as_long and (not by_hash or sha256(path) == entry.sha256)

@@ -30,7 +30,7 @@ _DEGREES = {"": 0, "nan": 0, "0": 0, "0.0": 0, "90.0": 90, "180.0": 180, "270.0"
 
 
 class Image(NamedTuple):
-    """An image id with what its file of ids says besides; empty strings and no tags if nothing.
+    """An image id with what its file of ids says besides; empty strings and no labels if nothing.
 
     `rotation` is in degrees counter-clockwise; 0 also where the data set does not know it.
     """
@@ -38,7 +38,7 @@ class Image(NamedTuple):
     image_id: str
     subset: str
     original_url: str
-    tags: Row
+    labels: Row
     rotation: int = 0
 
 
@@ -53,7 +53,7 @@ class Joined(NamedTuple):
 
 
 def read_ids(path: Path) -> Iterator[Image]:
-    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, perhaps tags).
+    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, perhaps labels).
 
     Raises:
         ListError: a row that has no id, or a rotation other than 0, 90, 180, 270 or nan.
@@ -78,12 +78,12 @@ def read_ids(path: Path) -> Iterator[Image]:
 
 
 def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
-    """Writes the list `output`: an id (or `subset/id`) and tags per row, in the order of the ids.
+    """Writes the list `output`: an id (or `subset/id`) and labels per row, in the order of the ids.
 
     Args:
         image_ids: see `read_ids`.
         annotations: a list whose images are ids or original URLs; ids that it does not know are
-            left out. None takes the tags of `image_ids`.
+            left out. None takes the labels of `image_ids`.
         needs_subset: write `subset/id`.
         output: its images that are to be turned go next to it, see `read_rotations`.
 
@@ -95,9 +95,9 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
         rewritten(output) as file,
         rewritten(rotations_next_to(output)) as rotations,
         tempfile.TemporaryDirectory(dir=output.parent, prefix=".join") as folder,
-        closing(sqlite3.connect(Path(folder, "tags.sqlite"))) as tags,
+        closing(sqlite3.connect(Path(folder, "labels.sqlite"))) as known,
     ):
-        count = _store(tags, annotations) if annotations else 0
+        count = _store(known, annotations) if annotations else 0
         for number, image in enumerate(read_ids(image_ids), 1):
             name = f"{image.subset}/{image.image_id}" if needs_subset else image.image_id
             if needs_subset and not image.subset:
@@ -105,7 +105,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
                     f"{image_ids}: image {number}, {image.image_id}, has no subset: write"
                     " train/ID, or give a --url_template without {subset}"
                 )
-            row = _find(tags, image) if annotations else image.tags
+            row = _find(known, image) if annotations else image.labels
             if row is None:
                 left_out += 1
                 continue
@@ -137,22 +137,22 @@ def read_rotations(path: Path) -> dict[str, int]:
     return found
 
 
-def _store(tags: sqlite3.Connection, annotations: Path) -> int:
+def _store(known: sqlite3.Connection, annotations: Path) -> int:
     """Keeps the annotations on disk, by id or URL; returns how many there are."""
-    tags.execute("PRAGMA journal_mode = OFF")
-    tags.execute("PRAGMA synchronous = OFF")
-    tags.execute("CREATE TABLE tags (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID")
+    known.execute("PRAGMA journal_mode = OFF")
+    known.execute("PRAGMA synchronous = OFF")
+    known.execute("CREATE TABLE known (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID")
     rows = (
         (_key(row.image), format_row(row._replace(image="x"))) for row in read_rows(annotations)
     )
-    cursor = tags.executemany("INSERT OR REPLACE INTO tags VALUES (?, ?)", rows)
+    cursor = known.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", rows)
     return cursor.rowcount
 
 
-def _find(tags: sqlite3.Connection, image: Image) -> Row | None:
+def _find(known: sqlite3.Connection, image: Image) -> Row | None:
     for name in (image.image_id, image.original_url):
-        query = "SELECT row FROM tags WHERE key = ?"
-        if name and (found := tags.execute(query, (_key(name),)).fetchone()):
+        query = "SELECT row FROM known WHERE key = ?"
+        if name and (found := known.execute(query, (_key(name),)).fetchone()):
             return parse_row(found[0])
     return None
 

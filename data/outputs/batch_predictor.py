@@ -119,7 +119,7 @@ class BatchPredictor(Generic[Row]):
                 at = end
                 # Rows are made and written while the network is at the next batch.
                 with (
-                    shards.writer(first) as output,
+                    ShardWriter(shards, first) as output,
                     ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
                 ):
                     written: Future[None] | None = None

@@ -1,6 +1,6 @@
 """Rows of a result in finished shards, so that a killed run continues.
 
-The folder `<result>.partial` has a file of rows for every few seconds of work, named by the number
+The folder `<result>.partial` has a file of rows for every two seconds of work, named by the number
 of its first image, and its report. Shards begin and end at whole batches, so that any number of
 processes may continue. When no image is left, the rows are joined, and the folder goes.
 """
@@ -24,9 +24,6 @@ from data.common.finished import Reports
 SHARD_SECONDS = 2.0
 """At most so much work is lost to a kill."""
 
-SHARD_BYTES = 64 << 20
-"""Rows that are kept in memory until their shard is finished."""
-
 _FORM = "result shard"
 _SCHEMA = {
     "name": state.is_name,
@@ -37,9 +34,6 @@ _SCHEMA = {
 _REMEDY = "delete it and run again"
 
 _log = logging.getLogger(__name__)
-
-Gap = tuple[int, int | None]
-"""First image that is not done, and the one after the last (None: to the end)."""
 
 
 class ResultShards:
@@ -69,7 +63,9 @@ class ResultShards:
                     " delete it to begin again"
                 )
 
-    def gaps(self, start: int, stop: int | None, total: int | None, batch_size: int) -> list[Gap]:
+    def gaps(
+        self, start: int, stop: int | None, total: int | None, batch_size: int
+    ) -> list[tuple[int, int | None]]:
         """What is left to do of the images from `start` to before `stop` (None: to the end).
 
         A shard that ends within a batch was the last one of fewer images: it is made again.
@@ -91,10 +87,6 @@ class ResultShards:
         if stop is None:  # what is read once has to be read in one go
             return [(gaps[0][0] if gaps else at, None)]
         return gaps if at >= stop else [*gaps, (at, stop)]
-
-    def writer(self, first: int) -> ShardWriter:
-        """Writes the rows of the images from the `first`-th on."""
-        return ShardWriter(self, first)
 
     def add(self, first: int, rows: Sequence[bytes], items: int, bad_items: int) -> None:
         """Writes the rows of images, and remembers them as finished."""
@@ -153,7 +145,10 @@ class ResultShards:
 
 
 class ShardWriter:
-    """Gathers rows, and finishes a shard of them every few seconds and when the block ends."""
+    """Gathers the rows of the images from the `first`-th on.
+
+    Finishes a shard of them every few seconds, and when the block ends.
+    """
 
     def __init__(self, shards: ResultShards, first: int) -> None:
         self._shards, self._first = shards, first
@@ -168,10 +163,9 @@ class ShardWriter:
     def append(self, rows: bytes, items: int, bad_items: int) -> None:
         """Adds the rows of a batch; they count once their shard is finished."""
         self._rows.append(rows)
-        self._bytes += len(rows)
         self._items += items
         self._bad_items += bad_items
-        if time.monotonic() - self._begun > SHARD_SECONDS or self._bytes > SHARD_BYTES:
+        if time.monotonic() - self._begun > SHARD_SECONDS:
             self.finish_shard()
 
     def finish_shard(self) -> None:
@@ -182,7 +176,7 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self._rows: list[bytes] = []
-        self._items = self._bad_items = self._bytes = 0
+        self._items = self._bad_items = 0
         self._begun = time.monotonic()
 
 

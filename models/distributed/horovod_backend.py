@@ -109,6 +109,6 @@ def reason(error: BaseException) -> str:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether Horovod failed because another worker did."""
-    # Of an operation that was under way, Gloo tells by its source file alone.
+    # Of an operation that was under way, Gloo names its source file alone.
     reported = f"{type(error).__name__} {error}"
     return "Horovod" in reported or "/gloo/" in reported

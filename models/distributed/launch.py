@@ -4,14 +4,9 @@ Under `horovodrun`, `mpirun` or `srun` with more than one process, Horovod joins
 that was started alone runs the same code, and then Horovod need not be installed.
 """
 
-import os
-
 from data.common.errors import UserError
-from data.common.processes import this_process
+from data.common.processes import is_elastic, this_process
 from models.distributed.base import Distributed, DistributedOptions, SingleProcess
-
-# Set by `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
-ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 
 def start(options: DistributedOptions) -> Distributed:
@@ -20,8 +15,7 @@ def start(options: DistributedOptions) -> Distributed:
     Raises:
       UserError: launched with others, but Horovod is not installed or does not join them.
     """
-    elastic = os.environ.get(ELASTIC_VARIABLE) == "1"
-    process = this_process()
+    process, elastic = this_process(), is_elastic()
     if not elastic and process.size == 1:
         return SingleProcess()
     try:

@@ -25,7 +25,7 @@ from data.common.errors import UserError
 from data.common.state import write_document
 from data.download.manifest import Entry, Manifest
 from data.imagenet.extraction import Extractor
-from data.outputs.result_shards import ResultShards
+from data.outputs.result_shards import ResultShards, ShardWriter
 from data.tfrecords import conversion, records
 from data.tfrecords.conversion import Options
 from data.tfrecords.manifest import ShardFolder
@@ -162,7 +162,7 @@ def build_result(folder: Path) -> Path:
 
 
 def write_rows(shards: ResultShards, start: int, stop: int) -> None:
-    with shards.writer(start) as writer:
+    with ShardWriter(shards, start) as writer:
         for number in range(start, stop):
             writer.append(b"%d.jpg,%d\n" % (number, number * 7), 1, number % 2)
 

@@ -22,7 +22,7 @@ from web_server import WebServer, make_image, placeholder
 from data import download_urls_multithreading
 from data.download import engine as download_engine
 from data.download import scheduler as download_scheduler
-from data.download.engine import Engine, Job
+from data.download.engine import Engine
 from data.download.fetch import FetchError
 from data.download.scheduler import Scheduler, Task
 from data.lists.rows import Row, read_rows
@@ -419,8 +419,8 @@ def test_dry_run_leaves_nothing(web, tmp_path, capsys) -> None:
 
 
 def results(
-    fetch: Callable[[Job], object],
-    store: Callable[[Job, object], object] = lambda job, body: body,
+    fetch: Callable[[Task], object],
+    store: Callable[[Task, object], object] = lambda task, body: body,
     **options: float,
 ) -> dict[int, object]:
     """What the engine makes of 100 tasks of one host; failures by their kind."""
@@ -433,20 +433,20 @@ def results(
 
 @pytest.mark.parametrize("while_storing", [False, True])
 def test_a_worker_that_dies_is_replaced(while_storing: bool) -> None:
-    def die_at_row_7(job: Job, *_: object) -> int:
-        if job.row == 7:
+    def die_at_row_7(task: Task, *_: object) -> int:
+        if task.row == 7:
             os._exit(1)  # as after a crash of a decoder
-        return job.row
+        return task.row
 
-    functions = [lambda job: b"body", die_at_row_7] if while_storing else [die_at_row_7]
+    functions = [lambda task: b"body", die_at_row_7] if while_storing else [die_at_row_7]
     assert results(*functions) == {row: "crashed" if row == 7 else row for row in range(100)}
 
 
 def test_an_attempt_without_end_is_given_up() -> None:
-    def fetch(job: Job) -> int:
-        if job.row in (3, 50):
+    def fetch(task: Task) -> int:
+        if task.row in (3, 50):
             time.sleep(1000)
-        return job.row
+        return task.row
 
     begun = time.monotonic()
     found = results(fetch, patience_seconds=0.5)
@@ -458,16 +458,16 @@ def test_rows_of_one_host_wait_for_our_network(monkeypatch) -> None:
     monkeypatch.setattr(download_scheduler, "OFFLINE_PAUSE_SECONDS", 0.05)
     end = time.monotonic() + 1.0
 
-    def fetch(job: Job) -> int:
+    def fetch(task: Task) -> int:
         if time.monotonic() < end:
             raise FetchError("offline", "no resolver", is_transient=True)
-        return job.row
+        return task.row
 
     assert results(fetch) == {row: row for row in range(100)}
 
 
 def test_a_host_that_is_gone_ends() -> None:
-    def fetch(job: Job) -> int:
+    def fetch(task: Task) -> int:
         raise FetchError("unreachable", "refused", is_transient=True)
 
     assert set(results(fetch).values()) == {"unreachable"}
@@ -475,7 +475,7 @@ def test_a_host_that_is_gone_ends() -> None:
 
 def test_a_mistake_of_ours_ends_the_run() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        results(lambda job: 1 // job.row)
+        results(lambda task: 1 // task.row)
 
 
 def test_tasks_are_read_no_further_than_the_window(monkeypatch) -> None:
@@ -489,7 +489,7 @@ def test_tasks_are_read_no_further_than_the_window(monkeypatch) -> None:
             read += 1
             yield Task(read, "", "", "host")
 
-    engine = Engine(lambda job: b"", lambda job, body: job.row, Scheduler(4, 0), 4, 2)
+    engine = Engine(lambda task: b"", lambda task, body: task.row, Scheduler(4, 0), 4, 2)
     for done, _ in enumerate(engine.run(endless())):
         assert read <= done + 1000 + 2 * 4
         if done == 5000:

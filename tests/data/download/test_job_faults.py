@@ -11,9 +11,7 @@ from web_server import WebServer
 
 from data import download_urls_multithreading
 from data.download import scheduler
-from data.download.fetch import Fetcher, FetchError, Limits
-from data.download.network_settings import CA_VARIABLES
-from data.download.robots import robots_directives
+from data.download.fetch import CA_VARIABLES, Fetcher, FetchError, Limits, robots_directives
 from data.lists.rows import read_rows
 
 

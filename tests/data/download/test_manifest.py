@@ -8,8 +8,8 @@ import pytest
 
 from data.common.errors import UserError
 from data.common.sharding import Shard
-from data.download.finish import mark_repeated, write_lists
-from data.download.manifest import Entry, Manifest
+from data.download.job import Options, Plan, write_lists
+from data.download.manifest import Entry, Manifest, mark_repeated
 from data.download.names import Naming
 from data.download.open_images import join_ids
 from data.download.store import partial_name
@@ -127,7 +127,7 @@ def test_lists_are_in_order_and_files_of_repeated_bodies_are_removed(tmp_path) -
         for row, status in [(2, "ok"), (3, "http_404"), (1, "repeated"), (0, "converted")]:
             manifest.append(Entry(row, "", status))
         lists = tmp_path / "im_list.txt", tmp_path / "invalid_url.txt"
-        write_lists([manifest], url_list, Naming(), tmp_path, *lists)
+        write_lists(Plan(Options(url_list, tmp_path, *lists)), [manifest])
     assert lists[0].read_text() == f"{names[0]}\t0:0.5\t7:1\n{names[2]}\t2:0.5\t7:1\n"
     assert lists[1].read_text() == "http://x/1.jpg\t1:0.5\t7:1\nhttp://x/3.jpg\t3:0.5\t7:1\n"
     left = {"manifest.tsv", "urls.txt", "im_list.txt", "invalid_url.txt"}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.common.errors import UserError
-from data.outputs import result_shards
-from data.outputs.result_shards import ResultShards
+from data.outputs.result_shards import ResultShards, ShardWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {"depth": 50, "sizes": (1, 2)}
@@ -21,7 +20,7 @@ from data.outputs import result_shards
 result_shards.SHARD_SECONDS = 0.005
 shards = result_shards.ResultShards(pathlib.Path({result!r}), {settings!r})
 (first, _), = shards.gaps(0, 1000, 1000, 1)
-with shards.writer(first) as writer:
+with result_shards.ShardWriter(shards, first) as writer:
     for row in itertools.count(first):
         writer.append(b"%d\\n" % row, 1, row % 2)
         print(row, flush=True)
@@ -30,7 +29,7 @@ with shards.writer(first) as writer:
 
 
 def write(shards: ResultShards, start: int, stop: int) -> None:
-    with shards.writer(start) as writer:
+    with ShardWriter(shards, start) as writer:
         for row in range(start, stop):
             writer.append(b"%d\n" % row, 1, row % 2)
 
@@ -59,13 +58,6 @@ def test_a_killed_run_continues_to_identical_bytes(tmp_path):
     write(shards, first, stop)
     assert shards.totals(1000) == (1000, 500)
     assert shards.join(1000, b"head\n").read_bytes() == b"head\n" + rows(1000)
-
-
-def test_a_shard_is_finished_when_it_has_many_bytes(shards, monkeypatch):
-    monkeypatch.setattr(result_shards, "SHARD_BYTES", 5)
-    write(shards, 0, 8)
-    names = sorted(path.name for path in shards.folder.glob("*.json"))
-    assert names == ["000000000000.json", "000000000003.json", "000000000006.json"]
 
 
 def test_other_settings_are_refused_by_name(tmp_path, shards):
