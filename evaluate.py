@@ -12,7 +12,6 @@ import numpy as np
 from absl import logging
 
 import flags
-import inference_job
 from data.common import output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages, read_classes, watched
@@ -30,7 +29,8 @@ from models.metrics.results import MultiLabelMetricOptions
 from models.metrics.sums import gather_rows
 from models.prediction import inference
 from models.prediction.evaluation import Evaluation, HardestExamples, evaluate
-from models.prediction.inference import Loaded, Predictor
+from models.prediction.image_job import SCORES, label_mode
+from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, Predictor
 
 FLAGS = flags.FLAGS
 # What decides on the numbers, besides checkpoint and data.
@@ -46,15 +46,16 @@ def main() -> int:
     script.from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     if job.rank == 0:
         output_lock.claim_folders({"result": FLAGS.result})
-    prefixes = checkpoints(inference_job.checkpoint_path())
+    prefixes = checkpoints(FLAGS.pretrain_ckpt or FLAGS.model_dir)
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
     same_classes([*compared, *prefixes])
-    inference_job.take_label_mode(prefixes[-1])
+    script.set_defaults(label_mode(prefixes[-1]))
     if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
         raise UserError("--fit_thresholds needs --label_mode=multi")
+    options = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     measured = []
     for prefix in [*compared, *prefixes]:
-        loaded = inference.load(prefix, inference_job.network_options())
+        loaded = inference.load(prefix, options)
         images = labeled_images(loaded.network.class_num)
         measured.append(measure(loaded, images, job))
         if job.rank == 0:
@@ -103,7 +104,7 @@ def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evalu
     )
     evaluator = make_evaluator(class_num, job)
     hardest = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
-    predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
+    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
     evaluate(predictor, watched(batches), evaluator, hardest)
     step = checkpoint.describe(loaded.prefix).step
     hardest.gather(job)  # Horovod: the report is of the images of all workers.

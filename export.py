@@ -18,7 +18,6 @@ import numpy as np
 from absl import logging
 
 import flags
-import inference_job
 from data.common import script
 
 # isort: split
@@ -35,7 +34,8 @@ from models.checkpoints.files import GLOB_CHARACTERS
 from models.export import model_card
 from models.export.checks import Check
 from models.export.exporting import EXPORTERS, Source
-from models.prediction.inference import Loaded, load
+from models.prediction.image_job import SCORES, label_mode
+from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, load
 
 FLAGS = flags.FLAGS
 CARD, CLASSES, IMAGES_CHECKED = "README.md", "classes.txt", 8
@@ -45,7 +45,7 @@ def main() -> int:
     if FLAGS.import_weights:
         return import_weights()
     if FLAGS.list:
-        prefix = checkpoint.find(inference_job.checkpoint_path())
+        prefix = checkpoint.find(FLAGS.pretrain_ckpt or FLAGS.model_dir)
         print(*checkpoint_report.lines(prefix), sep="\n")
         return 0
     return export()
@@ -74,7 +74,7 @@ def export() -> int:
     formats = list(dict.fromkeys(FLAGS.export_format))
     with _new_folder(Path(FLAGS.export_dir)) as folder:
         plain = _load(fold_batch_norm=False)
-        inference_job.take_label_mode(plain.prefix)
+        script.set_defaults(label_mode(plain.prefix))
         source = _source(plain)
         checks = [check for name in formats for check in _run(name, source, folder)]
         exported = model_card.Exported(
@@ -118,7 +118,7 @@ def _source(plain: Loaded) -> Source:
         image_size=plain.image_size,
         epsilon=plain.batch_norm_epsilon,
         names=names,
-        score=inference_job.SCORES[FLAGS.label_mode],
+        score=SCORES[FLAGS.label_mode],
         top_k=FLAGS.top_k_pred,
         encoded=encoded,
         images=images,
@@ -127,8 +127,9 @@ def _source(plain: Loaded) -> Source:
 
 
 def _load(fold_batch_norm: bool) -> Loaded:
-    options = inference_job.network_options(fold_batch_norm=fold_batch_norm, precision="float32")
-    return load(inference_job.checkpoint_path(), options)
+    own = {"fold_batch_norm": fold_batch_norm, "precision": "float32"}
+    options = script.from_flags(NetworkOptions, **own, **script.given(*FROM_CHECKPOINT))
+    return load(FLAGS.pretrain_ckpt or FLAGS.model_dir, options)
 
 
 def _images(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:

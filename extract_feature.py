@@ -5,18 +5,18 @@
 Writes the released text, .npy, .npz, Parquet or TFRecord, by the suffix of --result.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 import flags
-import inference_job
 from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import feature_files
 from data.outputs.feature_files import Feature
 from data.outputs.result_format import choose_format
-from models.prediction.inference import Predictor
+from models.devices import DeviceOptions
+from models.prediction import image_job
+from models.prediction.image_job import DECISIVE, ImageJobOptions
+from models.prediction.inference import FROM_CHECKPOINT, NetworkOptions, Predictor
 
 FLAGS = flags.FLAGS
 SETTINGS = ("layer", "l2_normalize", "feature_type")
@@ -24,10 +24,13 @@ SETTINGS = ("layer", "l2_normalize", "feature_type")
 
 def main() -> int:
     result_format = choose_format(feature_files.formats(FLAGS.feature_type), FLAGS.result)
-    loaded = inference_job.load()
+    network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
+    path = FLAGS.pretrain_ckpt or FLAGS.model_dir
+    loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
     predictor = Predictor(loaded.network, FLAGS.layer, FLAGS.l2_normalize)
-    group, result = inference_job.process_group(), Path(FLAGS.result)
-    return inference_job.run(loaded, group, result, result_format, predictor, describe, SETTINGS)
+    group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
+    settings = script.values(*DECISIVE, *SETTINGS)
+    return image_job.run(loaded, group, options, result_format, predictor, describe, settings)
 
 
 def describe(batch: ImageBatch, values: np.ndarray) -> list[Feature]:

@@ -5,19 +5,19 @@
 Writes the released text, CSV, JSON lines or Parquet, by the suffix of --result.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 import flags
-import inference_job
 from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import Labels, Prediction, class_names, read_thresholds
 from data.outputs.result_format import choose_format
-from models.prediction.inference import Predictor
+from models.devices import DeviceOptions
+from models.prediction import image_job
+from models.prediction.image_job import DECISIVE, SCORES, ImageJobOptions
+from models.prediction.inference import FROM_CHECKPOINT, NetworkOptions, Predictor
 
 FLAGS = flags.FLAGS
 SETTINGS = (
@@ -30,11 +30,13 @@ def main() -> int:
     result_format = choose_format(FORMATS, FLAGS.result)
     if FLAGS.page:
         prediction_html.check(FLAGS.page)
-    loaded = inference_job.load()
-    inference_job.take_label_mode(loaded.prefix)
+    network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
+    path = FLAGS.pretrain_ckpt or FLAGS.model_dir
+    loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
+    script.set_defaults(image_job.label_mode(loaded.prefix))
     labels = make_labels(loaded.network.class_num)
-    predictor = Predictor(loaded.network, inference_job.SCORES[FLAGS.label_mode])
-    group = inference_job.process_group()
+    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
+    group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shares has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
     shown = prediction_html.Shown(count)
@@ -44,8 +46,9 @@ def main() -> int:
         shown.add(predictions, batch)
         return predictions
 
-    job = loaded, group, Path(FLAGS.result), result_format, predictor, describe, SETTINGS
-    code = inference_job.run(*job, shown=count)
+    settings = script.values(*DECISIVE, *SETTINGS)
+    job = loaded, group, options, result_format, predictor, describe, settings
+    code = image_job.run(*job, shown=count)
     if FLAGS.page and group.collects:
         shown.write(FLAGS.page)
     return code

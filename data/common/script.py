@@ -43,6 +43,16 @@ def from_flags(cls: type[Options], **values: Any) -> Options:
     return cls(**values)
 
 
+def values(*names: str) -> dict[str, Any]:
+    """The values of these flags, by name."""
+    return {name: FLAGS[name].value for name in names}
+
+
+def given(*names: str) -> dict[str, Any]:
+    """The values of these flags where the command line names them; None for the others."""
+    return {name: FLAGS[name].value if FLAGS[name].present else None for name in names}
+
+
 def set_defaults(values: Mapping[str, Any]) -> None:
     """Sets flags that the command line does not name to these values."""
     for name, value in values.items():
@@ -50,9 +60,9 @@ def set_defaults(values: Mapping[str, Any]) -> None:
             FLAGS[name].value = value
 
 
-def as_dict(**values: Any) -> dict[str, Any]:
-    """The flags that the script reads, for the record next to a checkpoint; `values` go before."""
-    return {name: FLAGS[name].value for name in flag_groups.names_of(_script())} | values
+def as_dict(**others: Any) -> dict[str, Any]:
+    """The flags that the script reads, for the record next to a checkpoint; `others` go before."""
+    return {name: FLAGS[name].value for name in flag_groups.names_of(_script())} | others
 
 
 def run(main: Callable[[], int | None], files: str | None = None) -> None:

@@ -16,12 +16,16 @@ OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
 _SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
+# What a checkpoint says itself: these options are None but where the user gives them.
+FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
     """How a checkpoint is loaded; the fields are the flags of the same name.
 
-    `resnet_size`, `class_num`, `image_size` and `batch_norm_epsilon` are read from the checkpoint
-    where they are None; given, the first two must agree with it.
+    Those of `FROM_CHECKPOINT` are read from it where they are None; given, depth and classes must
+    agree with it.
     """
 
     resnet_size: int | None = None

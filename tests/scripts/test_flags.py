@@ -38,7 +38,7 @@ def read_by(module: str) -> set[str]:
             options = eval(ast.unparse(node.args[0]), namespace)
             found |= {field.name for field in dataclasses.fields(options)}
         elif isinstance(node, ast.Import):
-            for name in {alias.name for alias in node.names} & {"train", "inference_job"}:
+            for name in {alias.name for alias in node.names} & {"train"}:
                 found |= read_by(name)
     return found
 

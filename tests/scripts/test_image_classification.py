@@ -13,12 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 from skimage import data as photographs
 
-import flags
-import inference_job
 from data.common.command import INTERRUPTED
 from data.common.errors import UserError
 from data.input.image_batches import to_image
@@ -27,6 +24,9 @@ from data.outputs import batch_predictor
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import Label, Labels, Prediction, class_names, read_thresholds
 from data.outputs.result_format import choose_format
+from models.devices import DeviceOptions
+from models.prediction import image_job
+from models.prediction.inference import NetworkOptions
 
 # 0 thing > 1 animal > 2 cat, 3 dog;  4 tool, a root of its own
 TREE = "index\tid\tparent\tname\n0\tr\t-1\tthing\n1\ta\t0\tanimal\n2\tc\t1\tcat, tabby\n"
@@ -266,10 +266,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [0, 1])
     monkeypatch.setattr(tf.config, "set_visible_devices", taken)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", Mock())
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["image_classification.py"])
-    with flagsaver.flagsaver(visiable_gpu="1", model_dir=str(thin_checkpoint)):
-        inference_job.load()
+    image_job.load(str(thin_checkpoint), NetworkOptions(), DeviceOptions(visiable_gpu="1"))
     taken.assert_called_once_with(gpu, "GPU")
 
 

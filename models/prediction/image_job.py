@@ -1,0 +1,125 @@
+"""Predictions of a checkpoint for images: loading it, dividing the images, writing the result.
+
+image_classification.py and extract_feature.py run it; evaluate.py and export.py take parts of it.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from data.common import output_lock, processes
+from data.common.processes import ProcessGroup, this_process
+from data.input.image_batches import ImageBatch, Preparation
+from data.outputs.batch_predictor import BatchPredictor
+from data.outputs.result_format import ResultFormat
+from models.checkpoints import checkpoint
+from models.devices import DeviceOptions
+from models.distributed import launch
+from models.distributed.base import DistributedOptions
+from models.prediction import inference
+from models.prediction.inference import Loaded, NetworkOptions, Predictor
+
+SCORES = {"single": "softmax", "multi": "sigmoid"}
+"""What the network gives for each label mode."""
+
+# These flags, too, decide on the numbers: a resumed run must have the same.
+DECISIVE = (
+    *("ten_crop", "fold_batch_norm", "use_ema", "precision"),
+    *("max_pixels", "max_image_bytes"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageJobOptions:
+    """The fields are the flags of the same name."""
+
+    images: Sequence[str]
+    images_dir: str | None
+    result: str
+    batch_size: int
+    num_preprocess_threads: int
+    ten_crop: bool
+    max_pixels: int
+    max_image_bytes: int
+    strict: bool
+
+
+def load(path: str, options: NetworkOptions, devices: DeviceOptions) -> Loaded:
+    """The network of a checkpoint, or of a folder's latest one, on the devices of this process."""
+    process = this_process()
+    devices.apply(process.local_rank, process.size > 1)
+    loaded = inference.load(path, options)
+    network = loaded.network
+    logging.info(
+        "%s: depth %d, %d classes, %d x %d pixels",
+        *(loaded.prefix, network.resnet_size, network.class_num),
+        *(loaded.image_size, loaded.image_size),
+    )
+    return loaded
+
+
+def label_mode(prefix: str) -> dict[str, str]:
+    """The value of --label_mode by the loss which a checkpoint was trained with, if it says so."""
+    loss = checkpoint.read(prefix).meta().get("flags", {}).get("loss")
+    return {"label_mode": "single" if loss == "softmax" else "multi"} if loss else {}
+
+
+def run(
+    loaded: Loaded,
+    group: ProcessGroup,
+    options: ImageJobOptions,
+    result_format: ResultFormat,
+    predict: Predictor,
+    describe: Callable[[ImageBatch, np.ndarray], list],
+    settings: Mapping[str, Any],
+    shown: int = 0,
+) -> int:
+    """Runs the network over every batch of `options.images`, writes the result; the exit code.
+
+    Args:
+      group: of `process_group`.
+      describe, shown: see `BatchPredictor`.
+      settings: the flags that decide on the rows, those of `DECISIVE` among them.
+    """
+    result = Path(options.result)
+    if group.shard.index == 0:
+        output_lock.claim_file("result", result)
+    warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
+    prepare = Preparation(
+        loaded.image_size, options.ten_crop, options.max_pixels, options.max_image_bytes
+    )
+    job = BatchPredictor(
+        sources=options.images,
+        result=result,
+        format=result_format,
+        prepare=prepare,
+        predict=predict,
+        describe=describe,
+        settings={"checkpoint": loaded.prefix, **loaded.settings(), **settings},
+        batch_size=max(1, options.batch_size // prepare.crops),
+        threads=options.num_preprocess_threads,
+        group=group,
+        shown=shown,
+        images_dir=options.images_dir,
+    )
+    totals = job.run()
+    logging.info(
+        "%d images, %d of them unreadable, %.1f a second: %s",
+        *(totals.images, totals.unreadable, totals.images_per_second, result),
+    )
+    return 1 if options.strict and totals.unreadable else 0
+
+
+def process_group() -> ProcessGroup:
+    """The processes that share the images: by MPI under mpirun, else by Horovod, else this one."""
+    group = processes.process_group()
+    if group.barrier:
+        return group
+    # Shards may take differently long: those who are done wait without a limit.
+    job = launch.start(DistributedOptions(stall_shutdown_seconds=0))
+    return ProcessGroup(job.shard, job.barrier)
