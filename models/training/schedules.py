@@ -36,7 +36,7 @@ class ScheduleOptions:
     lr_power: float = 1.0
     warmup: int = 0
     lr_warmup: float = 0.1
-    lr_warmup_decay_step: int = 0
+    lr_warmup_decay_step: int = 4400
     lr_warmup_decay_factor: float = 1.414
     reference_batch: int = 0
 

@@ -13,6 +13,8 @@ from absl.testing import flagsaver
 
 import flags
 from data.common import flag_groups
+from models.prediction.inference import FROM_CHECKPOINT
+from models.training import loop, schedules
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = list(flags.DEFAULTS)
@@ -93,6 +95,27 @@ def test_a_flag_that_is_not_read_is_refused(call_script, capsys, script, argumen
     assert ended.value.code == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and message in line
+
+
+# The scripts themselves say these: one reads them from the checkpoint, one decays batch norm by a
+# tenth, one counts as positive from 0.5 and another shows everything.
+SET_BY_SCRIPTS = {*FROM_CHECKPOINT, "bn_decay_fraction", "threshold"}
+
+
+@pytest.mark.parametrize("module", ["train", "finetune", "evaluate", "image_classification"])
+def test_options_default_to_what_their_flags_do(module):
+    """For those who use `data` and `models` without the scripts."""
+    namespace = vars(importlib.import_module(module))
+    classes = [found for found in namespace.values() if dataclasses.is_dataclass(found)]
+    classes += [loop.LoopOptions, schedules.ScheduleOptions]
+    written_twice = [
+        field
+        for options in classes
+        for field in dataclasses.fields(options)
+        if field.default is not dataclasses.MISSING and field.name in flags.FLAGS
+    ]
+    differ = {f.name for f in written_twice if f.default != flags.FLAGS[f.name].default}
+    assert len(written_twice) > 10 and differ - SET_BY_SCRIPTS == set()
 
 
 @pytest.mark.parametrize(("former", "name"), flags.ALIASES.items())

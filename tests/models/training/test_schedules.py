@@ -109,7 +109,7 @@ def test_linear_scaling_multiplies_every_phase():
         ({"lr_policy": "cosin"}, "lr_policy is one of"),
         ({"lr": -0.1}, "lr -0.1"),
         ({"lr_policy": "staircase"}, "lr_decay_step"),
-        ({"warmup": 10}, "lr_warmup_decay_step"),
+        ({"warmup": 10, "lr_warmup_decay_step": 0}, "lr_warmup_decay_step"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
