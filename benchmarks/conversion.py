@@ -29,7 +29,7 @@ from PIL import Image
 
 from benchmarks.measuring import child_cpu_seconds, report
 from data.common import images
-from data.tfrecords.records import encode_example
+from data.tfrecords.examples import encode_example
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, QUALITY = 500, 375, 92

@@ -42,6 +42,7 @@ from benchmarks.measuring import memory_bytes, report
 from data.input.augment import Augmentation, random_crop
 from data.input.pipeline import InputOptions, TrainingInput
 from data.tfrecords import records
+from data.tfrecords.examples import encode_example
 from data.tfrecords.record_source import RecordSource
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
@@ -86,9 +87,7 @@ def write_records(folder: Path, images: Sequence[bytes]) -> None:
                 labels = rng.choice(CLASSES, 9, replace=False)
                 name = f"{number}.jpg"
                 writer.write(
-                    records.encode_example(
-                        "sparse", images[number], name, WIDTH, HEIGHT, labels.tolist()
-                    )
+                    encode_example("sparse", images[number], name, WIDTH, HEIGHT, labels.tolist())
                 )
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, report
-from data.tfrecords.records import RecordWriter, encode_example, read_index, read_records
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter, read_index, read_records
 
 # A 3 x 3 convolution of the third stage at batch 32: the kind that most of the network's work is.
 IMAGES, SIDE, CHANNELS, KERNEL = 32, 28, 256, 3

@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks.measuring import report
 from data import digits
 from data.lists.rows import Row, read_rows
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_DIGIT = len(digits.ABOVE)  # its class; the classes before it are the hierarchy's

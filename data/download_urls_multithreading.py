@@ -25,7 +25,7 @@ from data.download.fetch import OPT_OUTS, USER_AGENT, Limits
 from data.download.job import HOST_LIMIT, Options, Plan, download, dry_run, join, known_parts
 from data.download.open_images import BUCKET, join_ids, rotations_next_to
 from data.download.store import ShardOptions
-from data.tfrecords.records import KINDS
+from data.tfrecords.examples import KINDS
 
 _BY_ID = "images_by_id.txt"
 

@@ -23,8 +23,8 @@ from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import cores
 from data.common.processes import process_group
 from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
+from data.tfrecords.examples import KINDS
 from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
-from data.tfrecords.records import KINDS
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "")
 

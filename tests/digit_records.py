@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from data.lists.rows import read_rows
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 
 
 def write_records(digits_folder: Path, folder: Path, count: int, kind: str = "sparse") -> Path:

@@ -31,15 +31,9 @@ from data.download.names import Naming
 from data.lists.rows import Row
 from data.tfrecords import label_counts
 from data.tfrecords.conversion import suffix_in
-from data.tfrecords.example_codec import positives_of
+from data.tfrecords.examples import decode_example, encode_example, positive_classes
 from data.tfrecords.manifest import ShardFolder, ShardReport
-from data.tfrecords.records import (
-    RecordError,
-    RecordWriter,
-    decode_example,
-    encode_example,
-    read_records,
-)
+from data.tfrecords.records import RecordError, RecordWriter, read_records
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
 """The list that comes with the project."""
@@ -157,7 +151,7 @@ def partial_name(row: int, part: Shard) -> str:
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """`kind` of label and `class_num` as in `data/tfrecords/records.py`; `size` in rows."""
+    """`kind` of label and `class_num` as in `data/tfrecords/examples.py`; `size` in rows."""
 
     kind: str = "sparse"
     class_num: int | None = None
@@ -266,8 +260,9 @@ class ShardMaker:
                 found = probe(data)
                 image = data, file, found.width, found.height
                 given = row.classes, row.confidences
-                writer.write(encode_example(options.kind, *image, *given, options.class_num))
-                labels.update(positives_of(options.kind, *given))
+                example = encode_example(options.kind, *image, *given, options.class_num)
+                writer.write(example)
+                labels.update(positive_classes(example))
                 image_bytes += len(data)
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((options, first, list(rows))).encode()).hexdigest()[:32]
@@ -280,6 +275,7 @@ def _images(shard: Path) -> dict[str, bytes]:
     """Encoded images by name of a shard that may not be there, or be damaged from some point."""
     found: dict[str, bytes] = {}
     with suppress(FileNotFoundError, RecordError):
-        for example in map(decode_example, read_records(shard)):
-            found[example["name"][0].decode()] = example["image"][0]
+        for features in map(decode_example, read_records(shard)):
+            name = features["name"].bytes_list.value[0].decode()
+            found[name] = features["image"].bytes_list.value[0]
     return found

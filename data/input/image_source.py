@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from data.common.errors import UserError
 from data.common.files import matches, refuse_other_encodings
 from data.common.folders import images_below
 from data.common.images import IMAGE_SUFFIXES, MAX_BYTES
-from data.tfrecords.records import RecordError, decode_example, read_index, read_record
+from data.tfrecords.examples import Features, decode_example, decode_labels
+from data.tfrecords.records import RecordError, read_index, read_record
 
 STDIN = "-"
 RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
@@ -80,11 +79,12 @@ class SourceImage:
 
     def _load_record(self) -> Loaded:
         with open(self.path, "rb", buffering=0) as file:
-            example = decode_example(read_record(file.fileno(), self.offset, self.size))
-        if not example.get("image"):
+            features = decode_example(read_record(file.fileno(), self.offset, self.size))
+        image = features["image"].bytes_list.value
+        if not image:
             raise LoadError("the record holds no image")
-        name = b"".join(example.get("name", [])).decode("utf-8", "replace")
-        return Loaded(name or self.name, _record_label(example), example["image"][0])
+        name = b"".join(features["name"].bytes_list.value).decode("utf-8", "replace")
+        return Loaded(name or self.name, _record_label(features), image[0])
 
 
 def images(
@@ -217,17 +217,15 @@ def _listed_image(row: str, folder: Path) -> SourceImage:
     return SourceImage(name, _BLANKS.sub(" ", label.strip()), name, str(folder / name))
 
 
-def _record_label(example: dict) -> str:
-    """The labels of a record as a list would write them."""
-    if "label_index" in example:
-        pairs = zip(example["label_index"], example.get("label_value", []), strict=False)
-    else:
-        labels = example.get("label") or [b""]
-        if not isinstance(labels[0], bytes):
-            return " ".join(map(str, labels))
-        dense = np.frombuffer(labels[0], "<f4", count=len(labels[0]) // 4)
-        pairs = ((index, dense[index]) for index in np.flatnonzero(dense))
-    return " ".join(f"{index}:{value:g}" for index, value in pairs)
+def _record_label(features: Features) -> str:
+    """The labels of a record as a list would write them; "" where it has none."""
+    if single := features["label"].int64_list.value:
+        return " ".join(map(str, single))
+    try:
+        classes, values = decode_labels(features)
+    except UserError:
+        return ""
+    return " ".join(f"{label}:{value:g}" for label, value in zip(classes, values, strict=True))
 
 
 def _read_file(path: str) -> bytes:

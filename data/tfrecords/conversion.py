@@ -23,9 +23,9 @@ from data.common.processes import ProcessGroup
 from data.common.progress import Progress
 from data.lists.rows import ListError, Row, parse_row
 from data.tfrecords import label_counts
-from data.tfrecords.example_codec import positives_of
+from data.tfrecords.examples import encode_example, positive_classes
 from data.tfrecords.manifest import ShardFolder, ShardReport
-from data.tfrecords.records import RecordError, RecordWriter, encode_example
+from data.tfrecords.records import RecordError, RecordWriter
 
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
@@ -40,7 +40,7 @@ class Options:
     Attributes:
         images: the folder that the list's names are relative to.
         output: the folder of shards.
-        kind: of label, see `data/tfrecords/records.py`.
+        kind: of label, see `data/tfrecords/examples.py`.
         class_num: classes are in 0..class_num-1; needed by dense labels.
         short_side: shrink images to it, in pixels; None keeps their size.
         quality: of JPEGs that have to be encoded, 1 to 95.
@@ -186,11 +186,12 @@ class ShardJob:
                     if row is None:
                         continue
                     original, jpeg = self._image(row)
-                    writer.write(self._example(row, jpeg))
+                    example = self._example(row, jpeg)
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
-                labels.update(positives_of(self.options.kind, row.classes, row.confidences))
+                writer.write(example)
+                labels.update(positive_classes(example))
                 kept += jpeg.data is original
                 image_bytes += len(jpeg.data)
         report = ShardReport(

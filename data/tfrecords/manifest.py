@@ -24,8 +24,8 @@ from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.tfrecords import label_counts
-from data.tfrecords.example_codec import positive_classes
-from data.tfrecords.records import INDEX_SUFFIX, RecordError, read_index, read_records
+from data.tfrecords.examples import positive_classes
+from data.tfrecords.records import INDEX_SUFFIX, read_index, read_records
 
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
@@ -174,7 +174,7 @@ def _shard_problem(work: tuple[Path, ShardReport]) -> str:
         if report.label_counts not in (None, label_counts.written(labels)):
             return f"{path}: the labels of its records are not as many as the manifest says"
         index = read_index(path)
-    except (OSError, RecordError) as error:
+    except (OSError, UserError) as error:
         return str(error)
     lines = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
     if stored != "".join(f"{offset} {size}\n" for offset, size in lines):

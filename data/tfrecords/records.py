@@ -1,7 +1,7 @@
 """TFRecord files of labeled images, read and written without TensorFlow.
 
 A record is framed as `length uint64, masked CRC-32C of it, payload, masked CRC-32C of the payload`
-(little endian). The payload is an example of `example_codec.py`, in one of three label kinds.
+(little endian). The payload is an example of `examples.py`.
 
 Next to `<shard>` is `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
 DALI reads; `size` includes the 16 bytes of framing.
@@ -19,23 +19,8 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.tfrecords.example_codec import KINDS, RecordError, decode_example, encode_example
-
-__all__ = [
-    "FRAMING_BYTES",
-    "INDEX_SUFFIX",
-    "KINDS",
-    "Index",
-    "RecordError",
-    "RecordWriter",
-    "decode_example",
-    "encode_example",
-    "framing",
-    "read_index",
-    "read_record",
-    "read_records",
-]
 
 FRAMING_BYTES = 16
 INDEX_SUFFIX = ".idx"
@@ -44,6 +29,10 @@ _CRC = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size
 _GZIP_MAGIC = b"\x1f\x8b"
 _WRITE_BUFFER_BYTES = 1 << 20
+
+
+class RecordError(UserError):
+    """A file or a record that is not what its format says; the message is one line."""
 
 
 class Index(NamedTuple):

@@ -25,7 +25,8 @@ from data.lists.rows import ListError, read_rows
 from data.outputs import evaluation_html
 from data.outputs.evaluation_files import write_thresholds
 from data.outputs.predictions import read_thresholds
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 from models.architecture import variable_shapes
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError

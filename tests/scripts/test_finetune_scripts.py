@@ -12,7 +12,8 @@ import pytest
 
 from data import digits
 from data.lists.rows import read_rows
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from digit_records import write_records
 
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

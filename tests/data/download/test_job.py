@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from plain_examples import read_plain
 from web_server import WebServer, make_image, placeholder
 
 from data import download_urls_multithreading
@@ -27,7 +28,6 @@ from data.download.fetch import FetchError
 from data.download.scheduler import Scheduler, Task
 from data.lists.rows import Row, read_rows
 from data.tfrecords.manifest import ShardFolder
-from data.tfrecords.records import decode_example, read_records
 
 SCRIPT = Path(download_urls_multithreading.__file__)
 MANIFEST = "download_manifest.tsv"
@@ -298,7 +298,7 @@ def test_shards(web, tmp_path, capsys) -> None:
 
     def names() -> list[list[str]]:
         shards = sorted((tmp_path / "records").glob("*.tfrecords"))
-        examples = [[decode_example(record) for record in read_records(path)] for path in shards]
+        examples = [read_plain(path) for path in shards]
         for example in (example for shard in examples for example in shard):
             number = int(example["name"][0].split(b"-")[0])
             assert example["image"] == [make_image(number)]

@@ -13,7 +13,8 @@ from PIL import Image
 from data.common.errors import UserError
 from data.input import image_source
 from data.input.image_source import LoadError, count, images
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 
 
 def png(shade):

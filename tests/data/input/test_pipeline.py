@@ -17,6 +17,7 @@ from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.sharding import StepOptions, StepShard, step_share
 from data.tfrecords import records
+from data.tfrecords.examples import KINDS, encode_example
 from data.tfrecords.record_source import find_files
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
@@ -43,9 +44,7 @@ def write(path, numbers, kind="sparse", images=None):
         for number in numbers:
             classes, confidences = ([number], [1.0]) if kind == "single" else labels(number)
             image = (images or {}).get(number, None) or jpeg(number)
-            writer.write(
-                records.encode_example(kind, image, "", 40, 30, classes, confidences, CLASSES)
-            )
+            writer.write(encode_example(kind, image, "", 40, 30, classes, confidences, CLASSES))
     return path
 
 
@@ -160,7 +159,7 @@ def test_batches_are_what_the_contract_says(folder):
 
 
 def test_three_kinds_of_label_mix_and_agree(tmp_path):
-    for kind in records.KINDS:
+    for kind in KINDS:
         write(tmp_path / kind, range(0, 8, 2), kind)  # even numbers have one class
     found = {}
     for batch in EvaluationInput(options(tmp_path)).batches():
@@ -174,9 +173,7 @@ def test_three_kinds_of_label_mix_and_agree(tmp_path):
 
 def test_unknown_labels_of_dense_records_stay_unknown(tmp_path):
     with records.RecordWriter(tmp_path / "dense") as writer:
-        writer.write(
-            records.encode_example("dense", jpeg(0), "a", 40, 30, [2, 7], [-1, 0.25], CLASSES)
-        )
+        writer.write(encode_example("dense", jpeg(0), "a", 40, 30, [2, 7], [-1, 0.25], CLASSES))
     (batch,) = EvaluationInput(options(tmp_path, batch_size=1)).batches()
     assert batch.label_index.numpy()[0, :3].tolist() == [2, 7, -1]
     assert batch.label_value.numpy()[0, :3].tolist() == [-1, 0.25, 0]
@@ -396,7 +393,7 @@ def test_a_label_that_is_not_finite_is_a_bad_record(tmp_path, value, caplog):
         with records.RecordWriter(tmp_path / kind) as writer:
             for confidence in (1.0, value, 0.5):
                 label = [3], [confidence], CLASSES
-                writer.write(records.encode_example(kind, jpeg(3), "", 40, 30, *label))
+                writer.write(encode_example(kind, jpeg(3), "", 40, 30, *label))
         with caplog.at_level("WARNING"):
             (batch,) = train(tmp_path / kind, 1)
         assert sorted(set(batch.label_value[:, 0].numpy())) == [0.5, 1.0]
@@ -428,7 +425,7 @@ def test_classes_are_counted_and_balanced_on_request(tmp_path, caplog):
     path = tmp_path / "records"
     with records.RecordWriter(path) as writer:
         for number, label in enumerate([0] * rare[0] + [1] * rare[1]):
-            payload = records.encode_example("single", jpeg(number), "", 40, 30, [label], None)
+            payload = encode_example("single", jpeg(number), "", 40, 30, [label], None)
             writer.write(payload)
     with caplog.at_level("INFO", "data.input.pipeline"):
         batches = train(path, 10, class_num=3, class_balance=1.0, count_classes=True)

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from plain_examples import read_plain
 
 from data import tfrecord
 from data.common import state
@@ -23,7 +24,6 @@ from data.common.errors import UserError
 from data.tfrecords.conversion import plan
 from data.tfrecords.manifest import labels_of
 from data.tfrecords.record_source import RecordSource
-from data.tfrecords.records import decode_example, read_records
 
 ROOT = Path(__file__).resolve().parents[3]
 MPIRUN = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe"]
@@ -61,11 +61,7 @@ def convert(folder, *options, output="records", indexs="list.txt"):
 
 
 def examples(folder):
-    return [
-        decode_example(payload)
-        for shard in sorted(folder.glob("*.tfrecords"))
-        for payload in read_records(shard)
-    ]
+    return [e for shard in sorted(folder.glob("*.tfrecords")) for e in read_plain(shard)]
 
 
 def content(folder):

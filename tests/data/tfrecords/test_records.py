@@ -2,11 +2,10 @@
 
 import os
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.tfrecords import example_codec, records
+from data.tfrecords import records
 from data.tfrecords.records import RecordError, RecordWriter
 
 PAYLOADS = [b"", b"x" * 5, bytes(range(256)) * 600]
@@ -17,12 +16,6 @@ def write(path, payloads=PAYLOADS):
         for payload in payloads:
             writer.write(payload)
     return path
-
-
-def example(kind, classes=(3, 0), confidences=(0.5, -1.0)):
-    return records.encode_example(
-        kind, b"\xff\xd8jpeg", "a/ä.jpg", 500, 375, classes, confidences, 5
-    )
 
 
 def test_tensorflow_reads_what_we_write(tmp_path):
@@ -37,72 +30,6 @@ def test_we_read_what_tensorflow_writes(tmp_path):
             writer.write(payload)
     assert list(records.read_records(path)) == PAYLOADS
     assert (tmp_path / "shard.tfrecord.idx").exists()
-
-
-@pytest.mark.parametrize("kind", records.KINDS)
-def test_example_equals_tensorflows(kind):
-    classes, confidences = ((3,), (1.0,)) if kind == "single" else ((3, 0), (0.5, -1.0))
-    payload = example(kind, classes, confidences)
-    feature = tf.train.Example.FromString(payload).features.feature
-    assert feature["image"].bytes_list.value[0] == b"\xff\xd8jpeg"
-    assert feature["name"].bytes_list.value[0] == "a/ä.jpg".encode()
-    assert feature["width"].int64_list.value[:] == [500]
-    assert feature["height"].int64_list.value[:] == [375]
-    if kind == "sparse":
-        assert feature["label_index"].int64_list.value[:] == [3, 0]
-        assert feature["label_value"].float_list.value[:] == [0.5, -1.0]
-    elif kind == "dense":
-        label = np.frombuffer(feature["label"].bytes_list.value[0], np.float32)
-        np.testing.assert_array_equal(label, np.float32([-1, 0, 0, 0.5, 0]))
-    else:
-        assert feature["label"].int64_list.value[:] == [3]
-
-
-@pytest.mark.parametrize("kind", records.KINDS)
-@pytest.mark.parametrize("confidence", [1.0, 0.25, 1e-50, 0.0, -1.0])
-def test_positive_labels_are_those_that_are_stored(kind, confidence):
-    """1e-50 is 0 in float32; a single label has no confidence, so it is positive."""
-    classes = [3] if kind == "single" else [3, 0]
-    confidences = [confidence, 1.0][: len(classes)]
-    payload = records.encode_example(kind, b"", "a", 1, 1, classes, confidences, 5)
-    found = example_codec.positives_of(kind, classes, confidences)
-    assert sorted(found) == sorted(example_codec.positive_classes(payload))
-    assert (3 in found) == (kind == "single" or confidence in (1.0, 0.25))
-
-
-def test_decoding_reads_tensorflows_messages():
-    message = tf.train.Example()
-    message.features.feature["i"].int64_list.value[:] = [0, 1, 127, 128, 1 << 40, -1, -(1 << 63)]
-    message.features.feature["f"].float_list.value[:] = [0.5, -2.0]
-    message.features.feature["b"].bytes_list.value[:] = [b"", b"ab"]
-    message.features.feature["empty"].SetInParent()
-    assert records.decode_example(message.SerializeToString()) == {
-        "i": [0, 1, 127, 128, 1 << 40, -1, -(1 << 63)],
-        "f": [0.5, -2.0],
-        "b": [b"", b"ab"],
-        "empty": [],
-    }
-
-
-@pytest.mark.parametrize("payload", [b"\x0a\xff", b"\x0a\x05ab", b"\xff", b"\x0b\x00"])
-def test_a_payload_that_is_no_example_is_an_error(payload):
-    with pytest.raises(RecordError, match=r"not a tf\.train\.Example"):
-        records.decode_example(payload)
-
-
-@pytest.mark.parametrize(
-    ("kind", "classes", "confidences", "class_num", "message"),
-    [
-        ("single", [1, 2], None, None, "2 classes, a single-label record takes one"),
-        ("dense", [1], None, None, "give class_num"),
-        ("dense", [5], None, 5, r"label 5 is out of range \[0, 5\)"),
-        ("sparse", [1], [1.0, 0.5], None, "1 classes but 2 confidences"),
-        ("desne", [1], None, None, "not one of sparse, dense, single"),
-    ],
-)
-def test_labels_that_do_not_fit_the_kind(kind, classes, confidences, class_num, message):
-    with pytest.raises(RecordError, match=message):
-        records.encode_example(kind, b"", "a", 1, 1, classes, confidences, class_num)
 
 
 def test_index_lines_are_offset_and_size_with_framing(tmp_path):

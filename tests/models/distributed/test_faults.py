@@ -16,7 +16,8 @@ from data import tfrecord
 from data.common.sharding import Shard
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.input.sharding import shard_step
-from data.tfrecords.records import RecordWriter, encode_example
+from data.tfrecords.examples import encode_example
+from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.horovod_backend import is_lost_connection
