@@ -2,7 +2,7 @@
 
     python extract_feature.py --pretrain_ckpt=CHECKPOINT --result=features.npz IMAGE...
 
-Writes the released text, .npy, .npz, Parquet or TFRecord, by the suffix of --result.
+Writes the released text, .npy, .npz or Parquet, by the suffix of --result.
 """
 
 import numpy as np

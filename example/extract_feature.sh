@@ -12,7 +12,7 @@
 #
 # Writes features.npz: `features` [N, 2048], `names`, `labels` and `problems` [N], in the order of
 # the input; an image that cannot be read is a row of not-a-number with its problem. By the suffix
-# of --result: .npz, .npy, .parquet, .tfrecord, or .txt: the released `PATH<TAB>LABEL<TAB>f0 ...`.
+# of --result: .npz, .npy, .parquet, or .txt: the released `PATH<TAB>LABEL<TAB>f0 ...`.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

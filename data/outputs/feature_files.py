@@ -1,11 +1,10 @@
-"""Feature files: text as released, NumPy, Parquet, TFRecord; chosen by the suffix.
+"""Feature files: text as released, NumPy, Parquet; chosen by the suffix.
 
 NumPy and Parquet files cannot grow and survive a kill, so their bodies are rows of one JSON line
 and the raw numbers; the file is made from them at the end, a few rows at a time.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,8 +13,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from data.common.files import rewritten
 from data.outputs.result_format import ResultFormat, one_line
-from data.tfrecords.records import framing
 
 NAMES_SUFFIX = ".names.tsv"
 _ROWS_AT_ONCE = 1024
@@ -32,13 +31,13 @@ class Feature(NamedTuple):
 
 def formats(dtype: str) -> dict[str, ResultFormat]:
     """Suffix -> format, for numbers of type "float32", or "float16" where a file can hold it."""
-    spooled = {".npy": _to_npy, ".npz": _to_npz, ".parquet": _to_parquet}
+    writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     made = {
-        suffix: ResultFormat(b"", lambda row: _spool(row, np.dtype(dtype)), _finisher(write))
-        for suffix, write in spooled.items()
+        suffix: ResultFormat(b"", lambda feature: _spool(feature, np.dtype(dtype)), _finish(write))
+        for suffix, write in writers.items()
     }
     if dtype == "float32":
-        made |= {".txt": ResultFormat(b"", _text), ".tfrecord": ResultFormat(b"", _record)}
+        made[".txt"] = ResultFormat(b"", _text)
     return made
 
 
@@ -50,19 +49,10 @@ def _text(feature: Feature) -> bytes:
     return line.encode("utf-8", "surrogateescape")
 
 
-def _record(feature: Feature) -> bytes:
-    """A `tf.train.Example`: `name`, `label`, `problem` (bytes), `features` (float list)."""
-    from tensorflow import train  # heavy, and only needed for this format
-
-    example = train.Example()
-    texts = {"name": feature.image, "label": feature.label, "problem": feature.problem}
-    for key, text in texts.items():
-        value = text.encode("utf-8", "surrogateescape")
-        example.features.feature[key].bytes_list.value.append(value)
-    example.features.feature["features"].float_list.value.extend(feature.values)
-    payload = example.SerializeToString(deterministic=True)
-    before, after = framing(payload)
-    return before + payload + after
+def _spool(feature: Feature, dtype: np.dtype) -> bytes:
+    image, label, values, problem = feature
+    head = json.dumps([image, label, problem, dtype.str, len(values)])
+    return head.encode() + b"\n" + values.astype(dtype).tobytes()
 
 
 class _Spool:
@@ -84,45 +74,34 @@ class _Spool:
                 yield texts, np.frombuffer(data, dtype)
 
 
-def _spool(feature: Feature, dtype: np.dtype) -> bytes:
-    image, label, values, problem = feature
-    head = json.dumps([image, label, problem, dtype.str, len(values)])
-    return head.encode() + b"\n" + values.astype(dtype).tobytes()
-
-
-def _finisher(write: Callable[[_Spool, Path, Path], None]) -> Callable[[Path, Path], None]:
+def _finish(write: Callable[[_Spool, IO[bytes], Path], None]) -> Callable[[Path, Path], None]:
     def finish(body: Path, result: Path) -> None:
-        temporary = result.with_name(f".{result.name}.tmp")
-        write(_Spool(body), temporary, result)
-        os.replace(temporary, result)
-        body.unlink()
+        with rewritten(result) as file:
+            write(_Spool(body), file, result)
 
     return finish
 
 
-def _to_npy(spool: _Spool, temporary: Path, result: Path) -> None:
+def _write_npy(spool: _Spool, file: IO[bytes], result: Path) -> None:
     """The array [N, D]; names, labels and problems go next to it, a tab-separated row each."""
-    with open(temporary, "wb") as file:
-        _write_array(file, spool)
-    names = temporary.with_name(temporary.name + NAMES_SUFFIX)
-    with open(names, "wb") as file:
+    _write_array(file, spool)
+    with rewritten(result.with_name(result.name + NAMES_SUFFIX)) as names:
         for texts, _ in spool:
             row = "\t".join(map(one_line, texts)) + "\n"
-            file.write(row.encode("utf-8", "surrogateescape"))
-    os.replace(names, result.with_name(result.name + NAMES_SUFFIX))
+            names.write(row.encode("utf-8", "surrogateescape"))
 
 
-def _to_npz(spool: _Spool, temporary: Path, result: Path) -> None:
+def _write_npz(spool: _Spool, file: IO[bytes], _: Path) -> None:
     """Arrays `features` [N, D] and `names`, `labels`, `problems` [N]."""
-    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-        with _member(archive, "features") as file:
-            _write_array(file, spool)
+    with zipfile.ZipFile(file, "w") as archive:
+        with _member(archive, "features") as member:
+            _write_array(member, spool)
         for column, name in enumerate(("names", "labels", "problems")):
             dtype = np.dtype(f"<U{spool.text_lengths[column]}")
-            with _member(archive, name) as file:
-                _write_header(file, dtype, (spool.rows,))
+            with _member(archive, name) as member:
+                _write_header(member, dtype, (spool.rows,))
                 for texts, _ in spool:
-                    file.write(np.array(texts[column], dtype).tobytes())
+                    member.write(np.array(texts[column], dtype).tobytes())
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -142,7 +121,7 @@ def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> N
     np.lib.format.write_array_header_1_0(file, description)
 
 
-def _to_parquet(spool: _Spool, temporary: Path, result: Path) -> None:
+def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
     """Columns `image`, `label`, `problem` and `features`, a list of D numbers."""
     import pyarrow as pa  # heavy, and only needed for this format
     import pyarrow.parquet as pq
@@ -151,7 +130,7 @@ def _to_parquet(spool: _Spool, temporary: Path, result: Path) -> None:
     columns = {"image": pa.string(), "label": pa.string(), "problem": pa.string()}
     schema = pa.schema({**columns, "features": pa.list_(number, spool.size)})
     rows = iter(spool)
-    with pq.ParquetWriter(temporary, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer:
         while chunk := list(islice(rows, _ROWS_AT_ONCE)):
             texts = [list(map(_valid_text, texts)) for texts, _ in chunk]
             values = pa.array(np.concatenate([values for _, values in chunk]))

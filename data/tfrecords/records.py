@@ -25,6 +25,7 @@ from data.common.files import atomic_write
 FRAMING_BYTES = 16
 INDEX_SUFFIX = ".idx"
 _HEADER = struct.Struct("<QI")
+_LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -52,12 +53,6 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def framing(payload: bytes) -> tuple[bytes, bytes]:
-    """What stands before and after the payload of a record in a file."""
-    length = struct.pack("<Q", len(payload))
-    return length + _CRC.pack(_masked_crc(length)), _CRC.pack(_masked_crc(payload))
-
-
 class RecordWriter:
     """Writes `path` and `path.idx`; both appear under their names when the block ends well.
 
@@ -75,11 +70,11 @@ class RecordWriter:
         return self
 
     def write(self, payload: bytes) -> None:
-        """Append one record, normally of `encode_example`."""
-        before, after = framing(payload)
-        self._file.write(before)
+        """Appends one record, normally of `encode_example`."""
+        length = _LENGTH.pack(len(payload))
+        self._file.write(length + _CRC.pack(_masked_crc(length)))
         self._file.write(payload)
-        self._file.write(after)
+        self._file.write(_CRC.pack(_masked_crc(payload)))
         self._sizes.append(len(payload) + FRAMING_BYTES)
         self.count += 1
 

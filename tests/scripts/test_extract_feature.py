@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
 from PIL import Image
 from skimage import data as photographs
 
 from benchmarks import fuzz_images
+from data.common.errors import UserError
 from data.common.processes import ProcessGroup
 from data.common.sharding import Shard
 from data.input import image_batches
@@ -90,16 +90,16 @@ def test_parquet_holds_all_rows(tmp_path, dtype):
     assert table["problem"].to_pylist() == [row.problem for row in ROWS]
 
 
-def test_records_are_read_by_tensorflow(tmp_path):
-    records = tf.data.TFRecordDataset(str(written(tmp_path, ".tfrecord")))
-    examples = [tf.train.Example.FromString(record.numpy()) for record in records]
-    values = [example.features.feature["features"].float_list.value for example in examples]
-    np.testing.assert_array_equal(np.array(values, np.float32), VALUES)
-    assert examples[2].features.feature["label"].bytes_list.value[0] == b"1:0.5 2:1"
-
-
-def test_half_floats_are_offered_only_where_a_file_can_hold_them():
-    assert set(feature_files.formats("float16")) == {".npy", ".npz", ".parquet"}
+@pytest.mark.parametrize(
+    ("dtype", "result", "offered"),
+    [
+        ("float32", "f.tfrecord", ".npy, .npz, .parquet, .txt"),
+        ("float16", "f.txt", ".npy, .npz, .parquet"),
+    ],
+)
+def test_other_formats_are_refused_by_name(dtype, result, offered):
+    with pytest.raises(UserError, match=f"--result={result}: the name must end in {offered}$"):
+        choose_format(feature_files.formats(dtype), result)
 
 
 def test_the_script_writes_a_line_a_image_in_order(call_script, thin_checkpoint, photos, tmp_path):
