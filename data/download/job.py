@@ -296,8 +296,7 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
                 shards.advance()
                 shards.close()
         if options.shards:
-            folder = ShardFolder(options.save_dir)
-            folder.finish(folder.reports().values())
+            ShardFolder(options.save_dir).finish()
         write_lists(plan, manifests)
         return totals(manifests), repeated
 

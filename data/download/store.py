@@ -29,10 +29,9 @@ from data.common.sharding import Shard
 from data.download.manifest import OK, PENDING, Entry, Manifest, is_whole
 from data.download.names import Naming
 from data.lists.rows import Row
-from data.tfrecords import label_counts
 from data.tfrecords.conversion import suffix_in
 from data.tfrecords.examples import decode_example, encode_example, positive_classes
-from data.tfrecords.manifest import ShardFolder, ShardReport
+from data.tfrecords.manifest import ShardFolder, ShardReport, format_counts
 from data.tfrecords.records import RecordError, RecordWriter, read_records
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
@@ -267,7 +266,7 @@ class ShardMaker:
                 kept += self._manifest.codes[number] == OK
         source = hashlib.sha256(repr((options, first, list(rows))).encode()).hexdigest()[:32]
         size, digest = path.stat().st_size, sha256(path)
-        counts = label_counts.written(labels)
+        counts = format_counts(labels)
         return ShardReport(name, source, writer.count, size, digest, kept, image_bytes, [], counts)
 
 

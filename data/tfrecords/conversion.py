@@ -22,9 +22,8 @@ from data.common.parallel import ordered_map
 from data.common.processes import ProcessGroup
 from data.common.progress import Progress
 from data.lists.rows import ListError, Row, parse_row
-from data.tfrecords import label_counts
 from data.tfrecords.examples import encode_example, positive_classes
-from data.tfrecords.manifest import ShardFolder, ShardReport
+from data.tfrecords.manifest import ShardFolder, ShardReport, format_counts
 from data.tfrecords.records import RecordError, RecordWriter
 
 SHARD_SIZE = 1024
@@ -146,9 +145,7 @@ def convert(
     group.wait()
     if not group.collects:
         return None
-    reports = sorted(folder.reports().values(), key=lambda report: report.name)
-    folder.finish(reports, [shard.name for shard in shards])
-    return reports
+    return folder.finish([shard.name for shard in shards])
 
 
 def _check_sources(
@@ -203,7 +200,7 @@ class ShardJob:
             kept=kept,
             image_bytes=image_bytes,
             bad=bad,
-            label_counts=label_counts.written(labels),
+            label_counts=format_counts(labels),
         )
         ShardFolder(self.options.output).add(report)
         return report

@@ -1,4 +1,4 @@
-"""Shard manifest: rows, bytes and SHA-256 of each shard; written and verified.
+"""Shard manifest: rows, bytes and SHA-256 of each shard, labels of all; written and verified.
 
 While a conversion runs, each finished shard has a report of its own in the folder `.shards`, so
 that any number of processes and machines can write, and a killed run continues. When all shards are
@@ -7,15 +7,14 @@ there, the reports become `manifest.json` and `bad_images.tsv`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from data.common import state
 from data.common.errors import UserError
@@ -23,7 +22,6 @@ from data.common.files import atomic_write, clear_leftovers, sha256
 from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
-from data.tfrecords import label_counts
 from data.tfrecords.examples import positive_classes
 from data.tfrecords.records import INDEX_SUFFIX, read_index, read_records
 
@@ -31,16 +29,26 @@ MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
 _REPORTS = ".shards"
 _FORM, _REPORT_FORM = "record manifest", "shard report"
+_VERSION = 2  # 1 had label counts of each shard: hundreds of megabytes for 17 million images
 _REMEDY = "delete it and convert again"
+_COUNTS = re.compile(r"(\d{1,9}:\d{1,15}( \d{1,9}:\d{1,15})*)?", re.ASCII)
+LOGGER = logging.getLogger(__name__)
+
+
+def _is_label_counts(value: Any) -> bool:
+    """label counts such as '3:17 8:2'"""
+    return value is None or (isinstance(value, str) and _COUNTS.fullmatch(value) is not None)
+
+
 _SHARD = {
     **dict.fromkeys(("rows", "bytes", "kept", "image_bytes"), state.is_count),
     "name": state.is_name,
     "source": state.is_text,
     "sha256": state.is_sha256,
     "bad": [[state.is_text]],
-    "label_counts?": label_counts.is_label_counts,
+    "label_counts?": _is_label_counts,
 }
-LOGGER = logging.getLogger(__name__)
+_SCHEMA = {"shards": [_SHARD], "label_counts?": _is_label_counts}
 
 
 @dataclass
@@ -49,7 +57,7 @@ class ShardReport:
 
     `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
     is not in the shard, `list:line`, image, a word to count by, and the reason. `label_counts` has
-    the positive records of each class, see `label_counts.py`; None in those of earlier versions.
+    the positive records of each class, see `format_counts`; only while the conversion runs.
     """
 
     name: str
@@ -61,6 +69,31 @@ class ShardReport:
     image_bytes: int
     bad: list[tuple[str, str, str, str]] = field(default_factory=list)
     label_counts: str | None = None
+
+
+class Manifest(NamedTuple):
+    """The shards of a whole conversion by name, and the positive records of each class in them.
+
+    `label_counts` is None where they are not known: of an early version, or because a shard was
+    made again with other records.
+    """
+
+    shards: dict[str, ShardReport]
+    label_counts: Counter[int] | None
+
+
+def format_counts(counts: Mapping[int, int]) -> str:
+    """`class:count` of each class, in order of class, joined by blanks."""
+    return " ".join(f"{label}:{count}" for label, count in sorted(counts.items()))
+
+
+def _sum_counts(texts: Iterable[str]) -> Counter[int]:
+    """The sums of formatted counts."""
+    total: Counter[int] = Counter()
+    for pair in (pair for text in texts for pair in text.split()):
+        label, _, count = pair.partition(":")
+        total[int(label)] += int(count)
+    return total
 
 
 class ShardFolder:
@@ -79,10 +112,8 @@ class ShardFolder:
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
-        new = {name: ShardReport(**report) for name, report in self._reports.all().items()}
-        with contextlib.suppress(FileNotFoundError):
-            return {**self.manifest(), **new}
-        return new
+        new = {report.name: replace(report, label_counts=None) for report in self._new_reports()}
+        return self._earlier().shards | new
 
     def is_done(self, report: ShardReport | None) -> bool:
         """Whether the shard is there, with its index, as long as its report says."""
@@ -92,22 +123,42 @@ class ShardFolder:
         has_index = shard.with_name(shard.name + INDEX_SUFFIX).exists()
         return shard.exists() and has_index and shard.stat().st_size == report.bytes
 
-    def finish(self, reports: Iterable[ShardReport], names: Iterable[str] | None = None) -> None:
+    def finish(self, names: Iterable[str] | None = None) -> list[ShardReport]:
         """Writes manifest and bad images, and clears away what interrupted runs left.
 
         Args:
-            reports: of all finished shards of the folder.
             names: the shards of this run; another run may be making others next to it. None: all.
+
+        Returns:
+            the reports of all finished shards of the folder, in order of name.
         """
-        reports = sorted(reports, key=lambda report: report.name)
-        bad = [entry for report in reports for entry in report.bad]
-        listing = "".join("\t".join(entry) + "\n" for entry in bad)
-        atomic_write(self.path / BAD_IMAGES, listing)
-        content = {"shards": [asdict(report) for report in reports]}
-        state.write_document(self.path / MANIFEST, _FORM, content)
-        ours = {report.name for report in reports} if names is None else set(names)
+        shards, counts = self._earlier()
+        for report in self._new_reports():
+            earlier, new = shards.get(report.name), replace(report, label_counts=None)
+            if new == earlier:  # an interrupted run has counted it
+                continue
+            if earlier or report.label_counts is None:
+                counts = None
+            elif counts is not None:
+                counts.update(_sum_counts([report.label_counts]))
+            shards[report.name] = new
+        reports = sorted(shards.values(), key=lambda report: report.name)
+        self._write_manifest(reports, counts)
+        ours = set(shards) if names is None else set(names)
         self.clear_leftovers(ours)
         self._reports.remove(ours)
+        return reports
+
+    def _write_manifest(self, reports: list[ShardReport], counts: Counter[int] | None) -> None:
+        bad = [entry for report in reports for entry in report.bad]
+        atomic_write(self.path / BAD_IMAGES, "".join("\t".join(entry) + "\n" for entry in bad))
+        content = {
+            "shards": [asdict(report) for report in reports],
+            "label_counts": None if counts is None else format_counts(counts),
+        }
+        for shard in content["shards"]:
+            del shard["label_counts"]
+        state.write_document(self.path / MANIFEST, _FORM, content, _VERSION)
 
     def clear_leftovers(self, names: set[str]) -> None:
         """Deletes what interrupted runs left half written of these shards."""
@@ -121,100 +172,106 @@ class ShardFolder:
             the reports of the manifest, and the problems, a line each.
         """
         try:
-            reports = list(self.manifest().values())
+            shards, counts = self.manifest()
         except FileNotFoundError:
             missing = f"{self.path / MANIFEST} is missing: no whole conversion is here"
             raise UserError(missing) from None
-        work = [(self.path, report) for report in reports]
-        problems = []
+        work = [(self.path, report) for report in shards.values()]
+        problems, found = [], Counter()
         with Progress("verification", len(work), "shard") as progress:
-            for problem in ordered_map(_shard_problem, work, processes):
+            for problem, labels in ordered_map(_check_shard, work, processes):
                 problems += [problem] if problem else []
+                found += labels
                 progress.update()
-        known = {report.name for report in reports}
-        suffixes = {Path(name).suffix for name in known}
+        if not problems and counts is not None and found != counts:
+            problems.append(f"{self.path}: its records have other labels than {MANIFEST} says")
+        suffixes = {Path(name).suffix for name in shards}
         problems += [
             f"{path}: not in the manifest"
             for path in sorted(self.path.iterdir())
-            if path.suffix in suffixes and path.name not in known
+            if path.suffix in suffixes and path.name not in shards
         ]
-        return reports, problems
+        return list(shards.values()), problems
 
-    def manifest(self) -> dict[str, ShardReport]:
-        """The shards of the last whole conversion, by name.
+    def manifest(self) -> Manifest:
+        """What the last whole conversion left.
 
         Raises:
             FileNotFoundError: there is no manifest.
             StateError: it is damaged.
         """
         path = self.path / MANIFEST
-        entries = state.read_document(path, _FORM, {"shards": [_SHARD]}, _REMEDY)["shards"]
-        reports = {entry["name"]: ShardReport(**entry) for entry in entries}
-        if len(reports) < len(entries):
+        content = state.read_document(path, _FORM, _SCHEMA, _REMEDY, _VERSION)
+        texts = [entry.pop("label_counts", None) for entry in content["shards"]]
+        if "label_counts" in content:
+            texts = [content["label_counts"]]
+        shards = {entry["name"]: ShardReport(**entry) for entry in content["shards"]}
+        if len(shards) < len(content["shards"]):
             raise state.damaged(path, "it names a shard twice", _REMEDY)
-        return reports
+        return Manifest(shards, None if None in texts else _sum_counts(texts))
+
+    def _earlier(self) -> Manifest:
+        try:
+            return self.manifest()
+        except FileNotFoundError:
+            return Manifest({}, Counter())
+
+    def _new_reports(self) -> Iterator[ShardReport]:
+        return (ShardReport(**report) for report in self._reports.all().values())
 
 
-def _shard_problem(work: tuple[Path, ShardReport]) -> str:
+def _check_shard(work: tuple[Path, ShardReport]) -> tuple[str, Counter[int]]:
+    """What is wrong with a shard, "" for nothing, and the positive records of each class in it."""
     folder, report = work
-    path = folder / report.name
+    path, labels = folder / report.name, Counter()
     try:
         if path.stat().st_size != report.bytes:
-            return f"{path}: {path.stat().st_size} bytes, the manifest says {report.bytes}"
+            size = path.stat().st_size
+            return f"{path}: {size} bytes, the manifest says {report.bytes}", labels
         if sha256(path) != report.sha256:
-            return f"{path}: its SHA-256 is not that of the manifest"
+            return f"{path}: its SHA-256 is not that of the manifest", labels
         # Before the records are read, which would fix the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text(encoding="utf-8")
-        rows, labels = 0, Counter()
+        rows = 0
         for payload in read_records(path):
             rows += 1
             labels.update(positive_classes(payload))
         if rows != report.rows:
-            return f"{path}: {rows} records, the manifest says {report.rows}"
-        if report.label_counts not in (None, label_counts.written(labels)):
-            return f"{path}: the labels of its records are not as many as the manifest says"
+            return f"{path}: {rows} records, the manifest says {report.rows}", labels
         index = read_index(path)
     except (OSError, UserError) as error:
-        return str(error)
+        return str(error), labels
     lines = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
     if stored != "".join(f"{offset} {size}\n" for offset, size in lines):
-        return f"{path}{INDEX_SUFFIX}: does not list the records of the shard"
-    return ""
+        return f"{path}{INDEX_SUFFIX}: does not list the records of the shard", labels
+    return "", labels
 
 
-def labels_of(files: Sequence[str], rows: Sequence[int]) -> np.ndarray | None:
-    """int64 [highest class + 1]: positive records of each class in record files of so many rows.
+def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[int] | None:
+    """Positive records of each class in record files of so many rows, from their manifests.
 
-    From the manifests next to them; None where one is absent, damaged, of a time before it had
-    counts, or of other files.
+    None where a manifest is absent, damaged, without counts, or of other files than these.
     """
-    texts = []
+    sizes: dict[str, dict[str, tuple[int, int]]] = {}
+    total: Counter[int] = Counter()
     try:
-        folders = {os.path.dirname(path) for path in files}
-        reports = {folder: ShardFolder(folder or ".").manifest() for folder in folders}
         for path, count in zip(files, rows, strict=True):
             folder, name = os.path.split(path)
-            report = reports[folder].get(name)
-            if not report or (report.rows, report.bytes) != (count, os.path.getsize(path)):
+            sizes.setdefault(folder, {})[name] = (count, os.path.getsize(path))
+        for folder, found in sizes.items():
+            shards, counts = ShardFolder(folder or ".").manifest()
+            if counts is None or found != {n: (r.rows, r.bytes) for n, r in shards.items()}:
                 return None
-            texts.append(report.label_counts)
+            total += counts
     except FileNotFoundError:
         return None
     except state.StateError as error:
         LOGGER.warning("labels are counted by reading all records: %s", error)
         return None
-    return None if None in texts else label_counts.added(texts)
+    return total
 
 
 def bad_by_reason(reports: Iterable[ShardReport]) -> dict[str, int]:
     """Rows that are in no shard, counted by reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for kind in _kinds(reports):
-        counts[kind] = counts.get(kind, 0) + 1
+    counts = Counter(kind for report in reports for _, _, kind, _ in report.bad)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _kinds(reports: Iterable[ShardReport]) -> Iterator[str]:
-    for report in reports:
-        for _, _, kind, _ in report.bad:
-            yield kind

@@ -18,7 +18,7 @@ from data.common.files import files_at_once, matches
 from data.common.progress import Progress
 from data.tfrecords import records
 from data.tfrecords.examples import Features, decode_example, decode_labels
-from data.tfrecords.manifest import labels_of
+from data.tfrecords.manifest import stored_label_counts
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
@@ -172,14 +172,14 @@ class RecordSource:
         Raises:
             UserError: a class is outside the classes.
         """
-        found = labels_of(self.files, self.counts.tolist())
+        found = stored_label_counts(self.files, self.counts.tolist())
         if found is None:
             return count_classes(self.positives(), self._class_num)
-        outside = np.flatnonzero(found[self._class_num :])
-        if outside.size:
+        outside = [label for label in found if label >= self._class_num]
+        if outside:
             folder = os.path.dirname(self.files[0])
-            raise UserError(f"{folder}: {_outside(self._class_num + outside[0], self._class_num)}")
-        return np.pad(found, (0, max(0, self._class_num - len(found))))[: self._class_num]
+            raise UserError(f"{folder}: {_outside(min(outside), self._class_num)}")
+        return np.array([found[label] for label in range(self._class_num)], np.int64)
 
     def positives(self) -> list[np.ndarray]:
         """The classes of every record with a label above 0, int32; reads all records once.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from data import tfrecord
 from data.common import state
 from data.common.errors import UserError
 from data.tfrecords.conversion import plan
-from data.tfrecords.manifest import labels_of
+from data.tfrecords.manifest import ShardFolder, format_counts, stored_label_counts
 from data.tfrecords.record_source import RecordSource
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,18 +87,17 @@ def test_records_hold_the_rows_in_order(source, capsys):
     assert "2 rows left out (1 missing, 1 truncated): see" in report
 
 
-@pytest.mark.parametrize(
-    ("kind", "counts"),
-    [("sparse", "0:1 1:2 2:2 3:1 5:1 6:1"), ("dense", "0:1 1:2 2:2 3:1 5:1 6:1")],
-)
-def test_the_manifest_has_the_positive_records_of_each_class(source, kind, counts, monkeypatch):
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_the_manifest_has_the_positive_records_of_each_class(source, kind, monkeypatch):
     rows = ["0.jpg\t0:1\t1:1\n", "1.jpg\t1:0.5\t2:1\t4:-1\n", "4.jpg\t7:1\n"]
     rows += ["2.jpg\t2:1\t3:1\t4:0\n", "3.jpg\t5:1\t6:1\n"]
     (source / "list.txt").write_text("".join(rows))
     assert convert(source, "--kind", kind, "-cls", 8, "--shard_size", 4) == 0
     files = [str(path) for path in sorted((source / "records").glob("*.tfrecords"))]
-    found = labels_of(files, [3, 1])
-    assert " ".join(f"{c}:{n}" for c, n in enumerate(found.tolist()) if n) == counts
+    assert stored_label_counts(files, [3, 1]) == {0: 1, 1: 2, 2: 2, 3: 1, 5: 1, 6: 1}
+    manifest = json.loads((source / "records/manifest.json").read_text())
+    assert manifest["label_counts"] == "0:1 1:2 2:2 3:1 5:1 6:1"
+    assert not any("label_counts" in shard for shard in manifest["shards"])
     records = RecordSource(source / "records", 8, 0)
     with monkeypatch.context() as context:
         context.setattr(records, "read", None)  # no record is read
@@ -105,13 +105,58 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, count
     if kind == "sparse":
         with pytest.raises(UserError, match=r"label 6 is out of range \[0, 6\): check --class_num"):
             RecordSource(source / "records", 6, 0).class_counts()
-    assert labels_of(files, [3, 2]) is None
-    assert labels_of([*files, files[0] + "x"], [3, 1, 1]) is None
+    assert stored_label_counts(files, [3, 2]) is None
+    assert stored_label_counts(files[:1], [3]) is None
+    assert stored_label_counts([*files, files[0] + "x"], [3, 1, 1]) is None
     with open(files[0], "ab") as file:
         file.write(b"x")
-    assert labels_of(files, [3, 1]) is None
+    assert stored_label_counts(files, [3, 1]) is None
     (source / "records/manifest.json").write_text("{")
-    assert labels_of(files, [3, 1]) is None
+    assert stored_label_counts(files, [3, 1]) is None
+
+
+def label_counts(source, name="records"):
+    return ShardFolder(source / name).manifest().label_counts
+
+
+def test_label_counts_grow_with_the_folder(source):
+    """By a second list; not twice by a shard whose report outlived the manifest."""
+    convert(source)
+    once = label_counts(source)
+    assert once == {0: 1, 1: 2, 2: 2, 3: 2, 4: 1, 5: 1, 6: 2, 7: 2, 8: 2, 9: 1}
+    folder = ShardFolder(source / "records")
+    folder.create()
+    for report in folder.reports().values():
+        folder.add(replace(report, label_counts=format_counts(once)))
+    convert(source, "-sidx", 1)
+    assert label_counts(source) == once + once
+    assert folder.verify(1)[1] == []
+
+
+def test_label_counts_are_unknown_where_a_shard_was_made_again_otherwise(source):
+    convert(source)
+    shutil.copy(source / "images/0.jpg", source / "images/9.jpg")
+    convert(source, "--retry_bad")
+    assert label_counts(source) is None
+    files = [str(path) for path in (source / "records").glob("*.tfrecords")]
+    assert stored_label_counts(files, [9]) is None
+    assert RecordSource(source / "records", 11, 0).class_counts()[9:].tolist() == [2, 1]
+    assert ShardFolder(source / "records").verify(1)[1] == []
+
+
+@pytest.mark.parametrize("counts", [None, "0:1"])
+def test_manifests_of_version_1_are_read(source, counts):
+    """They had the counts of each shard, the earliest none."""
+    convert(source, "--shard_size", 5)
+    manifest = source / "records/manifest.json"
+    shards = json.loads(manifest.read_text())["shards"]
+    for shard in shards:
+        shard["label_counts"] = f"{counts} 7:3" if counts else None
+    state.write_document(manifest, "record manifest", {"shards": shards})
+    assert label_counts(source) == ({0: 2, 7: 6} if counts else None)
+    state.write_document(manifest, "record manifest", {"shards": shards, "label_counts": "1:x"})
+    with pytest.raises(state.StateError, match="label counts such as '3:17 8:2', not '1:x'"):
+        label_counts(source)
 
 
 def test_bad_rows_are_listed_with_their_line(source):
@@ -405,11 +450,11 @@ def test_verify_reads_each_record(source, capsys):
     assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
     assert "is damaged (its checksum" in capsys.readouterr().err
     for changed, problem in (
-        ({"rows": 7}, "8 records, the manifest says 7"),
-        ({"label_counts": "3:1"}, "the labels of its records are not as many as the"),
+        ({"shards": [content["shards"][0] | {"rows": 7}]}, "8 records, the manifest says 7"),
+        ({"label_counts": "3:1"}, "its records have other labels than manifest.json says"),
     ):
-        shards = [content["shards"][0] | changed]
-        state.write_document(manifest, "record manifest", {"shards": shards})
+        document = {key: content[key] for key in ("shards", "label_counts")} | changed
+        state.write_document(manifest, "record manifest", document)
         assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
         assert problem in capsys.readouterr().err
     manifest.unlink()
