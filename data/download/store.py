@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.common.errors import UserError
-from data.common.files import atomic_write, read_text, sha256
+from data.common.files import atomic_write, read_text
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, probe, to_jpeg, whole
 from data.common.sharding import Shard
@@ -30,9 +29,9 @@ from data.download.manifest import OK, PENDING, Entry, Manifest, is_whole
 from data.download.names import Naming
 from data.lists.rows import Row
 from data.tfrecords.conversion import suffix_in
-from data.tfrecords.examples import decode_example, encode_example, positive_classes
-from data.tfrecords.manifest import ShardFolder, ShardReport, format_counts
-from data.tfrecords.records import RecordError, RecordWriter, read_records
+from data.tfrecords.examples import decode_example, encode_example
+from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
+from data.tfrecords.records import RecordError, read_records
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
 """The list that comes with the project."""
@@ -182,7 +181,6 @@ class ShardMaker:
     ) -> None:
         self._options = options
         self._folder = ShardFolder(folder)
-        self._folder.create()
         self.spool = spool
         self._prefix, self._suffix = prefix, suffix_in(folder)
         self._rows = rows
@@ -243,9 +241,8 @@ class ShardMaker:
     def _make(self, name: str, spool: Path, first: int, rows: Sequence[Row]) -> ShardReport:
         options, path = self._options, self._folder.path / name
         in_shard = _images(path)
-        image_bytes, kept = 0, 0
-        labels: Counter[int] = Counter()
-        with RecordWriter(path) as writer:
+        writer = ShardWriter(path)
+        with writer:
             for number, row in enumerate(rows, first):
                 if not self._manifest.is_ok(number):
                     continue
@@ -260,14 +257,9 @@ class ShardMaker:
                 image = data, file, found.width, found.height
                 given = row.classes, row.confidences
                 example = encode_example(options.kind, *image, *given, options.class_num)
-                writer.write(example)
-                labels.update(positive_classes(example))
-                image_bytes += len(data)
-                kept += self._manifest.codes[number] == OK
+                writer.add(example, len(data), is_kept=self._manifest.codes[number] == OK)
         source = hashlib.sha256(repr((options, first, list(rows))).encode()).hexdigest()[:32]
-        size, digest = path.stat().st_size, sha256(path)
-        counts = format_counts(labels)
-        return ShardReport(name, source, writer.count, size, digest, kept, image_bytes, [], counts)
+        return writer.report(source)
 
 
 def _images(shard: Path) -> dict[str, bytes]:

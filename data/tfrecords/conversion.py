@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.common.errors import UserError
-from data.common.files import refuse_other_encodings, sha256
+from data.common.files import refuse_other_encodings
 from data.common.image_memory import MAX_IMAGE_BYTES, bounded
 from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError, Jpeg, to_jpeg
 from data.common.parallel import ordered_map
 from data.common.processes import ProcessGroup
 from data.common.progress import Progress
 from data.lists.rows import ListError, Row, parse_row
-from data.tfrecords.examples import encode_example, positive_classes
-from data.tfrecords.manifest import ShardFolder, ShardReport, format_counts
-from data.tfrecords.records import RecordError, RecordWriter
+from data.tfrecords.examples import encode_example
+from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
+from data.tfrecords.records import RecordError
 
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
@@ -125,7 +124,6 @@ def convert(
         UserError: the folder has a shard of that name from another list or other options.
     """
     folder = ShardFolder(options.output)
-    folder.create()
     job = ShardJob(options)
     done = folder.reports()
     _check_sources(folder, shards, done, job)
@@ -172,10 +170,9 @@ class ShardJob:
         return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]
 
     def __call__(self, shard: Shard) -> ShardReport:
-        path = Path(self.options.output, shard.name)
-        bad, kept, image_bytes = [], 0, 0
-        labels: Counter[int] = Counter()
-        with RecordWriter(path) as writer:
+        bad = []
+        writer = ShardWriter(Path(self.options.output, shard.name))
+        with writer:
             for number, line in enumerate(_read(shard).split(b"\n"), shard.line + 1):
                 where = f"{shard.list_path}:{number}"
                 try:
@@ -187,21 +184,8 @@ class ShardJob:
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
-                writer.write(example)
-                labels.update(positive_classes(example))
-                kept += jpeg.data is original
-                image_bytes += len(jpeg.data)
-        report = ShardReport(
-            name=shard.name,
-            source=self.source(shard),
-            rows=writer.count,
-            bytes=path.stat().st_size,
-            sha256=sha256(path),
-            kept=kept,
-            image_bytes=image_bytes,
-            bad=bad,
-            label_counts=format_counts(labels),
-        )
+                writer.add(example, len(jpeg.data), is_kept=jpeg.data is original)
+        report = writer.report(self.source(shard), bad)
         ShardFolder(self.options.output).add(report)
         return report
 

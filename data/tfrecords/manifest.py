@@ -23,7 +23,7 @@ from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.tfrecords.examples import positive_classes
-from data.tfrecords.records import INDEX_SUFFIX, read_index, read_records
+from data.tfrecords.records import INDEX_SUFFIX, RecordWriter, read_index, read_records
 
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
@@ -57,7 +57,7 @@ class ShardReport:
 
     `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
     is not in the shard, `list:line`, image, a word to count by, and the reason. `label_counts` has
-    the positive records of each class, see `format_counts`; only while the conversion runs.
+    the positive records of each class, as `3:17 8:2`; only while the conversion runs.
     """
 
     name: str
@@ -71,6 +71,42 @@ class ShardReport:
     label_counts: str | None = None
 
 
+class ShardWriter(RecordWriter):
+    """Writes a shard and counts what its report says."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._kept = self._image_bytes = 0
+        self._labels: Counter[int] = Counter()
+
+    def add(self, example: bytes, image_bytes: int, is_kept: bool) -> None:
+        """Appends an image.
+
+        Args:
+            example: of `encode_example`.
+            image_bytes: the size of the encoded image in it.
+            is_kept: the image is as it was found, byte for byte.
+        """
+        self.write(example)
+        self._labels.update(positive_classes(example))
+        self._image_bytes += image_bytes
+        self._kept += is_kept
+
+    def report(self, source: str, bad: Sequence[tuple[str, str, str, str]] = ()) -> ShardReport:
+        """The report of the finished shard; see `ShardReport` for the arguments."""
+        return ShardReport(
+            name=self.path.name,
+            source=source,
+            rows=self.count,
+            bytes=self.path.stat().st_size,
+            sha256=sha256(self.path),
+            kept=self._kept,
+            image_bytes=self._image_bytes,
+            bad=list(bad),
+            label_counts=_format_counts(self._labels),
+        )
+
+
 class Manifest(NamedTuple):
     """The shards of a whole conversion by name, and the positive records of each class in them.
 
@@ -82,7 +118,7 @@ class Manifest(NamedTuple):
     label_counts: Counter[int] | None
 
 
-def format_counts(counts: Mapping[int, int]) -> str:
+def _format_counts(counts: Mapping[int, int]) -> str:
     """`class:count` of each class, in order of class, joined by blanks."""
     return " ".join(f"{label}:{count}" for label, count in sorted(counts.items()))
 
@@ -90,9 +126,9 @@ def format_counts(counts: Mapping[int, int]) -> str:
 def _sum_counts(texts: Iterable[str]) -> Counter[int]:
     """The sums of formatted counts."""
     total: Counter[int] = Counter()
-    for pair in (pair for text in texts for pair in text.split()):
-        label, _, count = pair.partition(":")
-        total[int(label)] += int(count)
+    for text in texts:
+        numbers = list(map(int, text.replace(":", " ").split()))
+        total.update(dict(zip(numbers[::2], numbers[1::2], strict=True)))
     return total
 
 
@@ -103,9 +139,6 @@ class ShardFolder:
         self.path = Path(folder)
         self._reports = Reports(self.path / _REPORTS, _REPORT_FORM, _SHARD, _REMEDY)
 
-    def create(self) -> None:
-        self._reports.folder.mkdir(parents=True, exist_ok=True)
-
     def add(self, report: ShardReport) -> None:
         """Remembers a finished shard."""
         self._reports.add(asdict(report))
@@ -113,7 +146,7 @@ class ShardFolder:
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
         new = {report.name: replace(report, label_counts=None) for report in self._new_reports()}
-        return self._earlier().shards | new
+        return self.manifest().shards | new
 
     def is_done(self, report: ShardReport | None) -> bool:
         """Whether the shard is there, with its index, as long as its report says."""
@@ -132,7 +165,7 @@ class ShardFolder:
         Returns:
             the reports of all finished shards of the folder, in order of name.
         """
-        shards, counts = self._earlier()
+        shards, counts = self.manifest()
         for report in self._new_reports():
             earlier, new = shards.get(report.name), replace(report, label_counts=None)
             if new == earlier:  # an interrupted run has counted it
@@ -154,7 +187,7 @@ class ShardFolder:
         atomic_write(self.path / BAD_IMAGES, "".join("\t".join(entry) + "\n" for entry in bad))
         content = {
             "shards": [asdict(report) for report in reports],
-            "label_counts": None if counts is None else format_counts(counts),
+            "label_counts": None if counts is None else _format_counts(counts),
         }
         for shard in content["shards"]:
             del shard["label_counts"]
@@ -171,11 +204,9 @@ class ShardFolder:
         Returns:
             the reports of the manifest, and the problems, a line each.
         """
-        try:
-            shards, counts = self.manifest()
-        except FileNotFoundError:
-            missing = f"{self.path / MANIFEST} is missing: no whole conversion is here"
-            raise UserError(missing) from None
+        shards, counts = self.manifest()
+        if not shards:
+            raise UserError(f"{self.path / MANIFEST} is missing: no whole conversion is here")
         work = [(self.path, report) for report in shards.values()]
         problems, found = [], Counter()
         with Progress("verification", len(work), "shard") as progress:
@@ -194,14 +225,16 @@ class ShardFolder:
         return list(shards.values()), problems
 
     def manifest(self) -> Manifest:
-        """What the last whole conversion left.
+        """What the last whole conversion left; empty before there is one.
 
         Raises:
-            FileNotFoundError: there is no manifest.
             StateError: it is damaged.
         """
         path = self.path / MANIFEST
-        content = state.read_document(path, _FORM, _SCHEMA, _REMEDY, _VERSION)
+        try:
+            content = state.read_document(path, _FORM, _SCHEMA, _REMEDY, _VERSION)
+        except FileNotFoundError:
+            return Manifest({}, Counter())
         texts = [entry.pop("label_counts", None) for entry in content["shards"]]
         if "label_counts" in content:
             texts = [content["label_counts"]]
@@ -209,12 +242,6 @@ class ShardFolder:
         if len(shards) < len(content["shards"]):
             raise state.damaged(path, "it names a shard twice", _REMEDY)
         return Manifest(shards, None if None in texts else _sum_counts(texts))
-
-    def _earlier(self) -> Manifest:
-        try:
-            return self.manifest()
-        except FileNotFoundError:
-            return Manifest({}, Counter())
 
     def _new_reports(self) -> Iterator[ShardReport]:
         return (ShardReport(**report) for report in self._reports.all().values())
@@ -252,22 +279,20 @@ def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[in
 
     None where a manifest is absent, damaged, without counts, or of other files than these.
     """
-    sizes: dict[str, dict[str, tuple[int, int]]] = {}
+    folders: dict[str, dict[str, tuple[int, int]]] = {}
+    for path, count in zip(files, rows, strict=True):
+        folder, name = os.path.split(path)
+        folders.setdefault(folder, {})[name] = (count, os.path.getsize(path))
     total: Counter[int] = Counter()
-    try:
-        for path, count in zip(files, rows, strict=True):
-            folder, name = os.path.split(path)
-            sizes.setdefault(folder, {})[name] = (count, os.path.getsize(path))
-        for folder, found in sizes.items():
-            shards, counts = ShardFolder(folder or ".").manifest()
-            if counts is None or found != {n: (r.rows, r.bytes) for n, r in shards.items()}:
-                return None
-            total += counts
-    except FileNotFoundError:
-        return None
-    except state.StateError as error:
-        LOGGER.warning("labels are counted by reading all records: %s", error)
-        return None
+    for folder, found in folders.items():
+        try:
+            shards, counts = ShardFolder(folder).manifest()
+        except state.StateError as error:
+            LOGGER.warning("labels are counted by reading all records: %s", error)
+            return None
+        if counts is None or found != {n: (r.rows, r.bytes) for n, r in shards.items()}:
+            return None
+        total += counts
     return total
 
 

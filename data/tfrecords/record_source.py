@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import glob
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -97,8 +99,8 @@ class RecordSource:
             if index.problem:
                 self._report(path, index.problem.removeprefix(f"{path}: "))
         self.counts = np.array([len(index.sizes) for index in indexes], np.int64)
-        self._first = np.concatenate([[0], np.cumsum(self.counts)])
-        self.total = int(self._first[-1])
+        self._first = list(itertools.accumulate(self.counts.tolist(), initial=0))
+        self.total = self._first[-1]
         if not self.total:
             raise UserError(f"{os.fspath(data_dir)}: no records in {len(self.files)} file(s)")
         self._offsets = np.concatenate([index.offsets for index in indexes])
@@ -115,7 +117,7 @@ class RecordSource:
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def reject(self, record: int, reason: str) -> None:
-        """Count and name a record that cannot be used; in a later epoch it does not count again.
+        """Counts and names a record that cannot be used; in a later epoch it does not count again.
 
         Raises:
             UserError: that makes too many.
@@ -145,7 +147,7 @@ class RecordSource:
         return file, int(self._offsets[record]), int(self._sizes[record])
 
     def _file_of(self, record: int) -> int:
-        return int(np.searchsorted(self._first, record, "right")) - 1
+        return bisect.bisect_right(self._first, record) - 1
 
     def read(self, record: int) -> Sample:
         """One record.
@@ -158,11 +160,13 @@ class RecordSource:
         payload = records.read_record(file.fileno(), offset, size)
         features = decode_example(payload)
         try:
-            return parse(features, self._class_num)
-        except RecordError:
-            raise
+            sample = _sample(features, self._class_num)
         except UserError as error:
             raise UserError(f"{self._where(record)}: {error}") from None
+        finite = np.isfinite(sample.values)
+        if not finite.all():
+            raise RecordError(f"a label value of {sample.values[~finite][0]}")
+        return sample
 
     def class_counts(self) -> np.ndarray:
         """int64 [class_num]: records with a positive label of each class.
@@ -223,24 +227,15 @@ def _open(path: str) -> BinaryIO:
     return open(path, "rb", buffering=0)
 
 
-def parse(features: Features, class_num: int) -> Sample:
-    """The sample of an example's features, whichever of the three kinds its label is.
-
-    Raises:
-        UserError: without the record's place, which the caller adds.
-        RecordError: a label value that is not finite.
-    """
-    image = features["image"].bytes_list.value
-    name = features["name"].bytes_list.value
-    if not image or not image[0]:
+def _sample(features: Features, class_num: int) -> Sample:
+    image, name = (next(iter(features[key].bytes_list.value), b"") for key in ("image", "name"))
+    if not image:
         raise UserError("no image in it; a record holds `image`, the bytes of a JPEG")
     classes, values = decode_labels(features, class_num)
-    if classes.size and not 0 <= classes.min() <= classes.max() < class_num:
-        outside = classes[(classes < 0) | (classes >= class_num)]
-        raise UserError(_outside(outside[0], class_num))
-    if not np.isfinite(values).all():
-        raise RecordError(f"a label value of {values[~np.isfinite(values)][0]}")
-    return Sample(image[0], name[0] if name else b"", classes.astype(np.int32), values)
+    outside = (classes < 0) | (classes >= class_num)
+    if outside.any():
+        raise UserError(_outside(classes[outside][0], class_num))
+    return Sample(image, name, classes.astype(np.int32), values)
 
 
 def _outside(label: int, class_num: int) -> str:

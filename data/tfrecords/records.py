@@ -12,24 +12,21 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data.common.errors import UserError
-from data.common.files import atomic_write
+from data.common.files import atomic_write, rewritten
 
 FRAMING_BYTES = 16
 INDEX_SUFFIX = ".idx"
-_HEADER = struct.Struct("<QI")
-_LENGTH = struct.Struct("<Q")
-_CRC = struct.Struct("<I")
-_HEADER_BYTES = _HEADER.size
+_LENGTH, _CRC, _HEADER = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<QI")
 _GZIP_MAGIC = b"\x1f\x8b"
-_WRITE_BUFFER_BYTES = 1 << 20
 
 
 class RecordError(UserError):
@@ -56,18 +53,22 @@ def _masked_crc(data: bytes) -> int:
 class RecordWriter:
     """Writes `path` and `path.idx`; both appear under their names when the block ends well.
 
-    An exception inside the `with` block leaves no file. `count` records were written so far.
+    An exception inside the `with` block leaves no file.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.count = 0
         self._sizes: list[int] = []
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._rewritten = rewritten(self.path, sync=False)
 
     def __enter__(self) -> RecordWriter:
-        self._file = open(self._temporary, "wb", buffering=_WRITE_BUFFER_BYTES)
+        self._file = self._rewritten.__enter__()
         return self
+
+    @property
+    def count(self) -> int:
+        """Records written so far."""
+        return len(self._sizes)
 
     def write(self, payload: bytes) -> None:
         """Appends one record, normally of `encode_example`."""
@@ -76,29 +77,26 @@ class RecordWriter:
         self._file.write(payload)
         self._file.write(_CRC.pack(_masked_crc(payload)))
         self._sizes.append(len(payload) + FRAMING_BYTES)
-        self.count += 1
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                _index_path(self.path).unlink(missing_ok=True)
-                os.replace(self._temporary, self.path)
-                _write_index(self.path, _offsets(self._sizes), np.array(self._sizes, np.int64))
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            _index_path(self.path).unlink(missing_ok=True)
+        self._rewritten.__exit__(kind, *error)
+        if kind is None:
+            _write_index(self.path, _index(self._sizes))
 
 
 def _index_path(path: Path) -> Path:
     return path.with_name(path.name + INDEX_SUFFIX)
 
 
-def _offsets(sizes: Sequence[int]) -> np.ndarray:
-    return np.cumsum([0, *sizes[:-1]], dtype=np.int64) if len(sizes) else np.zeros(0, np.int64)
+def _index(sizes: ArrayLike, problem: str = "") -> Index:
+    sizes = np.asarray(sizes, np.int64)
+    return Index(np.cumsum(sizes) - sizes, sizes, problem)
 
 
-def _write_index(path: Path, offsets: np.ndarray, sizes: np.ndarray) -> None:
-    lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
+def _write_index(path: Path, index: Index) -> None:
+    lines = (f"{offset} {size}\n" for offset, size in zip(index.offsets, index.sizes, strict=True))
     # Not synced: an index that does not agree with its records is made again.
     atomic_write(_index_path(path), "".join(lines), sync=False)
 
@@ -119,7 +117,7 @@ def read_index(path: str | os.PathLike[str]) -> Index:
     index = _scan(path)
     if not index.problem:
         with contextlib.suppress(OSError):  # a read-only folder: the next start scans again
-            _write_index(path, index.offsets, index.sizes)
+            _write_index(path, index)
     return index
 
 
@@ -132,10 +130,9 @@ def _stored_index(path: Path) -> Index | None:
         return None
     if not fresh or numbers.size % 2:
         return None
-    offsets, sizes = numbers[0::2], numbers[1::2]
-    ends = np.concatenate([[0], offsets + sizes])
-    agrees = np.array_equal(ends[:-1], offsets) and ends[-1] == path.stat().st_size
-    return Index(offsets, sizes) if agrees else None
+    index = _index(numbers[1::2])
+    agrees = np.array_equal(index.offsets, numbers[0::2])
+    return index if agrees and index.sizes.sum() == path.stat().st_size else None
 
 
 def _scan(path: Path) -> Index:
@@ -145,7 +142,7 @@ def _scan(path: Path) -> Index:
     with open(path, "rb", buffering=0) as file:
         while at < file_size:
             try:
-                size = _payload_bytes(os.pread(file.fileno(), _HEADER_BYTES, at)) + FRAMING_BYTES
+                size = _payload_bytes(os.pread(file.fileno(), _HEADER.size, at)) + FRAMING_BYTES
                 if at + size > file_size:
                     raise RecordError("the file ends inside it")
             except RecordError as error:
@@ -156,7 +153,7 @@ def _scan(path: Path) -> Index:
             at += size
     if problem and not sizes:
         raise RecordError(f"{path}: not a TFRecord file{_compression_hint(path)}")
-    return Index(_offsets(sizes), np.array(sizes, np.int64), problem)
+    return _index(sizes, problem)
 
 
 def _compression_hint(path: Path) -> str:
@@ -166,7 +163,7 @@ def _compression_hint(path: Path) -> str:
 
 
 def _payload_bytes(header: bytes) -> int:
-    if len(header) < _HEADER_BYTES:
+    if len(header) < _HEADER.size:
         raise RecordError("the file ends inside its header")
     length, crc = _HEADER.unpack(header)
     if crc != _masked_crc(header[:8]):
@@ -187,9 +184,9 @@ def read_record(fd: int, offset: int, size: int) -> bytes:
     data = os.pread(fd, size, offset)
     if len(data) != size:
         raise RecordError(f"{len(data)} bytes read where the record has {size}")
-    if _payload_bytes(data[:_HEADER_BYTES]) != size - FRAMING_BYTES:
+    if _payload_bytes(data[: _HEADER.size]) != size - FRAMING_BYTES:
         raise RecordError("its length is not that of the index")
-    payload = data[_HEADER_BYTES:-4]
+    payload = data[_HEADER.size : -4]
     if _masked_crc(payload) != _CRC.unpack(data[-4:])[0]:
         raise RecordError("its payload fails the CRC")
     return payload

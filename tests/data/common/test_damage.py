@@ -110,7 +110,6 @@ def build_report(folder: Path) -> Path:
     """As a run that was killed leaves it: shards and their reports, and no manifest."""
     manifest = build_records(folder)
     made = ShardFolder(folder / "records")
-    made.create()
     for report in made.reports().values():
         made.add(report)
     manifest.unlink()
