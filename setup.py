@@ -17,6 +17,8 @@ REQUIREMENTS = [
     "numba>=0.61,<0.69",
     "numpy>=2.0,<2.5",
     "pillow>=12,<14",
+    # Examples of records; TensorFlow picks the release.
+    "protobuf>=5,<8",
     "requests>=2.32,<3",
     "tqdm>=4.66,<5",
     # Horovod's build and TensorBoard need pkg_resources, which later releases dropped.

@@ -58,7 +58,7 @@ class Options:
     max_image_bytes: int = MAX_IMAGE_BYTES
 
 
-class Shard(NamedTuple):
+class ShardPlan(NamedTuple):
     """What a shard is made of: bytes `offset` to `offset + size` of a list, `line` lines in."""
 
     name: str
@@ -75,19 +75,18 @@ def suffix_in(folder: str | os.PathLike) -> str:
 
 def plan(
     lists: Sequence[Path], shard_size: int, start_index: int = 0, suffix: str = SUFFIX
-) -> Iterator[Shard]:
+) -> Iterator[ShardPlan]:
     """The shards of the lists: consecutive, `shard_size` rows each, the last of a list shorter.
 
     Empty lines are no rows. Shards are named by their number, `00000.tfrecords` and on.
     """
-    number = start_index
-    for path in lists:
-        for shard in _plan_one(path, shard_size):
-            yield shard._replace(name=f"{number:05d}{suffix}")
-            number += 1
+    pieces = ((path, *piece) for path in lists for piece in _pieces(path, shard_size))
+    for number, (path, offset, size, line) in enumerate(pieces, start_index):
+        yield ShardPlan(f"{number:05d}{suffix}", os.fspath(path), offset, size, line)
 
 
-def _plan_one(path: Path, shard_size: int) -> Iterator[Shard]:
+def _pieces(path: Path, shard_size: int) -> Iterator[tuple[int, int, int]]:
+    """Offset and size, in bytes, and lines before each `shard_size` rows of a list."""
     start = offset = rows = line = start_line = 0
     refuse_other_encodings(path)
     with open(path, "rb") as file:
@@ -96,17 +95,17 @@ def _plan_one(path: Path, shard_size: int) -> Iterator[Shard]:
         file.seek(offset)
         for text in file:
             if rows == shard_size and text.strip():
-                yield Shard("", os.fspath(path), start, offset - start, start_line)
+                yield start, offset - start, start_line
                 start, start_line, rows = offset, line, 0
             rows += bool(text.strip())
             offset += len(text)
             line += 1
     if rows:
-        yield Shard("", os.fspath(path), start, offset - start, start_line)
+        yield start, offset - start, start_line
 
 
 def convert(
-    shards: Sequence[Shard],
+    shards: Sequence[ShardPlan],
     options: Options,
     processes: int,
     group: ProcessGroup,
@@ -147,7 +146,7 @@ def convert(
 
 
 def _check_sources(
-    folder: ShardFolder, shards: Sequence[Shard], done: dict[str, ShardReport], job: ShardJob
+    folder: ShardFolder, shards: Sequence[ShardPlan], done: dict[str, ShardReport], job: ShardJob
 ) -> None:
     for shard in shards:
         if shard.name in done and done[shard.name].source != job.source(shard):
@@ -163,13 +162,13 @@ class ShardJob:
 
     options: Options
 
-    def source(self, shard: Shard) -> str:
+    def source(self, shard: ShardPlan) -> str:
         """A hash of all that decides the shard's content, but for the images."""
         made_from = (self.options.kind, self.options.class_num, self.options.short_side)
         made_from += (self.options.quality, self.options.orientation, self.options.max_pixels)
         return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]
 
-    def __call__(self, shard: Shard) -> ShardReport:
+    def __call__(self, shard: ShardPlan) -> None:
         bad = []
         writer = ShardWriter(Path(self.options.output, shard.name))
         with writer:
@@ -185,9 +184,7 @@ class ShardJob:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
                 writer.add(example, len(jpeg.data), is_kept=jpeg.data is original)
-        report = writer.report(self.source(shard), bad)
-        ShardFolder(self.options.output).add(report)
-        return report
+        ShardFolder(self.options.output).add(writer.report(self.source(shard), bad))
 
     def _image(self, row: Row) -> tuple[bytes, Jpeg]:
         """The bytes of the row's file, and the image to store; they may be the same object."""
@@ -237,7 +234,7 @@ def _row(line: bytes, class_num: int | None) -> Row | None:
         raise _RowError(" ".join(image.split()), "row", str(error).removeprefix(": ")) from error
 
 
-def _read(shard: Shard) -> bytes:
+def _read(shard: ShardPlan) -> bytes:
     with open(shard.list_path, "rb") as file:
         file.seek(shard.offset)
         return file.read(shard.size)

@@ -1,4 +1,4 @@
-"""Files of features, and the script from end to end: order, resume, shares, broken images."""
+"""Files of features, and the script from end to end: order, resume, processes, broken images."""
 
 import dataclasses
 import io
