@@ -7,6 +7,7 @@ there, the reports become `manifest.json` and `bad_images.tsv`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.tfrecords.examples import positive_classes
-from data.tfrecords.records import INDEX_SUFFIX, RecordWriter, read_index, read_records
+from data.tfrecords.records import INDEX_SUFFIX, RecordError, RecordWriter, read_index, read_records
 
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
@@ -167,14 +168,14 @@ class ShardFolder:
         """
         shards, counts = self.manifest()
         for report in self._new_reports():
-            earlier, new = shards.get(report.name), replace(report, label_counts=None)
-            if new == earlier:  # an interrupted run has counted it
-                continue
+            earlier = shards.get(report.name)
+            shards[report.name] = replace(report, label_counts=None)
+            if earlier and earlier.sha256 == report.sha256:
+                continue  # it is counted
             if earlier or report.label_counts is None:
                 counts = None
             elif counts is not None:
                 counts.update(_sum_counts([report.label_counts]))
-            shards[report.name] = new
         reports = sorted(shards.values(), key=lambda report: report.name)
         self._write_manifest(reports, counts)
         ours = set(shards) if names is None else set(names)
@@ -259,12 +260,10 @@ def _check_shard(work: tuple[Path, ShardReport]) -> tuple[str, Counter[int]]:
             return f"{path}: its SHA-256 is not that of the manifest", labels
         # Before the records are read, which would fix the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text(encoding="utf-8")
-        rows = 0
-        for payload in read_records(path):
-            rows += 1
-            labels.update(positive_classes(payload))
-        if rows != report.rows:
-            return f"{path}: {rows} records, the manifest says {report.rows}", labels
+        found = list(_labels_in(path))
+        if len(found) != report.rows:
+            return f"{path}: {len(found)} records, the manifest says {report.rows}", labels
+        labels.update(itertools.chain.from_iterable(found))
         index = read_index(path)
     except (OSError, UserError) as error:
         return str(error), labels
@@ -272,6 +271,15 @@ def _check_shard(work: tuple[Path, ShardReport]) -> tuple[str, Counter[int]]:
     if stored != "".join(f"{offset} {size}\n" for offset, size in lines):
         return f"{path}{INDEX_SUFFIX}: does not list the records of the shard", labels
     return "", labels
+
+
+def _labels_in(path: Path) -> Iterator[list[int]]:
+    """The positive classes of each record of a shard."""
+    for record, payload in enumerate(read_records(path)):
+        try:
+            yield positive_classes(payload)
+        except UserError as error:
+            raise RecordError(f"{path}: record {record}: {error}") from error
 
 
 def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[int] | None:

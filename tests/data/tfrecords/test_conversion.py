@@ -23,7 +23,7 @@ from data import tfrecord
 from data.common import state
 from data.common.errors import UserError
 from data.tfrecords.conversion import plan
-from data.tfrecords.manifest import ShardFolder, stored_label_counts
+from data.tfrecords.manifest import ShardFolder, ShardWriter, stored_label_counts
 from data.tfrecords.record_source import RecordSource
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -438,6 +438,17 @@ def test_verify_finds_every_kind_of_damage(source, capsys):
     assert found[2].startswith("00002.tfrecords: 3 bytes, the manifest says")
     assert "00003.tfrecords" in found[3]
     assert found[4:] == ["00009.tfrecords: not in the manifest"]
+
+
+def test_verify_names_a_record_that_is_no_example(source):
+    folder = ShardFolder(source / "records")
+    writer = ShardWriter(source / "records/00000.tfrecords")
+    with writer:
+        writer.write(b"?")
+    folder.add(writer.report("a"))
+    folder.finish()
+    (problem,) = folder.verify(1)[1]
+    assert "00000.tfrecords: record 0: not a tf.train.Example" in problem
 
 
 def test_verify_reads_each_record(source, capsys):
