@@ -21,9 +21,9 @@ from data.common import command
 from data.lists import cooccurrence, label_mapping
 from data.lists.annotation import Annotator, Totals, Vocabulary, annotate, annotated_blocks
 from data.lists.arguments import list_parser
+from data.lists.blocks import Refused
 from data.lists.cooccurrence import Cooccurrence
 from data.lists.hierarchy import Hierarchy
-from data.lists.jobs import Refused
 from data.lists.label_expansion import Implication
 
 

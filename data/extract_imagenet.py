@@ -21,7 +21,7 @@ from data.common import command
 from data.common.files import rewritten
 from data.common.parallel import cores
 from data.imagenet import archives, extraction
-from data.lists.jobs import Refused
+from data.lists.blocks import Refused
 
 MISSING, DUPLICATES = "missing.txt", "duplicates.txt"
 

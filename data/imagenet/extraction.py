@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.common.state import StateError
 from data.imagenet.archives import ArchiveError, Unit, read_images
-from data.lists.blocks import Block, chunks, read_block
-from data.lists.jobs import Refused, over_list
+from data.lists.blocks import Block, Refused, format_rows, over_list, read_block
+from data.lists.rows import chunks
 
 REPORTS = ".extracted"
 _FORM, _REMEDY = "extraction report", "delete it and extract again"
-_IMAGE = re.compile(rb"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
+_IMAGE = re.compile(r"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
 _LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
 
 
@@ -63,14 +64,8 @@ def image_path(synset: int, number: int) -> str:
 
 def image_ids(block: Block) -> np.ndarray:
     """int64 [R]: synset * 2^32 + number of each row's image; -1 where it is no such name."""
-    text = block.data.tobytes()
-    ids = np.full(len(block), -1, np.int64)
-    spans = zip(block.starts.tolist(), block.name_ends.tolist(), strict=True)
-    for row, (start, end) in enumerate(spans):
-        match = _IMAGE.fullmatch(text, start, end)
-        if match:
-            ids[row] = int(match[1]) << 32 | int(match[2])
-    return ids
+    matches = map(_IMAGE.fullmatch, block.names)
+    return np.array([int(m[1]) << 32 | int(m[2]) if m else -1 for m in matches], np.int64)
 
 
 def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
@@ -83,7 +78,7 @@ def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
         ids = image_ids(block)
         odd = np.flatnonzero(ids < 0)
         others += len(odd)
-        first_others += [block.name(row) for row in odd[: max(0, 5 - len(first_others))].tolist()]
+        first_others += [block.names[row] for row in odd[: max(0, 5 - len(first_others))].tolist()]
         parts.append(ids[ids >= 0])
     ids = np.concatenate([np.zeros(0, np.int64), *parts])
     unique = np.unique(ids)
@@ -224,6 +219,7 @@ def write_found_rows(
                 numbers = found[synset]
                 at = int(np.searchsorted(numbers, number))
                 chosen[row] = at < len(numbers) and numbers[at] == number
-            file.write(block.text(chosen))
-            rows += int(chosen.sum())
+            names = list(compress(block.names, chosen))
+            file.write(format_rows(names, block.labels.of_rows(chosen)))
+            rows += len(names)
     return rows

@@ -5,23 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 
 from data.common.files import rewritten
-from data.lists.blocks import Block, Chunk, Tags, parse_block, read_block
-from data.lists.format import format_rows
-from data.lists.jobs import Refused, over_list
+from data.lists.blocks import (
+    Block,
+    Labels,
+    Refused,
+    format_rows,
+    over_list,
+    parse_block,
+    read_block,
+)
 from data.lists.label_expansion import Implication, imply, remap
 from data.lists.label_mapping import indices_for_ids
+from data.lists.rows import Chunk
 
 
 class Translated(NamedTuple):
     """Rows of a list, their tags in our classes, and how many tags were dropped."""
 
     block: Block
-    tags: Tags
+    tags: Labels
     dropped: int
 
     @property
@@ -48,12 +56,10 @@ class Vocabulary:
         if self.index_of_id is None:
             block = read_block(chunk)
         else:
-            with open(chunk.path, "rb") as file:
-                file.seek(chunk.offset)
-                text, dropped = indices_for_ids(file.read(chunk.size), self.index_of_id)
+            text, dropped = indices_for_ids(chunk.read(), self.index_of_id)
             block = parse_block(text)
-        tags = remap(block.tags, self.mapping)
-        return Translated(block, tags, dropped + len(block.tags.classes) - len(tags.classes))
+        tags = remap(block.labels, self.mapping)
+        return Translated(block, tags, dropped + len(block.labels.classes) - len(tags.classes))
 
 
 @dataclass
@@ -105,7 +111,8 @@ class Annotator:
             tags_repeated=repeated,
             tags_written=len(tags.classes),
         )
-        return _Annotated(format_rows(block, tags, kept), totals, block.lines, block.problems)
+        text = format_rows(list(compress(block.names, kept)), tags.of_rows(kept))
+        return _Annotated(text, totals, block.lines, block.problems)
 
 
 def annotate(
@@ -126,7 +133,7 @@ def annotate(
 
 def annotated_blocks(
     list_path: str | os.PathLike, vocabulary: Vocabulary, implication: Implication
-) -> Iterator[tuple[Block, Tags]]:
+) -> Iterator[tuple[Block, Labels]]:
     """The rows that `annotate` would write, untagged ones included, with their tags."""
     for translated, _, _ in over_list(list_path, vocabulary.read, processes=1):
         yield translated.block, imply(translated.tags, implication)

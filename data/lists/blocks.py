@@ -1,43 +1,37 @@
-"""Reads list files in blocks of rows as NumPy arrays, for lists of millions of rows.
-
-The fast path takes lines of the plain form `image<TAB>class:confidence...` in ASCII. Any other line
-goes through `lists.py`, which parses or refuses it, and is rewritten in the plain form: both
-readers give the same rows and the same complaints.
-"""
+"""Rows of a list as NumPy arrays, for jobs over lists of millions of rows, in parallel."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import compress, pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from data.common.files import refuse_other_encodings
-from data.lists.rows import MAX_LINE_BYTES, ListError, format_row, parse_row
+from data.common.parallel import ordered_map
+from data.common.progress import Progress
+from data.lists.rows import (
+    Chunk,
+    ListError,
+    Row,
+    chunks,
+    format_row,
+    parse_label,
+    split_lines,
+    split_row,
+)
 
-CHUNK_BYTES = 1 << 20
-"""Bytes of a list parsed at once; the arrays made of it stay below 0.1 GB."""
-
-_NEWLINE, _TAB, _COLON = b"\n\t:"
-_MARK, _ODD = 1, 2
-_WORD_BYTES = 8
-_ZEROS = np.uint64(0x3030303030303030)
-_LARGEST_CLASS = 2**31 - 1
-
-
-class Chunk(NamedTuple):
-    """Whole lines of a file: `size` bytes from byte `offset`."""
-
-    path: str
-    offset: int
-    size: int
+_CACHED_TEXTS = 1 << 17
+_REFUSED = -1
 
 
-class Tags(NamedTuple):
-    """The tags of R rows: row r has those from `offsets[r]` to `offsets[r + 1]`.
+class Labels(NamedTuple):
+    """The labels of R rows: row r has those from `offsets[r]` to `offsets[r + 1]`.
 
     `offsets` int64 [R + 1], `classes` int32 [L], `confidences` float64 [L].
     """
@@ -48,233 +42,225 @@ class Tags(NamedTuple):
 
     @property
     def rows(self) -> np.ndarray:
-        """int64 [L]: the row of each tag."""
+        """int64 [L]: the row of each label."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def where(self, chosen: np.ndarray) -> Tags:
-        """The chosen tags (bool [L]) of the same rows."""
+    def where(self, chosen: np.ndarray) -> Labels:
+        """The chosen labels (bool [L]) of the same rows."""
         before = np.concatenate([[0], np.cumsum(chosen)])
-        return Tags(before[self.offsets], self.classes[chosen], self.confidences[chosen])
+        return Labels(before[self.offsets], self.classes[chosen], self.confidences[chosen])
 
-    def of_rows(self, chosen: np.ndarray) -> Tags:
-        """The tags of the chosen rows (bool [R])."""
+    def of_rows(self, chosen: np.ndarray) -> Labels:
+        """The labels of the chosen rows (bool [R])."""
         counts = np.diff(self.offsets)
         kept = np.repeat(chosen, counts)
         offsets = np.concatenate([[0], np.cumsum(counts[chosen])])
-        return Tags(offsets, self.classes[kept], self.confidences[kept])
+        return Labels(offsets, self.classes[kept], self.confidences[kept])
 
 
 @dataclass
 class Block:
-    """R rows.
+    """R rows of a chunk.
 
-    `data` uint8 holds the lines, each with its line end and nothing between them. Row r is
-    `data[starts[r]:ends[r]]`, its image name stops at `name_ends[r]`, and `numbers[r]` counts the
-    lines before it in the chunk. `lines` are the chunk's lines, empty ones included; `problems` are
-    the refused ones: (lines before, reason). `repeated`: (lines before, how many tags) of the rows
-    in which tags were overruled by a later one of the same class; those are not in `tags`.
+    `numbers` int64 [R] counts the lines before each row in the chunk. `lines` are the chunk's
+    lines, empty ones included; `problems` are the refused ones: (lines before, reason). `repeated`:
+    (lines before, how many labels) of the rows in which labels were overruled by a later one of the
+    same class; those are not in `labels`.
     """
 
-    data: np.ndarray
-    starts: np.ndarray
-    name_ends: np.ndarray
-    ends: np.ndarray
-    tags: Tags
+    names: list[str]
+    labels: Labels
     numbers: np.ndarray
     lines: int
-    problems: list[tuple[int, str]] = field(default_factory=list)
-    repeated: list[tuple[int, int]] = field(default_factory=list)
+    problems: list[tuple[int, str]]
+    repeated: list[tuple[int, int]]
 
     def __len__(self) -> int:
-        return len(self.starts)
-
-    def name(self, row: int) -> str:
-        return self.data[self.starts[row] : self.name_ends[row]].tobytes().decode()
-
-    def text(self, chosen: np.ndarray) -> bytes:
-        """The lines of the chosen rows (bool [R])."""
-        return self.data[np.repeat(chosen, self.ends + 1 - self.starts)].tobytes()
+        return len(self.names)
 
 
-def chunks(path: str | os.PathLike, chunk_bytes: int | None = None) -> Iterator[Chunk]:
-    """The file in chunks of whole lines, in order.
+class _LabelTable(dict):
+    """The number of a label's text; by number its class and confidence, or why it is refused.
 
-    Raises:
-        UserError: it is UTF-16.
-        ListError: a line is so long that this is no list file.
+    A list has few different texts, so each is parsed once.
     """
-    chunk_bytes = chunk_bytes or CHUNK_BYTES
-    refuse_other_encodings(path)
-    with open(path, "rb") as file:
-        start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # written by Windows editors
-        end = file.seek(0, os.SEEK_END)
-        while start < end:
-            stop = file.seek(start + chunk_bytes - 1)
-            stop = min(end, stop + len(file.readline(MAX_LINE_BYTES + 1)))
-            if stop - start >= chunk_bytes + MAX_LINE_BYTES:
-                raise ListError(f"{path}: a line of over {MAX_LINE_BYTES} bytes; is this a list?")
-            yield Chunk(os.fspath(path), start, stop - start)
-            start = stop
+
+    def __init__(self, class_num: int | None) -> None:
+        super().__init__()
+        self._class_num = class_num
+        self._empty()
+
+    def _empty(self) -> None:
+        self.clear()
+        self._classes, self._confidences = array("i"), array("d")
+        self.reasons: dict[int, str] = {}
+
+    def __missing__(self, text: str) -> int:
+        number = len(self)
+        try:
+            label = parse_label(text, self._class_num)
+        except ListError as error:
+            label = _REFUSED, 0.0
+            self.reasons[number] = str(error)
+        self._classes.append(label[0])
+        self._confidences.append(label[1])
+        self[text] = number
+        return number
+
+    def look_up(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of L texts: numbers int64, classes int32 (refused: -1) and confidences float64."""
+        if len(self) > _CACHED_TEXTS:
+            self._empty()
+        numbers = np.fromiter(map(self.__getitem__, texts), np.int64, len(texts))
+        classes = np.array(self._classes, np.int32)[numbers]
+        return numbers, classes, np.array(self._confidences)[numbers]
+
+
+_label_table = lru_cache(1)(_LabelTable)
 
 
 def read_block(chunk: Chunk, class_num: int | None = None) -> Block:
     """The rows of a chunk; lines that are refused are in `problems`."""
-    with open(chunk.path, "rb") as file:
-        file.seek(chunk.offset)
-        return parse_block(file.read(chunk.size), class_num)
+    return parse_block(chunk.read(), class_num)
 
 
 def parse_block(text: bytes, class_num: int | None = None) -> Block:
     """The rows of whole lines; lines that are refused are in `problems`."""
-    text = text if text.endswith(b"\n") else text + b"\n"
-    text = text.replace(b"\r\n", b"\n")
-    block, odd = _scan(text, class_num, plain=False)
-    if not odd.any():
-        return block
-    text, numbers, problems, repeated = _rewrite(block, odd, class_num)
-    plain, _ = _scan(text, None, plain=True)
-    plain.numbers, plain.problems, plain.repeated = numbers, problems, repeated
-    plain.lines = block.lines
-    return plain
+    names, numbers, texts, counts, problems = [], [], [], [], []
+    lines = split_lines(text)
+    for number, line in enumerate(lines):
+        try:
+            row = split_row(line)
+        except ListError as error:
+            problems.append((number, str(error)))
+            continue
+        if row is not None:
+            name, own = row
+            names.append(name)
+            numbers.append(number)
+            counts.append(len(own))
+            texts += own
+    table = _label_table(class_num)
+    label_numbers, classes, confidences = table.look_up(texts)
+    labels = Labels(_offsets(counts), classes, confidences)
+    block = Block(names, labels, np.array(numbers, np.int64), len(lines), problems, [])
+    refused = np.flatnonzero(classes == _REFUSED)
+    if len(refused):
+        _drop_refused(block, refused, [table.reasons[n] for n in label_numbers[refused].tolist()])
+    _drop_repeated(block)
+    return block
 
 
-def _scan(text: bytes, class_num: int | None, plain: bool) -> tuple[Block, np.ndarray]:
-    """The rows of a text, and bool [R]: which of its lines are not of the plain form.
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _drop_refused(block: Block, refused: np.ndarray, reasons: list[str]) -> None:
+    """Makes rows with refused labels problems; the first reason of a row counts."""
+    rows, first = np.unique(block.labels.rows[refused], return_index=True)
+    lines = block.numbers[rows].tolist()
+    block.problems += zip(lines, [reasons[n] for n in first], strict=True)
+    block.problems.sort()
+    kept = np.ones(len(block), bool)
+    kept[rows] = False
+    block.names = list(compress(block.names, kept))
+    block.labels, block.numbers = block.labels.of_rows(kept), block.numbers[kept]
+
+
+def _drop_repeated(block: Block) -> None:
+    """Leaves each class of a row once, with its last confidence."""
+    offsets, classes, confidences = block.labels
+    keys = np.sort(block.labels.rows << 31 | classes)
+    rows = np.unique(keys[1:][keys[1:] == keys[:-1]] >> 31)
+    if not len(rows):
+        return
+    kept = np.ones(len(classes), bool)
+    for row in rows.tolist():
+        first: dict[int, int] = {}
+        own = range(offsets[row], offsets[row + 1])
+        for label in own:
+            place = first.setdefault(int(classes[label]), label)
+            confidences[place] = confidences[label]
+            kept[label] = place == label
+        block.repeated.append((int(block.numbers[row]), len(own) - len(first)))
+    block.labels = block.labels.where(kept)
+
+
+def format_rows(names: Sequence[str], labels: Labels) -> bytes:
+    """Lines of rows with these R names and labels, as `format_row` writes them."""
+    if len(_LABEL_TEXTS) > _CACHED_TEXTS:
+        _LABEL_TEXTS.clear()
+    keys = (labels.classes + 1j * labels.confidences).tolist()
+    texts = list(map(_LABEL_TEXTS.__getitem__, keys))
+    lines = []
+    for name, (start, stop) in zip(names, pairwise(labels.offsets.tolist()), strict=True):
+        # Without a label, a trailing tab still says where a name that holds a blank ends.
+        end = "".join(texts[start:stop]) or ("\t" if " " in name else "")
+        lines.append(f"{name}{end}\n")
+    return "".join(lines).encode()
+
+
+class _LabelTexts(dict):
+    """Labels as text, a tab before each, by `class + confidence * 1j`: quicker than by pairs."""
+
+    def __missing__(self, key: complex) -> str:
+        text = self[key] = format_row(Row("x", (int(key.real),), (key.imag,)))[1:]
+        return text
+
+
+_LABEL_TEXTS = _LabelTexts()
+
+
+class ChunkResult(Protocol):
+    """What a job makes of a chunk."""
+
+    lines: int
+    problems: list[tuple[int, str]]
+
+
+Result = TypeVar("Result", bound=ChunkResult)
+
+
+def over_list(
+    path: str | os.PathLike,
+    job: Callable[[Any], Result],
+    processes: int,
+    extras: Iterable | None = None,
+) -> Iterator[tuple[Result, int, Chunk]]:
+    """Each chunk's result in order, the number of lines of the list before it, and the chunk.
 
     Args:
-        plain: the text is known to be of the plain form but for its names, which may hold blanks
-            and letters beyond ASCII.
+        job: of a chunk, or of (chunk, extra); picklable, called in the worker processes.
+        extras: something for each chunk.
     """
-    data = np.frombuffer(text, np.uint8)
-    kinds = _BYTE_KINDS[data]
-    at = np.flatnonzero(kinds == _MARK)
-    marks = np.concatenate([data[at], np.frombuffer(b"\n\n", np.uint8)])
-    ends = at[marks[:-2] == _NEWLINE]
-    starts = np.concatenate([[0], ends + 1])[:-1]
-    tabs = np.flatnonzero(marks == _TAB)
-    row = np.cumsum(marks == _NEWLINE)[tabs]
-    tab_counts = np.bincount(row, minlength=len(ends))
-    name_ends = ends.copy()
-    has_tab = tab_counts > 0
-    name_ends[has_tab] = at[tabs[(np.cumsum(tab_counts) - tab_counts)[has_tab]]]
-
-    closes_line = (marks[tabs + 1] == _NEWLINE) & (at[tabs + 1] == at[tabs] + 1)
-    if closes_line.any():
-        tabs, row = tabs[~closes_line], row[~closes_line]
-    after = marks[tabs + 2]
-    is_tag = (marks[tabs + 1] == _COLON) & ((after == _TAB) | (after == _NEWLINE))
-    odd = name_ends == starts
-    if not is_tag.all():
-        odd[row[~is_tag]] = True
-        tabs, row = tabs[is_tag], row[is_tag]
-    colons, stops = at[tabs + 1], at[tabs + 2]
-    classes, bad_class = _classes(data, at[tabs] + 1, colons)
-    confidences, bad_value = _confidences(data, colons + 1, stops)
-    if class_num is not None:
-        bad_class |= classes >= class_num
-    odd[row[bad_class | bad_value]] = True
-    if not plain:
-        odd[np.searchsorted(ends, np.flatnonzero(kinds == _ODD))] = True
-        odd[_rows_with_repeats(row, classes)] = True
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(ends)))])
-    tags = Tags(offsets, classes, confidences)
-    return Block(data, starts, name_ends, ends, tags, np.arange(len(ends)), len(ends)), odd
+    pieces = list(chunks(path))
+    work = pieces if extras is None else zip(pieces, extras, strict=True)
+    lines = 0
+    size = sum(chunk.size for chunk in pieces)
+    with Progress(os.path.basename(path), size, "B") as progress:
+        for chunk, result in zip(pieces, ordered_map(job, work, processes), strict=True):
+            yield result, lines, chunk
+            lines += result.lines
+            progress.update(chunk.size)
 
 
-def _words(data: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """uint64: the 8 bytes from each start on, the first one lowest; zeros outside the data."""
-    edge = bytes(_WORD_BYTES)
-    padded = edge + data.tobytes() + edge
-    every = np.ndarray(len(data) + _WORD_BYTES + 1, "<u8", padded, strides=(1,))
-    return every[starts + _WORD_BYTES]
+class Refused:
+    """Counts refused lines and keeps the first of them, as `path:line: reason`."""
 
+    def __init__(self, path: str | os.PathLike, examples: int = 5):
+        self.count = 0
+        self.first: list[str] = []
+        self._path = os.fspath(path)
+        self._examples = examples
 
-def _classes(
-    data: np.ndarray, starts: np.ndarray, stops: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """int32 values of decimal texts, and bool: which of them are no class index."""
-    sizes = stops - starts
-    # At least one byte is kept: of an empty text, the tab before it, which is no digit.
-    surplus = np.clip(_WORD_BYTES - sizes, 0, _WORD_BYTES - 1).astype(np.uint64) * np.uint64(8)
-    keep = np.uint64(2**64 - 1) << surplus
-    words = _words(data, stops - _WORD_BYTES) & keep | _ZEROS & ~keep
-    high = np.uint64(0xF0F0F0F0F0F0F0F0)
-    bad = (words & high != _ZEROS) | (words + np.uint64(0x0606060606060606) & high != _ZEROS)
-    # Eight digits to one number: neighbors, then pairs, then fours are combined in place.
-    values = (words & np.uint64(0x0F0F0F0F0F0F0F0F)) * np.uint64(2561) >> np.uint64(8)
-    values = (values & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
-    values = (values & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
-    for tag in np.flatnonzero(sizes > _WORD_BYTES):
-        text = data[starts[tag] : stops[tag]].tobytes()
-        bad[tag] = not text.isdigit() or int(text) > _LARGEST_CLASS
-        values[tag] = 0 if bad[tag] else int(text)
-    return values.astype(np.int32), bad
+    def add(self, problems: list[tuple[int, str]], lines_before: int) -> None:
+        self.count += len(problems)
+        room = self._examples - len(self.first)
+        for line, reason in problems[:room]:
+            self.first.append(f"{self._path}:{lines_before + line + 1}: {reason}")
 
-
-def _confidences(
-    data: np.ndarray, starts: np.ndarray, stops: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """float64 values of confidence texts, and bool: which of them are refused."""
-    sizes = stops - starts
-    surplus = np.clip(_WORD_BYTES - sizes, 0, _WORD_BYTES - 1).astype(np.uint64) * np.uint64(8)
-    words = _words(data, starts) & np.uint64(2**64 - 1) >> surplus
-    words[sizes == 0] = 0
-    different = np.unique(words)
-    texts = [word.to_bytes(_WORD_BYTES, "little").rstrip(b"\0") for word in different.tolist()]
-    values = np.array([_confidence(text) for text in texts])[np.searchsorted(different, words)]
-    for tag in np.flatnonzero(sizes > _WORD_BYTES):
-        values[tag] = _confidence(data[starts[tag] : stops[tag]].tobytes())
-    return values, np.isnan(values)
-
-
-@lru_cache(1 << 16)
-def _confidence(text: bytes) -> float:
-    """The confidence as `lists.py` reads it; NaN if it is refused."""
-    try:
-        return parse_row("x\t0:" + text.decode()).confidences[0]
-    except ValueError:
-        return np.nan
-
-
-def _rows_with_repeats(row: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    keys = np.sort(row << 31 | classes)
-    return keys[1:][keys[1:] == keys[:-1]] >> 31
-
-
-def _rewrite(
-    block: Block, odd: np.ndarray, class_num: int | None
-) -> tuple[bytes, np.ndarray, list[tuple[int, str]], list[tuple[int, int]]]:
-    """The block's text in the plain form, the line number of each row, problems, and repeats."""
-    pieces, dropped, problems, repeated, copied = [], [], [], [], 0
-    for line in np.flatnonzero(odd).tolist():
-        pieces.append(block.data[copied : block.starts[line]].tobytes())
-        copied = block.ends[line] + 1
-        try:
-            row = parse_row(
-                block.data[block.starts[line] : block.ends[line]].tobytes().decode(), "", class_num
-            )
-        except UnicodeDecodeError:
-            row = None
-            problems.append((line, "not UTF-8; convert the list, e.g. by iconv"))
-        except ListError as error:
-            row = None
-            problems.append((line, str(error).removeprefix(": ")))
-        if row is None:
-            dropped.append(line)
-        else:
-            pieces.append(format_row(row).encode() + b"\n")
-            if row.repeated:
-                repeated.append((line, row.repeated))
-    pieces.append(block.data[copied:].tobytes())
-    return b"".join(pieces), np.delete(block.numbers, dropped), problems, repeated
-
-
-def _byte_kinds() -> np.ndarray:
-    """uint8 [256]: _MARK for what separates, _ODD for what the plain form does not hold."""
-    kinds = np.full(256, _ODD, np.uint8)
-    kinds[0x21:0x7F] = 0
-    kinds[[_NEWLINE, _TAB, _COLON]] = _MARK
-    return kinds
-
-
-_BYTE_KINDS = _byte_kinds()
+    def report(self) -> None:
+        """Tells a person, on the standard error stream."""
+        if self.count:
+            print(f"{self.count} lines refused, the first of them:", file=sys.stderr)
+            print("\n".join(self.first), file=sys.stderr)

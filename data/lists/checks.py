@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 
-from data.lists.blocks import Block, Tags
+from data.lists.blocks import Block, Labels
 from data.lists.hierarchy import NO_PARENT
 
 CHECKS = {
@@ -21,8 +22,6 @@ CHECKS = {
     "overlap": "rows of the second list with an image that the first list has",
 }
 """What each check counts."""
-
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
@@ -62,16 +61,16 @@ def check_block(block: Block, parents: np.ndarray, most: int) -> Findings:
     examples = [(line, f"{count} repeated") for line, count in block.repeated[:most]]
     findings.add("repeated_class", sum(count for _, count in block.repeated), examples)
 
-    tags = block.tags.where(block.tags.confidences > 0)
+    tags = block.labels.where(block.labels.confidences > 0)
     untagged = np.flatnonzero(np.diff(tags.offsets) == 0)
     findings.add(
-        "untagged", len(untagged), [(_line(block, r), block.name(r)) for r in untagged[:most]]
+        "untagged", len(untagged), [(_line(block, r), block.names[r]) for r in untagged[:most]]
     )
-    for check, wrong, parent_text in _against_parents(block.tags, parents):
-        rows = block.tags.rows[wrong[:most]]
-        classes = block.tags.classes[wrong[:most]]
+    for check, wrong, parent_text in _against_parents(block.labels, parents):
+        rows = block.labels.rows[wrong[:most]]
+        classes = block.labels.classes[wrong[:most]]
         examples = [
-            (_line(block, r), f"{block.name(r)}: class {c} {parent_text} {parents[c]}")
+            (_line(block, r), f"{block.names[r]}: class {c} {parent_text} {parents[c]}")
             for r, c in zip(rows.tolist(), classes.tolist(), strict=True)
         ]
         findings.add(check, len(wrong), examples)
@@ -82,7 +81,7 @@ def _line(block: Block, row: int) -> int:
     return int(block.numbers[row])
 
 
-def _against_parents(tags: Tags, parents: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
+def _against_parents(tags: Labels, parents: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
     """Tags above 0 without their parent, and tags above their parent: indices into the tags."""
     row_keys = tags.rows << 32
     keys = row_keys | tags.classes
@@ -102,23 +101,5 @@ def _against_parents(tags: Tags, parents: np.ndarray) -> list[tuple[str, np.ndar
 
 def name_hashes(block: Block) -> np.ndarray:
     """uint64 [R]: a hash of each image name; two names share one with probability 2^-64."""
-    sizes = block.name_ends - block.starts
-    before = np.cumsum(sizes) - sizes
-    position = np.arange(int(sizes.sum())) - np.repeat(before, sizes)
-    letters = block.data[np.repeat(block.starts, sizes) + position].astype(np.uint64)
-    letters *= _position_keys(int(sizes.max(initial=0)))[position]
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(letters)])
-    return _mixed(sums[before + sizes] - sums[before] + sizes.astype(np.uint64))
-
-
-def _position_keys(count: int) -> np.ndarray:
-    """Odd random factors, the same in every process: a multilinear hash needs one a position."""
-    return _mixed(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: every bit of a value touches every bit of the result."""
-    values = values * _MULTIPLIER
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
+    digests = [blake2b(name.encode(), digest_size=8).digest() for name in block.names]
+    return np.frombuffer(b"".join(digests), np.uint64)

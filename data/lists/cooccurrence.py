@@ -15,7 +15,7 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.common.files import atomic_write, read_text
-from data.lists.blocks import Block, Tags
+from data.lists.blocks import Block, Labels
 from data.lists.hierarchy import Hierarchy
 
 _PATH = re.compile(r"\+\+\+ the predictions of (.*) is:")
@@ -118,7 +118,7 @@ class _Counts:
 
 
 def count(
-    annotated: Iterable[tuple[Block, Tags]],
+    annotated: Iterable[tuple[Block, Labels]],
     predictions_path: str | os.PathLike,
     mapping: np.ndarray,
     posterior: float,
@@ -154,7 +154,7 @@ def count(
     )
 
 
-def _pair_keys(tags: Tags, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
+def _pair_keys(tags: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
     """int64: class * class_num + seen tag, for each class of the row of each seen tag."""
     sizes = np.diff(tags.offsets)[rows]
     owner = np.repeat(np.arange(len(rows)), sizes)
@@ -178,11 +178,11 @@ class _Following:
         matched = np.zeros(len(block), bool)
         owners, seen = [], []
         count = 0
-        for row in range(len(block)):
+        for row, name in enumerate(block.names):
             if self._next is None:
                 break
             path, predictions = self._next
-            if not _is_image(path, block.name(row)):
+            if not _is_image(path, name):
                 continue
             classes = {self._class(index) for index, p in predictions if p > self._posterior}
             classes.discard(-1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.lists.blocks import Tags
+from data.lists.blocks import Labels
 from data.lists.hierarchy import Hierarchy
 
 
@@ -54,7 +54,7 @@ class Implication(NamedTuple):
         return cls(offsets, np.array(members, np.int32), np.array(by_pair, bool))
 
 
-def imply(tags: Tags, implication: Implication) -> Tags:
+def imply(tags: Labels, implication: Implication) -> Labels:
     """The tags with all that they imply, each class once, the highest class index first.
 
     An implied tag has the highest confidence among its own and those of the tags that imply it
@@ -89,10 +89,10 @@ def imply(tags: Tags, implication: Implication) -> Tags:
     group, level = group[highest], key[highest] & ((1 << level_bits) - 1)
     counts = np.bincount(group >> class_bits, minlength=len(tags.offsets) - 1)
     classes = (last_class - (group & last_class)).astype(np.int32)
-    return Tags(np.concatenate([[0], np.cumsum(counts)]), classes, levels[level])
+    return Labels(np.concatenate([[0], np.cumsum(counts)]), classes, levels[level])
 
 
-def remap(tags: Tags, mapping: np.ndarray) -> Tags:
+def remap(tags: Labels, mapping: np.ndarray) -> Labels:
     """The tags with class c become `mapping[c]`; those mapped to -1, or not at all, are dropped."""
     known = tags.classes < len(mapping)
     classes = np.where(known, mapping[np.where(known, tags.classes, 0)], -1).astype(np.int32)

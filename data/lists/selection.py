@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.files import rewritten
-from data.lists.blocks import Block, Chunk, Tags, read_block
+from data.lists.blocks import Block, Labels, Refused, over_list, read_block
 from data.lists.hierarchy import NO_PARENT, Hierarchy
-from data.lists.jobs import Refused, over_list
+from data.lists.rows import Chunk
 from data.lists.sources import SOURCES, sources
 
 _ORDER_ROWS = 1 << 16
-_NEWLINE = ord("\n")
 
 
 class Rows(NamedTuple):
@@ -73,11 +72,11 @@ class Filter:
 
     def __call__(self, chunk: Chunk) -> _Candidates:
         block = read_block(chunk, len(self.hierarchy) if self.hierarchy else None)
-        holds = block.tags.confidences > self.above
+        holds = block.labels.confidences > self.above
         if self.wanted is not None:
-            known = block.tags.classes < len(self.wanted)
-            holds &= known & self.wanted[np.where(known, block.tags.classes, 0)]
-        tags = block.tags.where(holds)
+            known = block.labels.classes < len(self.wanted)
+            holds &= known & self.wanted[np.where(known, block.labels.classes, 0)]
+        tags = block.labels.where(holds)
         eligible = self._of_source(block)
         if self.wanted is not None:
             eligible &= np.diff(tags.offsets) > 0
@@ -94,7 +93,7 @@ class Filter:
         return np.array([name in self.names for name in SOURCES])[sources(block)]
 
 
-def most_specific(tags: Tags, hierarchy: Hierarchy) -> Tags:
+def most_specific(tags: Labels, hierarchy: Hierarchy) -> Labels:
     """The tags that are no ancestor of another tag of their row."""
     rows = tags.rows << 32
     keys = rows | tags.classes
@@ -222,14 +221,8 @@ class _Copied:
 
 def _copy(work: tuple[Chunk, np.ndarray]) -> _Copied:
     chunk, lines = work
-    with open(chunk.path, "rb") as file:
-        file.seek(chunk.offset)
-        text = file.read(chunk.size)
-    data = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
-    ends = np.flatnonzero(data == _NEWLINE) + 1
-    chosen = np.zeros(len(ends), bool)
-    chosen[lines] = True
-    return _Copied(data[np.repeat(chosen, np.diff(ends, prepend=0))].tobytes(), len(ends))
+    text = chunk.read().removesuffix(b"\n").split(b"\n")
+    return _Copied(b"".join([text[line] + b"\n" for line in lines.tolist()]), len(text))
 
 
 def write_lines(

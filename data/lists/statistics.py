@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.lists.blocks import Chunk, read_block
+from data.lists.blocks import over_list, read_block
 from data.lists.checks import Findings, check_block, name_hashes
 from data.lists.hierarchy import Hierarchy
-from data.lists.jobs import over_list
+from data.lists.rows import Chunk
 from data.lists.sources import SOURCES, sources
 
 TAGS_LIMIT = 4096
@@ -61,7 +61,7 @@ class ListStatistics:
             bisect.bisect_right(self.places, row, key=lambda place: place[0]) - 1
         ]
         block = read_block(chunk, self.class_images.shape[1])
-        return lines_before + int(block.numbers[row - rows_before]), block.name(row - rows_before)
+        return lines_before + int(block.numbers[row - rows_before]), block.names[row - rows_before]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class _Job:
         block = read_block(chunk, class_num)
         counts = ListStatistics.empty(chunk.path, class_num)
         source = sources(block)
-        tags = block.tags.where(block.tags.confidences > 0)
+        tags = block.labels.where(block.labels.confidences > 0)
         counts.images[:] = np.bincount(source, minlength=len(SOURCES))
         keys = source[tags.rows].astype(np.int64) * class_num + tags.classes
         counts.class_images[:] = np.bincount(keys, minlength=len(SOURCES) * class_num).reshape(
@@ -91,8 +91,8 @@ class _Job:
         )
         per_image = np.minimum(np.diff(tags.offsets), TAGS_LIMIT)
         counts.images_by_tags[:] = np.bincount(per_image, minlength=TAGS_LIMIT + 1)
-        counts.unknown = int((block.tags.confidences < 0).sum())
-        counts.denied = int((block.tags.confidences == 0).sum())
+        counts.unknown = int((block.labels.confidences < 0).sum())
+        counts.denied = int((block.labels.confidences == 0).sum())
         counts.hashes = name_hashes(block)
         counts.findings = check_block(block, self.parents, self.examples)
         return _ChunkCounts(counts, block.lines)

@@ -10,7 +10,7 @@ from data.common import files, state
 from data.common.errors import UserError
 from data.download import open_images
 from data.input import evaluation, image_source
-from data.lists import blocks, cooccurrence, hierarchy
+from data.lists import cooccurrence, hierarchy, rows
 from data.outputs import predictions
 from data.tfrecords import conversion
 
@@ -63,7 +63,7 @@ def test_utf_16_is_told_wherever_a_list_or_a_table_is_read(tmp_path):
     readers = {
         "ids": lambda: list(open_images.read_ids(path)),
         "images": lambda: list(image_source.images([str(path)])),
-        "blocks": lambda: list(blocks.chunks(path)),
+        "rows": lambda: list(rows.read_rows(path)),
         "conversion": lambda: list(conversion.plan([path], 4)),
         "thresholds": lambda: predictions.read_thresholds(path, 4, 0.5),
         "classes": lambda: evaluation.read_classes(path, 4),

@@ -54,7 +54,7 @@ def test_implied_tags_are_what_the_rules_say(rows, ancestors, pairs):
     text = "".join(
         f"i{r}" + "".join(f"\t{c}:{v}" for c, v in row.items()) + "\n" for r, row in enumerate(rows)
     )
-    implied = imply(parse_block(text.encode()).tags, Implication.of(HIERARCHY, ancestors, pairs))
+    implied = imply(parse_block(text.encode()).labels, Implication.of(HIERARCHY, ancestors, pairs))
     for r, row in enumerate(rows):
         expected = by_the_rules(row, ancestors, pairs)
         own = slice(*implied.offsets[r : r + 2])
@@ -155,7 +155,7 @@ def test_the_result_does_not_depend_on_processes_or_chunks(tmp_path, dictionary,
     text = "".join(f"image {i}\t{i % 7}:0.{i % 9 + 1}\t{i % 5}\n" for i in range(500))
     outputs = []
     for processes, chunk_bytes in [(1, 1 << 20), (2, 1000), (3, 77)]:
-        monkeypatch.setattr("data.lists.blocks.CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr("data.lists.rows.CHUNK_BYTES", chunk_bytes)
         run(tmp_path, dictionary, text, "--ancestors", "--processes", processes)
         outputs.append((tmp_path / "out.txt").read_bytes())
     assert outputs[0] == outputs[1] == outputs[2]
@@ -170,7 +170,7 @@ def test_nothing_is_left_of_a_failed_run(tmp_path, dictionary, monkeypatch):
 
 
 def test_remap_merges_and_drops():
-    tags = remap(parse_block(b"a\t0:1\t1:0.5\nb\t2:1\n").tags, np.array([4, 4, -1], np.int32))
+    tags = remap(parse_block(b"a\t0:1\t1:0.5\nb\t2:1\n").labels, np.array([4, 4, -1], np.int32))
     assert tags.offsets.tolist() == [0, 2, 2]
     assert tags.classes.tolist() == [4, 4]
     merged = imply(tags, Implication.of(HIERARCHY, ancestors=False))

@@ -1,4 +1,4 @@
-"""The block reader gives what the plain parser gives: every row and every complaint."""
+"""Blocks hold what single rows are parsed to: every row and every complaint."""
 
 from itertools import pairwise
 
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.lists import blocks
-from data.lists.blocks import Tags
-from data.lists.format import format_rows
-from data.lists.rows import ListError, Row, format_row, parse_row
+from data.lists import rows as list_rows
+from data.lists.blocks import Labels, format_rows
+from data.lists.rows import ListError, Row, chunks, format_row, parse_row
 
 NAME = st.text(st.sampled_from("ab/:.0ä→ \x85\u2028"), min_size=1, max_size=6) | st.sampled_from(
     ["http://a/b:80/c.jpg", "n01440764/n01440764_1.JPEG", "a 1:1 b"]
@@ -38,8 +38,8 @@ PLAIN_LINE = st.builds(
 )
 
 
-def plainly(text, class_num=None):
-    """Rows and problems of the plain parser, with the number of lines before each."""
+def one_by_one(text, class_num=None):
+    """Rows and problems, with the number of lines before each."""
     rows, problems = [], []
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n")):
         try:
@@ -55,22 +55,21 @@ def plainly(text, class_num=None):
 def rows_of(block):
     rows = []
     for r, number in enumerate(block.numbers.tolist()):
-        own = slice(*block.tags.offsets[r : r + 2])
-        classes, confidences = block.tags.classes[own], block.tags.confidences[own]
-        rows.append((number, Row(block.name(r), tuple(classes), tuple(confidences))))
+        own = slice(*block.labels.offsets[r : r + 2])
+        classes, confidences = block.labels.classes[own], block.labels.confidences[own]
+        rows.append((number, Row(block.names[r], tuple(classes), tuple(confidences))))
     return rows
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LINE | PLAIN_LINE, max_size=6), st.sampled_from([None, 13]))
-def test_blocks_hold_the_rows_of_the_plain_parser(lines, class_num):
+def test_blocks_hold_the_rows_that_are_parsed_one_by_one(lines, class_num):
     text = "".join(lines)
     block = blocks.parse_block(text.encode(), class_num)
-    rows, problems = plainly(text, class_num)
+    rows, problems = one_by_one(text, class_num)
     assert rows_of(block) == [(number, row._replace(repeated=0)) for number, row in rows]
     assert block.problems == problems
     assert block.repeated == [(n, row.repeated) for n, row in rows if row.repeated]
-    assert block.text(np.ones(len(block), bool)).count(b"\n") == len(rows)
 
 
 @settings(max_examples=80, deadline=None)
@@ -83,13 +82,11 @@ def test_formatted_blocks_are_formatted_rows(lines, data):
     tags = data.draw(st.lists(tags, min_size=sum(counts), max_size=sum(counts)))
     classes = np.array([c for c, _ in tags], np.int32)
     confidences = np.array([v for _, v in tags], float)
-    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(block), max_size=len(block))))
     expected = [
-        format_row(Row(block.name(r), tuple(classes[a:b]), tuple(confidences[a:b])))
+        format_row(Row(block.names[r], tuple(classes[a:b]), tuple(confidences[a:b])))
         for r, (a, b) in enumerate(pairwise(offsets))
-        if chosen[r]
     ]
-    text = format_rows(block, Tags(offsets, classes, confidences), chosen.astype(bool))
+    text = format_rows(block.names, Labels(offsets, classes, confidences))
     assert text.decode() == "".join(f"{line}\n" for line in expected)
 
 
@@ -109,35 +106,36 @@ def test_formatted_blocks_are_formatted_rows(lines, data):
 )
 def test_a_single_odd_line(line):
     block = blocks.parse_block(f"{line}\n".encode())
-    rows, problems = plainly(line)
+    rows, problems = one_by_one(line)
     assert (rows_of(block), block.problems) == (rows, problems)
 
 
 def test_a_line_that_is_not_utf8_is_a_problem_of_that_line():
     block = blocks.parse_block(b"a\t1:1\n\xff\t1:1\nb\t2:1\n")
-    assert [block.name(r) for r in range(len(block))] == ["a", "b"]
+    assert block.names == ["a", "b"]
     assert block.numbers.tolist() == [0, 2]
     assert block.problems == [(1, "not UTF-8; convert the list, e.g. by iconv")]
 
 
 def test_repeated_classes_keep_the_last_confidence():
     block = blocks.parse_block(b"a\t5:1\t3:0.5\t5:0.9\n")
-    assert block.tags.classes.tolist() == [5, 3]
-    assert block.tags.confidences.tolist() == [0.9, 0.5]
+    assert block.labels.classes.tolist() == [5, 3]
+    assert block.labels.confidences.tolist() == [0.9, 0.5]
     assert block.repeated == [(0, 1)]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 8, 20, 1000])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_chunks_are_whole_lines_that_make_up_the_file(tmp_path, chunk_bytes, bom):
+def test_chunks_are_whole_lines_that_make_up_the_file(tmp_path, monkeypatch, chunk_bytes, bom):
+    monkeypatch.setattr(list_rows, "CHUNK_BYTES", chunk_bytes)
     lines = [b"a\t1:1\n", b"bb\t2:1\r\n", b"\n", b"a long name\t3:1\n", b"last\t4:1"]
     path = tmp_path / "list.txt"
     path.write_bytes(bom + b"".join(lines))
-    pieces = list(blocks.chunks(path, chunk_bytes))
+    pieces = list(chunks(path))
     names, before = [], 0
     for chunk in pieces:
         block = blocks.read_block(chunk)
-        names += [(block.name(r), int(n) + before) for r, n in enumerate(block.numbers)]
+        names += zip(block.names, (block.numbers + before).tolist(), strict=True)
         before += block.lines
     assert names == [("a", 0), ("bb", 1), ("a long name", 3), ("last", 4)]
     assert sum(chunk.size for chunk in pieces) + len(bom) == path.stat().st_size
@@ -146,16 +144,23 @@ def test_chunks_are_whole_lines_that_make_up_the_file(tmp_path, chunk_bytes, bom
 
 def test_an_empty_list_has_no_chunks(tmp_path):
     (tmp_path / "list.txt").touch()
-    assert list(blocks.chunks(tmp_path / "list.txt")) == []
+    assert list(chunks(tmp_path / "list.txt")) == []
 
 
 def test_a_file_without_line_ends_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(list_rows, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(list_rows, "CHUNK_BYTES", 10)
     (tmp_path / "list.txt").write_bytes(b"x" * 300)
     with pytest.raises(ListError, match="is this a list"):
-        list(blocks.chunks(tmp_path / "list.txt", 10))
+        list(chunks(tmp_path / "list.txt"))
 
 
-def test_chosen_lines_are_copied_as_they_are():
-    block = blocks.parse_block(b"a\t1:1.0\nb\t2:0.50\nc\t3:1\n")
-    assert block.text(np.array([True, False, True])) == b"a\t1:1.0\nc\t3:1\n"
+def test_the_cache_of_labels_is_bounded(monkeypatch):
+    monkeypatch.setattr(blocks, "_CACHED_TEXTS", 10)
+    table = blocks._LabelTable(None)
+    for start in range(0, 90, 9):
+        texts = [f"{c}:0.5" for c in range(start, start + 9)] + ["x"]
+        numbers, classes, _ = table.look_up(texts)
+        assert classes.tolist() == [*range(start, start + 9), -1]
+        assert "'x' is not class" in table.reasons[numbers[-1]]
+        assert len(table) <= 20

@@ -81,7 +81,7 @@ def test_file_with_everything(tmp_path) -> None:
 
 
 def test_errors_name_the_line(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(list_rows, "_BLOCK_BYTES", 16)  # so that the lines lie in different blocks
+    monkeypatch.setattr(list_rows, "CHUNK_BYTES", 16)  # so that the lines lie in different blocks
     path = tmp_path / "list.txt"
     good = b"".join(b"image%d.jpg\t1:1\n" % i for i in range(10))
     for bad, reason in [(b"a.jpg x\n", "class:conf"), (b"\xff.jpg 1\n", "UTF-8")]:
@@ -97,11 +97,9 @@ def test_huge_lines(tmp_path) -> None:
     path.write_text(format_row(every_class) + "\nb.jpg 1\n")
     assert [row.image for row in read_rows(path)] == ["a.jpg", "b.jpg"]
     assert next(read_rows(path)) == every_class
-    path.write_bytes(b"b.jpg 1\n" + bytes(list_rows.MAX_LINE_BYTES + 10))
-    rows = read_rows(path)
-    assert next(rows).image == "b.jpg"
-    with pytest.raises(ListError, match=r"list\.txt:2: longer than"):
-        next(rows)
+    path.write_bytes(b"b.jpg 1\n" + bytes(list_rows.MAX_LINE_BYTES + list_rows.CHUNK_BYTES))
+    with pytest.raises(ListError, match=r"list\.txt:2: over .* is this a list file"):
+        next(read_rows(path))
 
 
 def test_missing_file_and_bad_part(tmp_path) -> None:

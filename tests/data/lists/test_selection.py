@@ -108,7 +108,7 @@ def test_sources_by_name(name, source):
 
 
 def test_a_row_is_an_example_of_its_most_specific_classes():
-    tags = parse_block(b"a\t0:1\t2:1\t6:1\t4:1\nb\t1:1\nc\nd\t3:1\t2:1\t5:1\n").tags
+    tags = parse_block(b"a\t0:1\t2:1\t6:1\t4:1\nb\t1:1\nc\nd\t3:1\t2:1\t5:1\n").labels
     specific = selection.most_specific(tags, HIERARCHY)
     assert specific.offsets.tolist() == [0, 2, 3, 3, 5]
     assert specific.classes.tolist() == [6, 4, 1, 3, 5]
@@ -129,7 +129,7 @@ def made_list(rows=600, seed=3):
 
 
 def specific_counts(tmp_path):
-    tags = parse_block((tmp_path / "out.txt").read_bytes()).tags
+    tags = parse_block((tmp_path / "out.txt").read_bytes()).labels
     return Counter(selection.most_specific(tags, HIERARCHY).classes.tolist())
 
 
@@ -218,7 +218,7 @@ def test_chunks_and_processes_change_nothing(tmp_path, dictionary, monkeypatch):
     text = "\n" + made_list(300).replace("7.jpg\t", "7.jpg  ").replace("9.jpg", "x\ty")
     options = ("--dictionary", dictionary, "--per_class", 20)
     expected = run(tmp_path, *options, text=text)
-    monkeypatch.setattr("data.lists.blocks.CHUNK_BYTES", 500)
+    monkeypatch.setattr("data.lists.rows.CHUNK_BYTES", 500)
     assert run(tmp_path, *options, text=text) == expected
     assert run(tmp_path, *options, "--processes", 3, text=text) == expected
 

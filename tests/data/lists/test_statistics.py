@@ -143,7 +143,7 @@ def test_many_findings_over_many_chunks(tmp_path, dictionary, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     hierarchy = Hierarchy.read(dictionary)
     whole = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=1)
-    monkeypatch.setattr("data.lists.blocks.CHUNK_BYTES", 200)
+    monkeypatch.setattr("data.lists.rows.CHUNK_BYTES", 200)
     parts = count_list(tmp_path / "list.txt", hierarchy, examples=3, processes=2)
     assert parts.findings == whole.findings
     assert whole.findings.counts["duplicate"] == 200
