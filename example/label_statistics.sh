@@ -12,7 +12,7 @@ set -euo pipefail
 # shellcheck source=example/environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help data/label_statistics.py "$@"
-prepare_environment demo
+prepare_environment
 
 exec python "$PROJECT_ROOT/data/label_statistics.py" \
   --train ./data/train_im_list.txt \

@@ -1,4 +1,4 @@
-"""HTML pages, contact sheets and Matplotlib figures."""
+"""HTML pages, contact sheets and Matplotlib figures; Matplotlib is imported to plot only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import base64
 import html
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+from warnings import catch_warnings, simplefilter
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,12 +59,12 @@ def panels(count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
     """A figure of `count` plots side by side, and their axes in reading order.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: Matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError('plots need matplotlib: pip install -e ".[demo]"') from error
+        raise UserError("plots need Matplotlib: pip install matplotlib") from error
     columns = min(columns, count)
     rows = -(-count // columns)
     width, height = PANEL_INCHES
@@ -78,10 +79,38 @@ def panels(count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
 
 
 def write_figure(path: str | os.PathLike, figure: Figure) -> None:
-    """Writes a matplotlib figure as PNG."""
+    """Writes a Matplotlib figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PLOT_DPI)
     atomic_write(path, buffer.getvalue())
+
+
+def line_plot(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """An inline SVG of named lines (x, y); a sentence in its place without Matplotlib.
+
+    Args:
+        limits: of both axes; None: those of the data.
+    """
+    try:
+        plot, (axes,) = panels(1)
+    except UserError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    from matplotlib import rc_context
+
+    # Text stays text, in the reader's fonts, and a `$` in a name is no formula.
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False}), catch_warnings():
+        simplefilter("ignore")  # of letters that Matplotlib's own font lacks
+        drawn = [axes.plot(x, y)[0] for x, y in lines.values()]
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=limits, ylim=limits)
+        axes.legend(drawn, lines, fontsize="small")
+        text = io.StringIO()
+        plot.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]  # without the head of an XML file
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:

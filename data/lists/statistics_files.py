@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.html_report import panels, write_figure
 from data.lists.hierarchy import Hierarchy
@@ -62,7 +64,7 @@ def write_files(
 ) -> list[Path]:
     """Writes CSV files and plots and returns their paths; `lists` by their role, train first.
 
-    Lists without a tag are not plotted.
+    Lists without a label, and all without Matplotlib, are not plotted.
     """
     tables = {"images_per_class.csv": _class_rows(hierarchy, lists)}
     tables["tags_per_image.csv"] = _tag_rows(lists)
@@ -70,9 +72,12 @@ def write_files(
         atomic_write(folder / name, _csv(rows))
     plotted = {role: statistics for role, statistics in lists.items() if statistics.tags}
     figures = {}
-    if plotted:
-        figures["images_per_class.png"] = _plot_classes(plotted, min_images)
-        figures["tags_per_image.png"] = _plot_tags(plotted)
+    try:
+        if plotted:
+            figures["images_per_class.png"] = _plot_classes(plotted, min_images)
+            figures["tags_per_image.png"] = _plot_tags(plotted)
+    except UserError as error:  # without Matplotlib the rest is worth having
+        print(error, file=sys.stderr)
     for name, figure in figures.items():
         write_figure(folder / name, figure)
     return [folder / name for name in (*tables, *figures)]

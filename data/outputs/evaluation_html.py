@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from data.common import html_report
-from data.common.svg_plot import Line, line_plot
 from data.input.image_batches import to_image
 
 THUMBNAIL_SIDE = 112
@@ -81,18 +80,18 @@ def class_table(
 
 def precision_recall_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """Curves, by name, of (recall, precision); each begins at recall 0."""
-    lines = [
-        Line(name, [0.0, *recall], [precision[0], *precision])
+    lines = {
+        name: ([0.0, *recall], [precision[0], *precision])
         for name, (recall, precision) in curves.items()
         if len(recall)
-    ]
-    return line_plot(lines, "recall", "precision", (0.0, 1.0), (0.0, 1.0))
+    }
+    return html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
 
 
 def step_plot(steps: Sequence[int], metrics: Mapping[str, Sequence[float]]) -> str:
     """Each metric against the training step."""
-    lines = [Line(name, steps, values) for name, values in metrics.items()]
-    return line_plot(lines, "step", "")
+    lines = {name: (steps, values) for name, values in metrics.items()}
+    return html_report.line_plot(lines, "step", "")
 
 
 def image_rows(groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> str:

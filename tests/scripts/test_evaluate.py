@@ -18,7 +18,6 @@ from sklearn.metrics import average_precision_score
 import evaluate
 import flags
 from data.common.errors import UserError
-from data.common.svg_plot import MAX_POINTS, Line, line_plot
 from data.input.evaluation import EvaluationImages, read_classes
 from data.input.image_batches import Preparation
 from data.lists.rows import ListError, read_rows
@@ -294,11 +293,3 @@ def test_every_metric_has_a_meaning():
     for name in [*evaluator.result(), "hierarchical_f1_at_5", "top_5", "top_1_low", "loss"]:
         assert evaluation_html.meaning(name), name
     assert evaluation_html.meaning("precision_at_5").endswith("the best 5 classes that hold")
-
-
-def test_long_lines_are_thinned():
-    svg = line_plot([Line("a & b", np.arange(10_000), np.arange(10_000))], "x", "y")
-    assert "a &amp; b" in svg
-    points = svg.split('points="')[1].split('"')[0].split()
-    assert len(points) == MAX_POINTS
-    assert line_plot([Line("flat", [1], [2])], "x", "y").count("polyline") == 1

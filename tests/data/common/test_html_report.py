@@ -1,7 +1,9 @@
 """data/common/html_report.py and data/plot_training.py: images and pages for people."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -103,3 +105,19 @@ def test_no_curves(tmp_path, text, reason, capsys):
     assert plot_training.main(arguments) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ") and reason in message and message.count("\n") == 1
+
+
+def test_line_plots_are_inline_svg_with_the_names_as_text():
+    curve = np.linspace(0, 1, 10_000)
+    lines = {"a & b": (curve, curve**2), "_$x$ 猫": ([0.5], [0.5])}
+    svg = html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
+    assert svg.startswith("<svg")
+    for name in ("a &amp; b", "_$x$ 猫", "recall", "precision"):
+        assert f">{name}</text>" in svg
+    assert len(svg) < 50_000  # points that nobody could tell apart are left out
+
+
+def test_reports_without_matplotlib_say_how_to_get_plots(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    text = html_report.line_plot({"a": ([1], [2])}, "x", "y")
+    assert text == "<p>plots need Matplotlib: pip install matplotlib</p>"

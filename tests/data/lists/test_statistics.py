@@ -1,6 +1,7 @@
 """The table of the data set, files for people, and every check of a list."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +100,13 @@ def test_plots_are_images_with_something_on_them(tmp_path, dictionary):
         image = np.asarray(Image.open(tmp_path / "out" / name).convert("RGB"))
         assert min(image.shape[:2]) > 400
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
+
+
+def test_without_matplotlib_there_are_tables(tmp_path, dictionary, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run(tmp_path, dictionary, GOOD, "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().err == "plots need Matplotlib: pip install matplotlib\n"
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv"}
 
 
 BAD = [
