@@ -18,9 +18,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
 from data.common.parallel import cores
-from data.lists.checks import CHECKS
 from data.lists.hierarchy import Hierarchy
-from data.lists.statistics import ListStatistics, count_list, find_overlap
+from data.lists.statistics import CHECKS, ListStatistics, count_list, find_overlap
 from data.lists.statistics_files import table, write_files
 
 MIN_IMAGES = 100

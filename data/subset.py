@@ -20,11 +20,10 @@ import numpy as np
 from data.common import command
 from data.common.errors import UserError
 from data.common.files import read_text
+from data.common.parallel import cores
 from data.lists import selection
-from data.lists.arguments import list_parser
 from data.lists.hierarchy import Hierarchy
-from data.lists.selection import Filter, Rows
-from data.lists.sources import SOURCES
+from data.lists.selection import SOURCES, Filter, Rows
 
 SEED = 1234
 
@@ -46,19 +45,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = list_parser(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
+    add("--list", required=True, help="the list to read")
+    add("--output", required=True, help="the list to write")
     add("--dictionary", help="the classes with their hierarchy; needed for names and --descendants")
     add("--classes", nargs="+", help="rows with one of these classes: indices, ids or names")
     add("--classes_file", help="the same, a class a line")
     add("--descendants", action="store_true", help="also all classes below --classes")
-    add("--above", type=float, default=0.0, help="tags count above this confidence (%(default)s)")
+    add("--above", type=float, default=0.0, help="labels count above this confidence (%(default)s)")
     add("--source", nargs="+", choices=SOURCES, help="rows with images from here")
     add("--per_class", type=int, help="at most so many rows of each (most specific) class")
     add("--count", type=int, help="so many rows in all, at random")
-    add("--fraction", type=float, help="this share of the rows, at random")
-    add("--stratified", action="store_true", help="--count or --fraction with even class shares")
+    add("--fraction", type=float, help="this fraction of the rows, at random")
+    add(
+        "--stratified",
+        action="store_true",
+        help="--count or --fraction, evenly of each class",
+    )
     add("--seed", type=int, default=SEED, help="of what is random (%(default)s)")
+    add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     args = parser.parse_args(argv)
     if args.count is not None and args.fraction is not None:
         parser.error("give --count or --fraction, not both")

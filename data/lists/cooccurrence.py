@@ -1,6 +1,6 @@
 """Co-occurrence of labels, counted from a model's predictions (spec section 1).
 
-CO(i, j) is the share of the images annotated with class i in which the model sees tag j.
+CO(i, j) is the fraction of the images annotated with class i in which the model sees label j.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _HEADER = "class\ttag\tco\timages with both\timages of class\n"
 
 
 class Cooccurrence(NamedTuple):
-    """P pairs that occur: `classes` and `tags` int32 [P], counts `both` and `images` int64 [P]."""
+    """P pairs that occur: `classes`, `labels` int32 [P], counts `both` and `images` int64 [P]."""
 
     classes: np.ndarray
-    tags: np.ndarray
+    labels: np.ndarray
     both: np.ndarray
     images: np.ndarray
 
     def pairs_above(self, threshold: float, hierarchy: Hierarchy) -> list[tuple[int, int]]:
-        """(class, tag) where CO(class, tag) > threshold and no hierarchy path joins the two."""
+        """(class, label) where CO(class, label) > threshold and no hierarchy path joins the two."""
         above = self.both > threshold * self.images
-        candidates = zip(self.classes[above].tolist(), self.tags[above].tolist(), strict=True)
-        return [(c, tag) for c, tag in candidates if not hierarchy.on_one_path(c, tag)]
+        candidates = zip(self.classes[above].tolist(), self.labels[above].tolist(), strict=True)
+        return [(c, label) for c, label in candidates if not hierarchy.on_one_path(c, label)]
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the normalized matrix as a table, one pair a line."""
-        columns = (self.classes, self.tags, self.both / self.images, self.both, self.images)
+        columns = (self.classes, self.labels, self.both / self.images, self.both, self.images)
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        lines = (f"{c}\t{tag}\t{co:.6f}\t{both}\t{images}\n" for c, tag, co, both, images in rows)
+        lines = (f"{c}\t{j}\t{co:.6f}\t{both}\t{images}\n" for c, j, co, both, images in rows)
         atomic_write(path, _HEADER + "".join(lines))
 
     @classmethod
@@ -58,8 +58,8 @@ class Cooccurrence(NamedTuple):
                 if line == _HEADER or not line.strip():
                     continue
                 try:
-                    c, tag, _, both, images = line.split("\t")
-                    row = int(c), int(tag), int(both), int(images)
+                    c, label, _, both, images = line.split("\t")
+                    row = int(c), int(label), int(both), int(images)
                 except ValueError:
                     row = (-1,) * 4
                 if not (max(row[:2]) < class_num and min(row) >= 0 and row[2] <= row[3]):
@@ -127,12 +127,12 @@ def count(
     """Counts co-occurrence over the images of a list that have predictions.
 
     The predictions stand in the order of the list (of which they may leave out rows), so neither
-    has to fit in memory. Tags with a confidence above 0 annotate an image.
+    has to fit in memory. Labels with a confidence above 0 annotate an image.
 
     Args:
-        annotated: the list's rows, with the tags that they have now.
+        annotated: the list's rows, with the labels that they have now.
         mapping: int32, the class of each model output, -1 for an output that is no class of ours.
-        posterior: the model sees a tag when its probability is above this.
+        posterior: the model sees a label when its probability is above this.
 
     Raises:
         UserError: a prediction of an image that the list does not hold, or not there; or
@@ -141,25 +141,25 @@ def count(
     images = np.zeros(class_num, np.int64)
     pairs = _Counts()
     following = _Following(predictions_path, mapping, posterior)
-    for block, tags in annotated:
+    for block, labels in annotated:
         rows, seen_rows, seen = following.match(block)
-        tags = tags.of_rows(rows)
-        tags = tags.where(tags.confidences > 0)
-        images += np.bincount(tags.classes, minlength=class_num)
-        pairs.add(_pair_keys(tags, seen_rows, seen, class_num))
+        labels = labels.of_rows(rows)
+        labels = labels.where(labels.confidences > 0)
+        images += np.bincount(labels.classes, minlength=class_num)
+        pairs.add(_pair_keys(labels, seen_rows, seen, class_num))
     following.finish()
-    classes, seen_tags = np.divmod(pairs.keys, class_num)
+    classes, seen_labels = np.divmod(pairs.keys, class_num)
     return Cooccurrence(
-        classes.astype(np.int32), seen_tags.astype(np.int32), pairs.counts, images[classes]
+        classes.astype(np.int32), seen_labels.astype(np.int32), pairs.counts, images[classes]
     )
 
 
-def _pair_keys(tags: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
-    """int64: class * class_num + seen tag, for each class of the row of each seen tag."""
-    sizes = np.diff(tags.offsets)[rows]
+def _pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
+    """int64: class * class_num + seen label, for each class of the row of each seen label."""
+    sizes = np.diff(labels.offsets)[rows]
     owner = np.repeat(np.arange(len(rows)), sizes)
     step = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
-    classes = tags.classes[tags.offsets[rows][owner] + step]
+    classes = labels.classes[labels.offsets[rows][owner] + step]
     return classes * np.int64(class_num) + seen[owner]
 
 
@@ -174,7 +174,7 @@ class _Following:
         self._next = next(self._predictions, None)
 
     def match(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """bool [R]: rows with predictions; and of each tag seen: which of those, its class."""
+        """bool [R]: rows with predictions; and of each label seen: which of those, its class."""
         matched = np.zeros(len(block), bool)
         owners, seen = [], []
         count = 0

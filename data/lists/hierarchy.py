@@ -1,4 +1,4 @@
-"""The dictionary of classes and its semantic hierarchy (spec section 1); dictionaries of names.
+"""Dictionaries of classes: the semantic hierarchy (spec section 1), names, ids and their mapping.
 
 `dictionary_and_semantic_hierarchy.txt` has a header and then, a class a line, the tab-separated
 fields index, id, index of the parent (-1 for a root) and name. Indices count from 0 without a gap.
@@ -6,16 +6,17 @@ fields index, id, index of the parent (-1 for a root) and name. Indices count fr
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from data.common.errors import UserError
-from data.common.files import open_text
+from data.common.files import open_text, read_text
 
 NO_PARENT = -1
 """The parent of a root."""
@@ -191,6 +192,50 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     if "" in ids:
         raise UserError(f"{os.fspath(path)}: class {ids.index('')} has no id (third field)")
     return ids
+
+
+def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None) -> dict[str, int]:
+    """Class index of every id; with `synonyms`, of the ids in that file too.
+
+    Args:
+        synonyms: lines `id<TAB>class`, the class by index, id or name: how another data set calls
+            our classes, e.g. `/m/0cgh4<TAB>n02913152`.
+
+    Raises:
+        UserError: a malformed line, or an unknown class; as `path:line: reason`.
+    """
+    indices = dict(hierarchy.index_of_id)
+    if synonyms is None:
+        return indices
+    with io.StringIO(read_text(synonyms)) as file:
+        for number, line in enumerate(file, 1):
+            identity, tab, text = line.strip().partition("\t")
+            where = f"{os.fspath(synonyms)}:{number}"
+            if not tab:
+                if line.strip():
+                    raise UserError(f"{where}: expected `id<TAB>class`, found {line[:60]!r}")
+                continue
+            try:
+                indices[identity.strip()] = hierarchy.find(text.strip())
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+    return indices
+
+
+def mapping_from(dictionary: str | os.PathLike, indices: Mapping[str, int]) -> np.ndarray:
+    """int32 [classes of `dictionary`]: the index of each one's id in `indices`, -1 without one.
+
+    Raises:
+        UserError: not one class is known: these are dictionaries of different kinds of ids.
+    """
+    ids = read_ids(dictionary)
+    mapping = np.array([indices.get(identity, -1) for identity in ids], np.int32)
+    if (mapping < 0).all():
+        raise UserError(
+            f"{os.fspath(dictionary)}: none of its ids, such as {ids[0]!r}, is in the dictionary;"
+            " give --synonyms"
+        )
+    return mapping
 
 
 def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ Rows are chosen with about 15 bytes per row in memory, so a choice may depend on
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,9 +16,24 @@ from data.common.files import rewritten
 from data.lists.blocks import Block, Labels, Refused, over_list, read_block
 from data.lists.hierarchy import NO_PARENT, Hierarchy
 from data.lists.rows import Chunk
-from data.lists.sources import SOURCES, sources
+
+SOURCES = ("ImageNet", "Open Images", "other")
+"""The data sets that images come from, inferred from their names (spec section 1)."""
+
+_SOURCE = re.compile(
+    r"(?:.*/)?(?:n[0-9]{8}[_/]|ILSVRC20)"  # synsets, and ILSVRC's validation images
+    r"|(https?://[^/]*(?:flickr|openimages)"  # group 1: the lists of URLs,
+    r"|(?:.*/)?[0-9]{5,}_[0-9a-f]{8,10}(?:_[a-z])?\.jpg$"  # files called as at Flickr,
+    r"|(?:.*/)?[0-9a-f]{16}(?:\.jpg)?$)"  # and image ids
+)
 
 _ORDER_ROWS = 1 << 16
+
+
+def sources(block: Block) -> np.ndarray:
+    """int8 [R]: the index in SOURCES of each row's image."""
+    matches = map(_SOURCE.match, block.names)
+    return np.array([2 if m is None else m.lastindex is not None for m in matches], np.int8)
 
 
 class Rows(NamedTuple):
@@ -59,10 +75,10 @@ class Filter:
     images in all, because each of them is a `thing`.)
 
     Attributes:
-        wanted: bool [C], a row needs a tag of one of these classes; None takes every row.
+        wanted: bool [C], a row needs a label of one of these classes; None takes every row.
         hierarchy: for the most specific classes; without it, all classes of a row count.
         names: SOURCES that are taken; None takes all.
-        above: tags count with a confidence above this.
+        above: labels count with a confidence above this.
     """
 
     wanted: np.ndarray | None = None
@@ -76,16 +92,16 @@ class Filter:
         if self.wanted is not None:
             known = block.labels.classes < len(self.wanted)
             holds &= known & self.wanted[np.where(known, block.labels.classes, 0)]
-        tags = block.labels.where(holds)
+        labels = block.labels.where(holds)
         eligible = self._of_source(block)
         if self.wanted is not None:
-            eligible &= np.diff(tags.offsets) > 0
-        tags = tags.of_rows(eligible)
+            eligible &= np.diff(labels.offsets) > 0
+        labels = labels.of_rows(eligible)
         if self.hierarchy is not None:
-            tags = most_specific(tags, self.hierarchy)
-        sizes = np.diff(tags.offsets).astype(np.int32)
+            labels = most_specific(labels, self.hierarchy)
+        sizes = np.diff(labels.offsets).astype(np.int32)
         numbers = block.numbers[eligible]
-        return _Candidates(numbers, sizes, tags.classes, len(block), block.lines, block.problems)
+        return _Candidates(numbers, sizes, labels.classes, len(block), block.lines, block.problems)
 
     def _of_source(self, block: Block) -> np.ndarray:
         if self.names is None:
@@ -93,20 +109,20 @@ class Filter:
         return np.array([name in self.names for name in SOURCES])[sources(block)]
 
 
-def most_specific(tags: Labels, hierarchy: Hierarchy) -> Labels:
-    """The tags that are no ancestor of another tag of their row."""
-    rows = tags.rows << 32
-    keys = rows | tags.classes
+def most_specific(labels: Labels, hierarchy: Hierarchy) -> Labels:
+    """The labels that are no ancestor of another label of their row."""
+    rows = labels.rows << 32
+    keys = rows | labels.classes
     order = np.argsort(keys)
     ordered = keys[order]
     specific = np.ones(len(keys), bool)
-    # From each tag upwards to the next ancestor that is a tag of the row; that one continues alone.
+    # From each label upwards to the next ancestor that labels the row; that one continues alone.
     walking = np.arange(len(keys))
-    above = hierarchy.parents[tags.classes]
+    above = hierarchy.parents[labels.classes]
     while True:
         walking, above = walking[above != NO_PARENT], above[above != NO_PARENT]
         if not len(walking):
-            return tags.where(specific)
+            return labels.where(specific)
         wanted = rows[walking] | above
         at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         arrived = ordered[at] == wanted
@@ -183,17 +199,17 @@ def at_random(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def stratified(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Places of `count` candidates, of each class the same share as far as whole images go.
+    """Places of `count` candidates, of each class the same fraction as far as whole images go.
 
-    A candidate stands for the rarest of its classes. Of each class its share of `count` is taken
+    A candidate stands for the rarest of its classes. Of each class its quota of `count` is taken
     at random, rounded so that they add up (largest remainder).
     """
     stratum = _rarest_class(rows)
     sizes = np.bincount(stratum)
-    share = sizes * (min(count, len(stratum)) / max(1, len(stratum)))
-    quota = np.floor(share).astype(np.int64)
+    exact = sizes * (min(count, len(stratum)) / max(1, len(stratum)))
+    quota = np.floor(exact).astype(np.int64)
     missing = min(count, len(stratum)) - int(quota.sum())
-    quota[np.argsort(-(share - quota), kind="stable")[:missing]] += 1
+    quota[np.argsort(-(exact - quota), kind="stable")[:missing]] += 1
     shuffled = np.random.default_rng(seed).permutation(len(stratum))
     order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -17,7 +17,7 @@ class Labeled(NamedTuple):
 
 
 def split(
-    labeled: list[Labeled], val_share: float, test_share: float, seed: int
+    labeled: list[Labeled], val_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, list[Labeled]]:
     """The images of each split, by a hash of their names.
 
@@ -35,16 +35,16 @@ def split(
     for position, row in placed:
         present = positives(row)
         known = present <= trained.keys()
-        if position < test_share and known:
+        if position < test_fraction and known:
             name = "test"
-        elif position < test_share + val_share and known:
+        elif position < test_fraction + val_fraction and known:
             name = "val"
         else:
             name = "train"
             trained.update(present)
         parts[name].append(row)
-    for name, share in (("val", val_share), ("test", test_share)):
-        if share and not parts[name]:
+    for name, fraction in (("val", val_fraction), ("test", test_fraction)):
+        if fraction and not parts[name]:
             _fill(parts, name, trained)
     return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
 

@@ -1,29 +1,63 @@
-"""Counts images and labels of a whole list by class and source."""
+"""Counts images and labels of a list by class and source, and checks its annotations."""
 
 from __future__ import annotations
 
 import bisect
 import os
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 
-from data.lists.blocks import over_list, read_block
-from data.lists.checks import Findings, check_block, name_hashes
-from data.lists.hierarchy import Hierarchy
+from data.lists.blocks import Block, Labels, over_list, read_block
+from data.lists.hierarchy import NO_PARENT, Hierarchy
 from data.lists.rows import Chunk
-from data.lists.sources import SOURCES, sources
+from data.lists.selection import SOURCES, sources
 
-TAGS_LIMIT = 4096
-"""Images with more tags than this are counted as having this many."""
+CHECKS = {
+    "format": "lines that are no rows of a list",
+    "confidence": "confidences that are neither in 0..1 nor -1",
+    "class": "classes that the dictionary does not have",
+    "repeated_class": "labels overruled by another one of their row",
+    "untagged": "rows without a label above 0",
+    "ancestor": "labels above 0 whose parent is no label of their row",
+    "parent_confidence": "labels with a higher confidence than their parent",
+    "duplicate": "rows with an image that an earlier row has",
+    "overlap": "rows of the second list with an image that the first list has",
+}
+"""What each check counts."""
+
+LABELS_LIMIT = 4096
+"""Images with more labels than this are counted as having this many."""
+
+
+@dataclass
+class Findings:
+    """Counts by check, and the first examples: (lines before, what is wrong)."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
+    examples: dict[str, list[tuple[int, str]]] = field(
+        default_factory=lambda: {check: [] for check in CHECKS}
+    )
+
+    def add(self, check: str, count: int, examples: list[tuple[int, str]]) -> None:
+        self.counts[check] += count
+        self.examples[check] += examples
+
+    def merge(self, other: Findings, lines_before: int, most: int) -> None:
+        """Adds the findings of the next chunk, whose lines come after `lines_before`."""
+        for check, examples in other.examples.items():
+            room = max(0, most - len(self.examples[check]))
+            moved = [(lines_before + line, text) for line, text in examples[:room]]
+            self.add(check, other.counts[check], moved)
 
 
 @dataclass
 class ListStatistics:
     """Counts of a list, with S = len(SOURCES) and C classes.
 
-    A tag annotates its image when its confidence is above 0. `images` int64 [S], `class_images`
-    int64 [S, C], `images_by_tags` int64 [TAGS_LIMIT + 1]; `unknown` tags have confidence -1,
+    A label annotates its image when its confidence is above 0. `images` int64 [S], `class_images`
+    int64 [S, C], `images_by_labels` int64 [LABELS_LIMIT + 1]; `unknown` labels have confidence -1,
     `denied` ones 0. `hashes` uint64 [rows] of the image names, in order; `places` are the chunks
     with the rows and lines before each.
     """
@@ -31,7 +65,7 @@ class ListStatistics:
     path: str
     images: np.ndarray
     class_images: np.ndarray
-    images_by_tags: np.ndarray
+    images_by_labels: np.ndarray
     unknown: int = 0
     denied: int = 0
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -44,7 +78,7 @@ class ListStatistics:
             os.fspath(path),
             np.zeros(len(SOURCES), np.int64),
             np.zeros((len(SOURCES), class_num), np.int64),
-            np.zeros(TAGS_LIMIT + 1, np.int64),
+            np.zeros(LABELS_LIMIT + 1, np.int64),
         )
 
     @property
@@ -52,7 +86,7 @@ class ListStatistics:
         return int(self.images.sum())
 
     @property
-    def tags(self) -> int:
+    def labels(self) -> int:
         return int(self.class_images.sum())
 
     def locate(self, row: int) -> tuple[int, str]:
@@ -83,14 +117,14 @@ class _Job:
         block = read_block(chunk, class_num)
         counts = ListStatistics.empty(chunk.path, class_num)
         source = sources(block)
-        tags = block.labels.where(block.labels.confidences > 0)
+        labels = block.labels.where(block.labels.confidences > 0)
         counts.images[:] = np.bincount(source, minlength=len(SOURCES))
-        keys = source[tags.rows].astype(np.int64) * class_num + tags.classes
+        keys = source[labels.rows].astype(np.int64) * class_num + labels.classes
         counts.class_images[:] = np.bincount(keys, minlength=len(SOURCES) * class_num).reshape(
             len(SOURCES), class_num
         )
-        per_image = np.minimum(np.diff(tags.offsets), TAGS_LIMIT)
-        counts.images_by_tags[:] = np.bincount(per_image, minlength=TAGS_LIMIT + 1)
+        per_image = np.minimum(np.diff(labels.offsets), LABELS_LIMIT)
+        counts.images_by_labels[:] = np.bincount(per_image, minlength=LABELS_LIMIT + 1)
         counts.unknown = int((block.labels.confidences < 0).sum())
         counts.denied = int((block.labels.confidences == 0).sum())
         counts.hashes = name_hashes(block)
@@ -112,7 +146,7 @@ def count_list(
     hashes: list[np.ndarray] = []
     for result, lines, chunk in over_list(path, _Job(hierarchy.parents, examples), processes):
         counts = result.counts
-        for name in ("images", "class_images", "images_by_tags"):
+        for name in ("images", "class_images", "images_by_labels"):
             getattr(total, name).__iadd__(getattr(counts, name))
         total.unknown += counts.unknown
         total.denied += counts.denied
@@ -151,3 +185,63 @@ def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return ordered[at] == values
+
+
+def check_block(block: Block, parents: np.ndarray, most: int) -> Findings:
+    """All checks that need to see but one row at a time.
+
+    Args:
+        parents: int32 [C], of each class.
+        most: examples of each check that are kept.
+    """
+    findings = Findings()
+    for line, reason in block.problems:
+        words = reason.split()[0]
+        check = words if words in ("confidence", "class") else "format"
+        room = len(findings.examples[check]) < most
+        findings.add(check, 1, [(line, reason)] if room else [])
+    examples = [(line, f"{count} repeated") for line, count in block.repeated[:most]]
+    findings.add("repeated_class", sum(count for _, count in block.repeated), examples)
+
+    labels = block.labels.where(block.labels.confidences > 0)
+    unlabeled = np.flatnonzero(np.diff(labels.offsets) == 0)
+    findings.add(
+        "untagged", len(unlabeled), [(_line(block, r), block.names[r]) for r in unlabeled[:most]]
+    )
+    for check, wrong, parent_text in _against_parents(block.labels, parents):
+        rows = block.labels.rows[wrong[:most]]
+        classes = block.labels.classes[wrong[:most]]
+        examples = [
+            (_line(block, r), f"{block.names[r]}: class {c} {parent_text} {parents[c]}")
+            for r, c in zip(rows.tolist(), classes.tolist(), strict=True)
+        ]
+        findings.add(check, len(wrong), examples)
+    return findings
+
+
+def _line(block: Block, row: int) -> int:
+    return int(block.numbers[row])
+
+
+def _against_parents(labels: Labels, parents: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
+    """Labels above 0 without their parent, and those above it: indices into the labels."""
+    row_keys = labels.rows << 32
+    keys = row_keys | labels.classes
+    order = np.argsort(keys)
+    parent = parents[labels.classes]
+    above = np.flatnonzero((labels.confidences > 0) & (parent != NO_PARENT))
+    wanted = row_keys[above] | parent[above]
+    found = np.minimum(np.searchsorted(keys, wanted, sorter=order), max(0, len(keys) - 1))
+    at = order[found] if len(order) else found
+    present = keys[at] == wanted
+    higher = labels.confidences[above] > labels.confidences[at]
+    return [
+        ("ancestor", above[~present], "without its parent"),
+        ("parent_confidence", above[present & higher], "above its parent"),
+    ]
+
+
+def name_hashes(block: Block) -> np.ndarray:
+    """uint64 [R]: a hash of each image name; two names share one with probability 2^-64."""
+    digests = [blake2b(name.encode(), digest_size=8).digest() for name in block.names]
+    return np.frombuffer(b"".join(digests), np.uint64)

@@ -15,7 +15,7 @@ from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.html_report import panels, write_figure
 from data.lists.hierarchy import Hierarchy
-from data.lists.sources import SOURCES
+from data.lists.selection import SOURCES
 from data.lists.statistics import ListStatistics
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def table(
 ) -> list[tuple[str, str]]:
     """(fact, value) in the order of spec section 1.
 
-    A tag is one with a confidence above 0. Images per class is the number of training tags by the
-    number of classes; a class is trainable with over `min_images` training images.
+    A label is one with a confidence above 0. Images per class is the number of training labels by
+    the number of classes; a class is trainable with over `min_images` training images.
     """
     per_class = train.class_images.sum(0)
     rows = [("train images", f"{train.rows:,}")]
@@ -46,10 +46,10 @@ def table(
         ("classes", f"{len(hierarchy):,}"),
         ("classes with a train image", f"{np.count_nonzero(per_class):,}"),
         (f"trainable classes (over {min_images})", f"{np.sum(per_class > min_images):,}"),
-        ("tags per train image (mean)", f"{train.tags / max(1, train.rows):.2f}"),
+        ("labels per train image (mean)", f"{train.labels / max(1, train.rows):.2f}"),
         ("train images per class (mean)", f"{per_class.mean():,.0f}"),
-        ("unknown tags (confidence -1)", f"{train.unknown:,}"),
-        ("denied tags (confidence 0)", f"{train.denied:,}"),
+        ("unknown labels (confidence -1)", f"{train.unknown:,}"),
+        ("denied labels (confidence 0)", f"{train.denied:,}"),
         ("trees of the hierarchy", f"{len(hierarchy.roots)} ({roots})"),
         ("longest path, edges", f"{hierarchy.depths.max()}"),
         ("mean path, edges", f"{hierarchy.depths.mean():.2f}"),
@@ -67,15 +67,15 @@ def write_files(
     Lists without a label, and all without Matplotlib, are not plotted.
     """
     tables = {"images_per_class.csv": _class_rows(hierarchy, lists)}
-    tables["tags_per_image.csv"] = _tag_rows(lists)
+    tables["tags_per_image.csv"] = _label_rows(lists)
     for name, rows in tables.items():
         atomic_write(folder / name, _csv(rows))
-    plotted = {role: statistics for role, statistics in lists.items() if statistics.tags}
+    plotted = {role: statistics for role, statistics in lists.items() if statistics.labels}
     figures = {}
     try:
         if plotted:
             figures["images_per_class.png"] = _plot_classes(plotted, min_images)
-            figures["tags_per_image.png"] = _plot_tags(plotted)
+            figures["tags_per_image.png"] = _plot_labels(plotted)
     except UserError as error:  # without Matplotlib the rest is worth having
         print(error, file=sys.stderr)
     for name, figure in figures.items():
@@ -103,7 +103,7 @@ def _class_rows(
     yield from zip(range(len(hierarchy)), *known, *totals, *parts, strict=True)
 
 
-def _tag_rows(lists: dict[str, ListStatistics]) -> Iterable[Iterable[object]]:
+def _label_rows(lists: dict[str, ListStatistics]) -> Iterable[Iterable[object]]:
     yield ["tags", *(f"{role} images" for role in lists)]
     counts = [_shown(statistics) for statistics in lists.values()]
     longest = max(map(len, counts))
@@ -112,8 +112,8 @@ def _tag_rows(lists: dict[str, ListStatistics]) -> Iterable[Iterable[object]]:
 
 
 def _shown(statistics: ListStatistics) -> np.ndarray:
-    """Images by number of tags, up to the largest number that occurs."""
-    return np.trim_zeros(statistics.images_by_tags, "b")
+    """Images by number of labels, up to the largest number that occurs."""
+    return np.trim_zeros(statistics.images_by_labels, "b")
 
 
 def _plot_classes(lists: dict[str, ListStatistics], min_images: int) -> Figure:
@@ -135,12 +135,12 @@ def _plot_classes(lists: dict[str, ListStatistics], min_images: int) -> Figure:
     return figure
 
 
-def _plot_tags(lists: dict[str, ListStatistics]) -> Figure:
-    """Images by number of tags; the counts logarithmic."""
+def _plot_labels(lists: dict[str, ListStatistics]) -> Figure:
+    """Images by number of labels; the counts logarithmic."""
     figure, axes = panels(len(lists))
     for axis, (role, statistics) in zip(axes, lists.items(), strict=True):
         images = _shown(statistics)
-        mean = statistics.tags / max(1, statistics.rows)
+        mean = statistics.labels / max(1, statistics.rows)
         axis.stairs(images, np.arange(len(images) + 1) - 0.5, fill=True)
         axis.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:.2f}")
         axis.set_title(f"Annotations per image: {role}, {statistics.rows:,} images")

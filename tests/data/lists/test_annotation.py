@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from data import annotations
 from data.common.errors import UserError
 from data.lists import cooccurrence
+from data.lists.annotation import Expansion, expand, remap
 from data.lists.blocks import parse_block
 from data.lists.cooccurrence import Cooccurrence
 from data.lists.hierarchy import Hierarchy
-from data.lists.label_expansion import Implication, imply, remap
 from data.lists.rows import read_rows
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
@@ -54,7 +54,7 @@ def test_implied_tags_are_what_the_rules_say(rows, ancestors, pairs):
     text = "".join(
         f"i{r}" + "".join(f"\t{c}:{v}" for c, v in row.items()) + "\n" for r, row in enumerate(rows)
     )
-    implied = imply(parse_block(text.encode()).labels, Implication.of(HIERARCHY, ancestors, pairs))
+    implied = expand(parse_block(text.encode()).labels, Expansion.of(HIERARCHY, ancestors, pairs))
     for r, row in enumerate(rows):
         expected = by_the_rules(row, ancestors, pairs)
         own = slice(*implied.offsets[r : r + 2])
@@ -97,8 +97,8 @@ def test_tags_outside_the_vocabulary_are_dropped_and_counted(tmp_path, dictionar
     rows, code = run(tmp_path, dictionary, "a\t2:1\t7:1\t900:1\nb\t8:1\nc\t1\n")
     assert (rows, code) == ({"a": {2: 1}, "c": {1: 1}}, 0)
     report = capsys.readouterr().out
-    assert "rows: 3 read, 2 written, 1 left out without a tag, 0 lines refused" in report
-    assert "tags: 5 read, 0 repeated in their row, 3 outside the vocabulary, 2 kept" in report
+    assert "rows: 3 read, 2 written, 1 left out without a label, 0 lines refused" in report
+    assert "labels: 5 read, 0 repeated in their row, 3 outside the vocabulary, 2 kept" in report
     kept, _ = run(tmp_path, dictionary, "b\t8:1\n", "--keep_untagged")
     assert kept == {"b": {}}
 
@@ -118,7 +118,8 @@ def test_ids_as_tags(tmp_path, dictionary, capsys):
     rows, code = run(tmp_path, dictionary, text, *options)
     assert (rows, code) == ({"a.jpg": {2: 0.5, 4: 1.0}, "b.jpg": {6: 0.25}}, 0)
     assert (
-        "tags: 4 read, 0 repeated in their row, 1 outside the vocabulary" in capsys.readouterr().out
+        "labels: 4 read, 0 repeated in their row, 1 outside the vocabulary"
+        in capsys.readouterr().out
     )
 
 
@@ -163,7 +164,7 @@ def test_the_result_does_not_depend_on_processes_or_chunks(tmp_path, dictionary,
 
 
 def test_nothing_is_left_of_a_failed_run(tmp_path, dictionary, monkeypatch):
-    monkeypatch.setattr("data.lists.annotation.imply", lambda *_: 1 / 0)
+    monkeypatch.setattr("data.lists.annotation.expand", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, dictionary, "a\t1:1\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dictionary.txt", "in.txt"]
@@ -173,7 +174,7 @@ def test_remap_merges_and_drops():
     tags = remap(parse_block(b"a\t0:1\t1:0.5\nb\t2:1\n").labels, np.array([4, 4, -1], np.int32))
     assert tags.offsets.tolist() == [0, 2, 2]
     assert tags.classes.tolist() == [4, 4]
-    merged = imply(tags, Implication.of(HIERARCHY, ancestors=False))
+    merged = expand(tags, Expansion.of(HIERARCHY, ancestors=False))
     assert (merged.classes.tolist(), merged.confidences.tolist()) == ([4], [1.0])
 
 

@@ -11,8 +11,7 @@ from data import subset
 from data.lists import selection
 from data.lists.blocks import parse_block
 from data.lists.hierarchy import Hierarchy
-from data.lists.selection import Rows
-from data.lists.sources import SOURCES, sources
+from data.lists.selection import SOURCES, Rows, sources
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
 #  0          1

@@ -8,11 +8,10 @@ import pytest
 from PIL import Image
 
 from data import label_statistics
-from data.lists import checks, statistics
+from data.lists import statistics
 from data.lists.blocks import parse_block
-from data.lists.checks import CHECKS, name_hashes
 from data.lists.hierarchy import Hierarchy
-from data.lists.statistics import count_list
+from data.lists.statistics import CHECKS, count_list, name_hashes
 
 PARENTS = [-1, -1, 0, 2, 0, 1, 3]
 NAMES = ["thing", "matter", "body part", "hand", "animal", "water", "thumb"]
@@ -64,10 +63,10 @@ def test_the_table_of_the_data_set(tmp_path, dictionary, capsys):
         "classes": "7",
         "classes with a train image": "5",
         "trainable classes (over 1)": "2",  # 0 has three images, 2 has two
-        "tags per train image (mean)": "2.67",  # 8 of 3 images
+        "labels per train image (mean)": "2.67",  # 8 of 3 images
         "train images per class (mean)": "1",  # 8 of 7 classes
-        "unknown tags (confidence -1)": "1",
-        "denied tags (confidence 0)": "1",
+        "unknown labels (confidence -1)": "1",
+        "denied labels (confidence 0)": "1",
         "trees of the hierarchy": "2 (thing, matter)",
         "longest path, edges": "3",
         "mean path, edges": "1.14",  # (0+0+1+2+1+1+3) / 7
@@ -163,7 +162,7 @@ def test_many_findings_over_many_chunks(tmp_path, dictionary, monkeypatch):
     assert whole.findings.examples["ancestor"][0] == (3, "3.jpg: class 3 without its parent 2")
     np.testing.assert_array_equal(parts.class_images, whole.class_images)
     np.testing.assert_array_equal(parts.hashes, whole.hashes)
-    assert parts.tags == sum(len({0, i % 7}) for i in range(300))
+    assert parts.labels == sum(len({0, i % 7}) for i in range(300))
 
 
 def test_duplicates_are_located_only_to_be_shown(tmp_path, dictionary, monkeypatch):
@@ -184,7 +183,7 @@ def test_duplicates_are_located_only_to_be_shown(tmp_path, dictionary, monkeypat
 def test_examples_stop_at_the_limit(tmp_path, dictionary, capsys):
     run(tmp_path, dictionary, "".join(f"{i}\t6:1\n" for i in range(50)), "--examples", 2)
     output = capsys.readouterr().out
-    assert "ancestor: 50 tags" in output
+    assert "ancestor: 50 labels" in output
     assert output.count("without its parent") == 2
 
 
@@ -200,7 +199,7 @@ def test_hashes_tell_names_apart_and_repeat():
 
 def test_parents_are_found_in_any_order():
     block = parse_block(b"a\t6:1\t2:1\t3:1\t0:1\nb\t0:1\nc\nd\t6:0\t5:1\n")
-    findings = checks.check_block(block, np.array(PARENTS), most=9)
+    findings = statistics.check_block(block, np.array(PARENTS), most=9)
     assert findings.examples["ancestor"] == [(3, "d: class 5 without its parent 1")]
     assert findings.counts["parent_confidence"] == 0
     assert findings.counts["untagged"] == 1
@@ -208,7 +207,7 @@ def test_parents_are_found_in_any_order():
 
 def test_an_empty_list(tmp_path, dictionary, capsys):
     assert run(tmp_path, dictionary, "", "--output", tmp_path / "out") == 0
-    assert "tags per train image (mean)          0.00" in capsys.readouterr().out
+    assert "labels per train image (mean)        0.00" in capsys.readouterr().out
 
 
 def test_files_that_are_not_there(tmp_path, dictionary, capsys):
