@@ -10,14 +10,7 @@ from collections.abc import Callable
 import flags
 import train
 from data.common import script
-from models.distributed.base import Distributed
-from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
-from models.training.objectives import (
-    AsymmetricLossObjective,
-    Objective,
-    SoftmaxObjective,
-    WeightedBCEObjective,
-)
+from models.losses import LOSSES
 
 FLAGS = flags.FLAGS
 # What `FixBlock2` of the released code leaves to train.
@@ -25,35 +18,13 @@ FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
 
 
 def main() -> int:
-    if FLAGS.loss != "softmax" and not FLAGS["count_classes"].present:
+    if not LOSSES[FLAGS.loss].single_label and not FLAGS["count_classes"].present:
         FLAGS.count_classes = True  # rare and empty classes are what to know of one's own labels
     return train.fit(
-        make_objective,
-        make_evaluator,
         trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
         skip=("logits/*",),
         bn_decay_fraction=FLAGS.bn_decay_fraction,
     )
-
-
-def make_evaluator(job: Distributed) -> SingleLabelEvaluator | MultiLabelEvaluator:
-    """The metrics for the labels of --loss."""
-    if FLAGS.loss == "softmax":
-        return SingleLabelEvaluator(FLAGS.class_num, job)
-    return train.make_evaluator(job)
-
-
-def make_objective() -> Objective:
-    """The objective of --loss."""
-    if FLAGS.loss == "softmax":
-        return SoftmaxObjective(FLAGS.label_smoothing)
-    if FLAGS.loss == "bce":
-        return WeightedBCEObjective(FLAGS.positive_weight)
-    if FLAGS.loss == "asymmetric":
-        return AsymmetricLossObjective(
-            FLAGS.gamma_negative, FLAGS.gamma_positive, FLAGS.probability_shift
-        )
-    return train.make_objective()
 
 
 def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:

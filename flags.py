@@ -10,6 +10,8 @@ from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 
 from data.common.flag_groups import GROUPS, close_groups
 from data.common.flag_groups import open_group as _group
+from models.architecture import BLOCKS
+from models.losses import LOSSES
 
 FLAGS = flags.FLAGS
 
@@ -17,7 +19,12 @@ FLAGS = flags.FLAGS
 _IMAGE_BATCH = {"batch_size": 32}  # larger ones are not faster on a CPU, and need more memory
 DEFAULTS: dict[str, dict[str, object]] = {
     "train.py": {},
-    "finetune.py": {"lr_policy": "staircase", "lr_decay_step": 150000, "area_min": 0.05},
+    "finetune.py": {
+        "loss": "softmax",
+        "lr_policy": "staircase",
+        "lr_decay_step": 150000,
+        "area_min": 0.05,
+    },
     "evaluate.py": {"result": "./out/evaluation/", "threshold": 0.5, **_IMAGE_BATCH},
     "image_classification.py": {"result": "label_pred.txt", **_IMAGE_BATCH},
     "extract_feature.py": {"result": "features.txt", **_IMAGE_BATCH},
@@ -59,10 +66,9 @@ flags.DEFINE_string("pretrain_ckpt", None, "checkpoint to start the weights from
 
 _group("Network", *DEFAULTS)
 flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
-flags.DEFINE_integer("resnet_size", 101, "depth: 50, 101 or 152; 14 is for small data and tests")
-flags.register_validator(
-    "resnet_size", lambda size: size in (14, 50, 101, 152), "must be 14, 50, 101 or 152"
-)
+_DEPTHS = ", ".join(map(str, BLOCKS))
+flags.DEFINE_integer("resnet_size", 101, f"depth: {_DEPTHS}; 14 is for small data and tests")
+flags.register_validator("resnet_size", BLOCKS.__contains__, f"must be one of {_DEPTHS}")
 flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
 flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
 flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
@@ -161,7 +167,13 @@ flags.DEFINE_boolean(
 )
 flags.DEFINE_float("ema_decay", 0.0, "decay of a moving average of the weights; 0: none", 0.0, 1.0)
 
-_group("Multi-label loss", *TRAINING)
+_group("Loss", *TRAINING)
+flags.DEFINE_enum(
+    "loss",
+    "multi_label",
+    list(LOSSES),
+    "; ".join(f"{name}: {loss.meaning}" for name, loss in LOSSES.items()),
+)
 flags.DEFINE_float("mask_thres", 0.7, "confidence from which a label makes its class positive", 0.0)
 flags.DEFINE_float(
     "neg_select", 0.3, "fraction of negative classes kept, drawn every step", 0.0, 1.0
@@ -179,6 +191,10 @@ flags.DEFINE_enum(
     ["global", "local"],
     "whose labels make a class positive: those of all workers, or each worker's own",
 )
+flags.DEFINE_float("label_smoothing", 0.0, "fraction of a softmax target spread evenly", 0.0, 1.0)
+flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
+flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
+flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
 
 _group("Optimization", *TRAINING)
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
@@ -208,22 +224,11 @@ flags.DEFINE_integer("lr_warmup_decay_step", 4400, "steps between warm-up raises
 flags.DEFINE_float("lr_warmup_decay_factor", 1.414, "factor of each warm-up raise", lower_bound=0.0)
 
 _group("Finetuning", FINETUNE)
-flags.DEFINE_enum(
-    "loss",
-    "softmax",
-    ["softmax", "multi_label", "bce", "asymmetric"],
-    "finetune.py: softmax for one label an image; the others for several: the pretraining loss, "
-    "sigmoid cross-entropy, or the asymmetric loss (arXiv 2009.14119)",
-)
 flags.DEFINE_list("trainable", [], "train variables like stages_3_*,logits/* (default: all)")
 flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 flags.DEFINE_float(
     "bn_decay_fraction", 0.1, "finetune.py: fraction of the decay on gamma, beta", 0.0
 )
-flags.DEFINE_float("label_smoothing", 0.0, "fraction of a softmax target spread evenly", 0.0, 1.0)
-flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
-flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
-flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
 
 _group("Workers of a step", *TRAINING)
 flags.DEFINE_integer("global_batch", 0, "global batch size (0: batch_size x workers)", 0)

@@ -6,7 +6,6 @@ Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import flags
 from data.common import script
@@ -19,14 +18,14 @@ from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
-from models.losses import MultiLabelOptions
-from models.metrics.evaluators import MultiLabelEvaluator
+from models.losses import LOSSES, ClassWeightOptions
+from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
 from models.metrics.results import MultiLabelMetricOptions
 from models.resnet import ResNet
 from models.training import loop, overview, resume
 from models.training.early_stopping import EarlyStopping
 from models.training.mixup import Mixup
-from models.training.objectives import MultiLabelObjective, Objective
+from models.training.objectives import ClassWeights, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer
@@ -36,23 +35,28 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    return fit(make_objective, make_evaluator)
+    return fit()
 
 
-def make_objective() -> MultiLabelObjective:
-    """The pretraining loss with the numbers of the flags."""
-    return MultiLabelObjective(FLAGS.class_num, from_flags(MultiLabelOptions), FLAGS.random_seed)
+def make_objective() -> Objective:
+    """The loss of --loss with the numbers of the flags."""
+    loss, weights = LOSSES[FLAGS.loss], None
+    if loss.class_weights:
+        options = from_flags(ClassWeightOptions)
+        weights = ClassWeights(FLAGS.class_num, options, FLAGS.random_seed)
+    numbers = {name: FLAGS[name].value for name in loss.numbers() if name in FLAGS}
+    return Objective(FLAGS.loss, weights, **numbers)
 
 
-def make_evaluator(job: Distributed) -> MultiLabelEvaluator:
-    """The metrics of several labels per image, as evaluate.py has them by default."""
+def make_evaluator(job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluator:
+    """The metrics for the labels of --loss, as evaluate.py has them by default."""
+    if LOSSES[FLAGS.loss].single_label:
+        return SingleLabelEvaluator(FLAGS.class_num, job)
     options = from_flags(MultiLabelMetricOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
 
 def fit(
-    make_objective: Callable[[], Objective],
-    make_evaluator: Callable[[Distributed], Any],
     trains: Callable[[str], bool] = lambda name: True,
     skip: Sequence[str] = (),
     bn_decay_fraction: float = 0.0,
@@ -60,8 +64,6 @@ def fit(
     """Trains as the flags say, for pretraining and finetuning alike; returns the exit code.
 
     Args:
-      make_objective: makes the loss, after the devices are set up.
-      make_evaluator: makes an empty accumulator of the metrics on --val_dir.
       trains: whether the variable of a checkpoint name is trained.
       skip: patterns of variables that are not taken from --pretrain_ckpt.
       bn_decay_fraction: of the weight decay, for batch norm's scale and offset.
@@ -83,19 +85,15 @@ def fit(
     mixup = Mixup(FLAGS.mixup_alpha, FLAGS.random_seed, job.rank) if FLAGS.mixup_alpha else None
     checkpoints, best = CheckpointFolder(FLAGS.model_dir, FLAGS.max_to_keep), make_best()
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
-    start = FLAGS.pretrain_ckpt, skip, must_restore, as_dict(loss=objective.name)
+    start = FLAGS.pretrain_ckpt, skip, must_restore, as_dict()
     resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
-    return job.run(variables.values(), lambda: run(trainer, job, checkpoints, make_evaluator, best))
+    return job.run(variables.values(), lambda: run(trainer, job, checkpoints, best))
 
 
 def run(
-    trainer: Trainer,
-    job: Distributed,
-    checkpoints: CheckpointFolder,
-    make_evaluator: Callable[[Distributed], Any],
-    best: EarlyStopping | None,
+    trainer: Trainer, job: Distributed, checkpoints: CheckpointFolder, best: EarlyStopping | None
 ) -> int:
     """Continues from the trainer's step with the present workers; returns the exit code."""
     records, evaluate = from_flags(InputOptions), None
@@ -123,7 +121,7 @@ def run(
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
         overview.show(trainer.network, planned, schedule, from_flags(overview.OverviewOptions))
-    meta = {"flags": as_dict(loss=trainer.objective.name)}
+    meta = {"flags": as_dict()}
     return loop.train(
         trainer,
         source.batches(int(trainer.position.numpy())),

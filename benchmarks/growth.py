@@ -25,9 +25,9 @@ from benchmarks.scaling import SETTINGS
 from data.input.sampler import RandomSampler
 from data.lists.rows import Row, format_row, read_rows
 from models.distributed.base import SingleProcess
-from models.losses import MultiLabelOptions
+from models.losses import ClassWeightOptions
 from models.metrics.evaluators import MultiLabelEvaluator
-from models.training.objectives import MultiLabelObjective
+from models.training.objectives import ClassWeights, Objective
 
 CLASSES = (1_000, 10_000, 100_000)
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
@@ -46,7 +46,8 @@ def loss_seconds(class_num: int, folder: Path) -> float:
     random = np.random.default_rng(0)
     logits = tf.Variable(random.normal(size=(BATCH, class_num)).astype(np.float32))
     index = tf.constant(random.integers(class_num, size=(BATCH, LABELS)), tf.int32)
-    objective = MultiLabelObjective(class_num, MultiLabelOptions(), 0)
+    weights = ClassWeights(class_num, ClassWeightOptions(), 0)
+    objective = Objective("multi_label", weights, positive_weight=12.0)
 
     @tf.function
     def run() -> tf.Tensor:

@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from benchmarks.measuring import median_seconds, peak_growth_bytes, report
 from models.distributed.base import SingleProcess
-from models.losses import sparse_from_dense
-from models.training.objectives import MultiLabelObjective, MultiLabelOptions, Objective
+from models.losses import ClassWeightOptions, sparse_from_dense
+from models.training.objectives import ClassWeights, Objective
 
 LABELS_PER_IMAGE = 9  # ML-Images has 8.72 on average
 
@@ -55,7 +55,8 @@ def contenders(batch: int, class_num: int) -> dict[str, Callable[[tf.Tensor], An
     dense = tf.tensor_scatter_nd_update(
         tf.zeros([batch, class_num]), where, tf.reshape(value, [-1])
     )
-    objective: Objective = MultiLabelObjective(class_num, MultiLabelOptions(neg_select=0.1), 0)
+    class_weights = ClassWeights(class_num, ClassWeightOptions(neg_select=0.1), 0)
+    objective = Objective("multi_label", class_weights, positive_weight=12.0)
     step = tf.constant(0, tf.int64)
 
     def ours(logits: tf.Tensor, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

@@ -30,9 +30,9 @@ from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.input.sharding import shard_step
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
-from models.losses import MultiLabelOptions
+from models.losses import ClassWeightOptions
 from models.resnet import ResNet
-from models.training.objectives import MultiLabelObjective
+from models.training.objectives import ClassWeights, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions
 from models.training.trainer import Trainer
 
@@ -185,7 +185,8 @@ def pin(job: Distributed) -> None:
 
 def make_trainer(arguments: argparse.Namespace, job: Distributed) -> Trainer:
     network = ResNet(arguments.resnet_size, arguments.class_num)
-    objective = MultiLabelObjective(arguments.class_num, MultiLabelOptions(), seed=1)
+    weights = ClassWeights(arguments.class_num, ClassWeightOptions(), seed=1)
+    objective = Objective("multi_label", weights, positive_weight=12.0)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     return Trainer(network, objective, optimizer, job)
 

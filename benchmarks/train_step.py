@@ -42,14 +42,15 @@ def our_step(args: argparse.Namespace, recompute: bool = False) -> Callable[[], 
     from data.input.augment import Augmentation
     from data.input.pipeline import InputOptions, TrainingInput
     from models.distributed.base import SingleProcess
-    from models.losses import MultiLabelOptions
+    from models.losses import ClassWeightOptions
     from models.resnet import ResNet
-    from models.training.objectives import MultiLabelObjective
+    from models.training.objectives import ClassWeights, Objective
     from models.training.optimizers import Optimizer, OptimizerOptions
     from models.training.trainer import Trainer
 
     network = ResNet(101, args.class_num, compute_dtype=args.dtype, recompute=recompute)
-    objective = MultiLabelObjective(args.class_num, MultiLabelOptions(neg_select=0.1), 0)
+    weights = ClassWeights(args.class_num, ClassWeightOptions(neg_select=0.1), 0)
+    objective = Objective("multi_label", weights, positive_weight=12.0)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     trainer = Trainer(network, objective, optimizer, SingleProcess())
     options = InputOptions(

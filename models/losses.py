@@ -1,21 +1,26 @@
-"""Multi-label losses: pure functions of logits, labels, class weights and counters.
+"""Losses: pure functions of logits and labels, and `LOSSES`, the table from which --loss chooses.
 
 Labels are padded-sparse everywhere: `label_index` int32 [B, K], padded with -1, and `label_value`
 float32 [B, K]. An entry that is not listed is 0; a value of -1 means unknown, and an unknown entry
 adds nothing to a loss or a gradient. A class appears at most once in a row.
-`sparse_from_dense` turns a dense [B, C] label tensor into this form. models/training/objectives.py
-wraps these functions for the training step.
+`sparse_from_dense` turns a dense [B, C] label tensor into this form. A new loss is a function here
+and its line in `LOSSES` (docs/extending.md); models/training/objectives.py runs it.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, NamedTuple
 
 from data.common.errors import UserError
+from data.common.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = LazyModule("tensorflow")  # flags.py reads LOSSES, and --help does without TensorFlow
 
 PADDING = -1
 UNKNOWN = -1.0
@@ -23,8 +28,8 @@ MIN_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
-class MultiLabelOptions:
-    """Every number of the pretraining loss (spec section 3; defaults of the released code).
+class ClassWeightOptions:
+    """The numbers of the class weights (spec section 3; defaults of the released code).
 
     `negative_floor` is 0.01 in the paper's formula and 0.001 in the released code: ours is the
     released one. `loss_statistics` says whose labels make a class positive: those of all workers
@@ -33,7 +38,6 @@ class MultiLabelOptions:
 
     mask_thres: float = 0.7
     neg_select: float = 0.3
-    positive_weight: float = 12.0
     positive_offset: float = 0.01
     negative_offset: float = 8.0
     counter_scale: float = 10.0
@@ -94,21 +98,21 @@ def sparse_from_dense(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def mix_labels(
-    label_index: tf.Tensor, label_value: tf.Tensor, order: tf.Tensor, share: tf.Tensor
+    label_index: tf.Tensor, label_value: tf.Tensor, order: tf.Tensor, fraction: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels of `share * images + (1 - share) * images[order]` (mixup, arXiv 1710.09412).
+    """Labels of `fraction * images + (1 - fraction) * images[order]` (mixup, arXiv 1710.09412).
 
     Returns padded-sparse labels [B, 2K]. A class in both rows is merged into one entry; unknown
     in either stays unknown.
 
     Args:
       order: int32 [B], the partner of each row.
-      share: float32 scalar in [0, 1], the weight of the row itself.
+      fraction: float32 scalar in [0, 1], the weight of the row itself.
     """
     other_index, other_value = tf.gather(label_index, order), tf.gather(label_value, order)
     same = (label_index[:, :, None] == other_index[:, None, :]) & (label_index >= 0)[:, :, None]
-    own = tf.where(label_value < 0, UNKNOWN, share * label_value)
-    other = tf.where(other_value < 0, UNKNOWN, (1.0 - share) * other_value)
+    own = tf.where(label_value < 0, UNKNOWN, fraction * label_value)
+    other = tf.where(other_value < 0, UNKNOWN, (1.0 - fraction) * other_value)
     partner = tf.reduce_sum(tf.where(same, other[:, None, :], 0.0), axis=2)
     own = tf.where((own < 0) | (partner < 0), UNKNOWN, own + partner)
     merged = tf.reduce_any(same, axis=1)
@@ -116,7 +120,7 @@ def mix_labels(
     return index, tf.concat([own, tf.where(merged, 0.0, other)], axis=1)
 
 
-# ---- The state of the pretraining loss ---------------------------------------------------------
+# ---- Class weights of the pretraining loss ------------------------------------------------------
 
 
 def positive_mask(
@@ -155,7 +159,7 @@ def update_counters(mask: tf.Tensor, kept: tf.Tensor, counters: Counters) -> Cou
 
 
 def class_weights(
-    mask: tf.Tensor, kept: tf.Tensor, counters: Counters, options: MultiLabelOptions
+    mask: tf.Tensor, kept: tf.Tensor, counters: Counters, options: ClassWeightOptions
 ) -> tf.Tensor:
     """float32 [C]: the weight of each class (spec section 3, step 4), from updated counters."""
     positive = -_log10((options.positive_offset + counters.positive) / options.counter_scale)
@@ -170,7 +174,7 @@ def _log10(x: tf.Tensor) -> tf.Tensor:
     return tf.math.log(x) / tf.math.log(10.0)
 
 
-# ---- Element-wise losses -----------------------------------------------------------------------
+# ---- Losses -------------------------------------------------------------------------------------
 
 
 def sigmoid_loss(
@@ -222,28 +226,54 @@ def sigmoid_loss(
     return weighted_sum(logits)
 
 
+def multi_label_loss(
+    logits: tf.Tensor,
+    label_index: tf.Tensor,
+    label_value: tf.Tensor,
+    class_weights: tf.Tensor | None = None,
+    *,
+    positive_weight: float,
+) -> tf.Tensor:
+    """The pretraining loss (spec section 3); without `class_weights` every class weighs 1."""
+    return sigmoid_loss(logits, label_index, label_value, class_weights, positive_weight)
+
+
+def bce_loss(
+    logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tensor, *, positive_weight: float
+) -> tf.Tensor:
+    """Sigmoid cross-entropy; a positive label counts `positive_weight` times."""
+    if positive_weight <= 0:
+        raise UserError(f"positive_weight must be above 0, not {positive_weight}")
+    return sigmoid_loss(logits, label_index, label_value, None, positive_weight)
+
+
 def asymmetric_loss(
     logits: tf.Tensor,
     label_index: tf.Tensor,
     label_value: tf.Tensor,
-    gamma_negative: float = 4.0,
-    gamma_positive: float = 1.0,
-    clip: float = 0.05,
+    *,
+    gamma_negative: float,
+    gamma_positive: float,
+    probability_shift: float,
 ) -> tf.Tensor:
     """Asymmetric loss (Ridnik et al., ICCV 2021, arXiv 2009.14119, equations 5 to 7).
 
-    With p = sigmoid(x) and p_m = max(p - clip, 0), an entry costs
+    With p = sigmoid(x) and p_m = max(p - probability_shift, 0), an entry costs
     `-y (1-p)^gamma_positive log(p) - (1-y) p_m^gamma_negative log(1-p_m)`.
     Summed over classes, averaged over the batch. Shapes and errors as `sigmoid_loss`.
     """
     check_shapes(logits, label_index, label_value)
+    if min(gamma_negative, gamma_positive) < 0:
+        raise UserError(f"gammas must not be below 0: {gamma_negative}, {gamma_positive}")
+    if not 0.0 <= probability_shift < 1.0:
+        raise UserError(f"probability_shift must be in [0, 1), not {probability_shift}")
     where, labels = _entries(label_index, label_value, logits.dtype)
     listed = tf.gather_nd(logits, where)
 
     def negative(x: tf.Tensor) -> tf.Tensor:
-        shifted = tf.maximum(tf.sigmoid(x) - clip, 0.0)
+        shifted = tf.maximum(tf.sigmoid(x) - probability_shift, 0.0)
         # 1 - p_m, by sigmoid(-x) because 1 - sigmoid(x) cancels for large x; never log(0).
-        rest = tf.clip_by_value(tf.sigmoid(-x) + clip, MIN_PROBABILITY, 1.0)
+        rest = tf.clip_by_value(tf.sigmoid(-x) + probability_shift, MIN_PROBABILITY, 1.0)
         return -(shifted**gamma_negative) * tf.math.log(rest)
 
     positive = tf.sigmoid(-listed) ** gamma_positive * tf.nn.softplus(-listed)
@@ -257,15 +287,18 @@ def softmax_loss(
     logits: tf.Tensor,
     label_index: tf.Tensor,
     label_value: tf.Tensor,
-    label_smoothing: float = 0.0,
+    *,
+    label_smoothing: float,
 ) -> tf.Tensor:
     """Mean over the batch of the softmax cross-entropy with the target `sum_k value_k e_index_k`.
 
     A single label is one entry of value 1; mixup makes two (see `mix_labels`). `label_smoothing`
-    moves that share of the target to the uniform distribution (arXiv 1512.00567, section 7).
+    moves that fraction of the target to the uniform distribution (arXiv 1512.00567, section 7).
     Shapes and errors as `sigmoid_loss`.
     """
     check_shapes(logits, label_index, label_value)
+    if not 0.0 <= label_smoothing < 1.0:
+        raise UserError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
     where, labels = _entries(label_index, label_value, logits.dtype)
     normalizer = tf.reduce_logsumexp(logits, axis=1)
     costs = tf.gather(normalizer, where[:, 0]) - tf.gather_nd(logits, where)
@@ -285,3 +318,36 @@ def _entries(
     columns = tf.gather_nd(label_index, listed)
     where = tf.stack([tf.cast(listed[:, 0], tf.int32), tf.cast(columns, tf.int32)], axis=1)
     return where, tf.cast(tf.gather_nd(label_value, listed), dtype)
+
+
+# ---- The table ----------------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """What --loss chooses.
+
+    Attributes:
+      function: takes logits [B, C], label_index and label_value [B, K], and returns the mean over
+        the batch. Its keyword-only arguments are filled from the flags of the same names.
+      meaning: what --help says of it.
+      single_label: images have exactly one label, and predictions are softmax, not sigmoid.
+      class_weights: it takes class weights float32 [C] next, those of spec section 3.
+    """
+
+    function: Callable[..., tf.Tensor]
+    meaning: str
+    single_label: bool = False
+    class_weights: bool = False
+
+    def numbers(self) -> list[str]:
+        """Names of the function's keyword-only arguments."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+LOSSES = {
+    "multi_label": Loss(multi_label_loss, "that of ML-Images pretraining", class_weights=True),
+    "softmax": Loss(softmax_loss, "cross-entropy of one label per image", single_label=True),
+    "bce": Loss(bce_loss, "sigmoid cross-entropy of several labels"),
+    "asymmetric": Loss(asymmetric_loss, "asymmetric loss of several labels (arXiv 2009.14119)"),
+}

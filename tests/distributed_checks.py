@@ -17,10 +17,10 @@ import tensorflow as tf
 from data.input.sharding import StepShard, shard_step
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
-from models.losses import MultiLabelOptions
+from models.losses import ClassWeightOptions
 from models.resnet import ResNet
 from models.training.metric_writer import reported
-from models.training.objectives import MultiLabelObjective, SoftmaxObjective
+from models.training.objectives import ClassWeights, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions
 from models.training.trainer import Trainer
 
@@ -98,8 +98,12 @@ def micro_batches(step: int, share: StepShard, single: bool) -> list[Batch]:
 def train(case: Case, job: Distributed) -> dict[str, np.ndarray]:
     """The losses of all steps and the variables after them."""
     single = case.loss == "softmax"
-    options = MultiLabelOptions(neg_select=0.5, loss_statistics=case.statistics)
-    objective = SoftmaxObjective() if single else MultiLabelObjective(CLASSES, options, seed=7)
+    options = ClassWeightOptions(neg_select=0.5, loss_statistics=case.statistics)
+    if single:
+        objective = Objective("softmax", label_smoothing=0.0)
+    else:
+        class_weights = ClassWeights(CLASSES, options, seed=7)
+        objective = Objective("multi_label", class_weights, positive_weight=12.0)
     network = ResNet(
         14,
         CLASSES,

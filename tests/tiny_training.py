@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import SingleProcess
-from models.losses import MultiLabelOptions
+from models.losses import ClassWeightOptions
 from models.resnet import ResNet
 from models.training import loop, resume
-from models.training.objectives import MultiLabelObjective
+from models.training.objectives import ClassWeights, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.trainer import Trainer
 
@@ -43,10 +43,11 @@ def batches(position: int) -> Iterator[Held]:
 
 def trainer_of(objective=None, dtype=tf.float32, mixup=None, average=0.0, best=None) -> Trainer:
     network = ResNet(14, CLASSES, width=8, compute_dtype=dtype, seed=3)
+    weights = ClassWeights(CLASSES, ClassWeightOptions(), 3)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     return Trainer(
         network,
-        objective or MultiLabelObjective(CLASSES, MultiLabelOptions(), 3),
+        objective or Objective("multi_label", weights, positive_weight=12.0),
         optimizer,
         SingleProcess(),
         average=WeightAverage(network.variables_by_name(), average) if average else None,

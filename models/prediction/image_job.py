@@ -21,6 +21,7 @@ from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import DistributedOptions
+from models.losses import LOSSES
 from models.prediction import inference
 from models.prediction.inference import Loaded, NetworkOptions, Predictor
 
@@ -65,8 +66,8 @@ def load(path: str, options: NetworkOptions, devices: DeviceOptions) -> Loaded:
 
 def label_mode(prefix: str) -> dict[str, str]:
     """The value of --label_mode by the loss which a checkpoint was trained with, if it says so."""
-    loss = checkpoint.read(prefix).meta().get("flags", {}).get("loss")
-    return {"label_mode": "single" if loss == "softmax" else "multi"} if loss else {}
+    loss = LOSSES.get(checkpoint.read(prefix).meta().get("flags", {}).get("loss"))
+    return {"label_mode": "single" if loss.single_label else "multi"} if loss else {}
 
 
 def run(

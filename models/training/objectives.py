@@ -1,13 +1,4 @@
-"""Objectives: a loss with its options and state, in the form that the training step uses.
-
-Every objective has
-  `.name`                  what --loss calls it,
-  `.state`                 dict of checkpoint name -> tf.Variable (empty when it keeps none),
-  `.check(...)`            once per optimizer step, before it: are these labels that it can learn,
-  `.begin_step(...)`       once per optimizer step, with the labels of all its micro-batches,
-  `.loss(...)`             once per micro-batch, the mean over it,
-  `.probabilities(logits)` what a prediction reports.
-"""
+"""The objective: a loss of `LOSSES` with its numbers and state, as the training step uses it."""
 
 from __future__ import annotations
 
@@ -17,66 +8,25 @@ import tensorflow as tf
 from data.common.errors import UserError
 from models import losses
 from models.distributed.base import Distributed
-from models.losses import Counters, MultiLabelOptions
+from models.losses import LOSSES, ClassWeightOptions, Counters
 
 
-class Objective:
-    """A loss without state or class weights; subclasses say which loss."""
+class ClassWeights:
+    """The class weights of the pretraining loss (spec section 3), from two counters per class.
 
-    name = ""
-
-    def __init__(self) -> None:
-        self.state: dict[str, tf.Variable] = {}
-
-    def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
-        """Raises UserError for labels [A*B, K] that this loss has no meaning for."""
-
-    def begin_step(
-        self,
-        global_label_index: tf.Tensor,
-        global_label_value: tf.Tensor,
-        step: tf.Tensor,
-        workers: Distributed,
-    ) -> tf.Tensor | None:
-        """Class weights float32 [C] of the optimizer step `step`, or None.
-
-        Args:
-          step_index, step_value: [A*B, K], this worker's labels of all A micro-batches.
-        """
-        del global_label_index, global_label_value, step, workers
-
-    def loss(
-        self,
-        logits: tf.Tensor,
-        label_index: tf.Tensor,
-        label_value: tf.Tensor,
-        class_weights: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Scalar: the mean over this micro-batch; logits [B, C], labels [B, K]."""
-        raise NotImplementedError
-
-    def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """[B, C] in [0, 1]: independent of each other unless a subclass says otherwise."""
-        return tf.sigmoid(logits)
-
-
-class MultiLabelObjective(Objective):
-    """The pretraining loss (spec section 3), with its two class counters as state.
-
-    The counters carry their released names: `Variable` is positive, `Variable_1` is negative.
+    Attributes:
+      state: the counters by their released checkpoint names: `Variable` counts positive batches,
+        `Variable_1` negative ones.
     """
 
-    name = "multi_label"
-
-    def __init__(self, class_num: int, options: MultiLabelOptions, seed: int) -> None:
-        super().__init__()
+    def __init__(self, class_num: int, options: ClassWeightOptions, seed: int) -> None:
         self.class_num, self.options, self.seed = class_num, options, seed
         self.state = {
             name: tf.Variable(tf.zeros([class_num]), trainable=False, name=name)
             for name in ("Variable", "Variable_1")
         }
 
-    def begin_step(
+    def update(
         self,
         global_label_index: tf.Tensor,
         global_label_value: tf.Tensor,
@@ -97,93 +47,63 @@ class MultiLabelObjective(Objective):
             counter.assign(value)
         return losses.class_weights(mask, kept, after, options)
 
-    def loss(
-        self,
-        logits: tf.Tensor,
-        label_index: tf.Tensor,
-        label_value: tf.Tensor,
-        class_weights: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Scalar; without `class_weights` (evaluation) every class weighs 1."""
-        return losses.sigmoid_loss(
-            logits, label_index, label_value, class_weights, self.options.positive_weight
-        )
 
+class Objective:
+    """A loss of `LOSSES` in the form that the training step uses.
 
-class WeightedBCEObjective(Objective):
-    """Sigmoid cross-entropy; a positive label counts `positive_weight` times."""
+    Args:
+      name: what --loss calls it.
+      class_weights: for a loss that takes them.
+      numbers: the keyword arguments of the loss function.
 
-    name = "bce"
+    Attributes:
+      state: checkpoint name -> variable, empty without class weights.
 
-    def __init__(self, positive_weight: float = 1.0) -> None:
-        super().__init__()
-        if positive_weight <= 0:
-            raise UserError(f"positive_weight must be above 0, not {positive_weight}")
-        self.positive_weight = positive_weight
-
-    def loss(
-        self,
-        logits: tf.Tensor,
-        label_index: tf.Tensor,
-        label_value: tf.Tensor,
-        class_weights: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Scalar: `losses.sigmoid_loss` of this micro-batch."""
-        return losses.sigmoid_loss(
-            logits, label_index, label_value, class_weights, self.positive_weight
-        )
-
-
-class AsymmetricLossObjective(Objective):
-    """Asymmetric loss (arXiv 2009.14119), with the paper's focusing and probability shift."""
-
-    name = "asymmetric"
+    Raises:
+      UserError: numbers that the loss refuses.
+    """
 
     def __init__(
-        self, gamma_negative: float = 4.0, gamma_positive: float = 1.0, clip: float = 0.05
+        self, name: str, class_weights: ClassWeights | None = None, **numbers: float
     ) -> None:
-        super().__init__()
-        if min(gamma_negative, gamma_positive) < 0 or not 0.0 <= clip < 1.0:
-            raise UserError(
-                "asymmetric loss: gammas must not be below 0 and clip must be in [0, 1), got"
-                f" {gamma_negative}, {gamma_positive} and {clip}"
-            )
-        self.gammas, self.clip = (gamma_negative, gamma_positive), clip
-
-    def loss(
-        self,
-        logits: tf.Tensor,
-        label_index: tf.Tensor,
-        label_value: tf.Tensor,
-        class_weights: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Scalar: `losses.asymmetric_loss` of this micro-batch."""
-        del class_weights
-        return losses.asymmetric_loss(logits, label_index, label_value, *self.gammas, self.clip)
-
-
-class SoftmaxObjective(Objective):
-    """Softmax cross-entropy for one label an image (spec section 4, finetuning)."""
-
-    name = "softmax"
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.name, self._loss, self._numbers = name, LOSSES[name], numbers
+        self._class_weights = class_weights
+        self.state: dict[str, tf.Variable] = class_weights.state if class_weights else {}
+        # Of a made-up image: numbers that the loss refuses end a run before it starts.
+        self.loss(tf.zeros([1, 1]), tf.zeros([1, 1], tf.int32), tf.ones([1, 1]))
 
     def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
-        """Raises UserError where an image has not exactly one label."""
-        labels = ((np.asarray(global_label_index) >= 0) & (np.asarray(global_label_value) > 0)).sum(
-            axis=1
-        )
+        """Raises UserError for labels [A*B, K] that this loss has no meaning for.
+
+        Called once per optimizer step, before it.
+        """
+        if not self._loss.single_label:
+            return
+        index, value = np.asarray(global_label_index), np.asarray(global_label_value)
+        labels = ((index >= 0) & (value > 0)).sum(axis=1)
         others = labels[labels != 1]
         if others.size:
             raise UserError(
-                f"--loss=softmax needs exactly one label an image, and one has {others[0]}: "
+                f"--loss={self.name} needs exactly one label per image, and one has {others[0]}: "
                 "for several use --loss=bce"
             )
+
+    def begin_step(
+        self,
+        global_label_index: tf.Tensor,
+        global_label_value: tf.Tensor,
+        step: tf.Tensor,
+        workers: Distributed,
+    ) -> tf.Tensor | None:
+        """Class weights float32 [C] of the optimizer step `step`, or None.
+
+        Args:
+          global_label_index, global_label_value: [A*B, K], this worker's labels of all A
+            micro-batches.
+        """
+        if not self._class_weights:
+            return None
+        return self._class_weights.update(global_label_index, global_label_value, step, workers)
 
     def loss(
         self,
@@ -192,10 +112,10 @@ class SoftmaxObjective(Objective):
         label_value: tf.Tensor,
         class_weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Scalar: `losses.softmax_loss` of this micro-batch."""
-        del class_weights
-        return losses.softmax_loss(logits, label_index, label_value, self.label_smoothing)
+        """Scalar: the mean over this micro-batch; logits [B, C], labels [B, K]."""
+        weights = [class_weights] if self._loss.class_weights else []
+        return self._loss.function(logits, label_index, label_value, *weights, **self._numbers)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """[B, C], summing to 1 over the classes."""
-        return tf.nn.softmax(logits)
+        """[B, C] in [0, 1], what a prediction reports; of one label per image adding up to 1."""
+        return tf.nn.softmax(logits) if self._loss.single_label else tf.sigmoid(logits)

@@ -6,18 +6,31 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import flags
 from data.common.errors import UserError
 from models import losses
 from models.distributed.base import SingleProcess
-from models.losses import Counters, MultiLabelOptions
-from models.training.objectives import (
-    AsymmetricLossObjective,
-    MultiLabelObjective,
-    SoftmaxObjective,
-    WeightedBCEObjective,
-)
+from models.losses import LOSSES, ClassWeightOptions, Counters
+from models.training.objectives import ClassWeights, Objective
 
-RECIPE = MultiLabelOptions(neg_select=0.1)
+RECIPE = ClassWeightOptions(neg_select=0.1)
+ASYMMETRIC = {"gamma_negative": 4.0, "gamma_positive": 1.0, "probability_shift": 0.05}
+
+
+def multi_label(classes, options=RECIPE, seed=0):
+    return Objective("multi_label", ClassWeights(classes, options, seed), positive_weight=12.0)
+
+
+def bce(positive_weight=1.0):
+    return Objective("bce", positive_weight=positive_weight)
+
+
+def asymmetric(**numbers):
+    return Objective("asymmetric", **{**ASYMMETRIC, **numbers})
+
+
+def softmax(label_smoothing=0.0):
+    return Objective("softmax", label_smoothing=label_smoothing)
 
 
 def random_labels(rng, batch, classes):
@@ -106,7 +119,7 @@ def test_negative_draw_is_a_function_of_seed_and_step():
 def test_thirty_batches_equal_numpy():
     rng = np.random.default_rng(0)
     options = dataclasses.replace(RECIPE, neg_select=0.3)
-    objective = MultiLabelObjective(20, options, seed=3)
+    objective = multi_label(20, options, seed=3)
     positive, negative, longest = np.zeros(20), np.zeros(20), np.zeros(2)
 
     @tf.function(reduce_retracing=True)
@@ -134,8 +147,10 @@ def test_thirty_batches_equal_numpy():
     "loss",
     [
         lambda *args: losses.sigmoid_loss(*args, tf.range(1.0, 8.0), 12.0),
-        losses.asymmetric_loss,
-        lambda *args: losses.asymmetric_loss(*args, gamma_negative=2.0, clip=0.0),
+        lambda *args: losses.asymmetric_loss(*args, **ASYMMETRIC),
+        lambda *args: losses.asymmetric_loss(
+            *args, gamma_negative=2.0, gamma_positive=1.0, probability_shift=0.0
+        ),
         lambda *args: losses.softmax_loss(*args, label_smoothing=0.1),
     ],
 )
@@ -184,10 +199,10 @@ def test_sparse_from_dense_pads_with_minus_one():
 @pytest.mark.parametrize(
     "objective",
     [
-        MultiLabelObjective(4, RECIPE, seed=0),
-        WeightedBCEObjective(),
-        AsymmetricLossObjective(),
-        SoftmaxObjective(0.1),
+        multi_label(4),
+        bce(),
+        asymmetric(),
+        softmax(0.1),
     ],
 )
 def test_extreme_logits_have_finite_loss_and_gradient(objective):
@@ -204,7 +219,7 @@ def test_unknown_labels_add_neither_loss_nor_gradient():
     logits = tf.constant([[2.0, 30.0, -1.0]])
     value = tf.constant([[-1.0, -1.0]])
     index = tf.constant([[1, 2]])
-    for objective in (WeightedBCEObjective(), AsymmetricLossObjective()):
+    for objective in (bce(), asymmetric()):
         with tf.GradientTape() as tape:
             tape.watch(logits)
             loss = objective.loss(logits, index, value)
@@ -215,37 +230,35 @@ def test_unknown_labels_add_neither_loss_nor_gradient():
 
 def test_bce_of_zero_logits_is_log_two_a_class():
     index, value = tf.constant([[1]]), tf.constant([[1.0]])
-    assert WeightedBCEObjective().loss(tf.zeros([1, 3]), index, value).numpy() == pytest.approx(
-        3 * np.log(2)
-    )
-    weighted = WeightedBCEObjective(positive_weight=5.0).loss(tf.zeros([1, 3]), index, value)
+    assert bce().loss(tf.zeros([1, 3]), index, value).numpy() == pytest.approx(3 * np.log(2))
+    weighted = bce(positive_weight=5.0).loss(tf.zeros([1, 3]), index, value)
     assert weighted.numpy() == pytest.approx(7 * np.log(2))
 
 
 def test_asymmetric_loss_by_hand():
     # p = 0.5: positive 0.5 ln 2; negative p_m = 0.45, -(0.45^4) ln(0.55).
     index, value = tf.constant([[0]]), tf.constant([[1.0]])
-    found = AsymmetricLossObjective().loss(tf.zeros([1, 2]), index, value)
+    found = asymmetric().loss(tf.zeros([1, 2]), index, value)
     assert found.numpy() == pytest.approx(0.5 * np.log(2) - 0.45**4 * np.log(0.55), rel=1e-6)
     # A negative below the clip, p = 0.0474, costs nothing at all.
-    easy = AsymmetricLossObjective().loss(tf.constant([[-3.0]]), index[:, :0], value[:, :0])
+    easy = asymmetric().loss(tf.constant([[-3.0]]), index[:, :0], value[:, :0])
     assert easy.numpy() == 0
 
 
 def test_softmax_by_hand():
     logits = tf.math.log([[1.0, 2.0, 5.0]])
     label = tf.constant([[1]]), tf.constant([[1.0]])
-    assert SoftmaxObjective().loss(logits, *label).numpy() == pytest.approx(-np.log(0.25))
-    smooth = SoftmaxObjective(label_smoothing=0.3).loss(logits, *label)
+    assert softmax().loss(logits, *label).numpy() == pytest.approx(-np.log(0.25))
+    smooth = softmax(label_smoothing=0.3).loss(logits, *label)
     expected = -0.8 * np.log(0.25) - 0.1 * np.log(0.125) - 0.1 * np.log(0.625)
     assert smooth.numpy() == pytest.approx(expected, rel=1e-6)
-    np.testing.assert_allclose(SoftmaxObjective().probabilities(logits), [[0.125, 0.25, 0.625]])
+    np.testing.assert_allclose(softmax().probabilities(logits), [[0.125, 0.25, 0.625]])
 
 
 def test_softmax_refuses_several_labels():
-    objective = SoftmaxObjective()
+    objective = softmax()
     objective.check(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1.0, 0.0]]))
-    with pytest.raises(UserError, match="exactly one label an image, and one has 2"):
+    with pytest.raises(UserError, match="exactly one label per image, and one has 2"):
         objective.check(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1.0, 1.0]]))
 
 
@@ -270,8 +283,8 @@ def test_local_statistics_ask_no_other_worker():
     index, value = tf.constant([[1]]), tf.constant([[1.0]])
     positives = {}
     for statistics in ("global", "local"):
-        options = MultiLabelOptions(loss_statistics=statistics)
-        objective = MultiLabelObjective(3, options, seed=0)
+        options = ClassWeightOptions(loss_statistics=statistics)
+        objective = multi_label(3, options)
         objective.begin_step(index, value, tf.constant(0, tf.int64), Others())
         positives[statistics] = objective.state["Variable"].numpy().tolist()
     assert positives == {"global": [1, 1, 1], "local": [0, 1, 0]}
@@ -301,13 +314,19 @@ def test_dense_labels_given_as_index_are_refused():
 )
 def test_wrong_options_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
-        MultiLabelOptions(**options)
+        ClassWeightOptions(**options)
 
 
 def test_wrong_objective_options_are_refused():
     with pytest.raises(UserError, match="label_smoothing"):
-        SoftmaxObjective(1.0)
-    with pytest.raises(UserError, match="clip"):
-        AsymmetricLossObjective(clip=1.0)
+        softmax(1.0)
+    with pytest.raises(UserError, match="probability_shift"):
+        asymmetric(probability_shift=1.0)
+    with pytest.raises(UserError, match="gammas"):
+        asymmetric(gamma_negative=-1.0)
     with pytest.raises(UserError, match="positive_weight"):
-        WeightedBCEObjective(0.0)
+        bce(0.0)
+
+
+def test_every_number_of_a_loss_is_a_flag():
+    assert {name for loss in LOSSES.values() for name in loss.numbers()} <= set(flags.FLAGS)

@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 
 import flags
 from data.common import flag_groups
+from models.losses import LOSSES
 from models.prediction.inference import FROM_CHECKPOINT
 from models.training import loop, schedules
 
@@ -42,7 +43,7 @@ def read_by(module: str) -> set[str]:
         elif isinstance(node, ast.Import):
             for name in {alias.name for alias in node.names} & {"train"}:
                 found |= read_by(name)
-    return found
+    return found | {name for loss in LOSSES.values() for name in loss.numbers()}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -80,12 +81,13 @@ def test_help_that_nobody_reads_is_no_error():
 @pytest.mark.parametrize(
     ("script", "argument", "message"),
     [
-        ("train.py", "--loss=bce", "train.py does not read --loss; it is a flag of finetune.py"),
+        ("train.py", "--trainable=logits/*", "does not read --trainable; it is a flag of finetune"),
+        ("train.py", "--loss=hinge", "<multi_label|softmax|bce|asymmetric>"),
         ("train.py", "--top_k_pred=3", "a flag of image_classification.py, export.py"),
         ("export.py", "--batch_size=3", "export.py does not read --batch_size"),
         ("finetune.py", "--epochs=3", "unknown flag --epochs: a run's length is --max_iter"),
         ("finetune.py", "--label_smoothin=0.1", "did you mean --label_smoothing?"),
-        ("train.py", "--label_smoothin=0.1", "unknown flag --label_smoothin ("),
+        ("export.py", "--gama_negativ=1", "unknown flag --gama_negativ ("),
         ("train.py", "--num_gpus=4", "NP=4 example/train_distributed.sh"),
     ],
 )

@@ -24,7 +24,7 @@ from models.training import loop, resume
 from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock
 from models.training.mixup import Mixup
-from models.training.objectives import SoftmaxObjective
+from models.training.objectives import Objective
 from models.training.trainer import LOSS_SCALE_GROWTH_STEPS
 from models.training.validation import Validation
 
@@ -216,7 +216,7 @@ def test_all_workers_stop_for_a_signal_that_one_of_them_received(number: int) ->
 
 
 def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> None:
-    trainer = trainer_of(SoftmaxObjective(), tf.float16)
+    trainer = trainer_of(Objective("softmax", label_smoothing=0.0), tf.float16)
     before, scale = weights(trainer), float(trainer.loss_scale)
     huge = batch(0)._replace(images=tf.fill([BATCH, SIDE, SIDE, 3], math.inf))
     trainer.step([huge], 0.1)
@@ -227,7 +227,8 @@ def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> N
 
 
 def test_float16_steps_like_float32_and_raises_its_loss_scale_when_due() -> None:
-    half, single = trainer_of(SoftmaxObjective(), tf.float16), trainer_of(SoftmaxObjective())
+    softmax = Objective("softmax", label_smoothing=0.0)
+    half, single = trainer_of(softmax, tf.float16), trainer_of(softmax)
     half.steps_since_overflow.assign(LOSS_SCALE_GROWTH_STEPS - 1)
     half.loss_scale.assign(128.0)
     for trainer in (half, single):
