@@ -16,19 +16,17 @@ from data.common import output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages, read_classes, watched
 from data.input.image_batches import Preparation
-from data.outputs import evaluation_files
+from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
 from data.outputs.predictions import class_names, read_thresholds
-from evaluation_report import Report
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
-from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
-from models.metrics.results import MultiLabelMetricOptions
-from models.metrics.sums import gather_rows
+from models.metrics import definitions
+from models.metrics.accumulators import HardestExamples, gather_rows
+from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
 from models.prediction import inference
-from models.prediction.evaluation import Evaluation, HardestExamples, evaluate
 from models.prediction.image_job import SCORES, label_mode
 from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, Predictor
 
@@ -48,7 +46,7 @@ def main() -> int:
         output_lock.claim_folders({"result": FLAGS.result})
     prefixes = checkpoints(FLAGS.pretrain_ckpt or FLAGS.model_dir)
     compared = [checkpoint.find(FLAGS.compare)] if FLAGS.compare else []
-    same_classes([*compared, *prefixes])
+    checkpoint.check_same_classes([*compared, *prefixes])
     script.set_defaults(label_mode(prefixes[-1]))
     if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
         raise UserError("--fit_thresholds needs --label_mode=multi")
@@ -75,17 +73,6 @@ def checkpoints(path: str) -> list[str]:
     return sorted(found, key=lambda prefix: (checkpoint.describe(prefix).step or 0, prefix))
 
 
-def same_classes(prefixes: list[str]) -> None:
-    """Raises UserError unless the checkpoints have one number of classes."""
-    counts = {prefix: checkpoint.describe(prefix).class_num for prefix in prefixes}
-    other = next((p for p in prefixes if counts[p] != counts[prefixes[0]]), None)
-    if other:
-        raise UserError(
-            f"{other} has {counts[other]} classes, {prefixes[0]} has {counts[prefixes[0]]}: "
-            "checkpoints are compared class by class"
-        )
-
-
 def labeled_images(class_num: int) -> EvaluationImages:
     """The images of the lists given, or else of the records of --val_dir or --data_dir."""
     records = FLAGS.val_dir or FLAGS.data_dir
@@ -100,17 +87,28 @@ def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evalu
         prepare,
         max(1, FLAGS.batch_size // prepare.crops),
         FLAGS.num_preprocess_threads,
-        *(job.rank, job.size),  # Horovod: each evaluates its own share of the batches.
+        *(job.rank, job.size),  # Horovod: each evaluates its own batches.
     )
     evaluator = make_evaluator(class_num, job)
     hardest = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
-    evaluate(predictor, watched(batches), evaluator, hardest)
-    step = checkpoint.describe(loaded.prefix).step
+    for batch in watched(batches):
+        if len(batch.crops):
+            scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
+            evaluator.update(scores, *labels)
+            hardest.update(scores, *labels, batch.positions)
     hardest.gather(job)  # Horovod: the report is of the images of all workers.
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
-    return Evaluation(loaded.prefix, step, evaluator.measure(), hardest, len(images.left_out))
+    counts = evaluator.measure()
+    return Evaluation(
+        checkpoint=loaded.prefix,
+        step=checkpoint.describe(loaded.prefix).step,
+        metrics=definitions.compute_all(counts),
+        hardest=hardest.positions,
+        unreadable=len(images.left_out),
+        **counts.for_report(),
+    )
 
 
 def preparation(loaded: Loaded) -> Preparation:
@@ -128,7 +126,7 @@ def make_evaluator(class_num: int, job: Distributed) -> MultiLabelEvaluator | Si
     supported = FLAGS.supported_classes and read_classes(FLAGS.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in FLAGS.at_k):
         raise UserError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
-    options = MultiLabelMetricOptions(
+    options = MultiLabelOptions(
         top=tuple(map(int, FLAGS.at_k)),
         threshold=threshold,
         positive_threshold=FLAGS.positive_threshold,
@@ -142,7 +140,7 @@ def make_evaluator(class_num: int, job: Distributed) -> MultiLabelEvaluator | Si
 def show(evaluation: Evaluation) -> None:
     """Prints the metrics of a checkpoint, one per line."""
     print(f"\n{evaluation.checkpoint}\n{'unreadable, left out':30} {evaluation.unreadable}")
-    for name, value in evaluation.metrics.summary().items():
+    for name, value in evaluation.metrics.items():
         print(f"{name:30} {value:.6g}")
 
 
@@ -157,12 +155,11 @@ def write(
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
-    prepare = preparation(loaded)
-    report = Report(names, evaluations, compared, settings, images, prepare, FLAGS.page_classes)
+    shown = images, preparation(loaded), FLAGS.page_classes
+    report = Report(names, evaluations, compared, definitions.find, settings, *shown)
     report.write(folder)
     if FLAGS.fit_thresholds:
-        thresholds = evaluations[-1].metrics.fitted_thresholds()
-        evaluation_files.write_thresholds(FLAGS.fit_thresholds, thresholds)
+        write_thresholds(FLAGS.fit_thresholds, evaluations[-1].thresholds)
     logging.info("report: %s", folder / "report.html")
 
 

@@ -19,8 +19,7 @@ from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
 from models.losses import LOSSES, ClassWeightOptions
-from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
-from models.metrics.results import MultiLabelMetricOptions
+from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
 from models.resnet import ResNet
 from models.training import loop, overview, resume
 from models.training.early_stopping import EarlyStopping
@@ -52,7 +51,7 @@ def make_evaluator(job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluat
     """The metrics for the labels of --loss, as evaluate.py has them by default."""
     if LOSSES[FLAGS.loss].single_label:
         return SingleLabelEvaluator(FLAGS.class_num, job)
-    options = from_flags(MultiLabelMetricOptions, threshold=0.5)
+    options = from_flags(MultiLabelOptions, threshold=0.5)
     return MultiLabelEvaluator(FLAGS.class_num, job, options)
 
 

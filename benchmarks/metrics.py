@@ -20,8 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from benchmarks.measuring import memory_bytes, report
-from models.metrics.evaluators import MultiLabelEvaluator
-from models.metrics.results import MultiLabelMetricOptions
+from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions
 
 BATCH = 512
 LABELS_PER_IMAGE = 9
@@ -47,7 +46,7 @@ def made_up(images: int, class_num: int) -> Iterator[tuple[np.ndarray, np.ndarra
 def measure(images: int, class_num: int) -> dict[str, float]:
     """One row of the table; run in a process of its own, whose peak memory it gives."""
     parents = np.arange(class_num) // 2 - 1  # a binary tree, as deep as the released hierarchy
-    evaluator = MultiLabelEvaluator(class_num, options=MultiLabelMetricOptions(parents=parents))
+    evaluator = MultiLabelEvaluator(class_num, options=MultiLabelOptions(parents=parents))
     update_seconds = 0.0
     for batch in made_up(images, class_num):
         start = time.perf_counter()

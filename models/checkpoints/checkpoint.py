@@ -105,6 +105,17 @@ def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
     return _DEPTHS[counts], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
 
 
+def check_same_classes(prefixes: Sequence[str]) -> None:
+    """Raises CheckpointError unless the checkpoints have one number of classes."""
+    counts = {prefix: describe(prefix).class_num for prefix in prefixes}
+    other = next((p for p in prefixes if counts[p] != counts[prefixes[0]]), None)
+    if other:
+        raise CheckpointError(
+            f"{other} has {counts[other]} classes, {prefixes[0]} has {counts[prefixes[0]]}: "
+            "checkpoints are compared class by class"
+        )
+
+
 def _block_counts(names: Iterable[str]) -> tuple[int, ...]:
     """How many blocks each stage has, known from the names of its kernels."""
     stages = [match[1] for match in map(_BLOCK_KERNEL.match, names) if match]

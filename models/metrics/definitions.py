@@ -1,257 +1,355 @@
-"""Definitions of the metrics, as pure NumPy functions (formulas and sources: docs/metrics.md).
+"""Every metric: a function with its name, direction and meaning.
 
-Labels are positive, negative or unknown. An unknown label is left out: its score is set to
-`LEFT_OUT`, which is below every real score, so that no count of "scores at least s" contains it.
-Ties never help: a tied negative counts as ranked above the positive where scikit-learn does so,
-and elsewhere the class with the lower index ranks first.
+Evaluations compute all metrics of this file, in its order; results, logs, report and early stopping
+read from here what they say of one. Formulas and sources: docs/metrics.md; how to add one:
+docs/extending.md.
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.common.errors import UserError
+from models.metrics.counts import (
+    ImageRankings,
+    MultiLabelCounts,
+    SingleLabelCounts,
+    average_precisions,
+    ratio,
+    wilson_interval,
+)
 
-LEFT_OUT = np.float32(-np.inf)
-Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+HIGHER, LOWER, COUNT = "higher", "lower", "count"  # what is better; a count is neither
+ALL_IMAGES, WITH_POSITIVE = "images", "images_with_positive"
 
 
-class UndefinedError(UserError):
-    """Images or labels of which there is nothing to measure."""
+class Metric(NamedTuple):
+    """A metric, as `metric` registers it.
 
-
-class RankedPositives(NamedTuple):
-    """The positive labels of a group of rankings (one per image, or one per class).
-
-    Sorted by `group`, then from the highest score down. All arrays have one entry a positive.
+    Attributes:
+      better: HIGHER, LOWER or COUNT.
+      meaning: a sentence, `{k}` in it stands for the number in the name.
+      compute: the function.
+      mean_over: the images over which the mean is taken; None: `compute` gives the result itself.
+      headline: logged while training, and drawn against the step.
     """
 
-    group: np.ndarray  # int: which ranking, e.g. the row of the image
-    member: np.ndarray  # int: what is ranked, e.g. the class
-    score: np.ndarray  # float32
-    at_least: np.ndarray  # int64: known entries of the ranking with a score >= this one's
-    true: np.ndarray  # int64: positives among them
+    better: str
+    meaning: str
+    compute: Callable[..., Any]
+    mean_over: str | None = None
+    headline: bool = False
+
+    def at(self, k: int) -> Metric:
+        """This metric for one k."""
+        compute = functools.partial(self.compute, k=k)
+        return self._replace(meaning=self.meaning.format(k=k), compute=compute)
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = 0.0) -> np.ndarray:
-    """`numerator / denominator` in float64, and `empty` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(
-        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    )
-    out = np.full(numerator.shape, empty)
-    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+MULTI_LABEL: dict[str, Metric] = {}
+SINGLE_LABEL: dict[str, Metric] = {}
 
 
-def positives_at_least(group: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """int64: for each positive, the positives of its group with a score >= its own.
+def metric(
+    name: str,
+    better: str,
+    meaning: str,
+    mean_over: str | None = None,
+    *,
+    headline: bool = False,
+    table: dict[str, Metric] = MULTI_LABEL,
+) -> Callable[[Callable], Callable]:
+    """Registers the function below as a metric.
 
-    `group` ascends, and within a group `score` descends.
+    The function takes `MultiLabelCounts` or, in the table SINGLE_LABEL, `SingleLabelCounts`, and
+    returns a number, or None where it has no meaning. With `mean_over` it takes `ImageRankings` of
+    a batch and returns float64 [B], of which the mean over these images is the metric. A name with
+    `{k}` makes a metric of each k, which the function takes, too.
     """
-    count = len(group)
-    if not count:
-        return np.zeros(0, np.int64)
-    ends = (group[1:] != group[:-1]) | (score[1:] != score[:-1])
-    ends = np.append(np.flatnonzero(ends) + 1, count)
-    tie_end = np.repeat(ends, np.diff(ends, prepend=0))
-    return tie_end - np.searchsorted(group, group, side="left")
+
+    def register(function: Callable) -> Callable:
+        table[name] = Metric(better, meaning, function, mean_over, headline)
+        return function
+
+    return register
 
 
-# ---- One ranking per class: average precision ---------------------------------------------------
+def each(table: dict[str, Metric], top: tuple[int, ...]) -> Iterator[tuple[str, Metric]]:
+    """(name, metric) of every metric of a result; neighbors with `{k}` are grouped by k."""
+    for is_at_k, group in itertools.groupby(table.items(), lambda item: "{k}" in item[0]):
+        metrics = list(group)
+        if not is_at_k:
+            yield from metrics
+        else:
+            yield from ((name.format(k=k), found.at(k)) for k in top for name, found in metrics)
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """AP of one class: the sum over thresholds of `(R_n - R_(n-1)) P_n`; NaN without a positive.
-
-    Args:
-      scores: float32 [N].
-      labels: [N], above 0 positive, 0 negative, below 0 unknown.
-    """
-    scores, labels = np.asarray(scores, np.float32), np.asarray(labels)
-    known = np.sort(scores[labels >= 0])
-    positives = np.sort(scores[labels > 0])[::-1]
-    group = np.zeros(len(positives), np.intp)
-    at_least = len(known) - np.searchsorted(known, positives, side="left")
-    ranked = RankedPositives(
-        group, group, positives, at_least, positives_at_least(group, positives)
-    )
-    return float(average_precisions(ranked, 1)[0])
+def compute_all(counts: MultiLabelCounts | SingleLabelCounts) -> dict[str, float]:
+    """Every metric, by name."""
+    table = MULTI_LABEL if isinstance(counts, MultiLabelCounts) else SINGLE_LABEL
+    values = {}
+    for name, found in each(table, counts.top):
+        if found.mean_over:
+            values[name] = counts.sums[name] / getattr(counts, found.mean_over)
+        else:
+            values[name] = found.compute(counts)
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def average_precisions(ranked: RankedPositives, class_num: int) -> np.ndarray:
-    """float64 [C]: AP of each class, grouped by class; NaN for a class without a positive.
-
-    The sum over thresholds equals the mean over positives of the precision at their scores.
-    """
-    precision = ranked.true / ranked.at_least
-    total = np.bincount(ranked.group, weights=precision, minlength=class_num)
-    return ratio(total, np.bincount(ranked.group, minlength=class_num), empty=np.nan)
+def means_over_images(top: tuple[int, ...]) -> dict[str, Metric]:
+    """The metrics that are means over images, by name."""
+    return {name: found for name, found in each(MULTI_LABEL, top) if found.mean_over}
 
 
-def best_thresholds(ranked: RankedPositives, class_num: int, default: np.ndarray) -> np.ndarray:
-    """float32 [C]: the score threshold with the best F1 of each class, the highest such.
-
-    Only scores of positives can be best. A class without a positive gets `default` [C].
-    """
-    positives = np.bincount(ranked.group, minlength=class_num)
-    f1 = 2.0 * ranked.true / (ranked.at_least + positives[ranked.group])
-    order = np.lexsort((-ranked.score, -f1, ranked.group))
-    classes, first = np.unique(ranked.group[order], return_index=True)
-    thresholds = np.array(default, np.float32)
-    thresholds[classes] = ranked.score[order][first]
-    return thresholds
+def find(name: str) -> Metric | None:
+    """The metric of this name in a result, `ema_` before it or not; None if there is none."""
+    name = name.removeprefix("ema_")
+    number = re.search(r"(?<=_)\d+", name)
+    if number is None:
+        return {**MULTI_LABEL, **SINGLE_LABEL}.get(name)
+    template = name[: number.start()] + "{k}" + name[number.end() :]
+    found = {**MULTI_LABEL, **SINGLE_LABEL}.get(template)
+    return found and found.at(int(number[0]))
 
 
-# ---- One ranking per image ----------------------------------------------------------------------
+# ---- Several labels per image -------------------------------------------------------------------
 
 
-def rank_in_images(
-    scores: np.ndarray, rows: np.ndarray, classes: np.ndarray
-) -> tuple[RankedPositives, np.ndarray]:
-    """Where the positives (rows[i], classes[i]) of a batch stand among the classes of their image.
-
-    Args:
-      scores: float32 [B, C], unknown entries `LEFT_OUT`.
-      rows, classes: int [N], any order.
-    Returns: the ranked positives, and `before` int64 [N]: classes ranked before each of them, a
-      tied class with a lower index among them.
-    """
-    order = np.lexsort((-scores[rows, classes], rows))
-    rows, classes = rows[order], classes[order]
-    own = scores[rows, classes]
-    ascending = np.sort(scores, axis=1)
-    at_least = np.empty(len(rows), np.int64)
-    before = np.empty(len(rows), np.int64)
-    bounds = np.searchsorted(rows, np.arange(len(scores) + 1))
-    for row in np.unique(rows):
-        part = slice(bounds[row], bounds[row + 1])
-        at_least[part] = scores.shape[1] - np.searchsorted(ascending[row], own[part], "left")
-        before[part] = scores.shape[1] - np.searchsorted(ascending[row], own[part], "right")
-    for i in np.flatnonzero(at_least - before > 1):
-        before[i] += np.count_nonzero(scores[rows[i], : classes[i]] == own[i])
-    true = positives_at_least(rows, own)
-    return RankedPositives(rows, classes, own, at_least, true), before
+@metric("images", COUNT, "images evaluated")
+@metric("images", COUNT, "images evaluated", table=SINGLE_LABEL)
+def image_count(counts: MultiLabelCounts | SingleLabelCounts) -> int:
+    return counts.images
 
 
-def image_ranking_metrics(
-    ranked: RankedPositives, before: np.ndarray, known: np.ndarray, top: tuple[int, ...]
-) -> dict[str, np.ndarray]:
-    """Metrics of each image's ranking, float64 [B] each.
-
-    `coverage`, `ranking_loss` and `label_ranking_ap` follow scikit-learn, also for images without
-    a positive (0, 0 and 1). The others are 0 there, and meant to be averaged over the rest.
-
-    Args:
-      ranked, before: from `rank_in_images`.
-      known: int [B], classes of each image that are not unknown.
-      top: the k of precision, recall and F1 at k.
-    """
-    images, rows = len(known), ranked.group
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(rows, weights=values, minlength=images)
-
-    positives = np.bincount(rows, minlength=images)
-    coverage = np.zeros(images)
-    np.maximum.at(coverage, rows, ranked.at_least)
-    pairs = positives * (known - positives)
-    values = {
-        "coverage": coverage,
-        "ranking_loss": ratio(total(ranked.at_least - ranked.true), pairs),
-        "label_ranking_ap": ratio(total(ranked.true / ranked.at_least), positives, empty=1.0),
-        "one_error": ((total(before == 0) == 0) & (positives > 0)).astype(np.float64),
-    }
-    for k in top:
-        values |= image_set_metrics(total(before < k), np.minimum(k, known), positives, f"at_{k}")
-    return values
+@metric("images_with_positive", COUNT, "images with at least one positive label")
+def images_with_positive_count(counts: MultiLabelCounts) -> int:
+    return counts.images_with_positive
 
 
-def image_set_metrics(
-    true: np.ndarray, predicted: np.ndarray, positives: np.ndarray, suffix: str
-) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 of each image's set of predictions, 0 where undefined.
-
-    Args:
-      true, predicted, positives: counts [B] of true predictions, predictions and positives.
-    """
-    return {
-        f"precision_{suffix}": ratio(true, predicted),
-        f"recall_{suffix}": ratio(true, positives),
-        f"f1_{suffix}": ratio(2 * true, predicted + positives),
-    }
+@metric("supported_classes", COUNT, "classes that means over classes are over")
+def supported_class_count(counts: MultiLabelCounts) -> int:
+    return int(counts.supported.sum())
 
 
-def top_classes(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k best known classes of each row, fewer where fewer are known, best first.
-
-    Returns: (rows, classes, places), each int [N], rows ascending and places from 0. Among tied
-      classes the lower index comes first.
-    """
-    k = min(k, scores.shape[1])
-    bound = np.partition(scores, -k, axis=1)[:, -k, None]
-    rows, classes = np.nonzero((scores >= bound) & (scores != LEFT_OUT))
-    order = np.lexsort((classes, -scores[rows, classes], rows))
-    rows, classes = rows[order], classes[order]
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")
-    best = places < k
-    return rows[best], classes[best], places[best]
+@metric("map_macro", HIGHER, "mean of the classes' average precision", headline=True)
+def map_macro(counts: MultiLabelCounts) -> float:
+    return counts.mean("average_precision")
 
 
-# ---- Hierarchy ----------------------------------------------------------------------------------
+@metric(
+    "map_micro",
+    HIGHER,
+    "average precision of all (image, class) pairs in one ranking",
+    headline=True,
+)
+def map_micro(counts: MultiLabelCounts) -> float:
+    return float(average_precisions(counts.micro, 1)[0])
 
 
-def ancestor_table(parents: np.ndarray) -> np.ndarray:
-    """int64 [C, D]: each class followed by its ancestors, padded with -1.
-
-    Args:
-      parents: int [C], the parent of each class, -1 for a root.
-    Raises: UserError for a parent out of range, or a loop.
-    """
-    parents = np.asarray(parents, np.int64)
-    if len(parents) and (parents.min() < -1 or parents.max() >= len(parents)):
-        raise UserError(f"parents must be -1 or a class below {len(parents)}")
-    columns = [np.arange(len(parents))]
-    while (columns[-1] >= 0).any():
-        if len(columns) > len(parents):
-            raise UserError("the hierarchy has a loop: a class is its own ancestor")
-        columns.append(np.where(columns[-1] >= 0, parents[columns[-1]], -1))
-    return np.stack(columns[:-1] or columns, axis=1)
+@metric("map_weighted", HIGHER, "mean of the classes' average precision, by number of positives")
+def map_weighted(counts: MultiLabelCounts) -> float:
+    used = counts.supported
+    weights = counts.counts.positives[used]
+    return float(np.average(counts.average_precisions[used], weights=weights))
 
 
-def hierarchical_counts(
-    predicted: tuple[np.ndarray, np.ndarray],
-    positive: tuple[np.ndarray, np.ndarray],
-    unknown: tuple[np.ndarray, np.ndarray],
-    ancestors: np.ndarray,
-) -> np.ndarray:
-    """int64 [3]: sizes of the common, the predicted and the positive sets, closed by ancestors.
-
-    Each set is (rows, classes); it gains the ancestors of its classes and loses what is unknown.
-    Precision is common / predicted, recall common / positive (Silla and Freitas 2011, 2.2.4).
-    """
-    left_out = unknown[0] * len(ancestors) + unknown[1]
-
-    def closed(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        table = ancestors[classes]
-        keys = np.unique((rows[:, None] * len(ancestors) + table)[table >= 0])
-        return np.setdiff1d(keys, left_out, assume_unique=True) if len(left_out) else keys
-
-    predictions, positives = closed(*predicted), closed(*positive)
-    common = np.intersect1d(predictions, positives, assume_unique=True)
-    return np.array([len(common), len(predictions), len(positives)], np.int64)
+# `coverage`, `ranking_loss` and `label_ranking_ap` follow scikit-learn, which counts images without
+# a positive (as 0, 0 and 1); the other means are over the rest.
 
 
-# ---- Shares -------------------------------------------------------------------------------------
+@metric("coverage", LOWER, "classes down the ranking until all positives are found", ALL_IMAGES)
+def coverage(images: ImageRankings) -> np.ndarray:
+    depth = np.zeros(len(images.known))
+    np.maximum.at(depth, images.ranked.group, images.ranked.at_least)
+    return depth
 
 
-def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson, JASA 1927); (0, 1) of nothing."""
-    if total == 0:
-        return 0.0, 1.0
-    share = successes / total
-    scale = 1.0 + z * z / total
-    center = (share + z * z / (2 * total)) / scale
-    spread = z / scale * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    return max(center - spread, 0.0), min(center + spread, 1.0)
+@metric(
+    "ranking_loss", LOWER, "fraction of (positive, negative) pairs in the wrong order", ALL_IMAGES
+)
+def ranking_loss(images: ImageRankings) -> np.ndarray:
+    pairs = images.positives * (images.known - images.positives)
+    return ratio(images.total(images.ranked.at_least - images.ranked.true), pairs)
+
+
+@metric(
+    "label_ranking_ap",
+    HIGHER,
+    "mean over labels of the fraction of positives ranked down to them",
+    ALL_IMAGES,
+)
+def label_ranking_ap(images: ImageRankings) -> np.ndarray:
+    precisions = images.total(images.ranked.true / images.ranked.at_least)
+    return ratio(precisions, images.positives, empty=1.0)
+
+
+@metric("one_error", LOWER, "fraction of images whose best class is wrong", WITH_POSITIVE)
+def one_error(images: ImageRankings) -> np.ndarray:
+    return ((images.true_at(1) == 0) & (images.positives > 0)).astype(np.float64)
+
+
+@metric(
+    "precision_at_{k}",
+    HIGHER,
+    "mean over images: fraction of the best {k} classes that hold",
+    WITH_POSITIVE,
+)
+def precision_at_k(images: ImageRankings, k: int) -> np.ndarray:
+    return ratio(images.true_at(k), np.minimum(k, images.known))
+
+
+@metric(
+    "recall_at_{k}",
+    HIGHER,
+    "mean over images: fraction of labels among the best {k} classes",
+    WITH_POSITIVE,
+)
+def recall_at_k(images: ImageRankings, k: int) -> np.ndarray:
+    return ratio(images.true_at(k), images.positives)
+
+
+@metric(
+    "f1_at_{k}",
+    HIGHER,
+    "mean over images: F1 of the best {k} classes",
+    WITH_POSITIVE,
+    headline=True,
+)
+def f1_at_k(images: ImageRankings, k: int) -> np.ndarray:
+    return ratio(2 * images.true_at(k), np.minimum(k, images.known) + images.positives)
+
+
+@metric(
+    "precision_at_threshold",
+    HIGHER,
+    "mean over images: precision of the classes predicted",
+    WITH_POSITIVE,
+)
+def precision_at_threshold(images: ImageRankings) -> np.ndarray:
+    return ratio(images.true, images.predicted)
+
+
+@metric(
+    "recall_at_threshold",
+    HIGHER,
+    "mean over images: recall of the classes predicted",
+    WITH_POSITIVE,
+)
+def recall_at_threshold(images: ImageRankings) -> np.ndarray:
+    return ratio(images.true, images.positives)
+
+
+@metric("f1_at_threshold", HIGHER, "mean over images: F1 of the classes predicted", WITH_POSITIVE)
+def f1_at_threshold(images: ImageRankings) -> np.ndarray:
+    return ratio(2 * images.true, images.predicted + images.positives)
+
+
+@metric("macro_precision", HIGHER, "mean over classes: precision of the predictions")
+def macro_precision(counts: MultiLabelCounts) -> float:
+    return counts.mean("precision")
+
+
+@metric("macro_recall", HIGHER, "mean over classes: recall of the predictions")
+def macro_recall(counts: MultiLabelCounts) -> float:
+    return counts.mean("recall")
+
+
+@metric("macro_f1", HIGHER, "mean over classes: F1 of the predictions")
+def macro_f1(counts: MultiLabelCounts) -> float:
+    return counts.mean("f1")
+
+
+@metric("micro_precision", HIGHER, "precision of all predictions together")
+def micro_precision(counts: MultiLabelCounts) -> float:
+    total = counts.totals()
+    return float(ratio(total.true, total.predicted))
+
+
+@metric("micro_recall", HIGHER, "recall of all predictions together")
+def micro_recall(counts: MultiLabelCounts) -> float:
+    total = counts.totals()
+    return float(ratio(total.true, total.positives))
+
+
+@metric("micro_f1", HIGHER, "F1 of all predictions together")
+def micro_f1(counts: MultiLabelCounts) -> float:
+    total = counts.totals()
+    return float(ratio(2 * total.true, total.predicted + total.positives))
+
+
+@metric("hamming", LOWER, "fraction of (image, class) pairs predicted wrongly")
+def hamming(counts: MultiLabelCounts) -> float:
+    total = counts.totals()
+    return float(ratio(total.predicted + total.positives - 2 * total.true, total.known))
+
+
+@metric(
+    "hierarchical_precision_at_{k}",
+    HIGHER,
+    "fraction of the best {k} classes and ancestors that hold",
+)
+def hierarchical_precision_at_k(counts: MultiLabelCounts, k: int) -> float | None:
+    if k not in counts.closures:
+        return None
+    common, predicted, _ = counts.closures[k]
+    return float(ratio(common, predicted))
+
+
+@metric(
+    "hierarchical_recall_at_{k}",
+    HIGHER,
+    "fraction of labels and ancestors among the best {k} and theirs",
+)
+def hierarchical_recall_at_k(counts: MultiLabelCounts, k: int) -> float | None:
+    if k not in counts.closures:
+        return None
+    common, _, positive = counts.closures[k]
+    return float(ratio(common, positive))
+
+
+@metric("hierarchical_f1_at_{k}", HIGHER, "harmonic mean of the two above")
+def hierarchical_f1_at_k(counts: MultiLabelCounts, k: int) -> float | None:
+    if k not in counts.closures:
+        return None
+    common, predicted, positive = counts.closures[k]
+    return float(ratio(2 * common, predicted + positive))
+
+
+# ---- One label per image ------------------------------------------------------------------------
+
+
+@metric("loss", LOWER, "mean of minus the logarithm of the label's probability", table=SINGLE_LABEL)
+def loss(counts: SingleLabelCounts) -> float:
+    return counts.loss_sum / counts.images
+
+
+@metric(
+    "top_{k}",
+    HIGHER,
+    "fraction of images with their label among the best {k}",
+    table=SINGLE_LABEL,
+    headline=True,
+)
+def top_k(counts: SingleLabelCounts, k: int) -> float:
+    return counts.correct_at(k) / counts.images
+
+
+@metric("top_{k}_low", HIGHER, "low end of its 95 % interval (Wilson)", table=SINGLE_LABEL)
+def top_k_low(counts: SingleLabelCounts, k: int) -> float:
+    return wilson_interval(counts.correct_at(k), counts.images)[0]
+
+
+@metric("top_{k}_high", HIGHER, "high end of its 95 % interval (Wilson)", table=SINGLE_LABEL)
+def top_k_high(counts: SingleLabelCounts, k: int) -> float:
+    return wilson_interval(counts.correct_at(k), counts.images)[1]
+
+
+@metric("mean_class_accuracy", HIGHER, "mean of the classes' top-1", table=SINGLE_LABEL)
+def mean_class_accuracy(counts: SingleLabelCounts) -> float:
+    accuracy = ratio(counts.correct[0], counts.class_images)
+    return float(accuracy[counts.class_images > 0].mean())

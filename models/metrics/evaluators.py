@@ -1,30 +1,113 @@
-"""Evaluators: they take predictions batch by batch, and give the metrics of all of them.
+"""Evaluators: they take predictions batch by batch and give the metrics of all of them.
 
 All that they add up is integers, so images sharded over workers give the same result to the last
-digit. Definitions: `models.metrics.definitions` and docs/metrics.md.
+digit. The metrics themselves: `models.metrics.definitions`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data.common.errors import UserError
 from models.distributed.base import Distributed, SingleProcess
-from models.metrics import definitions
-from models.metrics.definitions import LEFT_OUT, RankedPositives, UndefinedError
-from models.metrics.inputs import list_labels, select_rows
-from models.metrics.results import (
+from models.losses import PADDING
+from models.metrics import counts, definitions
+from models.metrics.accumulators import ExactSums, ScoreStore, count_at_least, gather
+from models.metrics.counts import (
+    LEFT_OUT,
     ClassCounts,
-    MultiLabelMetricOptions,
-    MultiLabelMetrics,
-    SingleLabelMetrics,
+    ImageRankings,
+    MultiLabelCounts,
+    RankedPositives,
+    SingleLabelCounts,
+    UndefinedError,
 )
-from models.metrics.store import ScoreStore, count_at_least
-from models.metrics.sums import ExactSums, gather
+
+
+@dataclass(frozen=True)
+class MultiLabelOptions:
+    """What is measured.
+
+    Attributes:
+      top: the k of precision, recall and F1 at k.
+      threshold: score from which a class is predicted, one for all or float [C].
+      positive_threshold: confidence from which a label is positive; a lower one is negative.
+      supported: bool [C], the classes that means are over, less those without a positive;
+        None: all.
+      parents: int [C], the parent of each class, -1 for a root; None: no hierarchy.
+      scratch_dir: folder of the temporary file of scores (4 x images x classes bytes).
+    """
+
+    top: tuple[int, ...] = (5, 10)
+    threshold: float | np.ndarray = 0.5
+    positive_threshold: float = 0.5
+    supported: np.ndarray | None = None
+    parents: np.ndarray | None = None
+    scratch_dir: str | Path | None = None
+
+    def thresholds(self, class_num: int) -> np.ndarray:
+        """float32 [C]. Raises UserError where an array has not one entry per class."""
+        for name in ("threshold", "supported", "parents"):
+            value = getattr(self, name)
+            if value is not None and np.shape(value) not in ((), (class_num,)):
+                raise UserError(f"{name} has {np.size(value)} entries for {class_num} classes")
+        return np.broadcast_to(np.asarray(self.threshold, np.float32), (class_num,))
+
+
+class Labels(NamedTuple):
+    """The labels of a batch, listed: (rows[i], classes[i]) has values[i]; no pair comes twice."""
+
+    rows: np.ndarray
+    classes: np.ndarray
+    values: np.ndarray
+
+    def where(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, classes) of the labels that `mask` selects."""
+        return self.rows[mask], self.classes[mask]
+
+
+def select_rows(
+    class_num: int,
+    scores: np.ndarray,
+    label_index: np.ndarray,
+    label_value: np.ndarray,
+    valid: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The valid rows: scores as a float32 copy, and the labels. Raises UserError."""
+    scores, label_index, label_value = map(np.asarray, (scores, label_index, label_value))
+    if scores.ndim != 2 or scores.shape[1] != class_num:
+        raise UserError(f"scores must be [batch, {class_num}], not {list(scores.shape)}")
+    if label_index.shape != label_value.shape or label_index.shape[:1] != scores.shape[:1]:
+        raise UserError(
+            f"labels {list(label_index.shape)} and {list(label_value.shape)} do not fit"
+            f" scores {list(scores.shape)}"
+        )
+    keep = np.ones(len(scores), bool) if valid is None else np.asarray(valid, bool)
+    scores = scores[keep].astype(np.float32, copy=False)
+    if not np.isfinite(scores).all():
+        raise UserError("scores hold NaN or infinity")
+    return scores, label_index[keep], label_value[keep]
+
+
+def list_labels(class_num: int, label_index: np.ndarray, label_value: np.ndarray) -> Labels:
+    """The labels without padding, by row and class; of a pair listed twice the larger value."""
+    rows, columns = np.nonzero(label_index != PADDING)
+    classes, values = label_index[rows, columns].astype(np.int64), label_value[rows, columns]
+    if len(classes) and not 0 <= classes.min() <= classes.max() < class_num:
+        wrong = classes[(classes < 0) | (classes >= class_num)][0]
+        raise UserError(f"a label is class {wrong}, but classes are 0 to {class_num - 1}")
+    order = np.lexsort((values, classes, rows))
+    rows, classes, values = rows[order], classes[order], values[order]
+    last = np.append((rows[1:] != rows[:-1]) | (classes[1:] != classes[:-1]), True)[: len(rows)]
+    return Labels(rows[last], classes[last], values[last])
 
 
 class MultiLabelEvaluator:
-    """Metrics of scores for many classes an image, exact for any number of images.
+    """Metrics of scores for many classes per image, exact for any number of images.
 
     Args:
       class_num: C.
@@ -35,20 +118,20 @@ class MultiLabelEvaluator:
         self,
         class_num: int,
         workers: Distributed | None = None,
-        options: MultiLabelMetricOptions | None = None,
+        options: MultiLabelOptions | None = None,
     ) -> None:
         self.class_num = class_num
         self.workers = workers or SingleProcess()
-        self.options = options or MultiLabelMetricOptions()
+        self.options = options or MultiLabelOptions()
         self._thresholds = self.options.thresholds(class_num)
         self._store = ScoreStore(class_num, self.options.scratch_dir)
-        self._sums = ExactSums()
+        self._means, self._sums = definitions.means_over_images(self.options.top), ExactSums()
         self._counts = ClassCounts.zeros(class_num)
         self._images_with_positive = 0
         self._positives: list[tuple[np.ndarray, np.ndarray]] = []  # classes and their scores
         self._ancestors: np.ndarray | None = None
         if self.options.parents is not None:
-            self._ancestors = definitions.ancestor_table(self.options.parents)
+            self._ancestors = counts.ancestor_table(self.options.parents)
         self._closures = {k: np.zeros(3, np.int64) for k in self.options.top}
 
     def update(
@@ -75,22 +158,23 @@ class MultiLabelEvaluator:
         scores[unknown] = LEFT_OUT
         positive = labels.where(labels.values >= self.options.positive_threshold)
         known = self.class_num - np.bincount(unknown[0], minlength=len(scores))
-        ranked, before = definitions.rank_in_images(scores, *positive)
+        ranked, before = counts.rank_in_images(scores, *positive)
         self._store.append(scores)
         self._positives.append((ranked.member, ranked.score))
         self._images_with_positive += len(np.unique(ranked.group))
-        self._sums.add(definitions.image_ranking_metrics(ranked, before, known, self.options.top))
-        self._count(scores, unknown, positive)
+        predicted, true = self._count_classes(scores, unknown, positive)
+        images = ImageRankings(ranked, before, known, predicted, true)
+        self._sums.add({name: metric.compute(images) for name, metric in self._means.items()})
         self._count_closures(scores, unknown, positive)
 
-    def measure(self) -> MultiLabelMetrics:
-        """The metrics of all images of all workers; every worker calls this and gets the same.
+    def measure(self) -> MultiLabelCounts:
+        """The counts of all images of all workers; every worker calls this and gets the same.
 
         Raises: UndefinedError when no supported class has a positive label.
         """
         options, workers = self.options, self.workers
-        counts = ClassCounts(*workers.sum(np.stack(self._counts)))
-        supported = counts.positives > 0
+        of_classes = ClassCounts(*workers.sum(np.stack(self._counts)))
+        supported = of_classes.positives > 0
         if options.supported is not None:
             supported &= options.supported
         if not supported.any():
@@ -98,29 +182,33 @@ class MultiLabelEvaluator:
         images = workers.sum(np.array([self._store.images, self._images_with_positive]))
         ranked, micro = self._rank_classes(supported)
         closures = {k: workers.sum(counted) for k, counted in self._closures.items()}
-        return MultiLabelMetrics(
-            options=options,
+        return MultiLabelCounts(
+            top=options.top,
+            thresholds=self._thresholds,
             images=int(images[0]),
             images_with_positive=int(images[1]),
-            counts=counts,
+            counts=of_classes,
             supported=supported,
-            sums=self._sums.totals(options.image_metrics(), workers),
+            sums=self._sums.totals(tuple(self._means), workers),
             ranked=ranked,
             micro=micro,
             closures=closures if self._ancestors is not None else {},
         )
 
     def result(self) -> dict[str, float]:
-        """The numbers of `measure`, by name."""
-        return self.measure().summary()
+        """Every metric of `measure`, by name."""
+        return definitions.compute_all(self.measure())
 
-    def _count(
+    def _count_classes(
         self,
         scores: np.ndarray,
         unknown: tuple[np.ndarray, np.ndarray],
         positive: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        """Adds the predictions at the thresholds, by class and by image."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Adds the predictions at the thresholds, by class.
+
+        Returns: int [B] each, the predictions of each image and the positives among them.
+        """
         predicted = scores >= self._thresholds
         rows, classes = positive
         true = predicted[positive]
@@ -128,15 +216,12 @@ class MultiLabelEvaluator:
         def by_class(selected: np.ndarray) -> np.ndarray:
             return np.bincount(selected, minlength=self.class_num)
 
-        def by_image(selected: np.ndarray) -> np.ndarray:
-            return np.bincount(selected, minlength=len(scores))
-
         self._counts.known[:] += len(scores) - by_class(unknown[1])
         self._counts.positives[:] += by_class(classes)
         self._counts.predicted[:] += predicted.sum(axis=0)
         self._counts.true[:] += by_class(classes[true])
-        of_images = by_image(rows[true]), np.count_nonzero(predicted, axis=1), by_image(rows)
-        self._sums.add(definitions.image_set_metrics(*of_images, "at_threshold"))
+        true_in_images = np.bincount(rows[true], minlength=len(scores))
+        return np.count_nonzero(predicted, axis=1), true_in_images
 
     def _count_closures(
         self,
@@ -148,29 +233,27 @@ class MultiLabelEvaluator:
             return
         with_positive = np.zeros(len(scores), bool)
         with_positive[positive[0]] = True
-        rows, classes, places = definitions.top_classes(scores, max(self._closures))
+        rows, classes, places = counts.top_classes(scores, max(self._closures))
         for k, counted in self._closures.items():
             used = with_positive[rows] & (places < k)
             predicted = rows[used], classes[used]
-            counted += definitions.hierarchical_counts(
-                predicted, positive, unknown, self._ancestors
-            )
+            counted += counts.hierarchical_counts(predicted, positive, unknown, self._ancestors)
 
     def _rank_classes(self, supported: np.ndarray) -> tuple[RankedPositives, RankedPositives]:
         """The positives of all workers, ranked in their class, and in all supported classes."""
         classes, scores = self._gather_positives()
         of_use = supported[classes]
         levels = np.unique(scores[of_use])
-        counts = count_at_least(self._store, classes, scores, levels, supported)
+        counted = count_at_least(self._store, classes, scores, levels, supported)
         # Counts over the images of each worker add up to the counts over all.
-        at_least, level_at_least = (self.workers.sum(count) for count in counts)
-        true = definitions.positives_at_least(classes, scores)
+        at_least, level_at_least = (self.workers.sum(count) for count in counted)
+        true = counts.positives_at_least(classes, scores)
         ranked = RankedPositives(classes, classes, scores, at_least, true)
         order = np.lexsort((classes[of_use], -scores[of_use]))
         members, ordered = classes[of_use][order], scores[of_use][order]
         group = np.zeros_like(members)
         micro_at_least = level_at_least[np.searchsorted(levels, ordered)]
-        true = definitions.positives_at_least(group, ordered)
+        true = counts.positives_at_least(group, ordered)
         return ranked, RankedPositives(group, members, ordered, micro_at_least, true)
 
     def _gather_positives(self) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +291,7 @@ class SingleLabelEvaluator:
         label_value: np.ndarray,
         valid: np.ndarray | None = None,
     ) -> None:
-        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label a row.
+        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label per row.
 
         The scores are probabilities (the loss is minus the logarithm of the label's one).
         """
@@ -218,7 +301,7 @@ class SingleLabelEvaluator:
         labels = list_labels(self.class_num, label_index, label_value)
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
             raise UserError(
-                "top-k accuracy needs exactly one label an image; for several: --label_mode=multi"
+                "top-k accuracy needs exactly one label per image; for several: --label_mode=multi"
             )
         own = scores[labels.rows, labels.classes]
         tied = (scores == own[:, None]) & (np.arange(self.class_num) < labels.classes[:, None])
@@ -231,33 +314,35 @@ class SingleLabelEvaluator:
         keys = labels.classes[wrong] * self.class_num + scores.argmax(axis=1)[wrong]
         self._confusions = _add_counts(self._confusions, keys, np.ones_like(keys))
 
-    def measure(self) -> SingleLabelMetrics:
-        """The metrics of all images of all workers; every worker calls this and gets the same.
+    def measure(self) -> SingleLabelCounts:
+        """The counts of all images of all workers; every worker calls this and gets the same.
 
         Raises: UndefinedError when there is no image.
         """
         images = self.workers.sum(self._images)
         if not images.any():
             raise UndefinedError("there is no image to evaluate")
-        keys, counts = (gather(part, self.workers) for part in self._confusions)
-        keys, counts = _add_counts(np.zeros((2, 0), np.int64), keys, counts)
-        return SingleLabelMetrics(
+        keys, confused = (gather(part, self.workers) for part in self._confusions)
+        keys, confused = _add_counts(np.zeros((2, 0), np.int64), keys, confused)
+        order = np.argsort(-confused, kind="stable")  # of equals the lower classes first
+        label, prediction = np.divmod(keys[order], self.class_num)
+        return SingleLabelCounts(
             top=self.top,
-            images=images,
+            class_images=images,
             correct=self.workers.sum(self._correct),
             loss_sum=self._sums.totals(("loss",), self.workers)["loss"],
-            confusions=np.stack([keys // self.class_num, keys % self.class_num, counts], axis=1),
+            confusions=np.stack([label, prediction, confused[order]], axis=1),
         )
 
     def result(self) -> dict[str, float]:
-        """The numbers of `measure`, by name."""
-        return self.measure().summary()
+        """Every metric of `measure`, by name."""
+        return definitions.compute_all(self.measure())
 
 
-def _add_counts(counted: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _add_counts(counted: np.ndarray, keys: np.ndarray, added: np.ndarray) -> np.ndarray:
     """int64 [2, N]: ascending keys and their counts, of `counted` and the new ones together."""
     joined = np.concatenate([counted[0], keys])
     unique, inverse = np.unique(joined, return_inverse=True)
     totals = np.zeros(len(unique), np.int64)
-    np.add.at(totals, inverse, np.concatenate([counted[1], counts]))
+    np.add.at(totals, inverse, np.concatenate([counted[1], added]))
     return np.stack([unique, totals])

@@ -8,9 +8,7 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from models.checkpoints.checkpoint import CheckpointFolder
-
-# Metrics of which less is better; of all others more is.
-FALLING = ("loss", "ranking_loss", "one_error", "coverage", "hamming")
+from models.metrics import definitions
 
 
 class EarlyStopping:
@@ -25,8 +23,10 @@ class EarlyStopping:
     def __init__(self, metric: str, patience: int, checkpoints: CheckpointFolder) -> None:
         self.checkpoints = checkpoints
         self._metric, self._patience = metric, patience
-        self._falls = metric.removeprefix("ema_") in FALLING
-        self._value = tf.Variable(math.inf if self._falls else -math.inf, dtype=tf.float64)
+        known = definitions.find(metric)
+        self._lower_is_better = known is not None and known.better == definitions.LOWER
+        worst = math.inf if self._lower_is_better else -math.inf
+        self._value = tf.Variable(worst, dtype=tf.float64)
         self._evaluations_since = tf.Variable(0, dtype=tf.int64)
 
     def progress(self) -> dict[str, tf.Variable]:
@@ -49,7 +49,7 @@ class EarlyStopping:
         value, best = float(metrics[self._metric]), float(self._value.numpy())
         if math.isnan(value):
             return False
-        if value < best if self._falls else value > best:
+        if value < best if self._lower_is_better else value > best:
             self._value.assign(value)
             self._evaluations_since.assign(0)
             return True

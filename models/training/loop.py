@@ -12,15 +12,13 @@ import numpy as np
 
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
-from models.metrics.results import HEADLINES
+from models.metrics import definitions
 from models.training import overview, resume
 from models.training.divergence import DivergenceCheck
 from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
 
-# Of an evaluation while training; training.jsonl has all metrics.
-LOGGED_METRICS = (*HEADLINES, "f1_at_5")
 # Names the file by which the launcher asks the workers to stop.
 STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
@@ -229,7 +227,8 @@ def _evaluate(
     """Evaluates the trainer's step, logs its metrics, and keeps it if it is the best."""
     step, metrics = int(trainer.global_step.numpy()), evaluate()
     writer.scalars(step, "val", metrics)
-    shown = {name: x for name, x in metrics.items() if name.removeprefix("ema_") in LOGGED_METRICS}
+    # training.jsonl has all metrics, the console those that are headlines.
+    shown = {n: x for n, x in metrics.items() if (found := definitions.find(n)) and found.headline}
     writer.log(
         "step %d  val  %s",
         step,

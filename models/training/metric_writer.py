@@ -18,6 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from data.common.files import atomic_write
+from models.metrics import definitions
 
 
 def peak_memory_bytes() -> int:
@@ -44,7 +45,7 @@ def reported(what: str, seconds: float) -> Iterator[None]:
 
 
 class Meter:
-    """Speed over the last `window` steps: images/s and the share of time spent on input.
+    """Speed over the last `window` steps: images/s and the fraction of time spent on input.
 
     `steps` were done so far, the last of them in `last_seconds`.
     """
@@ -70,7 +71,7 @@ class Meter:
         self._waited, self._start = 0.0, time.perf_counter()
 
     def speed(self) -> dict[str, float]:
-        """`images_per_second` (all workers), `step_seconds`, and the share `waiting`."""
+        """`images_per_second` (all workers), `step_seconds`, and the fraction `waiting`."""
         images, seconds, waited = (sum(column) for column in zip(*self._steps, strict=True))
         return {
             "images_per_second": images / seconds,
@@ -107,9 +108,10 @@ class MetricWriter:
             return
         with self._summarizing(step):
             for name, value in values.items():
-                tf.summary.scalar(f"{kind}/{name}", value)
-        known = {name: None if math.isnan(value) else value for name, value in values.items()}
-        self._write(json.dumps({"step": step, "kind": kind, **known}) + "\n")
+                known = definitions.find(name) if kind == "val" else None
+                tf.summary.scalar(f"{kind}/{name}", value, description=known and known.meaning)
+        numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
+        self._write(json.dumps({"step": step, "kind": kind, **numbers}) + "\n")
 
     def images(self, step: int, images: tf.Tensor) -> None:
         """Shows up to four of the images [B, H, W, 3], values in [-1, 1], in TensorBoard."""

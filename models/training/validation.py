@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from models.metrics.definitions import UndefinedError
+from models.metrics.counts import UndefinedError
 
 
 class Validation:

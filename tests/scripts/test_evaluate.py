@@ -21,17 +21,14 @@ from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages, read_classes
 from data.input.image_batches import Preparation
 from data.lists.rows import ListError, read_rows
-from data.outputs import evaluation_html
-from data.outputs.evaluation_files import write_thresholds
+from data.outputs.evaluation_report import write_thresholds
 from data.outputs.predictions import read_thresholds
 from data.tfrecords.examples import encode_example
 from data.tfrecords.records import RecordWriter
 from models.architecture import variable_shapes
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
-from models.metrics.evaluators import MultiLabelEvaluator
 from models.prediction import inference
-from models.prediction.evaluation import NOBODY, HardestExamples
 
 CLASSES = 14
 SIDE = 32
@@ -224,7 +221,7 @@ def test_label_beyond_the_classes_is_refused(data):
 
 
 def test_several_labels_in_single_mode_are_refused(data):
-    with pytest.raises(UserError, match="exactly one label an image"):
+    with pytest.raises(UserError, match="exactly one label per image"):
         run(data, "several", "list.txt", label_mode="single")
 
 
@@ -273,23 +270,3 @@ def test_thresholds_survive_the_file(tmp_path):
     thresholds = np.random.default_rng(0).random(50).astype("f4")
     write_thresholds(tmp_path / "thresholds.tsv", thresholds)
     np.testing.assert_array_equal(read_thresholds(tmp_path / "thresholds.tsv", 50, 0), thresholds)
-
-
-def test_telling_images_are_the_most_wrong_ones():
-    hardest = HardestExamples(2, keep=2)
-    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.6]], "f4")
-    index = np.array([[0, -1], [0, -1], [1, -1], [0, 1]])
-    value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")
-    for row in range(4):
-        part = slice(row, row + 1)
-        hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
-    np.testing.assert_array_equal(hardest.false_negatives.T, [[10, 13], [12, NOBODY]])
-    np.testing.assert_array_equal(hardest.false_positives.T, [[12, NOBODY], [10, 11]])
-
-
-def test_every_metric_has_a_meaning():
-    evaluator = MultiLabelEvaluator(2)
-    evaluator.update(np.array([[0.9, 0.1]]), np.array([[0]]), np.array([[1.0]]))
-    for name in [*evaluator.result(), "hierarchical_f1_at_5", "top_5", "top_1_low", "loss"]:
-        assert evaluation_html.meaning(name), name
-    assert evaluation_html.meaning("precision_at_5").endswith("the best 5 classes that hold")

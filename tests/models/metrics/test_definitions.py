@@ -8,12 +8,19 @@ from sklearn import metrics as sklearn_metrics
 
 from data.common.errors import UserError
 from models.distributed.base import SingleProcess
-from models.metrics import definitions
-from models.metrics import store as metrics_store
-from models.metrics.evaluators import MultiLabelEvaluator, SingleLabelEvaluator
-from models.metrics.results import MultiLabelMetricOptions
-from models.metrics.store import ScoreStore
-from models.metrics.sums import FIXED_POINT, ExactSums
+from models.metrics import accumulators, counts, definitions
+from models.metrics.accumulators import (
+    FIXED_POINT,
+    NOBODY,
+    ExactSums,
+    HardestExamples,
+    ScoreStore,
+)
+from models.metrics.evaluators import (
+    MultiLabelEvaluator,
+    MultiLabelOptions,
+    SingleLabelEvaluator,
+)
 
 
 def listed(labels):
@@ -28,11 +35,15 @@ def listed(labels):
 
 
 def evaluate(scores, labels, batch=7, **options):
-    evaluator = MultiLabelEvaluator(scores.shape[1], options=MultiLabelMetricOptions(**options))
+    evaluator = MultiLabelEvaluator(scores.shape[1], options=MultiLabelOptions(**options))
     for start in range(0, len(scores), batch):
         part = slice(start, start + batch)
         evaluator.update(scores[part], *listed(labels[part]))
     return evaluator.measure()
+
+
+def summary_of(scores, labels, **options):
+    return definitions.compute_all(evaluate(scores, labels, **options))
 
 
 def case(name):
@@ -75,11 +86,11 @@ def test_average_precision_equals_scikit_learn(name):
             for y, s in known_parts(scores.T, labels.T)
         ]
     )
-    np.testing.assert_allclose(metrics.average_precisions(), expected, atol=1e-12)
-    by_hand = [definitions.average_precision(s, y) for s, y in zip(scores.T, labels.T, strict=True)]
+    np.testing.assert_allclose(metrics.average_precisions, expected, atol=1e-12)
+    by_hand = [counts.average_precision(s, y) for s, y in zip(scores.T, labels.T, strict=True)]
     np.testing.assert_allclose(by_hand, expected, atol=1e-12)
     supported = (labels > 0).any(axis=0)
-    summary, used = metrics.summary(), (labels >= 0) & supported
+    summary, used = definitions.compute_all(metrics), (labels >= 0) & supported
     micro = sklearn_metrics.average_precision_score(labels[used], scores[used])
     weights = (labels > 0).sum(axis=0)[supported]
     assert summary["map_macro"] == pytest.approx(expected[supported].mean(), abs=1e-12)
@@ -92,7 +103,7 @@ def test_average_precision_equals_scikit_learn(name):
 @pytest.mark.parametrize("name", CASES)
 def test_image_rankings_equal_scikit_learn(name):
     scores, labels = case(name)
-    summary = evaluate(scores, labels).summary()
+    summary = summary_of(scores, labels)
     # In float32 its ranks, and so its results, have seven digits: SciPy 1.18 keeps the type.
     scores = scores.astype(np.float64)
     for ours, theirs in [
@@ -113,7 +124,7 @@ def test_image_rankings_equal_scikit_learn(name):
 @pytest.mark.parametrize("name", CASES)
 def test_threshold_metrics_equal_scikit_learn(name):
     scores, labels = case(name)
-    summary = evaluate(scores, labels, threshold=0.6).summary()
+    summary = summary_of(scores, labels, threshold=0.6)
     supported, known = (labels > 0).any(axis=0), labels >= 0
     truth, predicted = labels > 0, (scores >= 0.6) & known
     for ours, theirs in [
@@ -136,7 +147,7 @@ def test_threshold_metrics_equal_scikit_learn(name):
 def test_precision_and_recall_at_k_by_hand():
     scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]], "f4")
     labels = np.array([[1, 0, 1, 1], [1, 0, 0, 0]], "f4")
-    summary = evaluate(scores, labels, top=(1, 2, 9)).summary()
+    summary = summary_of(scores, labels, top=(1, 2, 9))
     assert summary["precision_at_1"] == pytest.approx((1 + 0) / 2)
     assert summary["recall_at_1"] == pytest.approx((1 / 3 + 0) / 2)
     assert summary["f1_at_1"] == pytest.approx((2 / 4 + 0) / 2)
@@ -152,15 +163,15 @@ def test_ties_at_k_go_to_the_lower_class():
     scores = np.array([[0.5, 0.5, 0.5, 0.5]], "f4")
     for wanted, hit in [(0, 1.0), (1, 1.0), (2, 0.0), (3, 0.0)]:
         labels = np.eye(4, dtype="f4")[[wanted]]
-        assert evaluate(scores, labels, top=(2,)).summary()["recall_at_2"] == hit
-    rows, classes, places = definitions.top_classes(scores, 2)
+        assert summary_of(scores, labels, top=(2,))["recall_at_2"] == hit
+    rows, classes, places = counts.top_classes(scores, 2)
     assert (rows.tolist(), classes.tolist(), places.tolist()) == ([0, 0], [0, 1], [0, 1])
 
 
 def test_unknown_classes_take_no_place_in_the_ranking():
     scores = np.array([[0.9, 0.8, 0.1]], "f4")
     labels = np.array([[-1, 1, 0]], "f4")
-    summary = evaluate(scores, labels, top=(1, 3)).summary()
+    summary = summary_of(scores, labels, top=(1, 3))
     assert summary["precision_at_1"] == 1
     assert summary["precision_at_3"] == 0.5  # only two classes are known
     assert summary["one_error"] == 0
@@ -169,7 +180,7 @@ def test_unknown_classes_take_no_place_in_the_ranking():
 def test_images_without_a_positive_count_only_where_defined():
     scores = np.array([[0.9, 0.1], [0.9, 0.1]], "f4")
     labels = np.array([[1, 0], [0, 0]], "f4")
-    summary = evaluate(scores, labels, top=(1,)).summary()
+    summary = summary_of(scores, labels, top=(1,))
     assert (summary["images"], summary["images_with_positive"]) == (2, 1)
     assert summary["precision_at_1"] == summary["recall_at_1"] == 1
     assert summary["coverage"] == 0.5
@@ -190,21 +201,21 @@ def test_hierarchical_metrics_count_ancestors():
     scores = np.array([[0.1, 0.1, 0.2, 0.9, 0.1, 0.0]], "f4")
     labels = np.array([[0, 0, 1, 0, 0, 0]], "f4")
     # Predicted {cat, animal, thing}, true {dog, animal, thing}: two in common.
-    summary = evaluate(scores, labels, top=(1,), parents=PARENTS).summary()
+    summary = summary_of(scores, labels, top=(1,), parents=PARENTS)
     assert summary["precision_at_1"] == 0
     assert summary["hierarchical_precision_at_1"] == pytest.approx(2 / 3)
     assert summary["hierarchical_recall_at_1"] == pytest.approx(2 / 3)
     labels[0, 1] = -1  # animal unknown: {cat, thing} and {dog, thing}
-    summary = evaluate(scores, labels, top=(1,), parents=PARENTS).summary()
+    summary = summary_of(scores, labels, top=(1,), parents=PARENTS)
     assert summary["hierarchical_f1_at_1"] == pytest.approx(1 / 2)
 
 
 def test_ancestor_table_refuses_loops_and_strangers():
-    assert definitions.ancestor_table(PARENTS)[2].tolist() == [2, 1, 0]
+    assert counts.ancestor_table(PARENTS)[2].tolist() == [2, 1, 0]
     with pytest.raises(UserError, match="loop"):
-        definitions.ancestor_table([1, 0])
+        counts.ancestor_table([1, 0])
     with pytest.raises(UserError, match="parents"):
-        definitions.ancestor_table([-1, 7])
+        counts.ancestor_table([-1, 7])
 
 
 def test_fitted_thresholds_have_the_best_f1():
@@ -213,7 +224,7 @@ def test_fitted_thresholds_have_the_best_f1():
     metrics = evaluate(scores, labels, threshold=0.25)
     fitted = metrics.fitted_thresholds()
     assert fitted[0] == np.float32(0.25)  # no positive: the default stays
-    applied = evaluate(scores, labels, threshold=fitted).class_table()["f1"]
+    applied = evaluate(scores, labels, threshold=fitted).class_table["f1"]
     for c in range(1, scores.shape[1]):
         best = max(
             sklearn_metrics.f1_score(labels[:, c], scores[:, c] >= t)
@@ -227,7 +238,7 @@ def test_supported_list_bounds_every_mean():
     labels[:, 2] = 0
     few = np.zeros(12, bool)
     few[[1, 2, 5]] = True
-    summary = evaluate(scores, labels, supported=few).summary()
+    summary = summary_of(scores, labels, supported=few)
     expected = sklearn_metrics.average_precision_score(labels[:, [1, 5]], scores[:, [1, 5]])
     assert summary["supported_classes"] == 2
     assert summary["map_macro"] == pytest.approx(expected, abs=1e-12)
@@ -279,7 +290,7 @@ class Threads:
 
 def test_shards_give_the_same_result_to_the_last_digit():
     scores, labels = case("unknowns")
-    options = MultiLabelMetricOptions(parents=np.array([-1, *range(11)]))
+    options = MultiLabelOptions(parents=np.array([-1, *range(11)]))
 
     def job(worker, rank):
         evaluator = MultiLabelEvaluator(12, worker, options)
@@ -302,7 +313,7 @@ def test_single_label_shards_give_the_same_result():
         part = slice(rank, None, worker.size)
         evaluator.update(scores[part], *listed(labels[part]))
         metrics = evaluator.measure()
-        return metrics.summary(), metrics.top_confusions(4).tolist()
+        return definitions.compute_all(metrics), metrics.confusions.tolist()
 
     [whole] = Threads(1).run(job)
     assert Threads(3).run(job) == [whole] * 3
@@ -320,7 +331,7 @@ def test_single_label_metrics_equal_scikit_learn():
     evaluator.update(scores[:30], *listed(labels[:30]))
     evaluator.update(scores[30:], *listed(labels[30:]))
     metrics, truth = evaluator.measure(), labels.argmax(axis=1)
-    summary = metrics.summary()
+    summary = definitions.compute_all(metrics)
     for k in (1, 5):
         expected = sklearn_metrics.top_k_accuracy_score(truth, scores, k=k)
         assert summary[f"top_{k}"] == pytest.approx(expected)
@@ -328,7 +339,7 @@ def test_single_label_metrics_equal_scikit_learn():
     assert summary["loss"] == pytest.approx(sklearn_metrics.log_loss(truth, scores), abs=1e-6)
     matrix = sklearn_metrics.confusion_matrix(truth, scores.argmax(axis=1))
     np.fill_diagonal(matrix, 0)
-    label, prediction, count = metrics.top_confusions(1)[0]
+    label, prediction, count = metrics.confusions[0]
     assert count == matrix.max() == matrix[label, prediction]
     assert metrics.confusions[:, 2].sum() == matrix.sum()
 
@@ -341,13 +352,13 @@ def test_tied_probabilities_rank_the_lower_class_first():
 
 def test_wilson_interval_of_the_textbook():
     # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
-    assert definitions.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert definitions.wilson_interval(0, 0) == (0.0, 1.0)
+    assert counts.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert counts.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_store_gives_back_columns_of_many_chunks(monkeypatch):
-    monkeypatch.setattr(metrics_store, "CHUNK_BYTES", 400)
-    monkeypatch.setattr(metrics_store, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(accumulators, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(accumulators, "BLOCK_BYTES", 700)
     scores = np.random.default_rng(0).random((53, 17)).astype("f4")
     store = ScoreStore(17)
     for start in range(0, 53, 5):
@@ -399,4 +410,37 @@ def test_nothing_to_measure_is_refused():
     with pytest.raises(UserError, match="no image"):
         SingleLabelEvaluator(3).measure()
     with pytest.raises(UserError, match="parents has 2 entries for 3 classes"):
-        MultiLabelEvaluator(3, options=MultiLabelMetricOptions(parents=np.array([-1, 0])))
+        MultiLabelEvaluator(3, options=MultiLabelOptions(parents=np.array([-1, 0])))
+
+
+def test_hardest_examples_are_the_most_wrong_ones():
+    hardest = HardestExamples(2, keep=2)
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.6]], "f4")
+    index = np.array([[0, -1], [0, -1], [1, -1], [0, 1]])
+    value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")
+    for row in range(4):
+        part = slice(row, row + 1)
+        hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
+    np.testing.assert_array_equal(hardest.positions["false_negatives"].T, [[10, 13], [12, NOBODY]])
+    np.testing.assert_array_equal(hardest.positions["false_positives"].T, [[12, NOBODY], [10, 11]])
+
+
+def test_every_metric_is_found_by_its_name_in_a_result():
+    several = MultiLabelEvaluator(6, options=MultiLabelOptions(parents=PARENTS))
+    single = SingleLabelEvaluator(6)
+    for evaluator in (several, single):
+        evaluator.update(np.eye(6)[:1], np.array([[0]]), np.array([[1.0]]))
+        for name in evaluator.result():
+            found = definitions.find(f"ema_{name}")
+            assert found.meaning and found.better in ("higher", "lower", "count"), name
+    assert "hierarchical_f1_at_5" in several.result()
+    assert definitions.find("precision_at_5").meaning.endswith("the best 5 classes that hold")
+    assert definitions.find("f1_at_1").meaning.endswith("F1 of the best 1 classes")
+    assert definitions.find("mAP") is None
+    falling = {
+        n
+        for t in (definitions.MULTI_LABEL, definitions.SINGLE_LABEL)
+        for n, m in t.items()
+        if m.better == definitions.LOWER
+    }
+    assert falling == {"loss", "ranking_loss", "one_error", "coverage", "hamming"}

@@ -1,0 +1,300 @@
+"""The report of evaluate.py: JSON metrics, CSV with a row per class, HTML page."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.common import html_report
+from data.common.files import atomic_write
+from data.input.evaluation import EvaluationImages
+from data.input.image_batches import Preparation, to_image
+
+LISTED_CLASSES = 20
+DRAWN_CLASSES = 3
+LISTED_CONFUSIONS = 30
+# Classes with fewer positives say little of the network; ranked only when all are so rare.
+ENOUGH_POSITIVES = 5
+THUMBNAIL_SIDE = 112
+HEADINGS = {
+    "false_negatives": "lowest scores where it holds",
+    "false_positives": "highest scores where it does not",
+}
+SIGNED_DIFFERENCE = "{:+.4f}"
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One checkpoint, measured.
+
+    Attributes:
+      metrics: the numbers, by name.
+      classes: columns [C] of the table of classes, by name.
+      quality, positives: float and int [C], by what classes are ranked; NaN: not measured.
+      hardest: `false_negatives` and `false_positives`, positions of images int64 [N, C], most wrong
+        first; below 0: none.
+      unreadable: images of all workers that were left out.
+      thresholds: float32 [C] with the best F1, of several labels per image.
+      curve: (recall, precision) of a class, or with None of all; of several labels per image.
+      confusions: int64 [N, 3], (label, prediction, images), of one label per image.
+    """
+
+    checkpoint: str
+    step: int | None
+    metrics: Mapping[str, float]
+    classes: Mapping[str, np.ndarray]
+    quality: np.ndarray
+    positives: np.ndarray
+    hardest: Mapping[str, np.ndarray]
+    unreadable: int
+    thresholds: np.ndarray | None = None
+    curve: Callable[[int | None], Curve] | None = None
+    confusions: np.ndarray | None = None
+
+    @property
+    def title(self) -> str:
+        """The checkpoint's own name with the folder it is in."""
+        return "/".join(Path(self.checkpoint).parts[-2:])
+
+    def ranked_classes(self) -> np.ndarray:
+        """Classes with enough positives, the worst first."""
+        measured = ~np.isnan(self.quality) & self.classes.get("supported", True)
+        frequent = measured & (self.positives >= ENOUGH_POSITIVES)
+        chosen = np.flatnonzero(frequent if frequent.any() else measured)
+        return chosen[np.lexsort((-self.positives[chosen], self.quality[chosen]))]
+
+
+def write_thresholds(path: str | os.PathLike, thresholds: np.ndarray) -> None:
+    """Writes rows `class<TAB>threshold`, as image_classification.py --threshold_file reads them.
+
+    Nine digits bring every float32 back exactly.
+    """
+    rows = [f"{c}\t{threshold:.9g}\n" for c, threshold in enumerate(thresholds.tolist())]
+    atomic_write(path, "".join(rows))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the report is made of.
+
+    Attributes:
+      names: of the classes.
+      evaluations: of each checkpoint, by step; the classes shown are those of the last one.
+      compared: another checkpoint that the last one is set against.
+      define: a metric's `better` (higher, lower or count), `meaning` and `headline`, by its name.
+      settings: what decides on the numbers, by name.
+      images, prepare: give the images shown.
+      page_classes: worst classes that are shown with images.
+    """
+
+    names: Sequence[str]
+    evaluations: Sequence[Evaluation]
+    compared: Evaluation | None
+    define: Callable[[str], Any]
+    settings: Mapping[str, Any]
+    images: EvaluationImages
+    prepare: Preparation
+    page_classes: int
+
+    def write(self, folder: Path) -> None:
+        """Writes metrics.json, classes.csv, confusions.csv (single label) and report.html."""
+        last = self.evaluations[-1]
+        _write_json(folder / "metrics.json", self._numbers())
+        self._write_classes(folder / "classes.csv")
+        if last.confusions is not None:
+            self._write_confusions(folder / "confusions.csv")
+        page = html_report.page(f"Evaluation of {last.title}", self._sections())
+        atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
+
+    def _numbers(self) -> dict[str, Any]:
+        everyone = [*self.evaluations, *([self.compared] if self.compared else [])]
+        return {
+            "evaluations": [
+                {
+                    "checkpoint": e.checkpoint,
+                    "step": e.step,
+                    "unreadable_images": e.unreadable,
+                    "metrics": e.metrics,
+                }
+                for e in everyone
+            ],
+            "unreadable": [[name, reason] for _, name, reason in self.images.left_out],
+            "settings": self.settings,
+            "definitions": {
+                name: {"better": metric.better, "meaning": metric.meaning}
+                for name, metric in ((n, self.define(n)) for n in self.evaluations[-1].metrics)
+            },
+        }
+
+    def _write_classes(self, path: Path) -> None:
+        """A value that does not exist, such as the AP of a class without a positive, is empty."""
+        columns = self.evaluations[-1].classes
+        rows = (
+            (c, name, *(_cell(column[c]) for column in columns.values()))
+            for c, name in enumerate(self.names)
+        )
+        _write_csv(path, ("class", "name", *columns), rows)
+
+    def _write_confusions(self, path: Path) -> None:
+        confusions, names = self.evaluations[-1].confusions, self.names
+        rows = ((t, names[t], p, names[p], n) for t, p, n in confusions.tolist())
+        _write_csv(path, ("label", "label_name", "predicted", "predicted_name", "images"), rows)
+
+    def _sections(self) -> list[tuple[str, str]]:
+        last, compared = self.evaluations[-1], self.compared
+        sections = [("Metrics", self._metrics())]
+        if len(self.evaluations) > 1:
+            sections.append(("Checkpoints", self._checkpoints()))
+        if compared:
+            sections.append(("Classes that changed most", self._changes(compared)))
+        if last.curve:
+            sections.append(("Precision and recall", self._curves()))
+        if last.confusions is not None:
+            sections.append(("Confusions", self._confusions()))
+        worst = last.ranked_classes()[:LISTED_CLASSES]
+        best = last.ranked_classes()[::-1][:LISTED_CLASSES]
+        sections.append(("Worst classes", self._class_table(last.classes, worst)))
+        sections.append(("Images of the worst classes", self._images(worst[: self.page_classes])))
+        sections.append(("Best classes", self._class_table(last.classes, best)))
+        rows = [(name, reason) for _, name, reason in self.images.left_out]
+        left_out = html_report.table(["image", "reason"], rows)
+        sections.append((f"Unreadable images, left out: {last.unreadable}", left_out))
+        settings = [(name, str(value)) for name, value in self.settings.items()]
+        return [*sections, ("Settings", html_report.table(["setting", "value"], settings))]
+
+    def _metrics(self) -> str:
+        """A row per metric; of two checkpoints also how far the first is above the second."""
+        shown = [e for e in (self.evaluations[-1], self.compared) if e]
+        header = ["metric", *(e.title for e in shown), *["difference"][: len(shown) - 1], "meaning"]
+        rows = []
+        for name, value in shown[0].metrics.items():
+            row: list[object] = [name, *(e.metrics.get(name, "") for e in shown)]
+            if len(shown) == 2:
+                other = shown[1].metrics.get(name)
+                row.append("" if other is None else SIGNED_DIFFERENCE.format(value - other))
+            rows.append([*row, self._meaning(name)])
+        return html_report.table(header, rows)
+
+    def _meaning(self, name: str) -> str:
+        metric = self.define(name)
+        return metric.meaning + ("; lower is better" if metric.better == "lower" else "")
+
+    def _checkpoints(self) -> str:
+        """The headline metrics against the training step."""
+        steps = [e.step if e.step is not None else i for i, e in enumerate(self.evaluations)]
+        curves = {
+            name: [e.metrics[name] for e in self.evaluations]
+            for name in self.evaluations[0].metrics
+            if self.define(name).headline
+        }
+        rows = [[s, *(values[i] for values in curves.values())] for i, s in enumerate(steps)]
+        lines = {name: (steps, values) for name, values in curves.items()}
+        return html_report.line_plot(lines, "step", "") + html_report.table(["step", *curves], rows)
+
+    def _changes(self, compared: Evaluation) -> str:
+        last = self.evaluations[-1]
+        change = last.quality - compared.quality
+        known = np.flatnonzero(~np.isnan(change) & (change != 0))
+        order = known[np.argsort(-np.abs(change[known]), kind="stable")][:LISTED_CLASSES]
+        columns = {
+            "this": last.quality,
+            "other": compared.quality,
+            "difference": change,
+            "positives": last.positives,
+        }
+        return self._class_table(columns, order)
+
+    def _curves(self) -> str:
+        """Precision against recall, over all classes and of the best and worst ones."""
+        last = self.evaluations[-1]
+        classes = last.ranked_classes()
+        drawn = [*classes[-DRAWN_CLASSES:][::-1], *classes[:DRAWN_CLASSES]]
+        curves = {"all classes (micro)": last.curve(None)}
+        curves |= {f"{self.names[c]} ({c})": last.curve(c) for c in dict.fromkeys(drawn)}
+        lines = {
+            name: ([0.0, *recall], [precision[0], *precision])
+            for name, (recall, precision) in curves.items()
+            if len(recall)
+        }
+        return html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
+
+    def _confusions(self) -> str:
+        confusions = self.evaluations[-1].confusions[:LISTED_CONFUSIONS].tolist()
+        rows = [(self.names[t], self.names[p], n) for t, p, n in confusions]
+        return html_report.table(["label", "predicted", "images"], rows)
+
+    def _class_table(self, columns: Mapping[str, np.ndarray], chosen: Sequence[int]) -> str:
+        """A row per chosen class: its index, its name and an entry of each column [C]."""
+        rows = [
+            [int(c), self.names[c], *(column[c].item() for column in columns.values())]
+            for c in chosen
+        ]
+        return html_report.table(["class", "name", *columns], rows)
+
+    def _images(self, classes: np.ndarray) -> str:
+        """The hardest images of each class, under a heading."""
+        hardest = self.evaluations[-1].hardest
+        wanted = {int(p) for found in hardest.values() for c in classes for p in found[:, c]}
+        crops = self.images.some({p for p in wanted if p >= 0}, self.prepare)
+        parts = []
+        for c in classes:
+            for kind, heading in HEADINGS.items():
+                shown = [int(p) for p in hardest[kind][:, c] if p >= 0]
+                if shown:
+                    parts.append(f"<h3>{html.escape(f'{self.names[c]}: {heading}')}</h3>")
+                for p in shown:
+                    address = html_report.image_address(_thumbnail(crops[p][0]))
+                    parts.append(html_report.figure(address, f"image {p}", THUMBNAIL_SIDE))
+        return "\n".join(parts)
+
+
+def _write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes `content`; NumPy numbers become plain ones, and what is not finite becomes null."""
+    atomic_write(path, json.dumps(_plain(content), indent=1) + "\n")
+
+
+def _write_csv(
+    path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    value = _plain(value)
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else int(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _thumbnail(crop: np.ndarray) -> Image.Image:
+    """A small image of what the network saw: float32 [S, S, 3] in [-1, 1]."""
+    image = to_image(crop)
+    image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
+    return image
