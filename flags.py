@@ -11,6 +11,7 @@ from absl import flags, logging  # noqa: F401 - absl's logging defines log_dir
 from data.common.flag_groups import GROUPS, close_groups
 from data.common.flag_groups import open_group as _group
 from models.architecture import BLOCKS
+from models.backbones import BACKBONES, RESNET
 from models.losses import LOSSES
 
 FLAGS = flags.FLAGS
@@ -157,6 +158,7 @@ flags.DEFINE_float("randaugment_magnitude", 9.0, "strength of RandAugment", 0.0,
 flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
 
 _group("Training of the network", *TRAINING)
+flags.DEFINE_enum("backbone", RESNET, list(BACKBONES), "kind of network")
 flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
 flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)
 flags.DEFINE_boolean(

@@ -6,6 +6,7 @@ Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import flags
 from data.common import script
@@ -14,13 +15,13 @@ from data.common.script import as_dict, from_flags, set_defaults
 from data.input.augment import Augmentation
 from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
 from data.input.sharding import StepOptions, arithmetic, step_share
+from models import backbones
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
 from models.losses import LOSSES, ClassWeightOptions
 from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
-from models.resnet import ResNet
 from models.training import loop, overview, resume
 from models.training.early_stopping import EarlyStopping
 from models.training.mixup import Mixup
@@ -135,10 +136,10 @@ def run(
     )
 
 
-def make_network(job: Distributed) -> ResNet:
+def make_network(job: Distributed) -> Any:
     """The network of the flags, with its initial values."""
     synchronized = FLAGS.sync_batch_norm and job.size > 1
-    return ResNet(
+    return backbones.find(FLAGS.backbone)(
         *(FLAGS.resnet_size, FLAGS.class_num),
         width=FLAGS.width,
         data_format=FLAGS.data_format,

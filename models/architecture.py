@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 from data.common.errors import UserError
 
-BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {  # of each stage, by depth
+    14: (1, 1, 1, 1),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 STEM = "init/init_conv"
 FINAL_NORM = "global_pool/bn"
 DENSE_KERNEL = "logits/dense/kernel"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from models.architecture import BLOCKS, DENSE_BIAS, STEM, kernel_name
+from models.backbones import RESNET
 from models.checkpoints import list_file
 from models.checkpoints.files import (
     AVERAGE,
@@ -54,6 +55,7 @@ class Description(NamedTuple):
     """What a checkpoint says of its network. `step` is None where it holds no `global_step`."""
 
     prefix: str
+    backbone: str
     resnet_size: int
     class_num: int
     width: int
@@ -71,15 +73,26 @@ class Description(NamedTuple):
 
 
 def describe(prefix: str | Path) -> Description:
-    """Depth, class count, width and step, from names and shapes alone but for the step.
+    """Backbone, depth, class count, width and step.
+
+    A ResNet's are read from names and shapes alone, those of another backbone from the flags in
+    the JSON next to the checkpoint.
 
     Raises CheckpointError for a checkpoint of something else.
     """
     checkpoint = read(prefix)
     shapes = checkpoint.shapes
-    resnet_size, class_num, width = sizes_of(str(prefix), shapes)
+    flags = checkpoint.meta().get("flags", {})
+    backbone, names = flags.get("backbone", RESNET), ("resnet_size", "class_num", "width")
+    if backbone == RESNET:
+        resnet_size, class_num, width = sizes_of(str(prefix), shapes)
+    elif set(names) <= set(flags):
+        resnet_size, class_num, width = (flags[name] for name in names)
+    else:
+        raise CheckpointError(f"{prefix}.json lacks the sizes of its network: {', '.join(names)}")
     return Description(
         prefix=str(prefix),
+        backbone=backbone,
         resnet_size=resnet_size,
         class_num=class_num,
         width=width,

@@ -1,12 +1,14 @@
 """Describes a checkpoint as text: network, statistics of every tensor, flags."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from models.architecture import parameter_count
+from models.architecture import is_trainable
+from models.backbones import RESNET
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import Checkpoint, CheckpointError
 
@@ -50,11 +52,13 @@ def summary(opened: Checkpoint) -> str:
         found = checkpoint.describe(opened.prefix)
     except CheckpointError as error:
         return f"no network of ML-Images: {error}"
-    parameters = parameter_count(found.resnet_size, found.class_num, found.width)
+    names = checkpoint.unskipped(opened.shapes, checkpoint.TRAINING_STATE)
+    parameters = sum(math.prod(opened.shapes[name]) for name in names if is_trainable(name))
+    kind = "ResNet" if found.backbone == RESNET else found.backbone
     step = "no step" if found.step is None else f"step {found.step:,}"
     extras = [name for name, there in (("momentum", found.has_momentum),
                                        ("moving average", found.has_average)) if there]  # fmt: skip
     return (
-        f"ResNet-{found.resnet_size}, width {found.width}, {found.class_num:,} classes, "
+        f"{kind}-{found.resnet_size}, width {found.width}, {found.class_num:,} classes, "
         f"{parameters:,} parameters, {step}, with {' and '.join(extras) or 'weights only'}"
     )

@@ -40,6 +40,8 @@ class Source:
       encoded: images as files, to compare outputs on.
       images: the images as the network takes them, [B, S, S, 3], made without `prepare`.
       tolerance: largest difference, relative to the largest logit.
+
+    Raises UserError for another network than a `ResNet`, whose layers the exports do not know.
     """
 
     network: ResNet
@@ -53,6 +55,11 @@ class Source:
     encoded: Sequence[bytes]
     images: np.ndarray
     tolerance: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, ResNet):
+            kind = type(self.network).__name__
+            raise UserError(f"the checkpoint holds a {kind}: export.py exports ResNet alone")
 
     @functools.cached_property
     def logits(self) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Inference: loading a checkpoint, folding batch norm, prediction, evaluation."""
+"""Inference: loading a checkpoint, folding batch norm, prediction."""

@@ -5,6 +5,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from data.common.errors import UserError
+from models import backbones
+from models.backbones import RESNET
 from models.checkpoints import checkpoint
 from models.prediction.folding import FoldedResNet
 from models.resnet import ResNet
@@ -70,7 +73,8 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     trained = RELEASED | checkpoint.read(prefix).meta().get("flags", {})
     reported = {name: trained[name] for name in RELEASED if getattr(options, name) is None}
     options = dataclasses.replace(options, **reported)
-    network = (FoldedResNet if options.fold_batch_norm else ResNet)(
+    folds = options.fold_batch_norm and found.backbone == RESNET
+    network = (FoldedResNet if folds else backbones.find(found.backbone))(
         found.resnet_size,
         found.class_num,
         width=found.width,
@@ -82,7 +86,7 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     checkpoint.restore(
         prefix, network.variables_by_name(), checkpoint.TRAINING_STATE, average=options.use_ema
     )
-    if options.fold_batch_norm:
+    if folds:
         network.fold()
     return Loaded(network, prefix, options.image_size, options.batch_norm_epsilon)
 
@@ -96,6 +100,8 @@ class Predictor:
     """
 
     def __init__(self, network: ResNet, output: str, l2_normalize: bool = False) -> None:
+        if output in STAGES and not hasattr(network, "stage_features"):
+            raise UserError(f"this backbone has no {output}: use pooled or logits")
         self._network, self._output, self._l2_normalize = network, output, l2_normalize
         # One trace serves every batch size, the last, smaller batch included.
         crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)

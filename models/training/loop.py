@@ -112,7 +112,7 @@ def train(
             loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
             loss, stop = _all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
         meter.step_done(int(trainer.position.numpy()) - position)
-        overview.tell_pace(meter, options.max_iter - step - 1, workers.rank)
+        overview.log_pace(meter, options.max_iter - step - 1, workers.rank)
         check.loss(loss)
         step += 1
         finished = step == options.max_iter

@@ -1,14 +1,14 @@
 """Logs an overview of the run at its start, and the time that it will take."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from models.architecture import parameter_count
-from models.resnet import ResNet
 from models.training.metric_writer import Meter, clock
 
 LONG_SECONDS = 3600.0
@@ -25,14 +25,14 @@ class OverviewOptions:
 
 
 def show(
-    network: ResNet, steps: str, schedule: Callable[[int], float], options: OverviewOptions
+    network: Any, steps: str, schedule: Callable[[int], float], options: OverviewOptions
 ) -> None:
     """Logs device, network, `steps` (a line), learning rate and output folders."""
-    depth, classes, width = network.resnet_size, network.class_num, network.width
+    parameters = sum(math.prod(v.shape) for v in network.trainable_by_name().values())
     logging.info(
-        "ResNet-%d of width %d, %s parameters, %d classes, %d x %d pixels, on %s",
-        *(depth, width, f"{parameter_count(depth, classes, width):,}", classes),
-        *(options.image_size, options.image_size, device()),
+        "%s-%d of width %d, %s parameters, %d classes, %d x %d pixels, on %s",
+        *(type(network).__name__, network.resnet_size, network.width, f"{parameters:,}"),
+        *(network.class_num, options.image_size, options.image_size, device()),
     )
     logging.info("%s", steps)
     logging.info("learning rate %g at first, %g warm", schedule(0), schedule(options.warmup))
@@ -46,7 +46,7 @@ def device() -> str:
     return gpus[0].name if gpus else f"CPU, {os.cpu_count()} cores"
 
 
-def tell_pace(meter: Meter, left: int, rank: int) -> None:
+def log_pace(meter: Meter, left: int, rank: int) -> None:
     """Rank 0 logs how long the first step of a start took, then how long those `left` will."""
     seconds = meter.last_seconds
     if rank or meter.steps > 2:

@@ -16,7 +16,7 @@ from models.training.trainer import Trainer
 
 # What decides on the variables that a checkpoint holds.
 _FITTING = (
-    *("resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
+    *("backbone", "resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
     *("trainable", "FixBlock2"),
 )
 # Horovod: the last process of a job that is started again may still be ending.

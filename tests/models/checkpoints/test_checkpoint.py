@@ -89,9 +89,9 @@ def test_variables_and_numbers_come_back_with_their_types(tmp_path):
 
 def test_describe_reads_depth_classes_width_and_step(tmp_path):
     full = checkpoint.describe(checkpoint.save(tmp_path / "full", training_tensors(123), {}))
-    assert full[1:] == (14, 5, 8, 123, True, False)
+    assert full[1:] == ("resnet", 14, 5, 8, 123, True, False)
     bare = checkpoint.describe(checkpoint.save(tmp_path / "bare", thin_tensors(7, 101), {}))
-    assert bare[1:] == (101, 7, 8, None, False, False)
+    assert bare[1:] == ("resnet", 101, 7, 8, None, False, False)
 
 
 def test_disagreement_with_a_flag_names_both_numbers(tmp_path):

@@ -93,12 +93,12 @@ def test_a_start_says_what_it_does_and_the_checkpoint_what_was_used(train, tmp_p
         assert reported in logged
     flags = checkpoint.read(checkpoint.find(tmp_path / "run")).meta()["flags"]
     assert flags["loss"] == "multi_label" and flags["width"] == 8
-    assert "label_mode" not in flags and "label_smoothing" not in flags
+    assert "label_mode" not in flags and "trainable" not in flags
 
 
 @pytest.mark.parametrize(("seconds", "warns"), [(40.0, True), (0.001, False)])
 def test_a_run_that_will_take_long_on_a_cpu_warns(caplog, seconds, warns):
     meter = Meter(10)
     meter.steps, meter.last_seconds = 2, seconds
-    overview.tell_pace(meter, 1000, rank=0)
+    overview.log_pace(meter, 1000, rank=0)
     assert ("the 1000 left take about 11:06:40 h" in caplog.text) == warns
