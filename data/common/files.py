@@ -51,21 +51,28 @@ def rewritten(
         temporary: name of the file until then; by default it has the process id in it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with _created(unfinished) as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError as error:
-        if error.filename is None:  # a full disk does not say which file
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def _created(path: Path) -> BinaryIO:
+    """A file to write, in a folder that is made if it is not there."""
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 def atomic_write(
