@@ -45,3 +45,7 @@ class Shard(NamedTuple):
     def every(self, items: Items) -> Items:
         """Every `count`-th of the items, from the `index`-th on."""
         return items[self.index :: self.count]
+
+
+WHOLE = Shard()
+"""The only shard."""

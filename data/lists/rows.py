@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from data.common.errors import UserError
 from data.common.files import refuse_other_encodings
+from data.common.sharding import WHOLE, Shard
 
 UNKNOWN = -1.0
 """The confidence of a label that nobody judged: masked out of the loss."""
@@ -68,12 +69,12 @@ class Chunk(NamedTuple):
         return f"{self.path}:{_count_newlines(self.path, self.offset) + lines_before + 1}"
 
 
-def chunks(path: str | os.PathLike, part: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
+def chunks(path: str | os.PathLike, part: Shard = WHOLE) -> Iterator[Chunk]:
     """The file in chunks of whole lines, in order.
 
     Args:
-        part: (i, n) takes only the i-th of n contiguous parts of about equal bytes. The lines of
-            the parts, one part after the other, are the lines of the whole file.
+        part: only this one of contiguous parts of about equal bytes. The lines of the parts, one
+            part after the other, are the lines of the whole file.
 
     Raises:
         UserError: it is UTF-16.
@@ -101,7 +102,7 @@ def split_lines(text: bytes) -> list[str]:
 
 
 def read_rows(
-    path: str | os.PathLike, class_num: int | None = None, part: tuple[int, int] = (0, 1)
+    path: str | os.PathLike, class_num: int | None = None, part: Shard = WHOLE
 ) -> Iterator[Row]:
     """Rows of a list file in order, in constant memory.
 
@@ -254,7 +255,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _byte_range(path: str | os.PathLike, part: tuple[int, int]) -> tuple[int, int]:
+def _byte_range(path: str | os.PathLike, part: Shard) -> tuple[int, int]:
     index, count = part
     if not 0 <= index < count:
         raise ListError(f"part {index}/{count}: the part must be in 0..{count - 1}")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.common.sharding import Shard
 from data.lists import rows as list_rows
 from data.lists.rows import ListError, Row, format_row, parse_row, read_rows
 
@@ -86,7 +87,7 @@ def test_errors_name_the_line(tmp_path, monkeypatch) -> None:
     good = b"".join(b"image%d.jpg\t1:1\n" % i for i in range(10))
     for bad, reason in [(b"a.jpg x\n", "class:conf"), (b"\xff.jpg 1\n", "UTF-8")]:
         path.write_bytes(good + b"\n" + bad + good)
-        for part in [(0, 1), (1, 3)]:
+        for part in [Shard(0, 1), Shard(1, 3)]:
             with pytest.raises(ListError, match=rf"list\.txt:12: .*{reason}"):
                 list(read_rows(path, part=part))
 
@@ -108,7 +109,7 @@ def test_missing_file_and_bad_part(tmp_path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a.jpg 1\n")
     with pytest.raises(ListError, match="3/3"):
-        next(read_rows(path, part=(3, 3)))
+        next(read_rows(path, part=Shard(3, 3)))
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filter(
@@ -164,5 +165,5 @@ def test_parts_make_the_whole(tmp_path_factory, lines) -> None:
     path.write_bytes("\n".join(lines).encode())
     whole = list(read_rows(path))
     for count in (1, 2, 5):
-        parts = [row for i in range(count) for row in read_rows(path, part=(i, count))]
+        parts = [row for i in range(count) for row in read_rows(path, part=Shard(i, count))]
         assert parts == whole
