@@ -26,10 +26,9 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import psutil
 
-from benchmarks import lists
+from benchmarks import lists, photographs
 from benchmarks.harness import ROOT, Cost, in_turn, median_ratio, report, run, timed_with_children
 from benchmarks.photographs import jpegs
 
@@ -112,16 +111,10 @@ class Inputs:
 
     def __init__(self, folder: Path, maker: Tree, quick: bool) -> None:
         self.depth, self.batch = (14, 2) if quick else (101, 8)
-        self.images, self.list, self.some = (folder / n for n in ("images", "list.txt", "some.txt"))
-        self.images.mkdir()
-        rng = np.random.default_rng(0)
-        rows = []
-        for number, jpeg in enumerate(jpegs(64 if quick else 2000)):
-            (self.images / f"{number}.jpg").write_bytes(jpeg)
-            labels = rng.choice(CLASSES, 9, replace=False)
-            rows.append(f"{number}.jpg" + "".join(f"\t{label}:1" for label in labels) + "\n")
-        self.list.write_text("".join(rows))
-        self.some.write_text("".join(f"{self.images}/{row}" for row in rows[: 8 * self.batch]))
+        self.images, self.some = folder / "images", folder / "some.txt"
+        self.list = photographs.write(self.images, jpegs(64 if quick else 2000), CLASSES)
+        first = self.list.read_text().splitlines(keepends=True)[: 8 * self.batch]
+        self.some.write_text("".join(f"{self.images}/{row}" for row in first))
         self.dictionary, self.rows = folder / "dictionary.txt", folder / "rows.txt"
         lists.make_dictionary(self.dictionary)
         lists.make_list(self.rows, 2_000 if quick else 300_000)

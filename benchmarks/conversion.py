@@ -1,6 +1,6 @@
-"""Times the conversion of JPEGs to records against the rate at which this machine decodes them.
+"""The conversion of JPEGs to records, against the rate at which this machine decodes them.
 
-    python benchmarks/conversion.py [--images 10000] [--processes 1 2] [--repeats 3] [--json FILE]
+    python benchmarks/conversion.py [--images 10000] [--processes 1 2] [--rounds 5] [--json FILE]
 
 Both read the same files of 500 x 375 pixels with the same number of processes: the limit decodes
 them with Pillow and does nothing else; the conversion is the whole command `data/tfrecord.py`,
@@ -8,135 +8,86 @@ start-up and manifest included. Bars: at least 0.75 of the limit, and under 200 
 image, where a dense vector of 11,166 classes takes 44,664.
 """
 
-from __future__ import annotations
-
 import argparse
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import child_cpu_seconds, report
-from data.common import images
-from data.tfrecords.examples import encode_example
+from benchmarks import harness, photographs
 
-ROOT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT, QUALITY = 500, 375, 92
-CLASSES, TAGS = 11166, 9  # ML-Images has 8.72 tags per image
+CLASSES, QUALITY = 11166, 92
 FILES_A_TASK = 256
 
 
-def make_images(folder: Path, count: int) -> Path:
-    """Crops of scikit-image's photographs, and the list of them; returns the list."""
-    from skimage import data  # of the extra `demo`
-
-    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-    large = [Image.fromarray(photo).resize((750, 600)) for photo in photographs]
-    rng = np.random.default_rng(0)
-    lines = []
-    for i in range(count):
-        x, y = int(rng.integers(750 - WIDTH)), int(rng.integers(600 - HEIGHT))
-        crop = large[i % len(large)].crop((x, y, x + WIDTH, y + HEIGHT))
-        crop.save(folder / f"{i}.jpg", quality=QUALITY)
-        tags = rng.choice(CLASSES, TAGS, replace=False)
-        lines.append(f"{i}.jpg" + "".join(f"\t{c}:1" for c in tags) + "\n")
-    (folder / "list.txt").write_text("".join(lines))
-    return folder / "list.txt"
-
-
-def decode_all(paths: list[Path]) -> int:
+def decode(paths: list[Path]) -> None:
     for path in paths:
-        images.decode(path.read_bytes())
-    return len(paths)
+        with Image.open(path) as image:
+            image.convert("RGB")
 
 
-def check_all(paths: list[Path]) -> int:
-    for path in paths:
-        images.whole(path.read_bytes())
-    return len(paths)
-
-
-class Rate(NamedTuple):
-    """Images a second, and milliseconds of CPU an image, over all processes."""
-
-    images: float
-    cpu: float
-
-    @classmethod
-    def of(cls, job: Callable[[], object], count: int) -> Rate:
-        start, cpu = time.perf_counter(), child_cpu_seconds()
-        job()
-        seconds = time.perf_counter() - start
-        return cls(count / seconds, 1000 * (child_cpu_seconds() - cpu) / count)
-
-
-def each_file(job: Callable, paths: list[Path], processes: int) -> None:
-    """Does a job for each file, in processes of its own."""
+def decode_all(paths: list[Path], processes: int) -> None:
     tasks = [paths[i : i + FILES_A_TASK] for i in range(0, len(paths), FILES_A_TASK)]
     with ProcessPoolExecutor(processes) as pool:
-        list(pool.map(job, tasks))
+        list(pool.map(decode, tasks))
 
 
-def convert(listing: Path, processes: int) -> None:
-    output = listing.parent / "records"
-    shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, ROOT / "data/tfrecord.py", "--indexs", listing]
-    command += ["--images", listing.parent, "--tfrecords", output, "--processes", str(processes)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def convert(rows: Path, processes: int) -> Path:
+    """The records of a list, in a folder next to it."""
+    folder = rows.with_suffix("")
+    records = rows.with_name("records")
+    harness.run(["rm", "-rf", records])
+    options = "--indexs", rows, "--images", folder, "--tfrecords", records
+    harness.run(harness.from_root("data/tfrecord.py", *options, "--processes", processes))
+    return records
 
 
-def measure(listing: Path, paths: list[Path], processes: int, repeats: int) -> dict[str, str]:
-    """Medians of decoding, checking and converting, which take turns on the machine."""
+def row(rows: Path, processes: int, rounds: int) -> dict[str, Any]:
+    """Medians of decoding and converting."""
+    paths = sorted(rows.with_suffix("").glob("*.jpg"))
     jobs = {
-        "decode": lambda: each_file(decode_all, paths, processes),
-        "check": lambda: each_file(check_all, paths, processes),
-        "convert": lambda: convert(listing, processes),
+        "decode": lambda: decode_all(paths, processes),
+        "convert": lambda: convert(rows, processes),
     }
-    rates = [{name: Rate.of(job, len(paths)) for name, job in jobs.items()} for _ in range(repeats)]
-    row = {"processes": str(processes)}
-    for name in jobs:
-        row[f"{name}, images/s"] = f"{statistics.median(rate[name].images for rate in rates):,.0f}"
-        row[f"{name}, CPU ms"] = f"{statistics.median(rate[name].cpu for rate in rates):.2f}"
-    shares = [rate["convert"].images / rate["decode"].images for rate in rates]
-    return {**row, "of the decode limit": f"{statistics.median(shares):.2f}"}
+    timed = {name: lambda job=job: harness.timed_with_children(job) for name, job in jobs.items()}
+    costs = harness.in_turn(timed, rounds)
+    several = f"{processes} process{'es' * (processes > 1)}"
+    found: dict[str, Any] = {"what": f"{len(paths):,} images, {several}"}
+    for name, measured in costs.items():
+        found[f"{name}, images/s"] = len(paths) / statistics.median(c.seconds for c in measured)
+        found[f"{name}, CPU ms"] = 1e3 * statistics.median(c.cpu for c in measured) / len(paths)
+    seconds = ([cost.seconds for cost in costs[name]] for name in jobs)
+    return found | {"of the decode limit": harness.median_ratio(*seconds)}
 
 
 def label_bytes(kind: str) -> int:
     """Bytes that the label of an image adds to a record."""
-    classes = list(range(1000, 1000 + TAGS))
-    record = encode_example(kind, b"", "", 1, 1, classes, [1.0] * TAGS, CLASSES)
-    without = encode_example("single", b"", "", 1, 1, [0])
-    return len(record) - len(without)
+    from data.tfrecords.examples import encode_example
+
+    classes = list(range(1000, 1000 + photographs.LABELS_PER_IMAGE))
+    record = encode_example(kind, b"", "", 1, 1, classes, [1.0] * len(classes), CLASSES)
+    return len(record) - len(encode_example("single", b"", "", 1, 1, [0]))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="also write the rates here")
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        listing = make_images(Path(folder), args.images)
-        paths = sorted(Path(folder).glob("*.jpg"))
-        size = statistics.mean(path.stat().st_size for path in paths)
-        rows = [measure(listing, paths, count, args.repeats) for count in args.processes]
-    title = f"{args.images} JPEGs of {WIDTH} x {HEIGHT}, {size:,.0f} bytes each"
-    report(title, rows, args.json)
-    labels = [{"kind": kind, "label bytes": label_bytes(kind)} for kind in ("dense", "sparse")]
-    report(f"Labels of {TAGS} tags of {CLASSES} classes", labels)
+        images = photographs.jpegs(args.images, quality=QUALITY)
+        rows = photographs.write(Path(folder) / "images", images, CLASSES)
+        measured = [row(rows, processes, args.rounds) for processes in args.processes]
+    labels = {f"label bytes, {kind}": label_bytes(kind) for kind in ("sparse", "dense")}
+    return [{**row, **labels} for row in measured]
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(
+        *(measure, __doc__),
+        images=(10_000, 20),
+        processes=([1, 2], [1]),
+        rounds=(5, 1),
+    )

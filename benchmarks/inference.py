@@ -1,14 +1,14 @@
-"""Images a second of the inference scripts, from files of about a megapixel to features on disk.
+"""Images per second of the inference scripts, from files of a megapixel to features on disk.
 
-    python benchmarks/inference.py [--precision float32] [--depth 101] [--images 128]
-        [--rounds 5] [--contenders network files ...] [--json FILE]
+    python benchmarks/inference.py [--precision float32] [--images 128] [--rounds 5]
+        [--contenders "the network alone" "from files"] [--json FILE]
 
 Next to it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
-own and take turns, a pass each a round, so that noise slows all alike; figures are medians
-over the rounds. Core milliseconds, of all threads together, tell most where other programs run.
-The limit is the rate at which a convolution does as many operations. What cannot be imported says
-so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the limit.
+own and do a pass in turn. Core milliseconds, of all threads together, tell most where other
+programs run. The limit does as many operations, all in one 3 x 3 convolution of the network. What
+cannot be imported says so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the
+limit.
 """
 
 import argparse
@@ -16,45 +16,24 @@ import importlib
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from PIL import Image
 
-from benchmarks import contenders
-from benchmarks.measuring import multiplications, report
+from benchmarks import harness, operations
+from benchmarks.photographs import jpegs
 
-CLASS_NUM = 11166
-IMAGE_SIZE = 224
-BATCH_SIZE = 32
 THREADS = 4
-PHOTO_SIZE = (1184, 888)
-JPEG_QUALITY = 90
+NETWORK, LIMIT = "the network alone", "limit: one convolution"
 
-Pass = Callable[[], None]
-
-
-def make_images(folder: Path, count: int) -> None:
-    """JPEG files of about a megapixel, cut out of real photographs."""
-    from skimage import data as photographs
-
-    sources = [photographs.astronaut(), photographs.coffee(), photographs.chelsea()]
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(count):
-        image = Image.fromarray(sources[number % len(sources)])
-        left, top = (int(rng.integers(side // 5)) for side in image.size)
-        part = image.crop((left, top, left + image.width * 4 // 5, top + image.height * 4 // 5))
-        part = part.resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
-        part.save(folder / f"{number:05d}.jpg", quality=JPEG_QUALITY)
+Pass = Callable[[], Any]
 
 
-def make_checkpoint(folder: Path, depth: int) -> None:
+def make_checkpoint(folder: Path, args: argparse.Namespace) -> None:
     """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
     from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
@@ -62,7 +41,7 @@ def make_checkpoint(folder: Path, depth: int) -> None:
 
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, shape in variable_shapes(depth, CLASS_NUM).items():
+    for name, shape in variable_shapes(args.depth, args.class_num).items():
         tensors[name] = initial_value(name, shape, seed=0).numpy()
         if name.endswith(("beta", "moving_mean")):
             tensors[name] += rng.normal(0, 0.1, shape).astype(np.float32)
@@ -77,24 +56,24 @@ def make_checkpoint(folder: Path, depth: int) -> None:
             writer = importlib.import_module(module)
         except ImportError:
             continue  # its contender will say so
-        writer.write(folder / f"model.{suffix}", tensors, depth, *options)
+        writer.write(folder / f"model.{suffix}", tensors, args.depth, *options)
 
 
-def random_crops(count: int) -> np.ndarray:
-    shape = (count, 1, IMAGE_SIZE, IMAGE_SIZE, 3)
+def random_crops(args: argparse.Namespace) -> np.ndarray:
+    shape = (args.batch, 1, args.image_size, args.image_size, 3)
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
-def network_alone(args: argparse.Namespace, fold: bool = True) -> Pass:
+def network_alone(args: argparse.Namespace, folder: str, fold: bool = True) -> Pass:
     from models.prediction import inference
 
     options = inference.NetworkOptions(precision=args.precision, fold_batch_norm=fold)
-    network = inference.load(args.folder, options).network
-    predict, crops = inference.Predictor(network, "pooled"), random_crops(BATCH_SIZE)
-    return lambda: _repeat(lambda: predict(crops), args.images // BATCH_SIZE)
+    network = inference.load(folder, options).network
+    predict, crops = inference.Predictor(network, "pooled"), random_crops(args)
+    return lambda: _repeat(lambda: predict(crops), args.images // args.batch)
 
 
-def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
+def from_files(args: argparse.Namespace, folder: str, batch_size: int = 0) -> Pass:
     """What extract_feature.py does, without the start of the process."""
     from data.common.processes import ProcessGroup
     from data.input.image_batches import Preparation
@@ -104,54 +83,50 @@ def files(args: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Pass:
     from models.prediction import inference
 
     options = inference.NetworkOptions(precision=args.precision)
-    predict = inference.Predictor(inference.load(args.folder, options).network, "pooled")
+    predict = inference.Predictor(inference.load(folder, options).network, "pooled")
     job = BatchPredictor(
-        sources=[f"{args.folder}/images"],
-        result=Path(args.folder) / f"features-{batch_size}.npz",
+        sources=[f"{folder}/images"],
+        result=Path(folder) / f"features-{batch_size}.npz",
         format=feature_files.formats("float32")[".npz"],
-        prepare=Preparation(IMAGE_SIZE),
+        prepare=Preparation(args.image_size),
         predict=predict,
         describe=describe,
         settings={},
-        batch_size=batch_size,
+        batch_size=batch_size or args.batch,
         threads=THREADS,
         group=ProcessGroup(),
     )
-    return lambda: _ignore(job.run())
+    return job.run
 
 
-def convolutions(args: argparse.Namespace) -> Pass:
-    """The limit: as many operations as the network's, all in one of its larger convolutions."""
-    import tensorflow as tf
-
-    from benchmarks.limits import convolution
-
-    run, operations = convolution(tf.as_dtype(args.precision))
-    total = 2 * args.images * multiplications(IMAGE_SIZE, 0, args.depth)
-    return lambda: _repeat(run, round(total / operations))
+def convolutions(args: argparse.Namespace, folder: str) -> Pass:
+    del folder
+    run, flops = operations.convolution(args.precision)
+    total = 2 * args.images * operations.multiplications(args.image_size, 0, args.depth)
+    return lambda: _repeat(run, round(total / flops) or 1)
 
 
-def onnx_runtime(args: argparse.Namespace) -> Pass:
+def onnx_runtime(args: argparse.Namespace, folder: str) -> Pass:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     # Threads that wait by spinning would slow the contender whose turn it is.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        f"{args.folder}/model.onnx", options, providers=["CPUExecutionProvider"]
+        f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"]
     )
-    images = np.ascontiguousarray(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))
+    images = np.ascontiguousarray(random_crops(args)[:, 0].transpose(0, 3, 1, 2))
     one_batch = lambda: session.run(["features"], {"images": images})  # noqa: E731
-    return lambda: _repeat(one_batch, args.images // BATCH_SIZE)
+    return lambda: _repeat(one_batch, args.images // args.batch)
 
 
-def pytorch(args: argparse.Namespace) -> Pass:
+def pytorch(args: argparse.Namespace, folder: str) -> Pass:
     import torch
 
     from models.export.pytorch_network import load
 
-    network = load(f"{args.folder}/model.safetensors").to(memory_format=torch.channels_last)
-    images = torch.from_numpy(random_crops(BATCH_SIZE)[:, 0].transpose(0, 3, 1, 2))
+    network = load(f"{folder}/model.safetensors").to(memory_format=torch.channels_last)
+    images = torch.from_numpy(random_crops(args)[:, 0].transpose(0, 3, 1, 2))
     images = images.contiguous(memory_format=torch.channels_last)
     dtype = getattr(torch, args.precision)
 
@@ -159,18 +134,7 @@ def pytorch(args: argparse.Namespace) -> Pass:
         with torch.inference_mode(), torch.autocast("cpu", dtype, args.precision != "float32"):
             network.features(images)
 
-    return lambda: _repeat(one_batch, args.images // BATCH_SIZE)
-
-
-CONTENDERS: dict[str, Callable[[argparse.Namespace], Pass]] = {
-    "network": network_alone,
-    "files": files,
-    "files, batch 1": lambda args: files(args, batch_size=1),
-    "network, unfolded": lambda args: network_alone(args, fold=False),
-    "limit: one convolution": convolutions,
-    "onnxruntime": onnx_runtime,
-    "pytorch": pytorch,
-}
+    return lambda: _repeat(one_batch, args.images // args.batch)
 
 
 def _repeat(call: Callable[[], Any], times: int) -> None:
@@ -178,84 +142,68 @@ def _repeat(call: Callable[[], Any], times: int) -> None:
         call()
 
 
-def _ignore(value: Any) -> None:
-    del value
+MAKERS: Mapping[str, Callable[[argparse.Namespace, str], Pass]] = {
+    NETWORK: network_alone,
+    "from files": from_files,
+    "from files, batch 1": lambda args, folder: from_files(args, folder, batch_size=1),
+    "the network, unfolded": lambda args, folder: network_alone(args, folder, fold=False),
+    LIMIT: convolutions,
+    "onnxruntime": onnx_runtime,
+    "pytorch": pytorch,
+}
 
 
-def serve_one(args: argparse.Namespace) -> None:
-    """One contender, in this process: a pass to warm up, then one at each word."""
-    from data.common import script  # noqa: F401 - switches oneDNN on before TensorFlow is imported, as scripts do
+def make(name: str, args: argparse.Namespace, folder: str) -> dict[str, Callable[[], Any]]:
+    """A contender in its process, after a pass; see `harness.Contender`."""
+    from data.common import start_tensorflow  # noqa: F401 - as the scripts do
 
-    one_pass = CONTENDERS[args.one](args)
-
-    def timed() -> tuple[float, float]:
-        started, core_started = time.perf_counter(), time.process_time()
-        one_pass()
-        return time.perf_counter() - started, time.process_time() - core_started
-
+    one_pass = MAKERS[name](args, folder)
     one_pass()
-    contenders.serve("ready", {"pass": timed})
+    return {"pass": lambda: harness.timed(one_pass)}
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a contender; those that cannot be imported say so."""
-    settings = "folder", "precision", "images", "depth"
-    options = [f"--{name}={getattr(args, name)}" for name in settings]
-    processes = {
-        name: contenders.Contender([__file__, "--one", name, *options]) for name in args.contenders
-    }
-    ready = [name for name, process in processes.items() if process.facts]
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
-    for _ in range(args.rounds):
-        for name in ready:
-            seconds[name].append(processes[name].ask("pass"))
-    rates = {name: [args.images / wall for wall, _ in seconds[name]] for name in ready}
-    compared = {
-        "of the network": rates.get("network"),
-        "of the limit": next((rates[name] for name in ready if name.startswith("limit")), None),
-    }
+    """A row for each contender; those that cannot be imported say so."""
+    with tempfile.TemporaryDirectory(prefix="inference-") as folder:
+        (Path(folder) / "images").mkdir()
+        for number, jpeg in enumerate(jpegs(args.images, tuple(args.photo_size))):
+            (Path(folder) / "images" / f"{number:05d}.jpg").write_bytes(jpeg)
+        make_checkpoint(Path(folder), args)
+        processes = {name: harness.Contender(make, name, args, folder) for name in args.contenders}
+        ready = {
+            name: lambda process=process: process.ask("pass")
+            for name, process in processes.items()
+            if not process.failure
+        }
+        costs = harness.in_turn(ready, args.rounds)
+        for process in processes.values():
+            process.close()
+    rates = {name: [args.images / cost.seconds for cost in costs[name]] for name in costs}
     rows = []
     for name, process in processes.items():
-        row: dict[str, Any] = {"what": name, "dtype": args.precision}
-        if name in rates:
-            row["images/s"] = statistics.median(rates[name])
-            row["least"], row["most"] = min(rates[name]), max(rates[name])
-            row["core ms/image"] = 1000 * statistics.median(c for _, c in seconds[name])
-            row["core ms/image"] /= args.images
-            row |= {
-                what: contenders.median_ratio(rates[name], others)
-                for what, others in compared.items()
-                if others
-            }
-        else:
-            row["note"] = process.failure()
-        process.close()
+        row: dict[str, Any] = {"what": name, "precision": args.precision}
+        if process.failure:
+            rows.append(row | {"note": process.failure})
+            continue
+        row["images/s"] = statistics.median(rates[name])
+        row["core ms/image"] = 1000 * statistics.median(c.cpu for c in costs[name]) / args.images
+        for column, other in (("of the network", NETWORK), ("of the limit", LIMIT)):
+            if other in rates:
+                row[column] = harness.median_ratio(rates[name], rates[other])
         rows.append(row)
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--depth", type=int, default=101, choices=[14, 50, 101, 152])
-    parser.add_argument("--images", type=int, default=4 * BATCH_SIZE, help="a pass")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
-    parser.add_argument("--json", help="file for the rows as JSON")
-    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.one:
-        serve_one(args)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="inference-") as args.folder:
-        make_images(Path(args.folder) / "images", args.images)
-        make_checkpoint(Path(args.folder), args.depth)
-        rows = measure(args)
-    title = f"ResNet-{args.depth}, {args.precision}, {args.images} images of "
-    report(f"{title}{PHOTO_SIZE[0]} x {PHOTO_SIZE[1]} pixels", rows, args.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main(
+        *(measure, __doc__),
+        precision=("float32", "float32"),
+        depth=(101, 14),
+        class_num=(11166, 20),
+        batch=(32, 2),
+        image_size=(224, 32),
+        images=(128, 4),
+        photo_size=([1184, 888], [300, 200]),
+        contenders=(list(MAKERS), [NETWORK, "from files", "onnxruntime"]),
+        rounds=(5, 1),
+    )

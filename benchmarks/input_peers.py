@@ -1,4 +1,4 @@
-"""The peers of benchmarks/input_pipeline.py: NVIDIA DALI on CPUs, and torch's DataLoader.
+"""The peers of benchmarks/input.py: NVIDIA DALI on CPUs, and torch's DataLoader.
 
 Both do what ours does: JPEG files to float32 images in [-1, 1], with a random crop, resized,
 mirrored half of the time; a third is rotated and colored, a third colored, a third left. They
@@ -23,7 +23,7 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
     """Endless batches by DALI's CPU operators.
 
     Args:
-        folder: holds JPEG files in one folder a class.
+        folder: holds JPEG files.
         threads: that DALI may use.
     """
     from nvidia.dali import fn, pipeline_def, types
@@ -41,7 +41,9 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
 
     @pipeline_def(batch_size=batch, num_threads=threads, device_id=None, enable_conditionals=True)
     def pipeline() -> Any:
-        files, _ = fn.readers.file(file_root=str(folder), random_shuffle=True)
+        files, _ = fn.readers.file(
+            files=[str(path) for path in folder.glob("*.jpg")], random_shuffle=True
+        )
         images = fn.decoders.image_random_crop(
             files,
             random_aspect_ratio=(options.aspect_min, options.aspect_max),
@@ -80,7 +82,7 @@ class Photographs:
     """A data set for torch's DataLoader: Pillow's operations, in [-1, 1], channels last."""
 
     def __init__(self, folder: Path, options: Augmentation, size: int):
-        self._files = sorted(folder.glob("*/*.jpg"))
+        self._files = sorted(folder.glob("*.jpg"))
         self._options, self._size = options, size
 
     def __len__(self) -> int:

@@ -130,13 +130,13 @@ def list_rows(folder: Path, rows: int, processes: int) -> list[dict[str, Any]]:
     make_dictionary(dictionary)
     make_list(raw, rows)
     measured = [
-        {"job": name, "rows": rows, "seconds": cost.seconds, "CPU s": cost.cpu, "MiB": max(samples)}
+        {"what": name, "rows": rows, **cost._asdict(), "MiB": max(samples)}
         for name, command in jobs(harness.ROOT, raw, dictionary, folder, processes).items()
         for cost, samples in [sampled(command, folder)]
     ]
-    total = {name: sum(row[name] for row in measured) for name in ("seconds", "CPU s")}
+    total = {name: sum(row[name] for row in measured) for name in ("seconds", "cpu")}
     largest = max(row["MiB"] for row in measured)
-    return [*measured, {"job": "all", "rows": rows, **total, "MiB": largest}]
+    return [*measured, {"what": "all", "rows": rows, **total, "MiB": largest}]
 
 
 def features_row(folder: Path, images: int) -> dict[str, Any]:
@@ -154,10 +154,9 @@ def features_row(folder: Path, images: int) -> dict[str, Any]:
     cost, samples = sampled(command, folder)
     quarter = len(samples) // 4  # the first one is the start of Python and TensorFlow
     return {
-        "job": "features of a long list",
+        "what": "features of a long list",
         "rows": images,
-        "seconds": cost.seconds,
-        "CPU s": cost.cpu,
+        **cost._asdict(),
         "MiB": max(samples),
         "MiB, second quarter": max(samples[quarter : 2 * quarter]),
         "MiB, second half": max(samples[2 * quarter :]),

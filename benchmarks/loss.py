@@ -1,28 +1,32 @@
-"""Times the multi-label loss, forward and backward, next to plain sigmoid cross-entropy.
+"""The multi-label loss, forward and backward, next to plain sigmoid cross-entropy.
 
-    python benchmarks/loss.py [--batch 32 512] [--class_num 11166] [--json FILE]
+    python benchmarks/loss.py [--batch 32 512] [--class_num 11166] [--rounds 21] [--json FILE]
 
 Bars: at most 1.3 x the time of tf.nn.sigmoid_cross_entropy_with_logits, and at most 3 tensors of
 shape [batch, classes] at the peak (logits and their gradient among them).
 """
 
 import argparse
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
+
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.measuring import median_seconds, peak_growth_bytes, report
+from benchmarks import harness
 from models.distributed.base import SingleProcess
 from models.losses import ClassWeightOptions, sparse_from_dense
 from models.training.objectives import ClassWeights, Objective
 
 LABELS_PER_IMAGE = 9  # ML-Images has 8.72 on average
+PLAIN = "tf.nn.sigmoid_cross_entropy_with_logits"
 
 
 def made_up(batch: int, class_num: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -46,10 +50,9 @@ def with_gradient(loss: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor
     return run
 
 
-def contenders(batch: int, class_num: int) -> dict[str, Callable[[tf.Tensor], Any]]:
-    """Name -> function of logits; the first is the limit, the second the peer."""
+def contenders(batch: int, class_num: int) -> dict[str, Callable[[], Any]]:
+    """Name -> a forward and backward pass, or, of the limit, the sigmoid alone."""
     logits, index, value = made_up(batch, class_num)
-    del logits
     rows = tf.repeat(tf.range(batch), LABELS_PER_IMAGE)
     where = tf.stack([rows, tf.reshape(index, [-1])], axis=1)
     dense = tf.tensor_scatter_nd_update(
@@ -67,45 +70,43 @@ def contenders(batch: int, class_num: int) -> dict[str, Callable[[tf.Tensor], An
         loss = tf.nn.sigmoid_cross_entropy_with_logits(dense, logits)
         return tf.reduce_mean(tf.reduce_sum(loss, axis=1))
 
-    return {
+    graphs = {
         "limit: sigmoid(x) alone": tf.function(tf.sigmoid),
-        "tf.nn.sigmoid_cross_entropy_with_logits": with_gradient(plain),
+        PLAIN: with_gradient(plain),
         "ours, sparse labels": with_gradient(lambda x: ours(x, index, value)),
         "ours, dense labels": with_gradient(lambda x: ours(x, *sparse_from_dense(dense))),
     }
+    return {name: lambda graph=graph: graph(logits) for name, graph in graphs.items()}
 
 
-def measure(batch: int, class_num: int, repeats: int) -> list[dict[str, Any]]:
+def measure_batch(batch: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each contender, times in ms, memory in tensors of [batch, class_num]."""
-    logits = made_up(batch, class_num)[0]
-    tensor_bytes, rows = batch * class_num * 4, []
-    for name, run in contenders(batch, class_num).items():
-        seconds = median_seconds(lambda run=run: run(logits), repeats)
-        grown = peak_growth_bytes(lambda run=run: run(logits))
-        rows.append(
-            {
-                "batch": batch,
-                "classes": class_num,
-                "what": name,
-                "ms": seconds * 1e3,
-                "tensors at the peak": 1 + grown / tensor_bytes,
-            }
-        )
-    peer = rows[1]["ms"]
-    return [{**row, "x plain": row["ms"] / peer} for row in rows]
+    jobs = contenders(batch, args.class_num)
+    timed = {name: lambda job=job: harness.timed(job).seconds for name, job in jobs.items()}
+    harness.in_turn(timed, 2)  # traces
+    seconds = harness.in_turn(timed, args.rounds)
+    tensor_bytes = 4 * batch * args.class_num
+    return [
+        {
+            "what": name,
+            "batch": batch,
+            "classes": args.class_num,
+            "ms": 1e3 * statistics.median(seconds[name]),
+            "x plain": harness.median_ratio(seconds[name], seconds[PLAIN]),
+            "tensors at the peak": 1 + harness.peak_growth_bytes(job) / tensor_bytes,
+        }
+        for name, job in jobs.items()
+    ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch", type=int, nargs="+", default=[32, 512])
-    parser.add_argument("--class_num", type=int, default=11166)
-    parser.add_argument("--repeats", type=int, default=21, help="runs of which the median counts")
-    parser.add_argument("--json", help="file for the rows as JSON")
-    args = parser.parse_args(argv)
-    rows = [row for batch in args.batch for row in measure(batch, args.class_num, args.repeats)]
-    report("Multi-label loss, forward and backward", rows, args.json)
-    return 0
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    return [row for batch in args.batch for row in measure_batch(batch, args)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main(
+        *(measure, __doc__),
+        batch=([32, 512], [8]),
+        class_num=(11166, 1000),
+        rounds=(21, 1),
+    )

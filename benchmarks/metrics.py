@@ -1,4 +1,4 @@
-"""Cost of the exact multi-label metrics against the number of images, on made-up scores.
+"""The exact multi-label metrics against the number of images, on made-up scores.
 
     python benchmarks/metrics.py [--images 1000 10000 88739] [--class_num 11166] [--json FILE]
 
@@ -7,20 +7,15 @@ metrics alone, not of making scores up; memory is the whole process's peak, Tens
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-
 import numpy as np
 
-from benchmarks.measuring import memory_bytes, report
-from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions
+from benchmarks import harness
 
 BATCH = 512
 LABELS_PER_IMAGE = 9
@@ -43,49 +38,43 @@ def made_up(images: int, class_num: int) -> Iterator[tuple[np.ndarray, np.ndarra
         yield scores, index, value[:size]
 
 
-def measure(images: int, class_num: int) -> dict[str, float]:
+def row(images: int, class_num: int) -> dict[str, float]:
     """One row of the table; run in a process of its own, whose peak memory it gives."""
+    from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
+
+    from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions
+
     parents = np.arange(class_num) // 2 - 1  # a binary tree, as deep as the released hierarchy
     evaluator = MultiLabelEvaluator(class_num, options=MultiLabelOptions(parents=parents))
-    update_seconds = 0.0
+    batches = 0.0
     for batch in made_up(images, class_num):
-        start = time.perf_counter()
-        evaluator.update(*batch)
-        update_seconds += time.perf_counter() - start
-    start = time.perf_counter()
-    summary = evaluator.result()
-    result_seconds = time.perf_counter() - start
-    seconds = update_seconds + result_seconds
+        batches += harness.timed(lambda batch=batch: evaluator.update(*batch)).seconds
+    result = harness.timed(evaluator.result).seconds
     return {
-        "images": images,
+        "what": f"{images:,} images",
         "classes": class_num,
-        "batches s": update_seconds,
-        "result s": result_seconds,
-        "ms an image": seconds / images * 1e3,
-        "peak memory MiB": memory_bytes("VmHWM") / 2**20,
+        "batches s": batches,
+        "result s": result,
+        "ms an image": (batches + result) / images * 1e3,
+        "peak memory MiB": harness.memory_bytes("VmHWM") / 2**20,
         "disk MiB": images * class_num * 4 / 2**20,
-        "mAP": summary["map_macro"],
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 88_739])
-    parser.add_argument("--class_num", type=int, default=11166)
-    parser.add_argument("--json", help="file for the rows as JSON")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.one:
-        print(json.dumps(measure(args.images[0], args.class_num)))
-        return 0
-    command = [sys.executable, __file__, "--one", f"--class_num={args.class_num}", "--images"]
+def make(images: int, class_num: int) -> dict[str, Callable[[], dict[str, float]]]:
+    return {"row": lambda: row(images, class_num)}
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, float]]:
     rows = []
     for images in args.images:
-        run = subprocess.run([*command, str(images)], check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(run.stdout))
-    report("Exact multi-label metrics", rows, args.json)
-    return 0
+        process = harness.Contender(make, images, args.class_num)
+        rows.append(process.ask("row"))
+        process.close()
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main(
+        *(measure, __doc__), images=([1_000, 10_000, 88_739], [200]), class_num=(11166, 50)
+    )

@@ -1,9 +1,13 @@
 """Distinct JPEGs cut out of real photographs, those of scikit-image."""
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+LABELS_PER_IMAGE = 9  # ML-Images has 8.72
 
 
 def jpegs(count: int, size: tuple[int, int] = (500, 375), quality: int = 90) -> list[bytes]:
@@ -29,3 +33,17 @@ def jpegs(count: int, size: tuple[int, int] = (500, 375), quality: int = 90) -> 
         part.save(data_file, "JPEG", quality=quality)
         encoded.append(data_file.getvalue())
     return encoded
+
+
+def write(folder: Path, images: Sequence[bytes], classes: int) -> Path:
+    """Writes images below `folder` as 0.jpg and so on; returns a list with nine labels of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, image in enumerate(images):
+        (folder / f"{number}.jpg").write_bytes(image)
+        labels = rng.choice(classes, LABELS_PER_IMAGE, replace=False)
+        rows.append(f"{number}.jpg" + "".join(f"\t{label}:1" for label in labels) + "\n")
+    path = folder.with_suffix(".txt")
+    path.write_text("".join(rows))
+    return path

@@ -16,6 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import harness
+from benchmarks.scaling import ALONE
+
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BITS = 8
 BACKWARD_SHARE = 2 / 3  # of a step's computing
@@ -134,29 +139,32 @@ def validate(measured: list[dict[str, Any]]) -> None:
             f"ML-Images, 11,077 images/s on 128: {11_077 / 128:.1f} a GPU; with {gbit} Gbit/s the "
             f"model needs {rate:.1f} of one GPU alone (efficiency {11_077 / 128 / rate:.2f})"
         )
-    together = {row["workers"]: row for row in measured if row["setting"] == "not communicating"}
+    together = {row["workers"]: row for row in measured if row["setting"] == ALONE}
     for row in measured:
-        if row["workers"] in together and row["setting"] != "not communicating":
+        if row["workers"] in together and row["setting"] != ALONE:
             # On CPUs nothing hides: the sum is done by the cores that compute.
-            step = row["step_seconds"]
-            model = together[row["workers"]]["step_seconds"] + row["average_seconds"]
+            step = row["step s"]
+            model = together[row["workers"]]["step s"] + row["average s"]
             print(
                 f"measured, {row['workers']} workers, {row['setting']}: {step:.2f} s a step, "
                 f"model {model:.2f} s ({model / step - 1:+.0%})"
             )
 
 
-def print_table(job: Job, cluster: Cluster) -> None:
-    print(f"{'GPUs':>5}" + "".join(f"{name + ', images/s':>26}" for name in ALGORITHMS))
+def predictions(job: Job, cluster: Cluster) -> list[dict[str, Any]]:
+    """A row for each number of GPUs."""
+    rows = []
     for workers in GPUS:
-        cells = []
+        row: dict[str, Any] = {"what": f"{workers} GPUs"}
         for name in ALGORITHMS:
-            share = efficiency(job, workers, cluster, name)
-            cells.append(f"{share * workers * job.images_per_second:16,.0f} ({share:6.1%}) ")
-        print(f"{workers:5d}" + "".join(f"{cell:>26}" for cell in cells))
+            shared = efficiency(job, workers, cluster, name)
+            row[f"{name}, images/s"] = shared * workers * job.images_per_second
+            row[f"{name}, efficiency"] = shared
+        rows.append(row)
+    return rows
 
 
-def plot(job: Job, path: Path) -> None:
+def plot(job: Job, path: str) -> None:
     """Efficiency over the number of GPUs, for networks of 25, 100 and 400 Gbit/s a machine."""
     import matplotlib
 
@@ -178,27 +186,28 @@ def plot(job: Job, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images_per_second", type=float, default=360, help="of one GPU alone")
-    parser.add_argument("--batch", type=int, default=64, help="images of a GPU and step")
-    parser.add_argument("--gradient_bytes", type=float, default=ML_IMAGES_BYTES, help="fp16: half")
-    parser.add_argument("--groups", type=int, default=4)
-    parser.add_argument("--overlap", type=float, default=0.5, help="of the backward pass, 0 to 1")
-    parser.add_argument("--input_rate", type=float, help="images/s that a GPU's input delivers")
-    parser.add_argument("--gbit", type=float, default=100, help="network of a machine, Gbit/s")
-    parser.add_argument("--gpus_per_node", type=int, default=8)
-    parser.add_argument("--measured", type=Path, help="JSON of scaling.py")
-    parser.add_argument("--plot", type=Path, help="PNG to draw")
-    arguments = parser.parse_args(argv)
-    names = [field.name for field in dataclasses.fields(Job)]
-    job = Job(**{name: getattr(arguments, name) for name in names})
-    print_table(job, Cluster(arguments.gpus_per_node, between=arguments.gbit * 1e9 / BITS))
-    validate(json.loads(arguments.measured.read_text())["rows"] if arguments.measured else [])
-    if arguments.plot:
-        plot(job, arguments.plot)
-    return 0
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    job = Job(
+        *(args.batch, args.images_per_second, args.gradient_bytes, args.groups, args.overlap),
+        input_rate=args.input_rate or None,
+    )
+    validate(json.loads(Path(args.measured).read_text())["rows"] if args.measured else [])
+    if args.plot:
+        plot(job, args.plot)
+    return predictions(job, Cluster(args.gpus_per_node, between=args.gbit * 1e9 / BITS))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main(
+        *(measure, __doc__),
+        images_per_second=(360.0, 360.0),  # of one GPU alone
+        batch=(64, 64),  # images of a GPU and step
+        gradient_bytes=(float(ML_IMAGES_BYTES), float(ML_IMAGES_BYTES)),  # fp16: half
+        groups=(4, 4),
+        overlap=(0.5, 0.5),  # of the backward pass, 0 to 1
+        input_rate=(0.0, 0.0),  # images/s that a GPU's input delivers; 0: any number
+        gbit=(100.0, 100.0),  # network of a machine, Gbit/s
+        gpus_per_node=(8, 8),
+        measured=("", ""),  # JSON of scaling.py
+        plot=("", ""),  # PNG to draw
+    )

@@ -1,6 +1,6 @@
-"""Times from the command to the first result: importing, the first training step, a prediction.
+"""Seconds from the command to the first result: importing, the first training step, a prediction.
 
-    python benchmarks/startup.py [--resnet_size 101] [--repeats 3] [--json FILE]
+    python benchmarks/startup.py [--resnet_size 101] [--rounds 5] [--json FILE]
 
 They take turns; `imports` is how many imports of TensorFlow they take, medians over the rounds.
 Bar: at most 15 s from the command to the first training step, with files in the page cache.
@@ -12,88 +12,69 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-from PIL import Image
+from benchmarks import harness
+from benchmarks.photographs import jpegs
 
-from benchmarks import contenders
-from benchmarks.measuring import report
-
-ROOT = Path(__file__).resolve().parents[1]
-PREDICTED = "of them unreadable"
+IMPORT = "import TensorFlow"
 
 
 def seconds_until(command: list[str], folder: Path, wanted: str) -> float:
-    """Seconds from the start of a command until it prints `wanted`; it then runs to its end.
+    """Seconds from the start of a command until it prints `wanted`; then it is ended.
 
-    Raises:
-      RuntimeError: it ended without.
+    Raises RuntimeError if it ends without.
     """
-    start, seen = time.perf_counter(), None
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for line in process.stdout:
-        if seen is None and wanted in line:
-            seen = time.perf_counter() - start
-    process.wait()  # absl ends --help with 1
-    if seen is None:
-        raise RuntimeError(f"{' '.join(command)} ended without {wanted!r}")
-    return seen
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            if wanted in line:
+                seconds = time.perf_counter() - start
+                process.kill()
+                return seconds
+    raise RuntimeError(f"{' '.join(command)} ended without {wanted!r}")
 
 
-def measure(resnet_size: int, repeats: int) -> list[dict[str, Any]]:
-    """A row a kind of start."""
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each kind of start."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
-        Image.fromarray(image).save(folder / "image.jpg")
-        train = [str(ROOT / "train.py"), "--synthetic", f"--resnet_size={resnet_size}"]
-        train += ["--batch_size=2", "--class_num=1000", "--max_iter=1", f"--log_dir={folder}/log"]
-        predict = [str(ROOT / "image_classification.py"), "image.jpg"]
-        predict += [f"--model_dir={folder}/kept", "--result=labels.txt"]
-        seconds_until([*train, f"--model_dir={folder}/kept"], folder, "step 1/1")
+        (folder / "image.jpg").write_bytes(jpegs(1)[0])
+        train = "train.py", "--synthetic", f"--resnet_size={args.resnet_size}", "--batch_size=2"
+        train = *train, "--class_num=1000", "--max_iter=1", "--log_dir=log"
+        harness.run(harness.from_root(*train, "--model_dir=model"), cwd=folder)
+        predict = "image_classification.py", "image.jpg", "--model_dir=model"
         starts = {
-            "import TensorFlow": (["-c", "import tensorflow; print('done')"], "done"),
-            "train.py --help (everything imported)": ([str(ROOT / "train.py"), "--help"], "flags:"),
-            "first training step": (train, "step 1/1"),
-            "first prediction": (predict, PREDICTED),
+            IMPORT: ([sys.executable, "-c", "import tensorflow; print('done')"], "done"),
+            "train.py --help": (harness.from_root("train.py", "--help"), "--"),
+            "first training step": (harness.from_root(*train, "--model_dir=new"), "step 1/1"),
+            "first prediction": (
+                harness.from_root(*predict, "--result=labels.txt"),
+                "of them unreadable",
+            ),
         }
-        seconds: dict[str, list[float]] = {what: [] for what in starts}
-        for repeat in range(repeats):
-            for what, (command, wanted) in starts.items():
-                own = [f"--model_dir={folder}/{repeat}"] if command is train else []
-                seconds[what].append(seconds_until([*command, *own], folder, wanted))
-    imports = seconds["import TensorFlow"]
+
+        def start(command: list[str], wanted: str) -> float:
+            harness.run(["rm", "-rf", folder / "new", folder / "labels.txt"])
+            return seconds_until(command, folder, wanted)
+
+        jobs = {what: partial(start, *command) for what, command in starts.items()}
+        seconds = harness.in_turn(jobs, args.rounds)
     return [
         {
             "what": what,
             "seconds": statistics.median(taken),
-            "imports": contenders.median_ratio(taken, imports),
+            "imports": harness.median_ratio(taken, seconds[IMPORT]),
         }
         for what, taken in seconds.items()
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--resnet_size", type=int, default=101)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="file for the rows as JSON")
-    args = parser.parse_args(argv)
-    rows = measure(args.resnet_size, args.repeats)
-    report(f"Seconds from the command, ResNet-{args.resnet_size}", rows, args.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main(measure, __doc__, resnet_size=(101, 14), rounds=(5, 1))

@@ -15,7 +15,7 @@ from typing import Any
 sys.path[0] = os.getcwd()
 sys.argv[0] = "train.py"  # by which the tree knows its flags
 
-from data.common import script  # noqa: F401 - sets what TensorFlow reads when it is imported
+from data.common import start_tensorflow  # noqa: F401 - before TensorFlow
 from models.training import loop
 
 TOGETHER = 10

@@ -1,57 +1,134 @@
-"""What the benchmarks share: contenders that take turns, and the table of all parts."""
+"""Every benchmark starts, at small sizes, and prints the rows that it promises."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, summary
+from benchmarks import __main__ as runner
+from benchmarks import harness
 
-SERVES = """
-import os, sys
-from benchmarks.contenders import serve
-serve({"built": True}, {"variable": lambda: os.environ.get("KEPT"), "die": lambda: os._exit(1)})
-"""
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT = "HEAD"
+
+# What the first columns of a part's rows say, with --quick.
+PROMISED = {
+    "training_step": ["ours", "pytorch"],
+    "loss": [
+        "limit: sigmoid(x) alone",
+        "tf.nn.sigmoid_cross_entropy_with_logits",
+        "ours, sparse labels",
+        "ours, dense labels",
+    ],
+    "input": [
+        "records read",
+        "JPEG decoded",
+        "ours: crop, resize, flip",
+        "ours: full augmentation",
+        "plain tf.image",
+    ],
+    "inference": ["the network alone", "from files", "onnxruntime"],
+    "conversion": ["20 images, 1 process"],
+    "download": ["ours", "ours"],
+    "lists": ["ancestors", "statistics", "subset", "all", "features of a long list"],
+    "metrics": ["200 images"],
+    "startup": [
+        "import TensorFlow",
+        "train.py --help",
+        "first training step",
+        "first prediction",
+    ],
+    "growth": [
+        "loss and gradient, batch 32",
+        "parsing a list",
+        "order of an epoch",
+        "metrics, 500 classes",
+    ],
+    "scaling": ["1 worker", "2 workers, not communicating", "2 workers, 4 groups"],
+    "scaling_model": [f"{gpus} GPUs" for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)],
+}
+QUICK = ("conversion", "scaling_model")
 
 
-def test_a_contender_answers_and_its_death_is_told(monkeypatch):
+def test_every_benchmark_has_a_part_and_promises_rows():
+    others = {"__main__", "compare", "harness", "input_peers", "operations", "photographs"}
+    scripts = {path.stem for path in ROOT.glob("benchmarks/*.py")} - others - {"take_batches"}
+    assert {name for name, *_ in runner.PARTS.values()} == scripts == set(PROMISED)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(p, marks=[] if p in QUICK else [pytest.mark.slow]) for p in PROMISED],
+)
+def test_a_benchmark_prints_the_rows_that_it_promises(part, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", part, "--quick", f"--folder={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / f"{part}.json").read_text())["rows"]
+    assert [row["what"] for row in rows if row["what"] != "NVIDIA DALI"] == PROMISED[part]
+    missing = [row["note"] for row in rows if "note" in row]
+    assert all("No module named" in note for note in missing)
+    for row in rows:
+        assert f"| {part} | {row['what']} |" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_commits_are_compared(tmp_path):
+    json_file = tmp_path / "compared.json"
+    command = [sys.executable, ROOT / "benchmarks/compare.py", COMMIT, COMMIT, "--quick"]
+    command += ["--rounds=1", f"--json={json_file}", "--parts", "input", "lists", "prediction"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(json_file.read_text())["rows"]
+    assert [row["what"] for row in rows] == ["input", "lists", "prediction"]
+    assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_an_unknown_part_is_named(run_script):
+    done = run_script("benchmarks/__main__.py", "los")
+    assert done.returncode == 2
+    assert "no benchmark los; there are training_step, " in done.stderr
+
+
+def test_contenders_take_turns_and_every_second_round_goes_backwards():
+    said = []
+    jobs = {name: lambda name=name: said.append(name) or len(said) for name in "ab"}
+    assert harness.in_turn(jobs, 3) == {"a": [1, 4, 5], "b": [2, 3, 6]}
+    assert "".join(said) == "abbaab"
+    assert harness.median_ratio([2, 9, 8], [1, 3, 2]) == 3
+
+
+def _variable(name):
+    return {"value": lambda: os.environ.get(name), "die": lambda: os._exit(1)}
+
+
+def _fails():
+    import nothing_of_that_name  # noqa: F401
+
+
+def test_a_contender_has_its_own_environment_and_tells_why_it_fails(monkeypatch):
     monkeypatch.setenv("KEPT", "here")
-    for environment, expected in (
-        ({}, "here"),
-        ({"KEPT": "changed"}, "changed"),
-        ({"KEPT": None}, None),
-    ):
-        contender = contenders.Contender(["-c", SERVES], environment)
-        assert contender.facts == {"built": True}
-        assert contender.ask("variable") == expected
-        with pytest.raises(RuntimeError, match="a contender died: no output"):
-            contender.ask("die")
+    for environment, expected in ({}, "here"), ({"KEPT": "x"}, "x"), ({"KEPT": None}, None):
+        contender = harness.Contender(_variable, "KEPT", environment=environment)
+        assert contender.failure is None
+        assert contender.ask("value") == expected
         contender.close()
+    failed = harness.Contender(_fails)
+    assert failed.failure == "ModuleNotFoundError: No module named 'nothing_of_that_name'"
 
 
-def test_a_contender_that_cannot_start_says_why():
-    contender = contenders.Contender(["-c", "import nothing_of_that_name"])
-    assert contender.facts is None
-    assert contender.failure() == "ModuleNotFoundError: No module named 'nothing_of_that_name'"
-    contender.close()
-
-
-def test_the_table_of_all_parts(tmp_path, capsys):
-    train = {
-        "what": "ours",
-        "batch": 32,
-        "images/s": 3.0712,
-        "of the peak": 0.87,
-        "MiB": 6200,
-    }
-    limit = {"limit": "memory", "value": 38.3, "unit": "GB/s"}
-    workers = {"workers": 2, "setting": "4 groups", "images_per_second": 2.1, "efficiency": 0.96}
-    parts = {"train": [train], "limits": [limit], "scaling": {"rows": [workers]}}
-    for name, content in parts.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    assert summary.main([str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.strip().splitlines()[4:]
-    assert lines == [
-        "| limits | memory | 38.3 GB/s |  |  |  |",
-        "| scaling | workers 2, setting 4 groups | 2.1 images_per_second | 0.96 efficiency |  |  |",
-        "| train | ours, batch 32 | 3.07 images/s | 0.87 of the peak |  | 6200 MiB |",
+def test_the_last_table_has_the_rows_of_all_parts(tmp_path):
+    for part, row in {
+        "loss": {"what": "ours", "ms": 48.123, "x plain": 0.4},
+        "train": {"what": "ours", "images/s": 3.0712, "note": ""},
+    }.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps({"rows": [row]}))
+    assert harness.table(runner.all_rows(tmp_path)).splitlines() == [
+        "| part | what | figures |",
+        "| --- | --- | --- |",
+        "| loss | ours | ms 48.1, x plain 0.4 |",
+        "| train | ours | images/s 3.07 |",
     ]

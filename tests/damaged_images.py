@@ -1,32 +1,11 @@
-"""Damaged images of every format through the whole input of the inference scripts.
+"""Small images of every format that is read, damaged in many ways."""
 
-    python benchmarks/fuzz_images.py --images=2000
-
-prints how many still show an image, the longest time that one took and the peak memory. It fails
-on an exception, on an image that takes longer than a minute, and above 2 GiB.
-"""
-
-import argparse
 import io
-import resource
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from PIL import Image
 from skimage import data as photographs
-
-from data.common.images import ImageError
-from data.input.image_batches import Preparation
-
-LONGEST_SECONDS = 60.0
-MOST_BYTES = 2 << 30
-IMAGE_SIZE = 64
 
 
 def whole_images() -> list[bytes]:
@@ -94,40 +73,3 @@ def _damaged(data: bytearray, originals: list[bytes], rng: np.random.Generator) 
         other = originals[rng.integers(len(originals))]
         data[at:] = other[at:]
     return data
-
-
-def run(count: int, seed: int) -> tuple[int, float]:
-    """(images that still show something, longest seconds of one); fails on what must not be."""
-    prepare = Preparation(IMAGE_SIZE)
-    shown, longest = 0, 0.0
-    for data in damaged_images(count, seed):
-        started = time.monotonic()
-        try:
-            crops = prepare(data)
-        except ImageError as error:
-            assert str(error), "an unreadable image without a reason"
-            assert "\n" not in str(error)
-        else:
-            shown += 1
-            assert crops.shape == (1, IMAGE_SIZE, IMAGE_SIZE, 3)
-            assert np.isfinite(crops).all()
-        longest = max(longest, time.monotonic() - started)
-    assert longest < LONGEST_SECONDS, f"one image took {longest:.0f} s"
-    return shown, longest
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=2000, help="how many (default 2000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the damage (default 1)")
-    options = parser.parse_args(argv)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    shown, longest = run(options.images, options.seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{options.images} damaged images: {shown} still show something, the rest refused")
-    print(f"longest {longest:.2f} s; peak memory {peak >> 10} MiB, {before >> 10} at the start")
-    return 0 if peak << 10 < MOST_BYTES else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

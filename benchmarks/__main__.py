@@ -1,0 +1,91 @@
+"""Runs the benchmarks one after the other; each prints its table, and the last one has all rows.
+
+    python -m benchmarks [PART...] [--quick] [--folder out/benchmarks]
+
+Without parts: all, in about an hour on two cores. The JSON of each part goes to the folder, and the
+last table is made of what is there, so a part that was not run again stands as it was measured
+last. Peers that are not installed are left out with a note; they are wanted for benchmarks only:
+pip install torch nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import subprocess
+
+from benchmarks.harness import from_root, table, text
+
+# Name -> script and flags. benchmarks/compare.py is another matter: it takes two commits.
+PARTS: dict[str, tuple[str, ...]] = {
+    "training_step": ("training_step",),
+    "training_step_bfloat16": (
+        *("training_step", "--precision=bfloat16", "--contenders"),
+        *("ours", "ours, --recompute", "ours, in float32"),
+    ),
+    "loss": ("loss",),
+    "input": ("input",),
+    "inference": ("inference",),
+    "inference_bfloat16": (
+        *("inference", "--precision=bfloat16", "--contenders"),
+        *("the network alone", "from files", "limit: one convolution"),
+    ),
+    "conversion": ("conversion",),
+    "download": ("download",),
+    "lists": ("lists",),
+    "metrics": ("metrics",),
+    "startup": ("startup",),
+    "growth": ("growth",),
+    "scaling": ("scaling",),
+    "scaling_model": ("scaling_model",),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
+    parser.add_argument("--folder", type=Path, default=Path("out/benchmarks"))
+    args = parser.parse_args()
+    unknown = sorted(set(args.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]}; there are {', '.join(PARTS)}")
+    failed = []
+    for part in args.parts or PARTS:
+        name, *flags = PARTS[part]
+        if name == "scaling" and not shutil.which("horovodrun"):
+            print("\nscaling needs example/install_horovod.sh; left out")
+            continue
+        quick, start = ["--quick"] * args.quick, time.monotonic()
+        json_file = f"--json={args.folder.resolve() / part}.json"
+        command = from_root(f"benchmarks/{name}.py", *flags, *quick, json_file)
+        if subprocess.run(command).returncode:
+            failed.append(part)
+        print(f"\n{part}: {time.monotonic() - start:.0f} s", flush=True)
+    print(f"\n{table(all_rows(args.folder))}")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def all_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of all parts in one form: the part, what was measured, and its figures."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            figures = {name: value for name, value in row.items() if value != ""}
+            what = figures.pop("what", "")
+            shown = ", ".join(f"{name} {text(value)}" for name, value in figures.items())
+            rows.append({"part": path.stem, "what": what, "figures": shown})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

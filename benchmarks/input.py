@@ -1,0 +1,195 @@
+"""The input pipeline stage by stage, next to JPEG decoding and other pipelines.
+
+    python benchmarks/input.py [--threads 2] [--images 512] [--areas 0.7 0.05] [--json FILE]
+
+The records hold distinct 500 x 375 JPEGs cut out of real photographs. Contenders do a stretch each
+in turn. `CPU us` is processor time an image, which other processes on the machine disturb less. The
+plain pipeline is what the released system did, in TensorFlow 2: TFRecordDataset, `tf.image`
+operations, a shuffled buffer. NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) take
+part where they are installed; `ours, times` is full augmentation's rate over the row's. The bars:
+full augmentation at least 0.6 of the decode rate, and 1.5 times DALI's. For the growth with cores,
+start it on fewer of them: `taskset --cpu-list 0 python benchmarks/input.py`.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import math
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
+import tensorflow as tf
+
+from benchmarks import harness, input_peers, photographs
+from benchmarks.conversion import convert
+from data.input.augment import Augmentation
+from data.input.pipeline import InputOptions, TrainingInput
+from data.tfrecords.record_source import RecordSource
+
+CLASSES, BATCH, SIZE, SHUFFLED = 1000, 32, 224, 2048
+DECODED, FULL = "JPEG decoded", "ours: full augmentation"
+WARM_UP = 3  # batches, until buffers are full
+CROP_ONLY = {"rotate_probability": 0.0, "color_probability": 0.0}
+
+Batches = Callable[[], Iterator[Any]]
+
+
+def contenders(
+    images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
+) -> dict[str, Batches]:
+    """What is timed, by name: each gives endless batches of `BATCH` images."""
+    files, records, threads = folder / "images", folder / "records", args.threads
+    options = InputOptions(str(records), SIZE, BATCH, CLASSES, threads)
+    full = Augmentation(area_min=area_min)
+
+    def ours(**changes: float) -> Batches:
+        return TrainingInput(options, dataclasses.replace(full, **changes)).batches
+
+    found = {
+        "records read": lambda: read_only(records),
+        DECODED: lambda: decode_only(images, threads),
+        "ours: crop, resize, flip": ours(**CROP_ONLY),
+        FULL: ours(),
+        "plain tf.image": lambda: plain(records, full, threads),
+    }
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        found["NVIDIA DALI"] = lambda: input_peers.dali(files, full, SIZE, BATCH, threads)
+    if importlib.util.find_spec("torch") and not args.quick:  # whose processes start slowly
+        loader = input_peers.torch_loader(files, full, SIZE, BATCH, threads)
+        found["torch DataLoader"] = lambda: (batch for _ in itertools.count() for batch in loader)
+    return found
+
+
+def read_only(folder: Path) -> Iterator[Any]:
+    source, start = RecordSource(folder, CLASSES, 0), 0
+    while True:
+        yield [source.read((start + slot) % source.total) for slot in range(BATCH)]
+        start += BATCH
+
+
+def decode_only(images: Sequence[bytes], threads: int) -> Iterator[Any]:
+    dataset = (
+        tf.data.Dataset.from_tensor_slices(list(images))
+        .repeat()
+        .map(lambda image: tf.io.decode_jpeg(image, 3, dct_method="INTEGER_FAST"), threads)
+    )
+    # The pixels are not copied into batches: this is the limit, not a pipeline.
+    return iter(_threaded(dataset.map(tf.shape).batch(BATCH).prefetch(2), threads))
+
+
+def plain(folder: Path, options: Augmentation, threads: int) -> Iterator[Any]:
+    """The released system's stages in TensorFlow 2."""
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+
+    def prepare(payload: tf.Tensor) -> tf.Tensor:
+        contents = tf.io.parse_single_example(payload, features)["image"]
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(contents),
+            tf.zeros([1, 0, 4]),
+            aspect_ratio_range=(options.aspect_min, options.aspect_max),
+            area_range=(options.area_min, options.area_max),
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.concat([begin[:2], size[:2]], 0)
+        image = tf.io.decode_and_crop_jpeg(contents, window, 3, dct_method="INTEGER_FAST")
+        image = tf.image.resize(image, [SIZE, SIZE]) / 255.0
+        return _distorted(tf.image.random_flip_left_right(image)) * 2.0 - 1.0
+
+    files = sorted(str(path) for path in folder.glob("*.tfrecords"))
+    dataset = tf.data.TFRecordDataset(files).repeat().shuffle(SHUFFLED)
+    dataset = dataset.map(prepare, threads).batch(BATCH).prefetch(2)
+    return iter(_threaded(dataset, threads))
+
+
+def _distorted(image: tf.Tensor) -> tf.Tensor:
+    def colors(image: tf.Tensor, contrast_last: bool) -> tf.Tensor:
+        image = tf.image.random_brightness(image, 32 / 255)
+        if not contrast_last:
+            image = tf.image.random_contrast(image, 0.5, 1.5)
+        image = tf.image.random_hue(tf.image.random_saturation(image, 0.5, 1.5), 0.2)
+        if contrast_last:
+            image = tf.image.random_contrast(image, 0.5, 1.5)
+        return tf.clip_by_value(image, 0.0, 1.0)
+
+    def rotated() -> tf.Tensor:
+        angle = tf.random.uniform([], -math.pi / 4, math.pi / 4)
+        cos, sin, middle = tf.cos(angle), tf.sin(angle), (SIZE - 1) / 2
+        shift_x, shift_y = middle - (cos - sin) * middle, middle - (sin + cos) * middle
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=image[tf.newaxis],
+            transforms=[[cos, -sin, shift_x, sin, cos, shift_y, 0.0, 0.0]],
+            output_shape=[SIZE, SIZE],
+            fill_value=0.0,
+            interpolation="NEAREST",
+        )[0]
+
+    draw = tf.random.uniform([], maxval=3, dtype=tf.int32)
+    branches = [lambda: colors(rotated(), True), lambda: colors(image, False), lambda: image]
+    return tf.ensure_shape(tf.switch_case(draw, branches), [SIZE, SIZE, 3])
+
+
+def _threaded(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    return dataset.with_options(options)
+
+
+def stretch(batches: Batches, count: int) -> harness.Cost:
+    """What `count` batches cost, per image."""
+    iterator = batches()
+    for _ in range(WARM_UP):
+        next(iterator)
+    cost = harness.timed(lambda: [next(iterator) for _ in range(count)])
+    return harness.Cost(cost.seconds / (count * BATCH), cost.cpu / (count * BATCH))
+
+
+def rows(
+    images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A row for each contender."""
+    jobs = {
+        name: lambda batches=batches: stretch(batches, max(1, args.images // BATCH))
+        for name, batches in contenders(images, folder, area_min, args).items()
+    }
+    harness.in_turn(jobs, 1)  # traces, compiles
+    costs = harness.in_turn(jobs, args.rounds)
+    seconds = {name: [cost.seconds for cost in found] for name, found in costs.items()}
+    return [
+        {
+            "what": name,
+            "area from": area_min,
+            "images/s": 1 / statistics.median(seconds[name]),
+            # torch's workers are other processes, whose time is not in here.
+            "CPU us": "" if "torch" in name else 1e6 * statistics.median(c.cpu for c in found),
+            "of decoding": harness.median_ratio(seconds[DECODED], seconds[name]),
+            "ours, times": harness.median_ratio(seconds[name], seconds[FULL]),
+        }
+        for name, found in costs.items()
+    ]
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as name:
+        images = photographs.jpegs(args.images)
+        convert(photographs.write(Path(name) / "images", images, CLASSES), processes=2)
+        return [row for area in args.areas for row in rows(images, Path(name), area, args)]
+
+
+if __name__ == "__main__":
+    harness.main(
+        *(measure, __doc__),
+        images=(512, 32),
+        threads=(len(os.sched_getaffinity(0)), 2),
+        areas=([0.7, 0.05], [0.7]),
+        rounds=(5, 1),
+    )
