@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def make_objective() -> Objective:
-    """The loss of --loss with the numbers of the flags."""
+    """The loss that --loss names, with its keyword arguments filled from the flags."""
     loss, weights = LOSSES[FLAGS.loss], None
     if loss.class_weights:
         options = from_flags(ClassWeightOptions)
@@ -49,7 +49,7 @@ def make_objective() -> Objective:
 
 
 def make_evaluator(job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluator:
-    """The metrics for the labels of --loss, as evaluate.py has them by default."""
+    """The evaluator for the labels of --loss, with the default options of evaluate.py."""
     if LOSSES[FLAGS.loss].single_label:
         return SingleLabelEvaluator(FLAGS.class_num, job)
     options = from_flags(MultiLabelOptions, threshold=0.5)
@@ -64,13 +64,13 @@ def fit(
     """Trains as the flags say, for pretraining and finetuning alike; returns the exit code.
 
     Args:
-      trains: whether the variable of a checkpoint name is trained.
-      skip: patterns of variables that are not taken from --pretrain_ckpt.
-      bn_decay_fraction: of the weight decay, for batch norm's scale and offset.
+      trains: checkpoint name of a variable -> whether it is trained.
+      skip: patterns of the variables that are not restored from --pretrain_ckpt.
+      bn_decay_fraction: fraction of the weight decay that batch norm's gamma and beta get.
     """
     job = launch.start(from_flags(DistributedOptions))  # Horovod: join the other processes.
     from_flags(DeviceOptions).apply(job.local_rank, job.launched)  # Horovod: a GPU each.
-    measures = FLAGS.mode == "val"  # Then all of a checkpoint, and never random weights.
+    measures = FLAGS.mode == "val"  # Restores every variable, or fails.
     skip, must_restore = () if measures else skip, measures or FLAGS.restore
     if not measures:
         resume.claim(FLAGS.model_dir, FLAGS.log_dir, job)
@@ -88,18 +88,18 @@ def fit(
     start = FLAGS.pretrain_ckpt, skip, must_restore, as_dict()
     resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
-    # Horovod: all start with what rank 0 has; when an elastic job's workers change, they do again.
+    # Horovod: broadcasts rank 0's variables now, and again when workers of an elastic job change.
     return job.run(variables.values(), lambda: run(trainer, job, checkpoints, best))
 
 
 def run(
     trainer: Trainer, job: Distributed, checkpoints: CheckpointFolder, best: EarlyStopping | None
 ) -> int:
-    """Continues from the trainer's step with the present workers; returns the exit code."""
+    """Trains or evaluates from the trainer's step on, with the current workers; the exit code."""
     records, evaluate = from_flags(InputOptions), None
     if FLAGS.val_dir is not None:
         options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
-        held_out = EvaluationInput(options, job.rank, job.size)  # Horovod: each a part of them.
+        held_out = EvaluationInput(options, job.rank, job.size)  # Horovod: a shard each.
         evaluate = Validation(
             trainer.network,
             trainer.objective.probabilities,
@@ -137,7 +137,7 @@ def run(
 
 
 def make_network(job: Distributed) -> Any:
-    """The network of the flags, with its initial values."""
+    """The network that the flags describe, with initial values."""
     synchronized = FLAGS.sync_batch_norm and job.size > 1
     return backbones.find(FLAGS.backbone)(
         *(FLAGS.resnet_size, FLAGS.class_num),
@@ -155,7 +155,7 @@ def make_network(job: Distributed) -> Any:
 
 
 def make_best() -> EarlyStopping | None:
-    """What keeps the best checkpoint, in the folder best/ of --model_dir, if that is asked for."""
+    """Keeps the best checkpoint in best/ of --model_dir; None without --best_metric."""
     if not FLAGS.best_metric:
         return None
     if not FLAGS.val_dir:

@@ -1,4 +1,4 @@
-"""Convolution, batch norm with ReLU, and recomputation: what the network is built from.
+"""The operations of the network: convolution, batch norm with ReLU, and recomputation.
 
 x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
 Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
@@ -11,31 +11,31 @@ import tensorflow as tf
 
 ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
-# oneDNN overruns its memory in the gradient to the kernel of a strided 1 x 1 convolution that has
+# oneDNN overruns its memory in the kernel gradient of a strided 1 x 1 convolution that has
 # fewer input channels than a SIMD register holds floats (16 with AVX-512, 8 with AVX2; TensorFlow
-# 2.18 and 2.21). From this many on it is safe on every processor, and faster than subsampling.
+# 2.18 and 2.21). From 16 channels on it is safe on every processor, and faster than subsampling.
 _SAFE_STRIDED_CHANNELS = 16
 
 
 class Moments(NamedTuple):
-    """Mean and (unbiased) variance of each channel, without gradients."""
+    """Mean and unbiased variance of each channel, float32 [C], without gradients."""
 
     mean: tf.Tensor
     variance: tf.Tensor
 
 
 class Normalized(NamedTuple):
-    """y is like x; `moments` are those of the batch that it was normalized by."""
+    """Output y, of the shape and type of x, and the moments of the batch."""
 
     y: tf.Tensor
     moments: Moments
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, data_format: str = "NHWC") -> tf.Tensor:
-    """Convolves x, in its own type, with a square float32 kernel [size, size, inputs, outputs].
+    """Convolution without bias of x, in its type, with a float32 kernel [size, size, in, out].
 
-    There is no bias. From stride 2 on the padding is the same at both sides whatever the size of x
-    is (spec section 2, "fixed padding"); with stride 1 it is SAME.
+    With stride 1 the padding is SAME; with a larger one it is equal on both sides for every size of
+    x (spec section 2, "fixed padding").
     """
     size = kernel.shape[0]
     if stride > 1 and size > 1:
@@ -55,7 +55,7 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, data_format: str = "N
 def scale_and_shift(
     gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale and offset, [C] each, that batch norm by these (biased) moments amounts to."""
+    """Scale and offset, [C] each, to which batch norm with these biased moments is equivalent."""
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return scale, beta - mean * scale
 
@@ -69,7 +69,7 @@ def normalize_by_running_stats(
     epsilon: float,
     data_format: str = "NHWC",
 ) -> tf.Tensor:
-    """Batch norm by moments that do not depend on x, and ReLU.
+    """Batch norm by the moving mean and variance, and ReLU; y is like x.
 
     For inference, and for training with frozen batch norms.
     """
@@ -112,14 +112,14 @@ def normalize_by_all_batches(
     workers: int,
     data_format: str = "NHWC",
 ) -> Normalized:
-    """Batch norm by the moments of the batches of all workers, of one size each, and ReLU.
+    """Batch norm by the moments of all workers' batches, which have one size, and ReLU.
 
-    `reduce_moments` averages tensors over the workers, differentiably.
+    `reduce_moments` averages tensors over the `workers`, with a gradient.
     """
     exact = tf.cast(x, tf.float32)
     axes = [0, 1, 2] if data_format == "NHWC" else [0, 2, 3]
-    # Raw moments add up over workers. In float64, because their difference is a variance that may
-    # be a millionth of them.
+    # Means and mean squares can be averaged. In float64, because the variance is their difference
+    # and may be a millionth of them.
     own_mean, own_variance = (tf.cast(m, tf.float64) for m in tf.nn.moments(exact, axes))
     # Horovod: an all-reduce in the forward pass.
     mean, mean_square = reduce_moments([own_mean, own_variance + tf.square(own_mean)])
@@ -137,7 +137,7 @@ def normalize_by_all_batches(
 
 
 def recompute(run: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
-    """`run(x)`, of which the backward pass keeps x alone and calls `run` again.
+    """`run(x)`; keeps only x for the backward pass, which calls `run` again.
 
     Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost").
     """

@@ -1,10 +1,10 @@
-"""Losses: pure functions of logits and labels, and `LOSSES`, the table from which --loss chooses.
+"""Losses: pure functions of logits and labels, and `LOSSES`, the table of the values of --loss.
 
 Labels are padded-sparse everywhere: `label_index` int32 [B, K], padded with -1, and `label_value`
 float32 [B, K]. An entry that is not listed is 0; a value of -1 means unknown, and an unknown entry
 adds nothing to a loss or a gradient. A class appears at most once in a row.
-`sparse_from_dense` turns a dense [B, C] label tensor into this form. A new loss is a function here
-and its line in `LOSSES` (docs/extending.md); models/training/objectives.py runs it.
+`sparse_from_dense` converts dense labels [B, C] to this form. A new loss is a function here and a
+line in `LOSSES` (docs/extending.md); models/training/objectives.py calls it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data.common.lazy_module import LazyModule
 if TYPE_CHECKING:
     import tensorflow as tf
 else:
-    tf = LazyModule("tensorflow")  # flags.py reads LOSSES, and --help does without TensorFlow
+    tf = LazyModule("tensorflow")  # flags.py imports LOSSES, and --help must be quick
 
 PADDING = -1
 UNKNOWN = -1.0
@@ -29,11 +29,14 @@ MIN_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class ClassWeightOptions:
-    """The numbers of the class weights (spec section 3; defaults of the released code).
+    """Constants of the class weights (spec section 3; defaults of the released code).
 
-    `negative_floor` is 0.01 in the paper's formula and 0.001 in the released code: ours is the
-    released one. `loss_statistics` says whose labels make a class positive: those of all workers
-    ("global", ours because N workers with batch b then train as one with N*b) or a worker's own.
+    `negative_floor` is 0.01 in the paper's formula and 0.001 in the released code, which we follow.
+    `loss_statistics`: the labels of all workers make a class positive ("global", ours because N
+    workers with batch b then train as one with N*b), or each worker's own ("local").
+
+    Raises:
+      UserError: a value out of range.
     """
 
     mask_thres: float = 0.7
@@ -56,14 +59,17 @@ class ClassWeightOptions:
 
 
 class Counters(NamedTuple):
-    """Consecutive batches of each class, float32 [C] each (checkpoint: Variable, Variable_1)."""
+    """Batches in a row in which each class was positive or negative, float32 [C] each.
+
+    Their checkpoint names are Variable and Variable_1.
+    """
 
     positive: tf.Tensor
     negative: tf.Tensor
 
 
 def check_shapes(logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tensor) -> None:
-    """Raises UserError unless logits are [B, C] and both label tensors [B, K]."""
+    """Raises UserError unless logits are [B, C], label_index integer [B, K], label_value [B, K]."""
     if logits.shape.rank != 2:
         raise UserError(f"logits must be [batch, classes], not {logits.shape}")
     if not label_index.dtype.is_integer:
@@ -82,7 +88,11 @@ def check_shapes(logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tens
 
 
 def sparse_from_dense(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Padded-sparse form of dense labels [B, C]: (label_index, label_value), each [B, K]."""
+    """Padded-sparse form of dense labels [B, C]: (label_index, label_value), each [B, K].
+
+    Raises:
+      UserError: labels of another rank.
+    """
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank != 2:
         raise UserError(f"dense labels must be [batch, classes], not {labels.shape}")
@@ -102,12 +112,15 @@ def mix_labels(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels of `fraction * images + (1 - fraction) * images[order]` (mixup, arXiv 1710.09412).
 
-    Returns padded-sparse labels [B, 2K]. A class in both rows is merged into one entry; unknown
-    in either stays unknown.
+    A class of both images becomes one entry; it is unknown if it is unknown in either.
 
     Args:
-      order: int32 [B], the partner of each row.
-      fraction: float32 scalar in [0, 1], the weight of the row itself.
+      label_index, label_value: [B, K].
+      order: int32 [B], the row of each image's partner.
+      fraction: float32 scalar in [0, 1], the weight of the image itself.
+
+    Returns:
+      label_index and label_value [B, 2K].
     """
     other_index, other_value = tf.gather(label_index, order), tf.gather(label_value, order)
     same = (label_index[:, :, None] == other_index[:, None, :]) & (label_index >= 0)[:, :, None]
@@ -137,8 +150,8 @@ def negative_draw(
 ) -> tf.Tensor:
     """bool [C]: the classes kept if negative, each with probability `neg_select`.
 
-    A stateless function of (seed, step): a resumed run draws what the uninterrupted one would,
-    and every worker draws the same (spec section 3, decision).
+    A stateless function of (seed, step), so that a resumed run and every worker draw the same
+    (spec section 3, decision).
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.random.stateless_uniform([class_num], key, dtype=tf.float32, alg="philox")
@@ -150,7 +163,7 @@ def update_counters(mask: tf.Tensor, kept: tf.Tensor, counters: Counters) -> Cou
 
     Args:
       mask: bool [C], classes positive in this batch.
-      kept: bool [C], the negative draw. A negative class that is not kept keeps its count.
+      kept: bool [C], from `negative_draw`. The count of a negative class not kept is unchanged.
       counters: float32 [C] each, before this batch.
     """
     positive = tf.where(mask, counters.positive + 1.0, 0.0)
@@ -161,11 +174,16 @@ def update_counters(mask: tf.Tensor, kept: tf.Tensor, counters: Counters) -> Cou
 def class_weights(
     mask: tf.Tensor, kept: tf.Tensor, counters: Counters, options: ClassWeightOptions
 ) -> tf.Tensor:
-    """float32 [C]: the weight of each class (spec section 3, step 4), from updated counters."""
+    """float32 [C]: the weight of each class (spec section 3, step 4).
+
+    Args:
+      mask, kept: as for `update_counters`.
+      counters: its result.
+    """
     positive = -_log10((options.positive_offset + counters.positive) / options.counter_scale)
     positive = tf.maximum(positive, options.positive_floor)
     negative = -_log10((options.negative_offset + counters.negative) / options.counter_scale)
-    # Released quirk: what does not exceed 0.01 falls to 0.001, not to 0.01.
+    # As released: a weight up to the cutoff, 0.01, becomes the floor, 0.001.
     negative = tf.where(negative > options.negative_cutoff, negative, options.negative_floor)
     return tf.where(mask, positive, tf.where(kept, negative, 0.0))
 
@@ -184,18 +202,24 @@ def sigmoid_loss(
     weights: tf.Tensor | None = None,
     positive_weight: float = 1.0,
 ) -> tf.Tensor:
-    """Sum over classes of `weights` x mean over the batch of the cross-entropy (steps 5 and 6).
+    """Weighted sum over classes of the batch's mean cross-entropy (spec section 3, steps 5 and 6).
 
     An entry costs `(1-y) x + (1 + (positive_weight-1) y) (log(1+exp(-|x|)) + max(-x, 0))`, which
-    for y = 0, nearly all entries, is softplus(x). So one dense pass makes the value and one the
-    gradient, the few listed entries correct them, and no dense label tensor ever exists.
+    for y = 0, nearly all entries, is softplus(x). So one dense pass computes the value and one the
+    gradient as if all labels were 0, and the few listed entries correct both: no dense label tensor
+    is needed.
 
     Args:
       logits: float [B, C].
       label_index, label_value: [B, K].
-      weights: float [C], or None for 1 each; no gradient flows into it.
-    Returns: scalar of the dtype of logits.
-    Raises: UserError for shapes that do not fit.
+      weights: float [C], or None for 1 each; gets no gradient.
+      positive_weight: factor of the loss of a positive label.
+
+    Returns:
+      Scalar of the dtype of logits.
+
+    Raises:
+      UserError: shapes that do not fit.
     """
     check_shapes(logits, label_index, label_value)
     if weights is None:
@@ -209,7 +233,7 @@ def sigmoid_loss(
     @tf.custom_gradient
     def weighted_sum(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         listed = tf.gather_nd(x, where)
-        # What an entry costs more than softplus(x).
+        # The loss of an entry minus softplus(x).
         more = (scale - 1.0) * tf.nn.softplus(-listed) - labels * listed
         more = tf.where(known, more, -tf.nn.softplus(listed))
         as_negatives = tf.reduce_sum(tf.linalg.matvec(tf.nn.softplus(x), weights))
@@ -234,14 +258,20 @@ def multi_label_loss(
     *,
     positive_weight: float,
 ) -> tf.Tensor:
-    """The pretraining loss (spec section 3); without `class_weights` every class weighs 1."""
+    """The pretraining loss (spec section 3); class weights float32 [C] are 1 by default.
+
+    Shapes and errors as `sigmoid_loss`.
+    """
     return sigmoid_loss(logits, label_index, label_value, class_weights, positive_weight)
 
 
 def bce_loss(
     logits: tf.Tensor, label_index: tf.Tensor, label_value: tf.Tensor, *, positive_weight: float
 ) -> tf.Tensor:
-    """Sigmoid cross-entropy; a positive label counts `positive_weight` times."""
+    """Sigmoid cross-entropy; `positive_weight` multiplies the loss of positive labels.
+
+    Shapes and errors as `sigmoid_loss`; UserError, too, unless `positive_weight` is above 0.
+    """
     if positive_weight <= 0:
         raise UserError(f"positive_weight must be above 0, not {positive_weight}")
     return sigmoid_loss(logits, label_index, label_value, None, positive_weight)
@@ -260,7 +290,8 @@ def asymmetric_loss(
 
     With p = sigmoid(x) and p_m = max(p - probability_shift, 0), an entry costs
     `-y (1-p)^gamma_positive log(p) - (1-y) p_m^gamma_negative log(1-p_m)`.
-    Summed over classes, averaged over the batch. Shapes and errors as `sigmoid_loss`.
+    Summed over classes, averaged over the batch. Shapes and errors as `sigmoid_loss`; UserError,
+    too, for a gamma below 0 or a shift outside [0, 1).
     """
     check_shapes(logits, label_index, label_value)
     if min(gamma_negative, gamma_positive) < 0:
@@ -290,11 +321,11 @@ def softmax_loss(
     *,
     label_smoothing: float,
 ) -> tf.Tensor:
-    """Mean over the batch of the softmax cross-entropy with the target `sum_k value_k e_index_k`.
+    """Softmax cross-entropy with the label values as target, averaged over the batch.
 
     A single label is one entry of value 1; mixup makes two (see `mix_labels`). `label_smoothing`
     moves that fraction of the target to the uniform distribution (arXiv 1512.00567, section 7).
-    Shapes and errors as `sigmoid_loss`.
+    Shapes and errors as `sigmoid_loss`; UserError, too, for a smoothing outside [0, 1).
     """
     check_shapes(logits, label_index, label_value)
     if not 0.0 <= label_smoothing < 1.0:
@@ -313,7 +344,7 @@ def softmax_loss(
 def _entries(
     label_index: tf.Tensor, label_value: tf.Tensor, dtype: tf.DType
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions int32 [N, 2] and values [N] of the listed labels, without the padding."""
+    """(image, class) int32 [N, 2] and values [N] of the labels without the padding."""
     listed = tf.where(label_index >= 0)
     columns = tf.gather_nd(label_index, listed)
     where = tf.stack([tf.cast(listed[:, 0], tf.int32), tf.cast(columns, tf.int32)], axis=1)
@@ -324,14 +355,14 @@ def _entries(
 
 
 class Loss(NamedTuple):
-    """What --loss chooses.
+    """A value of --loss.
 
     Attributes:
-      function: takes logits [B, C], label_index and label_value [B, K], and returns the mean over
-        the batch. Its keyword-only arguments are filled from the flags of the same names.
-      meaning: what --help says of it.
+      function: (logits [B, C], label_index [B, K], label_value [B, K]) -> mean over the batch. Its
+        keyword-only arguments are filled from the flags of the same names.
+      meaning: its line in --help.
       single_label: images have exactly one label, and predictions are softmax, not sigmoid.
-      class_weights: it takes class weights float32 [C] next, those of spec section 3.
+      class_weights: the fourth argument is class weights float32 [C] (spec section 3).
     """
 
     function: Callable[..., tf.Tensor]
@@ -346,7 +377,7 @@ class Loss(NamedTuple):
 
 
 LOSSES = {
-    "multi_label": Loss(multi_label_loss, "that of ML-Images pretraining", class_weights=True),
+    "multi_label": Loss(multi_label_loss, "pretraining loss of ML-Images", class_weights=True),
     "softmax": Loss(softmax_loss, "cross-entropy of one label per image", single_label=True),
     "bce": Loss(bce_loss, "sigmoid cross-entropy of several labels"),
     "asymmetric": Loss(asymmetric_loss, "asymmetric loss of several labels (arXiv 2009.14119)"),

@@ -1,4 +1,4 @@
-"""ResNet v2 (pre-activation bottleneck) of Tencent ML-Images over raw TensorFlow operations.
+"""ResNet v2 (pre-activation bottleneck) of Tencent ML-Images in raw TensorFlow operations.
 
 Source: spec section 2 ("Network"); He et al., "Identity Mappings in Deep Residual Networks".
 Differences from the usual ResNet v2: no max pool, the first block of *each* stage has stride 2,
@@ -35,15 +35,15 @@ __all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]
 DATA_FORMATS = ("NHWC", "NCHW")
 COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
 
-# Batch norm's name -> the moments that it normalized by.
+# Name of a batch norm -> the moments of the batch that it normalized.
 BatchMoments = dict[str, layers.Moments]
 
-# The standard deviation of a unit normal that is cut at two standard deviations.
+# The standard deviation of a unit normal truncated at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
-    """The value a variable starts from: a function of its name, its shape and `seed` alone.
+    """The initial value of a variable: a function of its checkpoint name, its shape and `seed`.
 
     Kernels: variance scaling (fan-in, scale 1, truncated normal). Dense kernel: Glorot uniform.
     """
@@ -60,7 +60,7 @@ def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
 
 
 class ResNet(tf.Module):
-    """The network: `features`, `logits`, or both by calling it.
+    """The network: images -> `features` -> `logits`; a call does both.
 
     Images are float [B, H, W, 3] in [-1, 1] whatever `data_format` is (the network transposes).
     Variables, statistics, features and logits are float32 whatever `compute_dtype` is.
@@ -72,17 +72,19 @@ class ResNet(tf.Module):
       width: filters of the stem; the stages have 4, 8, 16 and 32 times as many (ours, for tests).
       data_format: NHWC, or NCHW, which needs a GPU.
       batch_norm_decay, batch_norm_epsilon: spec section 2.
-      compute_dtype: type of convolutions and activations; float32 on a processor that is slower
-        in a 16-bit type.
-      seed: of the initial values; None for zeros, which are quicker, where a checkpoint follows.
-      freeze_batch_norm: training, too, normalizes by the moving statistics and leaves them.
+      compute_dtype: type of convolutions and activations; replaced by float32 on a processor that
+        is slower in 16 bits.
+      seed: of the initial values; None for zeros, which are quicker if a checkpoint is restored.
+      freeze_batch_norm: training, too, normalizes by the moving statistics and does not update
+        them.
       recompute: keep only the input of each block for the backward pass and run the block again
         there: half the memory, a fifth more time.
-      reduce_moments: averages tensors over the workers, differentiably; given, batch norm is
-        synchronized. None: each worker normalizes by its own batch.
-      moment_workers: over how many workers `reduce_moments` averages.
+      reduce_moments: averages tensors over the workers, with a gradient, which synchronizes batch
+        norm; None: each worker normalizes by its own batch.
+      moment_workers: the number of workers that `reduce_moments` averages over.
 
-    Raises UserError before anything is built.
+    Raises:
+      UserError: an argument out of range, or a data format that needs a GPU and there is none.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class ResNet(tf.Module):
         return dict(self._by_name)
 
     def trainable_by_name(self) -> dict[str, tf.Variable]:
-        """Checkpoint name -> variable of all that have a gradient, in network order."""
+        """Checkpoint name -> variable, of those with a gradient, in network order."""
         return {name: value for name, value in self._by_name.items() if value.trainable}
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -149,7 +151,10 @@ class ResNet(tf.Module):
         return self.logits(self.features(images, training))
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features float32 [B, 32 * width] (2,048): batch norm, ReLU and pool of the last stage."""
+        """Features float32 [B, 32 * width] (2,048) of images [B, H, W, 3].
+
+        Batch norm, ReLU and global average pool of the last stage's output.
+        """
         moments: BatchMoments = {}
         x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
         x = self._norm_relu(x, FINAL_NORM, training, moments)
@@ -157,9 +162,13 @@ class ResNet(tf.Module):
         return self._pool(x)
 
     def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
-        """The pooled sum that leaves `stage` (0 to 3), before any batch norm, in inference.
+        """The pooled output of `stage` (0 to 3), before the next batch norm, for inference.
 
-        Returns float32 [B, 4 * width * 2**stage]. Raises UserError for another stage.
+        Returns:
+          float32 [B, 4 * width * 2**stage].
+
+        Raises:
+          UserError: no such stage.
         """
         if not 0 <= stage < len(BLOCKS[self.resnet_size]):
             raise UserError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
@@ -172,7 +181,7 @@ class ResNet(tf.Module):
     def _stages(
         self, images: tf.Tensor, training: bool, count: int, moments: BatchMoments
     ) -> tf.Tensor:
-        """The sum that leaves stage `count`; enters the moments of every batch norm before it."""
+        """The output of the first `count` stages; adds their batch norms' moments to `moments`."""
         x = tf.cast(images, self._arithmetic)
         if self.data_format == "NCHW":
             x = tf.transpose(x, [0, 3, 1, 2])
@@ -193,7 +202,7 @@ class ResNet(tf.Module):
             shortcut = x if block.shortcut is None else self._unit(x, block.shortcut, training, own)
             return shortcut + y, own
 
-        # A function that is run twice must not write down moments: it returns them.
+        # `recompute` runs it twice, so it returns its moments instead of adding them.
         y, own = layers.recompute(run, x) if training and self._recompute else run(x)
         moments |= own
         return y
@@ -227,7 +236,7 @@ class ResNet(tf.Module):
     def _update_statistics(self, moments: BatchMoments) -> None:
         if not moments:
             return
-        # All in one vector: a graph of seven operations for each statistic would take long to make.
+        # All in one vector: seven operations for each statistic would take long to trace.
         values = [value for of_batch in moments.values() for value in of_batch]
         statistics = [self._by_name[n] for norm in moments for n in norm_names(norm)[2:]]
         old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))

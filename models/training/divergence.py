@@ -11,8 +11,8 @@ from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 
-# A loss so many times the run's first one (or 1, where that is less) never comes back by itself,
-# and has left weights that no other learning rate repairs.
+# A loss that has grown this many times over the first one (at least 1) does not recover, and no
+# other learning rate recovers the weights.
 LARGEST_GROWTH = 1e4
 
 
@@ -26,14 +26,14 @@ class DivergenceCheck:
         self._limit: float | None = None
 
     def loss(self, loss: float) -> None:
-        """Checks the mean loss of all workers in the step that was just done."""
+        """Checks the mean loss of all workers in the latest step."""
         if self._limit is None and math.isfinite(loss):
             self._limit = LARGEST_GROWTH * max(loss, 1.0)
         if self._limit is None or not loss <= self._limit:
             raise self._diverged(f"the loss is {loss:.4g} in step")
 
     def decay_term(self, l2_loss: float) -> None:
-        """Checks the decay term of the loss, of weights that are the same on all workers."""
+        """Checks the decay term of the loss; the weights are the same on all workers."""
         if not math.isfinite(l2_loss):
             raise self._diverged(f"the weight decay's part of the loss is {l2_loss} after step")
 
@@ -41,20 +41,20 @@ class DivergenceCheck:
         """Checks what is to be saved or evaluated: weights, statistics, momentum, averages.
 
         Finite weights are not enough: the next step may overflow at any learning rate. So it is
-        tried at rate 0, and taken back.
+        tried at learning rate 0, and undone.
 
         Args:
           ahead: whether the next step is tried, too.
         """
         sound = self._trainer.is_finite() and (not ahead or self._trainer.next_step_is_finite())
-        # Horovod: all stop or none, whichever of them saw it.
+        # Horovod: all workers stop if one of them finds it.
         if self._workers.sum(np.array([not sound], np.int64))[0]:
             raise self._diverged("not all values are finite after step")
 
     def _diverged(self, what: str) -> UserError:
         step, latest = int(self._trainer.global_step.numpy()), self._checkpoints.latest()
         resume = (
-            f"resumes {latest}, which is finite" if latest else "begins anew: nothing was saved"
+            f"resumes {latest}, which is finite" if latest else "starts over: nothing was saved"
         )
         return UserError(
             f"training diverged: {what} {step}; lower --lr or lengthen --warmup, and the same "

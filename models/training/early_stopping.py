@@ -1,4 +1,4 @@
-"""Keeps the best checkpoint and stops when the metric no longer improves."""
+"""Keeps the best checkpoint, and stops a run whose metric no longer improves."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,9 +15,9 @@ class EarlyStopping:
     """Watches one metric of the evaluations.
 
     Args:
-      metric: its name, as the log shows it.
+      metric: its name in the log.
       patience: evaluations without a better value after which the run ends; 0: never.
-      checkpoints: where the best checkpoint is kept, apart from the run's own.
+      checkpoints: the folder of the best checkpoint, not that of the run's latest ones.
     """
 
     def __init__(self, metric: str, patience: int, checkpoints: CheckpointFolder) -> None:
@@ -30,7 +30,7 @@ class EarlyStopping:
         self._evaluations_since = tf.Variable(0, dtype=tf.int64)
 
     def progress(self) -> dict[str, tf.Variable]:
-        """What a resume needs, by name (see `Trainer.progress`)."""
+        """The scalars that a resume restores, by name (see `Trainer.progress`)."""
         return {"best_value": self._value, "evaluations_since_best": self._evaluations_since}
 
     def check(self, names: Iterable[str]) -> None:
@@ -43,7 +43,7 @@ class EarlyStopping:
     def observe(self, metrics: Mapping[str, Any]) -> bool:
         """Whether `metrics` are the best so far. Raises UserError if they lack the metric.
 
-        A value that is not a number, where nothing could be measured, is passed over.
+        NaN, from an evaluation that could not measure anything, does not count.
         """
         self.check(metrics)
         value, best = float(metrics[self._metric]), float(self._value.numpy())

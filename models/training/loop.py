@@ -19,13 +19,13 @@ from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
 
-# Names the file by which the launcher asks the workers to stop.
+# The environment variable with the path of the file by which the launcher asks workers to stop.
 STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """When things happen, in steps; the fields are the flags of the same name."""
+    """Intervals in steps, and the log's folder; the fields are the flags of the same name."""
 
     max_iter: int
     log_interval: int = 10
@@ -42,10 +42,11 @@ class LoopOptions:
 
 
 class Interrupt:
-    """Turns SIGTERM and Ctrl-C into a request that the loop answers between two steps.
+    """Turns SIGTERM and Ctrl-C into a request that the loop checks between two steps.
 
-    So does the launcher's stop file: horovodrun and mpirun kill their processes seconds after a
-    signal, so example/train_distributed.sh keeps signals from them and makes this file instead.
+    The launcher's stop file is such a request, too: horovodrun and mpirun kill their processes
+    seconds after a signal, so example/train_distributed.sh creates this file instead of passing
+    the signal on.
     """
 
     def __init__(self, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> None:
@@ -59,7 +60,7 @@ class Interrupt:
         signal.signal(number, signal.SIG_DFL)  # A second one ends the process at once.
 
     def received(self) -> int:
-        """The signal to stop for; 0: none."""
+        """The signal that was received, SIGTERM for the stop file; 0: none."""
         if not self._signal and self._stop_file and os.path.exists(self._stop_file):
             self._signal = signal.SIGTERM
         return self._signal
@@ -77,24 +78,24 @@ def train(
     share: Any | None = None,
     best: EarlyStopping | None = None,
 ) -> int:
-    """Trains from the trainer's step to `max_iter`; a resumed run has no path of its own.
+    """Trains from the trainer's step to `max_iter`; a resumed run takes the same path.
 
     Args:
-      batches: endless micro-batches, beginning at the trainer's position.
-      evaluate: metrics of the present weights; called by all workers.
+      batches: endless micro-batches (`data.input.pipeline.Batch`) from the trainer's position on.
+      evaluate: returns the metrics of the current weights by name; called by all workers.
       meta: flags and versions, stored next to each checkpoint.
-      share: of a step's `total` micro-batches, this worker has `count`; None: one of `size`.
-      best: keeps the best of the evaluated checkpoints, and may end the run early.
+      share: this worker's `StepShard`; None: one micro-batch per worker and step.
+      best: keeps the best evaluated checkpoint, and may stop the run early.
 
     Returns:
-      0, or 128 + the number of the signal that stopped the run after a checkpoint.
+      0, or 128 + the number of the signal that stopped the run, after a checkpoint.
 
     Raises:
-      UserError: training diverged; the last checkpoint is from before.
+      UserError: training diverged; the last checkpoint was saved before that.
     """
-    # Horovod: an elastic job sends SIGTERM to a worker of which it wants no more.
+    # Horovod: an elastic job ends a worker that it no longer needs by SIGTERM.
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
-    # Horovod: the first worker of an elastic job may be another one now.
+    # Horovod: rank 0 of an elastic job may be another process now.
     resume.claim(checkpoints.model_dir, options.log_dir, workers)
     count, total = (share.count, share.total) if share else (1, workers.size)
     step = int(trainer.global_step.numpy())
@@ -121,7 +122,7 @@ def train(
             check.decay_term(l2_loss)
             _log(writer, step, options.max_iter, (loss, l2_loss), learning_rate, meter)
         saves = step % options.snapshot == 0 or finished or stop
-        # Not after a signal, whose sender does not wait: the next start makes up for it.
+        # Not after a signal, whose sender does not wait: the next start evaluates this step.
         evaluates = evaluate and not stop and options.is_evaluated(step)
         if evaluates or saves:
             trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
@@ -140,7 +141,7 @@ def train(
 def _watched(
     batches: Iterator[Any], meter: Meter, rank: int, stall_seconds: int, writer: MetricWriter
 ) -> Iterator[Any]:
-    """The same batches; the time that each takes to come is metered, and reported when long."""
+    """The same batches; measures the wait for each, and warns of one over `stall_seconds`."""
     for number in itertools.count():
         start = time.perf_counter()
         with reported(f"worker {rank} waits for its input", stall_seconds):
@@ -152,7 +153,7 @@ def _watched(
 
 
 def _end(writer: MetricWriter, stop: int, step: int, checkpoints: CheckpointFolder) -> int:
-    """Closes the log of a run that ends by itself, or for the signal `stop`; the exit code."""
+    """Closes the log of a run that is finished or stopped by the signal `stop`; the exit code."""
     if stop:
         writer.log(
             "%s: stopped after step %d and saved %s; the same command continues from there",
@@ -170,7 +171,10 @@ def save(
     meta: Mapping[str, Any],
     tensors: bool = True,
 ) -> None:
-    """Writes a checkpoint of the trainer's step, or what JSON holds of it; rank 0 alone writes."""
+    """Saves a checkpoint of the trainer's step; its JSON alone without `tensors`.
+
+    All workers call this, and rank 0 writes.
+    """
     if workers.rank == 0:
         progress = {name: v.numpy().item() for name, v in trainer.progress().items()}
         step, meta = int(trainer.global_step.numpy()), {**meta, "progress": progress}
@@ -178,15 +182,15 @@ def save(
             checkpoints.save(step, trainer.variables_by_name(), meta)
         else:
             checkpoints.save_meta(step, meta)
-    # Horovod: who left now with an exit code would end the job, and rank 0 in the middle of this.
+    # Horovod: wait for rank 0: a worker that exits earlier would end the job while rank 0 writes.
     workers.sum(np.zeros(1))
 
 
 def _all_reduce_loss_and_stop(
     loss: float, signal_number: int, workers: Distributed
 ) -> tuple[float, int]:
-    """The mean loss of all workers, and a signal that any of them received; 0: none did."""
-    # Horovod: all workers stop after the same step, whichever of them was told to.
+    """The mean loss of all workers, and a signal that any of them received; 0: none."""
+    # Horovod: all workers stop after the same step, even if only one of them got the signal.
     received = np.arange(1, signal.NSIG) == signal_number
     total, *votes = workers.sum(np.array([loss, *received], np.float64))
     return float(total / workers.size), int(np.argmax(votes)) + 1 if any(votes) else 0
@@ -224,7 +228,7 @@ def _evaluate(
     workers: Distributed,
     meta: Mapping[str, Any],
 ) -> None:
-    """Evaluates the trainer's step, logs its metrics, and keeps it if it is the best."""
+    """Evaluates the current weights, logs the metrics, and saves the weights if they are best."""
     step, metrics = int(trainer.global_step.numpy()), evaluate()
     writer.scalars(step, "val", metrics)
     # training.jsonl has all metrics, the console those that are headlines.

@@ -22,7 +22,7 @@ from models.metrics import definitions
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held."""
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -34,7 +34,7 @@ def clock(seconds: float) -> str:
 
 @contextlib.contextmanager
 def reported(what: str, seconds: float) -> Iterator[None]:
-    """Logs a warning that says `what`, if the block takes over `seconds`; 0: never."""
+    """Warns with `what` if the block takes longer than `seconds`; 0: never."""
     timer = threading.Timer(seconds, logging.warning, [f"{what} for {seconds:g} s now"])
     if seconds:
         timer.start()
@@ -47,7 +47,9 @@ def reported(what: str, seconds: float) -> Iterator[None]:
 class Meter:
     """Speed over the last `window` steps: images/s and the fraction of time spent on input.
 
-    `steps` were done so far, the last of them in `last_seconds`.
+    Attributes:
+      steps: steps done since the start.
+      last_seconds: duration of the last one.
     """
 
     def __init__(self, window: int) -> None:
@@ -57,17 +59,17 @@ class Meter:
         self._start = time.perf_counter()
 
     def waited(self, seconds: float) -> None:
-        """Counts time of the present step that went by without input."""
+        """Adds time that the current step waited for its input."""
         self._waited += seconds
 
     def step_done(self, images: int) -> None:
-        """Ends a step of `images`, over all workers."""
+        """Ends a step; `images` is their number over all workers."""
         self.last_seconds = time.perf_counter() - self._start
         self._steps.append((images, self.last_seconds, self._waited))
         self.steps += 1
 
     def restart(self) -> None:
-        """Begins the next step, leaving out an evaluation or a checkpoint since the last."""
+        """Starts the clock of the next step, after an evaluation or a checkpoint."""
         self._waited, self._start = 0.0, time.perf_counter()
 
     def speed(self) -> dict[str, float]:
@@ -83,11 +85,12 @@ class Meter:
 class MetricWriter:
     """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent.
 
-    A log that cannot be written, as on a full disk, is no reason to lose the training: it is warned
-    of once, and the lines follow as soon as there is room.
+    A log that cannot be written, as on a full disk, does not end training: it warns once, and
+    writes the lines when there is space.
 
     Args:
-      start_step: where the run takes up; what the log has of later steps is dropped.
+      log_dir: folder of training.jsonl and of TensorBoard's file.
+      start_step: step from which the run continues; lines of later steps are deleted.
       evaluated: whether the evaluation of that step is done.
     """
 
@@ -103,7 +106,7 @@ class MetricWriter:
         self._summaries = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Records numbers of `step` under `kind`, train or val; what is not a number as null."""
+        """Logs values of `step` under `kind`, "train" or "val"; NaN is null in training.jsonl."""
         if self._lines is None:
             return
         with self._summarizing(step):
@@ -157,9 +160,9 @@ class MetricWriter:
 
 
 def _open_at(path: Path, start_step: int, evaluated: bool) -> io.FileIO:
-    """Opens the record for appending, without what a killed run wrote after its checkpoint.
+    """Opens training.jsonl for appending; drops what a killed run wrote after its checkpoint.
 
-    That of another run, in the same folder, is kept under another name.
+    The file of another run in the same folder is renamed.
     """
     kept = []
     if start_step == 0 and path.exists() and path.stat().st_size:

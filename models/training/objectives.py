@@ -1,4 +1,4 @@
-"""The objective: a loss of `LOSSES` with its numbers and state, as the training step uses it."""
+"""The objective: a loss of `LOSSES` with its arguments and its state between steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClassWeights:
         step: tf.Tensor,
         workers: Distributed,
     ) -> tf.Tensor:
-        """Counts the batch and returns the weights float32 [C] (updated first, then used)."""
+        """Updates the counters by a step's labels [A*B, K]; returns its weights float32 [C]."""
         options = self.options
         mask = losses.positive_mask(
             global_label_index, global_label_value, self.class_num, options.mask_thres
@@ -49,18 +49,18 @@ class ClassWeights:
 
 
 class Objective:
-    """A loss of `LOSSES` in the form that the training step uses.
+    """A loss of `LOSSES` as `Trainer` calls it: `check`, `begin_step`, then `loss` per micro-batch.
 
     Args:
-      name: what --loss calls it.
-      class_weights: for a loss that takes them.
-      numbers: the keyword arguments of the loss function.
+      name: a key of `LOSSES`.
+      class_weights: for a loss with `Loss.class_weights`.
+      numbers: the keyword-only arguments of the loss function.
 
     Attributes:
       state: checkpoint name -> variable, empty without class weights.
 
     Raises:
-      UserError: numbers that the loss refuses.
+      UserError: an argument that the loss function rejects.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Objective:
         self.name, self._loss, self._numbers = name, LOSSES[name], numbers
         self._class_weights = class_weights
         self.state: dict[str, tf.Variable] = class_weights.state if class_weights else {}
-        # Of a made-up image: numbers that the loss refuses end a run before it starts.
+        # Of an artificial image: an argument that the loss rejects ends a run before it starts.
         self.loss(tf.zeros([1, 1]), tf.zeros([1, 1], tf.int32), tf.ones([1, 1]))
 
     def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
-        """Raises UserError for labels [A*B, K] that this loss has no meaning for.
+        """Raises UserError for labels [A*B, K] that this loss is not defined for.
 
-        Called once per optimizer step, before it.
+        Called once before each optimizer step.
         """
         if not self._loss.single_label:
             return
@@ -112,10 +112,10 @@ class Objective:
         label_value: tf.Tensor,
         class_weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Scalar: the mean over this micro-batch; logits [B, C], labels [B, K]."""
+        """Scalar: the mean loss of a micro-batch, of logits [B, C] and labels [B, K]."""
         weights = [class_weights] if self._loss.class_weights else []
         return self._loss.function(logits, label_index, label_value, *weights, **self._numbers)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """[B, C] in [0, 1], what a prediction reports; of one label per image adding up to 1."""
+        """Probabilities [B, C] of logits [B, C]: softmax for one label per image, else sigmoid."""
         return tf.nn.softmax(logits) if self._loss.single_label else tf.sigmoid(logits)

@@ -1,6 +1,6 @@
 """SGD with momentum, in place, with the weight decay of the released recipes.
 
-Variables are known by their checkpoint names, never by `tf.Variable.name`.
+Variables are identified by checkpoint name, never by `tf.Variable.name`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ class OptimizerOptions:
     """The flags of the optimizer.
 
     `bn_decay_fraction` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
-    `gradient_clip` is a global norm, 0 for none. `head_lr_mult` and `backbone_lr_mult` multiply the
-    learning rate of the logits layer and of everything below it.
+    `gradient_clip` is the largest global norm, 0 for no limit. `head_lr_mult` multiplies the
+    learning rate of the logits layer, `backbone_lr_mult` that of all other layers.
+
+    Raises:
+      UserError: an unknown optimizer, or a value below 0.
     """
 
     optimizer: str = "mom"
@@ -45,11 +48,9 @@ class OptimizerOptions:
 def decay_rates(
     names: Iterable[str], weight_decay: float, bn_fraction: float = 0.0
 ) -> dict[str, float]:
-    """The factor of `v^2 / 2` in the loss for each trainable variable that is decayed.
+    """Name -> factor of `v^2 / 2` in the loss, for each trainable variable with decay.
 
-    All but batch norm get `weight_decay`, the dense bias too; gamma and beta get `bn_fraction` of
-    it.
-    Variables without decay are left out.
+    It is `weight_decay`, for the dense bias, too, and `bn_fraction` of that for gamma and beta.
     """
     decays = {name: weight_decay * (bn_fraction if is_batch_norm(name) else 1.0) for name in names}
     return {name: decay for name, decay in decays.items() if decay}
@@ -65,10 +66,13 @@ class Optimizer:
     """SGD, with momentum or without, over named variables.
 
     `momentum = opt_momentum * momentum + g; v -= learning_rate * momentum`, where g is the gradient
-    of loss and decay together, clipped when asked (as if the decay stood in the loss: the released
-    form).
-    `slots` holds the momentum under its checkpoint name `NAME/Momentum`.
-    Raises UserError when there is no variable.
+    of loss plus decay term (as released), clipped if `gradient_clip` is set.
+
+    Attributes:
+      slots: checkpoint name `NAME/Momentum` -> momentum of the variable NAME.
+
+    Raises:
+      UserError: there is no variable to train.
     """
 
     def __init__(self, trainable: Mapping[str, tf.Variable], options: OptimizerOptions) -> None:
@@ -84,7 +88,7 @@ class Optimizer:
             }
 
     def l2_loss(self) -> tf.Tensor:
-        """Scalar: the decay term of the present weights."""
+        """Scalar: the decay term of the current weights."""
         return l2_loss(self.trainable, self.decay)
 
     def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor | float) -> None:
@@ -93,12 +97,14 @@ class Optimizer:
         Args:
           gradients: name -> gradient of the loss without decay, averaged over workers.
           learning_rate: of this step.
-        Raises: UserError unless there is a gradient for each trainable variable.
+
+        Raises:
+          UserError: a trainable variable has no gradient.
         """
         lacking = sorted(n for n in self.trainable if gradients.get(n) is None)
         if lacking:
             raise UserError(f"no gradient for {len(lacking)} variables: {lacking[:5]}")
-        # Of each constant one: hundreds of them would make the graph's making longer.
+        # One constant per value: hundreds of constants would make tracing slower.
         decays = {decay: tf.constant(decay) for decay in set(self.decay.values())}
         totals = {
             name: gradients[name] + decays[self.decay[name]] * variable
@@ -140,8 +146,8 @@ class Optimizer:
 class WeightAverage:
     """Exponential moving average of weights and statistics, kept in the checkpoint.
 
-    The decay warms up as min(decay, (1 + step) / (10 + step)), as in tf.train's of TF1, so that a
-    short run is not dominated by its first weights. `slots` maps checkpoint names to averages.
+    The decay warms up as min(decay, (1 + step) / (10 + step)), as in TF1's `tf.train`, so that
+    the first weights do not dominate a short run. `slots` maps checkpoint names to averages.
     """
 
     def __init__(self, variables: Mapping[str, tf.Variable], decay: float) -> None:
@@ -153,7 +159,7 @@ class WeightAverage:
         }
 
     def update(self, step: tf.Tensor | int) -> None:
-        """Moves every average toward its variable, after optimizer step `step` (from 0)."""
+        """Updates every average by its variable, after optimizer step `step` (from 0)."""
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
         for name, variable in self.variables.items():
@@ -162,7 +168,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the variables hold their averages; afterwards their own values again."""
+        """Inside the `with` block the variables have the values of their averages."""
         self._exchange()
         try:
             yield

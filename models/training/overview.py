@@ -1,4 +1,4 @@
-"""Logs an overview of the run at its start, and the time that it will take."""
+"""Logs an overview of the run at its start, and an estimate of the time it takes."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ class OverviewOptions:
 def show(
     network: Any, steps: str, schedule: Callable[[int], float], options: OverviewOptions
 ) -> None:
-    """Logs device, network, `steps` (a line), learning rate and output folders."""
+    """Logs device, network, learning rate, output folders, and `steps` (see `arithmetic`)."""
     parameters = sum(math.prod(v.shape) for v in network.trainable_by_name().values())
     logging.info(
         "%s-%d of width %d, %s parameters, %d classes, %d x %d pixels, on %s",
@@ -41,13 +41,13 @@ def show(
 
 
 def device() -> str:
-    """What this process computes on."""
+    """The name of this process's device, for the log."""
     gpus = tf.config.list_logical_devices("GPU")
     return gpus[0].name if gpus else f"CPU, {os.cpu_count()} cores"
 
 
 def log_pace(meter: Meter, left: int, rank: int) -> None:
-    """Rank 0 logs how long the first step of a start took, then how long those `left` will."""
+    """On rank 0, logs the time of the first step, and after the second that of the `left` steps."""
     seconds = meter.last_seconds
     if rank or meter.steps > 2:
         return

@@ -14,7 +14,7 @@ from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 
-# What decides on the variables that a checkpoint holds.
+# The flags that determine which variables a checkpoint has.
 _FITTING = (
     *("backbone", "resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
     *("trainable", "FixBlock2"),
@@ -24,7 +24,7 @@ LINGER_SECONDS = 30
 
 
 def claim(model_dir: str | Path, log_dir: str | Path, workers: Distributed) -> None:
-    """Keeps other jobs out of a run's folders until it ends; rank 0 does, which alone writes.
+    """Locks a run's folders against other jobs until it ends; rank 0 does, the only one to write.
 
     Raises:
       UserError: a folder cannot be written, or another job holds it.
@@ -43,13 +43,13 @@ def restore_or_start(
     must_restore: bool = False,
     flags: Mapping[str, Any] | None = None,
 ) -> None:
-    """Gives rank 0 its variables, from the first of these that exists.
+    """Restores rank 0's variables from the first of these that exists.
 
     1. The latest checkpoint of the run's own folder: a resume, of every variable.
-    2. `pretrain_ckpt`: the network's variables but those whose names match `skip`.
+    2. `pretrain_ckpt`: the network's variables except those whose names match `skip`.
     3. The initial values.
 
-    `flags` are those of this start; a resume says which of them are not what they were.
+    `flags` are the current ones; a resume logs those that have changed since the checkpoint.
 
     Raises:
       CheckpointError: a checkpoint does not fit, or there is none and `must_restore`.
@@ -74,10 +74,10 @@ def restore_or_start(
 def sizes(
     model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str], workers: Distributed
 ) -> dict[str, int]:
-    """What the checkpoint that a run starts from says of its network, by flag; {} without one.
+    """Sizes of the network in the checkpoint that a run starts from, by flag; {} without one.
 
-    `resnet_size`, `width`, and `class_num` unless `skip` leaves the logits out. All workers call
-    this and get what rank 0 finds; in an elastic job, where a worker may come alone, it is {}.
+    `resnet_size`, `width`, and `class_num` unless `skip` excludes the logits. All workers call this
+    and get what rank 0 finds; {} in an elastic job, where a worker may join alone.
     """
     found = np.zeros(3)
     if workers.elastic:
@@ -94,10 +94,10 @@ def sizes(
 
 
 def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
-    """Takes up a run where its checkpoint left it; `flags` are the present ones.
+    """Restores a run from its checkpoint `prefix`; `flags` are the current ones.
 
     Raises:
-      CheckpointError: it does not fit; where flags are to blame, with both values of each.
+      CheckpointError: it does not fit; names the flags that caused it, with both values.
     """
     then = checkpoint.read(prefix).meta().get("flags", {})
     changed = [
@@ -130,7 +130,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
 
 
 def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:
-    """Takes the network's weights alone; the step, momentum and counters begin anew."""
+    """Restores the network's weights alone; step, momentum and counters start at 0."""
     weights = trainer.network.variables_by_name()
     checkpoint.restore(prefix, weights, (*skip, *checkpoint.TRAINING_STATE))
     _check_finite(trainer, prefix)

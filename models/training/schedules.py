@@ -1,6 +1,8 @@
-"""Learning rates as pure functions of the step; no TensorFlow.
+"""Learning rate schedules as pure functions of the step; no TensorFlow.
 
-A schedule is a callable `step -> rate`: `step` counts optimizer steps already taken, from 0.
+A schedule is a callable `step -> learning rate`; `step` counts the optimizer steps done, from 0.
+A new one is a function here, its branch in `make_schedule`, and its name in `POLICIES` and in
+--lr_policy of flags.py.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ MAX_BOUNDARIES = 4
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """The flags of a schedule; rates are those of `reference_batch` images per step.
+    """The flags of a schedule; learning rates are for `reference_batch` images per step.
 
-    `warmup` counts steps. In the pretraining policy the warm-up is the recipe's exponential one,
-    of `lr_warmup`, `lr_warmup_decay_step` and `lr_warmup_decay_factor`; elsewhere it is linear.
-    `reference_batch` 0 leaves the rate alone; otherwise the rate is multiplied by
-    global batch / reference batch (linear scaling, arXiv 1706.02677).
+    `warmup` is in steps. The warm-up of the pretraining policy is exponential, from `lr_warmup`, by
+    `lr_warmup_decay_factor` every `lr_warmup_decay_step` steps; that of the others is linear.
+    With `reference_batch` above 0, learning rates are multiplied by global batch / reference batch
+    (linear scaling, arXiv 1706.02677).
+
+    Raises:
+      UserError: an unknown policy, or values that it cannot use.
     """
 
     lr_policy: str = "pretraining"
@@ -56,9 +61,11 @@ def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0
     """The schedule that the options describe.
 
     Args:
-      max_iter: total optimizer steps; cosine and polynomial end there.
-      global_batch: images an optimizer step over all workers, for linear scaling.
-    Raises: UserError when cosine or polynomial have no steps left after the warm-up.
+      max_iter: optimizer steps of the run, at which cosine and polynomial end.
+      global_batch: images per optimizer step over all workers, for linear scaling.
+
+    Raises:
+      UserError: cosine or polynomial have no steps left after the warm-up.
     """
     scale = linear_scale(global_batch, options.reference_batch)
     lr, after = options.lr * scale, max_iter - options.warmup
@@ -83,7 +90,7 @@ def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0
 
 
 def linear_scale(global_batch: int, reference_batch: int) -> float:
-    """Factor of the rate for `global_batch` images per step; 1 when `reference_batch` is 0."""
+    """Factor of the learning rate for `global_batch` images per step; 1 without a reference."""
     return global_batch / reference_batch if reference_batch else 1.0
 
 
@@ -95,8 +102,8 @@ def constant(lr: float) -> Schedule:
 def multistep(lr: float, decay_step: int, factor: float) -> Schedule:
     """`lr`, times `factor` after each of the four boundaries k * `decay_step` (spec section 4).
 
-    A boundary step still has the old rate, as the released `piecewise_constant`. No decay when
-    `decay_step` is 0.
+    At a boundary the learning rate is still the old one, as in the released `piecewise_constant`.
+    No decay if `decay_step` is 0.
     """
 
     def rate(step: int) -> float:
@@ -111,12 +118,12 @@ def growing(lr: float, every: int, factor: float) -> Schedule:
     return lambda step: lr * factor ** (step // every)
 
 
-# The finetuning recipe: the same formula, with a factor below 1. Step `every` has the new rate.
+# The finetuning recipe: the same formula, with a factor below 1. Step `every` has the new one.
 staircase = growing
 
 
 def cosine(lr: float, steps: int, end: float = 0.0) -> Schedule:
-    """From `lr` at 0 to `end` at `steps` and after, along half a cosine (arXiv 1608.03983)."""
+    """Half a cosine from `lr` at step 0 to `end` at `steps`, constant after (arXiv 1608.03983)."""
 
     def rate(step: int) -> float:
         return end + (lr - end) * 0.5 * (1.0 + math.cos(math.pi * min(step / steps, 1.0)))
@@ -125,7 +132,7 @@ def cosine(lr: float, steps: int, end: float = 0.0) -> Schedule:
 
 
 def polynomial(lr: float, steps: int, end: float = 0.0, power: float = 1.0) -> Schedule:
-    """From `lr` at 0 to `end` at `steps` and after, as `(1 - step/steps) ** power`."""
+    """`(1 - step/steps) ** power` from `lr` at step 0 to `end` at `steps`, constant after."""
 
     def rate(step: int) -> float:
         return end + (lr - end) * (1.0 - min(step / steps, 1.0)) ** power
@@ -134,10 +141,10 @@ def polynomial(lr: float, steps: int, end: float = 0.0, power: float = 1.0) -> S
 
 
 def linear_warmup(schedule: Schedule, warmup: int) -> Schedule:
-    """`schedule`, times (step + 1) / `warmup` in the first `warmup` steps (arXiv 1706.02677)."""
+    """`schedule`, multiplied by (step + 1) / `warmup` while below 1 (arXiv 1706.02677)."""
     return lambda step: schedule(step) * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 
 def delayed(schedule: Schedule, steps: int) -> Schedule:
-    """`schedule` beginning at `steps`; before that, its first value."""
+    """`schedule` shifted to begin at `steps`; its first value before that."""
     return lambda step: schedule(max(step - steps, 0))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from models.distributed.base import Distributed
 
-# Part of the names of batch norm's moving statistics.
+# In the checkpoint names of batch norm's moving mean and variance.
 MOVING = "/moving_"
 INITIAL_LOSS_SCALE = 2.0**15
 # The loss scale doubles after this many steps without an overflow (as in NVIDIA's recipes).
@@ -19,14 +19,18 @@ LOSS_SCALE_GROWTH_STEPS = 2000
 class Trainer(tf.Module):
     """Joins network, objective and optimizer into a step.
 
-    A step is the same whether its images come as one large batch, as several micro-batches, or
-    from several workers: the objective sees the labels of the whole step before the first
-    gradient, and gradients are means over all images.
+    One micro-batch goes `step` -> `_gradients`: network -> logits -> `objective.loss` -> `_update`:
+    all-reduce -> `optimizer.apply`. A step is the same for one large batch, several micro-batches,
+    or several workers: the objective gets the labels of the whole step before the first gradient,
+    and gradients are means over all images.
 
     Args:
-      average: optional `WeightAverage`, moved after every step.
+      network: a backbone, such as `models.resnet.ResNet`.
+      objective: `models.training.objectives.Objective`.
+      optimizer: `models.training.optimizers.Optimizer`.
+      average: optional `WeightAverage`, updated after every step.
       mixup: optional `Mixup` of each micro-batch.
-      extra_progress: further single numbers that belong to a resume.
+      extra_progress: further scalars that a resume restores, by name.
 
     Attributes:
       global_step: optimizer steps done, int64; stored in checkpoints under this name.
@@ -70,7 +74,7 @@ class Trainer(tf.Module):
         }
 
     def progress(self) -> dict[str, tf.Variable]:
-        """What else a resume needs: single numbers, kept in the JSON next to a checkpoint."""
+        """What else a resume restores: scalars, in the JSON next to a checkpoint."""
         return {
             "position": self.position,
             "loss_scale": self.loss_scale,
@@ -80,7 +84,7 @@ class Trainer(tf.Module):
         }
 
     def set_progress(self, values: Mapping[str, float]) -> None:
-        """Restores what `progress` gave; names that `values` lacks keep their values."""
+        """Restores the values of `progress`; variables that `values` lacks are left alone."""
         for name, variable in self.progress().items():
             if name in values:
                 variable.assign(values[name])
@@ -91,18 +95,18 @@ class Trainer(tf.Module):
         """Does one step, of which this worker computes the micro-batches `batches`.
 
         Args:
-          batches: images [B, H, W, 3] with `label_index` and `label_value` [B, K], and the labels
-            of all of them together as `global_label_index` and `global_label_value`; taken one
-            at a time.
+          batches: A micro-batches (`data.input.pipeline.Batch`), read one at a time: `images`
+            float32 [B, H, W, 3], `label_index` int32 and `label_value` float32 [B, K], and the
+            labels of all A, `global_label_index` and `global_label_value` [A*B, K].
           learning_rate: of this step.
-          total: micro-batches of the step over all workers, which need not have equally many;
-            None: one per worker.
+          total: micro-batches of the step over all workers, whose numbers may differ; None: one
+            per worker.
 
         Returns:
-          A loss, float32 []; its mean over the workers is the mean over the step's images.
+          float32 []: the mean of this over the workers is the mean loss of the step's images.
 
         Raises:
-          UserError: labels that the objective refuses.
+          UserError: labels that the objective cannot use (`Objective.check`).
         """
         batches, learning_rate = iter(batches), tf.constant(learning_rate, tf.float32)
         first, total = next(batches), total or self._workers.size
@@ -118,15 +122,15 @@ class Trainer(tf.Module):
         return loss
 
     def is_finite(self) -> bool:
-        """Whether everything that a checkpoint stores is finite, and the decay term of the loss."""
+        """Whether all that a checkpoint stores and the decay term of the loss are finite."""
         values = [v for v in self.variables_by_name().values() if v.dtype.is_floating]
         values.append(self.optimizer.l2_loss())
         return all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values)
 
     def next_step_is_finite(self) -> bool:
-        """Whether another step from here, at the learning rate 0, leaves everything finite.
+        """Whether everything stays finite after one more step at learning rate 0.
 
-        It is tried on a micro-batch of the last step, and taken back; True before the first step.
+        Tries a micro-batch of the last step and restores all variables. True before the first step.
         """
         if self._latest is None:
             return True
@@ -139,9 +143,9 @@ class Trainer(tf.Module):
         return finite
 
     def average_statistics(self) -> None:
-        """Gives all workers the mean of their moving statistics, to evaluate or save them.
+        """Sets the moving statistics of all workers to their mean, before an evaluation or a save.
 
-        Each worker keeps those of its own batches between times (ours; training does not use them).
+        In between, each worker updates its own (ours; training does not use them).
         """
         if self._workers.size > 1:
             local = [v for name, v in self.variables_by_name().items() if MOVING in name]
@@ -150,7 +154,7 @@ class Trainer(tf.Module):
 
     @tf.function(autograph=False)
     def _average_over_workers(self, variables: list[tf.Variable]) -> list[tf.Tensor]:
-        # Horovod: one set of moving statistics.
+        # Horovod: the same moving statistics on all workers.
         return self._workers.average([variable.value() for variable in variables])
 
     def _accumulated_step(
@@ -179,7 +183,7 @@ class Trainer(tf.Module):
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _begin(self, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor | None:
-        for total in self._sums:  # Not after the step: an elastic job may leave one half done.
+        for total in self._sums:  # Not at the end: an elastic job may abort a step.
             total.assign(tf.zeros_like(total))
         return self.objective.begin_step(index, value, self.global_step, self._workers)
 
@@ -192,7 +196,7 @@ class Trainer(tf.Module):
         weights: tf.Tensor | None,
         scale: tf.Tensor,
     ) -> tf.Tensor:
-        """Adds a micro-batch's gradients; `scale` is workers / micro-batches of all of them."""
+        """Adds a micro-batch's gradients; `scale` is workers / micro-batches over all workers."""
         loss, gradients = self._gradients(images, index, value, weights)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient * scale)
@@ -205,7 +209,7 @@ class Trainer(tf.Module):
     def _gradients(
         self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The micro-batch's loss and its gradients, these still times the loss scale."""
+        """The micro-batch's loss, and its gradients multiplied by the loss scale."""
         if self._mixup:
             images, index, value = self._mixup(images, index, value, self.global_step)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -215,7 +219,7 @@ class Trainer(tf.Module):
             scaled = loss * self.loss_scale if self._scaled else loss
         gradients = tape.gradient(scaled, self._trainable)
         if not self._scaled:
-            # oneDNN's batch norm with ReLU makes 0 of NaN, so the loss alone may look sound.
+            # oneDNN's batch norm with ReLU turns NaN into 0, so the loss may be finite by mistake.
             first = tf.reduce_sum(gradients[0])
             loss = tf.where(tf.math.is_finite(first), loss, first)
         return loss, gradients

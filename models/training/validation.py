@@ -12,14 +12,16 @@ from models.metrics.counts import UndefinedError
 
 
 class Validation:
-    """Callable that evaluates a network; the records are read anew at every call.
+    """Callable that evaluates a network on the held-out records and returns metrics by name.
 
-    Where nothing can be measured, as without a positive label, it warns and gives not-a-number.
+    If nothing can be measured, as without a positive label, it warns and returns NaN.
 
     Args:
-      batches: makes a finite iterable of padded batches, of one length on every worker.
-      evaluator: makes an empty accumulator with `update` and `result`.
-      average: optional `WeightAverage`, evaluated next to the weights, as `ema_...`.
+      network: a backbone.
+      probabilities: logits [B, C] -> probabilities [B, C].
+      batches: returns an iterable of padded batches, equally many on every worker.
+      evaluator: returns a new evaluator (models/metrics/evaluators.py).
+      average: optional `WeightAverage`, evaluated as well, under names with `ema_`.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Validation:
         return metrics
 
     def names(self) -> list[str]:
-        """The metrics' names, by an evaluation of a made-up image. All workers call this."""
+        """The metrics' names, from an evaluation of one artificial image. All workers call this."""
         names = self._names()
         return [*names, *(f"ema_{name}" for name in names if self._average)]
 
