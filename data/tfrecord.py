@@ -140,7 +140,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(f"error: {problem}", file=sys.stderr)
     rows, size = sum(r.rows for r in reports), sum(r.bytes for r in reports)
     print(f"{len(reports)} shards, {rows} rows, {size} bytes in {MANIFEST};", end=" ")
-    print(f"{len(problems)} problems" if problems else "all as it says")
+    print(f"{len(problems)} problems" if problems else "no problems")
     return 1 if problems else 0
 
 
