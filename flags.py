@@ -76,17 +76,21 @@ flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bo
 
 _group("Records", *TRAINING, EVALUATE)
 flags.DEFINE_string(
-    "data_dir", "./data/train/", "folder (or glob) of the training TFRecords, or that above train/"
+    "data_dir",
+    "./data/train/",
+    "folder (or glob) of the training TFRecords, or the folder above train/",
 )
 flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
 flags.DEFINE_float(
     "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
 )
-flags.DEFINE_string("scratch_dir", None, "folder for 4 bytes x images x classes while evaluating")
+flags.DEFINE_string(
+    "scratch_dir", None, "folder of scores while evaluating: 4 bytes x images x classes"
+)
 
 _group("Input", *TRAINING, EVALUATE, *PREDICTION)
-flags.DEFINE_integer("batch_size", 512, "images of one process and micro-batch", lower_bound=1)
+flags.DEFINE_integer("batch_size", 512, "images per micro-batch of one process", lower_bound=1)
 flags.DEFINE_integer("num_preprocess_threads", 4, "threads that decode images", lower_bound=1)
 flags.DEFINE_enum(
     "precision",
@@ -98,7 +102,7 @@ flags.DEFINE_enum(
 
 _group("Devices", *TRAINING, EVALUATE, *PREDICTION)
 flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
-flags.DEFINE_integer("num_gpus", 1, "GPUs of one process: 1. More: one process each")
+flags.DEFINE_integer("num_gpus", 1, "GPUs per process, always 1: start one process per GPU")
 flags.register_validator(
     "num_gpus",
     lambda number: number == 1,
@@ -113,7 +117,7 @@ _group("Run", *TRAINING)
 flags.DEFINE_enum(
     "mode", "train", ["train", "val"], "train, or val: evaluate the latest checkpoint once and stop"
 )
-flags.DEFINE_boolean("restore", False, "refuse to start from random weights: wants a checkpoint")
+flags.DEFINE_boolean("restore", False, "stop if there is no checkpoint to start from")
 flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
 flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
 flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
@@ -129,14 +133,14 @@ flags.DEFINE_integer(
 
 _group("Order of records", *TRAINING)
 flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", lower_bound=1)
-flags.DEFINE_integer("shuffle_buffer", 2048, "least records shuffled together", lower_bound=1)
+flags.DEFINE_integer("shuffle_buffer", 2048, "records shuffled together, at least", lower_bound=1)
 flags.DEFINE_float(
     "class_balance", 0.0, "0: records as they are; 1: every class about equally often", 0.0
 )
 flags.DEFINE_boolean(
     "count_classes", False, "log each class's images, from the manifest or by reading all labels"
 )
-flags.DEFINE_boolean("synthetic", False, "train on one made-up batch, to measure compute alone")
+flags.DEFINE_boolean("synthetic", False, "train on one artificial batch, to measure compute alone")
 
 _group("Augmentation", *TRAINING)
 flags.DEFINE_float("area_min", 0.7, "minimum crop area as a fraction of the image", 0.0, 1.0)
@@ -147,13 +151,13 @@ flags.DEFINE_float("flip_probability", 0.5, "fraction of images mirrored", 0.0, 
 flags.DEFINE_float("rotate_probability", 1 / 3, "fraction rotated, with color order A", 0.0, 1.0)
 flags.DEFINE_float("color_probability", 1 / 3, "fraction with color order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
-flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness, of 1", 0.0, 1.0)
+flags.DEFINE_float("brightness", 32 / 255, "largest change of brightness in [0, 1]", 0.0, 1.0)
 flags.DEFINE_float("saturation_min", 0.5, "least factor of saturation", 0.0)
 flags.DEFINE_float("saturation_max", 1.5, "largest factor of saturation", 0.0)
-flags.DEFINE_float("hue", 0.2, "largest change of hue, of a turn", 0.0, 0.5)
+flags.DEFINE_float("hue", 0.2, "largest change of hue, in turns", 0.0, 0.5)
 flags.DEFINE_float("contrast_min", 0.5, "least factor of contrast", 0.0)
 flags.DEFINE_float("contrast_max", 1.5, "largest factor of contrast", 0.0)
-flags.DEFINE_integer("randaugment_layers", 0, "operations of RandAugment an image; 0: none", 0)
+flags.DEFINE_integer("randaugment_layers", 0, "operations of RandAugment per image; 0: none", 0)
 flags.DEFINE_float("randaugment_magnitude", 9.0, "strength of RandAugment", 0.0, 10.0)
 flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
 
@@ -196,16 +200,16 @@ flags.DEFINE_enum(
 flags.DEFINE_float("label_smoothing", 0.0, "fraction of a softmax target spread evenly", 0.0, 1.0)
 flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negatives", 0.0)
 flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
-flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: probability of no loss", 0.0, 1.0)
+flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: shift of negatives", 0.0, 1.0)
 
 _group("Optimization", *TRAINING)
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
 flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
 flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: no limit", 0.0)
-flags.DEFINE_integer("accumulate_steps", 1, "micro-batches a step", lower_bound=1)
+flags.DEFINE_integer("accumulate_steps", 1, "micro-batches per step of a worker", lower_bound=1)
 flags.DEFINE_float("head_lr_mult", 1.0, "factor of the learning rate of the logits layer", 0.0)
-flags.DEFINE_float("backbone_lr_mult", 1.0, "factor of the learning rate below it", 0.0)
+flags.DEFINE_float("backbone_lr_mult", 1.0, "factor of the learning rate of all other layers", 0.0)
 
 _group("Learning rate", *TRAINING)
 flags.DEFINE_enum(
@@ -237,17 +241,17 @@ flags.DEFINE_integer("global_batch", 0, "global batch size (0: batch_size x work
 flags.DEFINE_boolean("sync_batch_norm", False, "normalize by the batches of all workers")
 
 _group("Distributed", *TRAINING, EVALUATE)
-flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients travel")
-flags.DEFINE_integer("gradient_groups", 4, "all-reduces the gradients make; 0: one a variable", 0)
-flags.DEFINE_integer("stall_seconds", 60, "report a worker that makes the others wait; 0: no", 0)
-flags.DEFINE_integer("stall_shutdown_seconds", 900, "end the job if it still does; 0: never", 0)
+flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients are sent")
+flags.DEFINE_integer("gradient_groups", 4, "all-reduce calls per step; 0: one per variable", 0)
+flags.DEFINE_integer("stall_seconds", 60, "until a missing worker is reported; 0: never", 0)
+flags.DEFINE_integer("stall_shutdown_seconds", 900, "until its absence ends the job; 0: never", 0)
 flags.DEFINE_integer("commit_steps", 10, "elastic: steps between copies to return to", 1)
 
 _group("Images", EVALUATE, *PREDICTION, EXPORT)
 flags.DEFINE_multi_string(
     "images",
     [],
-    "what to look at: list file, folder, glob, TFRecord, image, or - (a list on standard input); "
+    "input: list file, folder, glob, TFRecord, image, or - (a list on standard input); "
     "arguments without a dash are added",
 )
 flags.DEFINE_string(
@@ -259,7 +263,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "result",
     None,
-    "file to write, the format goes by its suffix; evaluate.py: folder of its report",
+    "file to write, its suffix sets the format; evaluate.py: folder of its report",
 )
 flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
 flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
@@ -267,7 +271,9 @@ flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
 _group("Preparation", EVALUATE, *PREDICTION)
 flags.DEFINE_boolean("ten_crop", False, "average over four corners, the center and their mirrors")
 flags.DEFINE_integer("max_pixels", 89478485, "larger images are refused", lower_bound=1)
-flags.DEFINE_integer("max_image_bytes", 536870912, "of memory to decode images", lower_bound=1)
+flags.DEFINE_integer(
+    "max_image_bytes", 536870912, "bytes that decoding an image may take", lower_bound=1
+)
 
 _group("Prediction", *PREDICTION)
 flags.DEFINE_boolean("strict", False, "exit with code 1 if an image could not be read")
@@ -300,7 +306,7 @@ flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of 
 flags.DEFINE_integer("page_images", 100, "first images shown there", lower_bound=1)
 
 _group("Evaluation", EVALUATE)
-flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to set the first against")
+flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to compare with")
 flags.DEFINE_boolean(
     "all_checkpoints", False, "evaluate every checkpoint of the folder, as a curve"
 )

@@ -1,7 +1,7 @@
-"""Lists and images to shards of TFRecords: the same bytes for any number of workers.
+"""Converts lists and images to shards of TFRecords: the same bytes for any number of workers.
 
-A shard is made of `shard_size` consecutive rows of one list by one process, which decodes every
-image to know that it is whole. Rows that cannot be used are left out of the shard and reported.
+One process writes a shard from `shard_size` consecutive rows of one list, and decodes every image
+to check that it is complete. Rows that cannot be used are left out of the shard and reported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data.tfrecords.records import RecordError
 
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
-_OTHER_BYTES = 64 << 20  # that a decode may take besides the image's
+_OTHER_BYTES = 64 << 20  # of memory that a decode may take besides the image
 _BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
@@ -59,7 +59,7 @@ class Options:
 
 
 class ShardPlan(NamedTuple):
-    """What a shard is made of: bytes `offset` to `offset + size` of a list, `line` lines in."""
+    """The rows of a shard: bytes `offset` to `offset + size` of a list, after `line` lines."""
 
     name: str
     list_path: str
@@ -69,7 +69,7 @@ class ShardPlan(NamedTuple):
 
 
 def suffix_in(folder: str | os.PathLike) -> str:
-    """The suffix of new shards in a folder: an earlier version's, where it wrote some there."""
+    """The suffix of new shards in a folder; an earlier version's if the folder has such shards."""
     return EARLIER_SUFFIX if any(Path(folder).glob(f"*{EARLIER_SUFFIX}")) else SUFFIX
 
 
@@ -111,10 +111,10 @@ def convert(
     group: ProcessGroup,
     retry_bad: bool = False,
 ) -> list[ShardReport] | None:
-    """Makes our share of the shards that are not there yet, and the manifest if that is ours.
+    """Writes this process's shards that are missing, and the manifest if it is its job.
 
     Args:
-        retry_bad: make shards again from which rows were left out.
+        retry_bad: write shards again from which rows were left out.
 
     Returns:
         the reports of all shards of the folder; None where another rank or run collects them.
@@ -163,7 +163,7 @@ class ShardJob:
     options: Options
 
     def source(self, shard: ShardPlan) -> str:
-        """A hash of all that decides the shard's content, but for the images."""
+        """A hash of all that determines the shard's content except the images."""
         made_from = (self.options.kind, self.options.class_num, self.options.short_side)
         made_from += (self.options.quality, self.options.orientation, self.options.max_pixels)
         return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]

@@ -22,7 +22,7 @@ from data.tfrecords.records import RecordError
 
 KINDS = ("sparse", "dense", "single")
 Features: TypeAlias = Mapping[str, Message]
-"""Name -> `tf.train.Feature`; one that is not there is an empty one."""
+"""Name -> `tf.train.Feature`; a missing one is empty."""
 
 
 # As in TensorFlow's example.proto.
@@ -90,10 +90,10 @@ def encode_example(
     Args:
         kind: "sparse", "dense" or "single".
         image: an encoded image, normally JPEG.
-        name: what the image is called in predictions and in messages.
+        name: the name of the image in predictions and messages.
         width, height: in pixels.
         classes: class indices from 0; "single" takes exactly one.
-        confidences: of each class, 1.0 where None; -1 means unknown. Not kept by "single".
+        confidences: of each class, None: 1.0 each; -1 means unknown. Not stored by "single".
         class_num: length of the vector; needed by "dense" alone.
 
     Raises:

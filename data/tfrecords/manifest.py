@@ -54,11 +54,11 @@ _SCHEMA = {"shards": [_SHARD], "label_counts?": _is_label_counts}
 
 @dataclass
 class ShardReport:
-    """What a shard holds, and what of its part of the list it does not hold.
+    """A shard's contents, and the rows of its part of the list that are not in it.
 
     `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
-    is not in the shard, `list:line`, image, a word to count by, and the reason. `label_counts` has
-    the positive records of each class, as `3:17 8:2`; only while the conversion runs.
+    is not in the shard, `list:line`, image, category and reason. `label_counts` has the number of
+    positive records of each class, as `3:17 8:2`; only while the conversion runs.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ShardReport:
 
 
 class ShardWriter(RecordWriter):
-    """Writes a shard and counts what its report says."""
+    """Writes a shard and collects its report."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -134,14 +134,14 @@ def _sum_counts(texts: Iterable[str]) -> Counter[int]:
 
 
 class ShardFolder:
-    """A folder of shards with what is known of them."""
+    """A folder of shards, with its manifest and the reports of finished shards."""
 
     def __init__(self, folder: str | os.PathLike):
         self.path = Path(folder)
         self._reports = Reports(self.path / _REPORTS, _REPORT_FORM, _SHARD, _REMEDY)
 
     def add(self, report: ShardReport) -> None:
-        """Remembers a finished shard."""
+        """Stores the report of a finished shard."""
         self._reports.add(asdict(report))
 
     def reports(self) -> dict[str, ShardReport]:
@@ -150,7 +150,7 @@ class ShardFolder:
         return self.manifest().shards | new
 
     def is_done(self, report: ShardReport | None) -> bool:
-        """Whether the shard is there, with its index, as long as its report says."""
+        """Whether the shard and its index exist, and its size is that of the report."""
         if report is None:
             return False
         shard = self.path / report.name
@@ -158,7 +158,7 @@ class ShardFolder:
         return shard.exists() and has_index and shard.stat().st_size == report.bytes
 
     def finish(self, names: Iterable[str] | None = None) -> list[ShardReport]:
-        """Writes manifest and bad images, and clears away what interrupted runs left.
+        """Writes `manifest.json` and `bad_images.tsv`, and deletes leftovers of interrupted runs.
 
         Args:
             names: the shards of this run; another run may be making others next to it. None: all.
@@ -195,7 +195,7 @@ class ShardFolder:
         state.write_document(self.path / MANIFEST, _FORM, content, _VERSION)
 
     def clear_leftovers(self, names: set[str]) -> None:
-        """Deletes what interrupted runs left half written of these shards."""
+        """Deletes unfinished files of these shards that interrupted runs left."""
         indices = {name + INDEX_SUFFIX for name in names}
         clear_leftovers(self.path, names | indices | {MANIFEST, BAD_IMAGES})
 
@@ -226,7 +226,7 @@ class ShardFolder:
         return list(shards.values()), problems
 
     def manifest(self) -> Manifest:
-        """What the last whole conversion left; empty before there is one.
+        """The manifest of the last whole conversion; empty before there is one.
 
         Raises:
             StateError: it is damaged.

@@ -24,7 +24,7 @@ from data.tfrecords.manifest import stored_label_counts
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
-OPEN_FILES = 256  # of a source at once, as far as the process may
+OPEN_FILES = 256  # of a source at once, if the process limit allows
 INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
 READ_THREADS, READ_CHUNK = 8, 1024
 # What our tools write next to records: indices, the manifest, lists of bad rows and of downloads.
@@ -43,8 +43,8 @@ class Sample(NamedTuple):
 def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[str]:
     """The record files of a folder, or those that a glob matches (see `matches`), sorted by name.
 
-    Of a folder every file counts whatever its extension, but hidden files and `NOT_RECORDS`. One
-    without records that has a folder `split` (train or val) stands for that, as released.
+    In a folder every file counts whatever its extension, except hidden files and `NOT_RECORDS`. For
+    a folder without records, its subfolder `split` (train or val) is used, as released.
 
     Raises:
         UserError: no such folder, or no file.
@@ -106,21 +106,21 @@ class RecordSource:
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
-        # What every record would suffer from ends the run before the network is built.
+        # A mistake that concerns every record ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)
 
     def announce(self, records_ahead: Iterable[int]) -> None:
-        """Lets the system fetch records that are soon read, all at once: hides latency."""
+        """Lets the system prefetch records that are read soon, which hides latency."""
         for record in records_ahead:
             file, offset, size = self._place(record)
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def reject(self, record: int, reason: str) -> None:
-        """Counts and names a record that cannot be used; in a later epoch it does not count again.
+        """Counts and logs a record that cannot be used; once, not again in later epochs.
 
         Raises:
-            UserError: that makes too many.
+            UserError: there are too many.
         """
         if record in self._rejected:
             return
@@ -154,7 +154,7 @@ class RecordSource:
 
         Raises:
             RecordError: its bytes are damaged, or a label value is not finite.
-            UserError: it has no image, no label, or one outside the classes.
+            UserError: it has no image, no label, or a label outside [0, class_num).
         """
         file, offset, size = self._place(record)
         payload = records.read_record(file.fileno(), offset, size)
@@ -174,7 +174,7 @@ class RecordSource:
         From the manifest of the files, or by reading all records where there is none that fits.
 
         Raises:
-            UserError: a class is outside the classes.
+            UserError: a label is outside [0, class_num).
         """
         found = stored_label_counts(self.files, self.counts.tolist())
         if found is None:
@@ -188,9 +188,9 @@ class RecordSource:
     def positives(self) -> list[np.ndarray]:
         """The classes of every record with a label above 0, int32; reads all records once.
 
-        A damaged record has none here; it is counted as bad when its turn in training comes.
+        A damaged record has none here; it is counted as bad when training reads it.
         """
-        # In pieces: a pool makes an object of each task at once, more than millions may have.
+        # In chunks: a pool creates an object for each task, too many for millions of records.
         pieces = [
             range(i, min(i + READ_CHUNK, self.total)) for i in range(0, self.total, READ_CHUNK)
         ]

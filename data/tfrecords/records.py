@@ -34,7 +34,7 @@ class RecordError(UserError):
 
 
 class Index(NamedTuple):
-    """Where the records of one file lie.
+    """Positions of the records of one file.
 
     `offsets` and `sizes` (framing included) are int64 [records], in bytes. `problem` is empty, or
     one line saying where a damaged file stops being readable; the records before that are listed.

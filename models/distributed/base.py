@@ -15,9 +15,9 @@ from data.common.sharding import Shard
 class DistributedOptions:
     """The fields are the flags of the same name.
 
-    `gradient_groups` is over how many all-reduce calls the gradients of a step are spread; 0 makes
-    it one a variable, which Horovod fuses as they happen to be ready. How the sum is rounded hangs
-    on what is fused, from three workers on, so `deterministic` always makes one group.
+    `gradient_groups` is the number of all-reduce calls for the gradients of a step; with 0 it is
+    one per variable, which Horovod fuses as they become ready. With three workers or more the
+    rounding depends on what is fused, so `deterministic` always uses one group.
     """
 
     compression: str = "none"
@@ -28,8 +28,8 @@ class DistributedOptions:
     commit_steps: int = 10
 
     def apply(self) -> None:
-        """Tells Horovod what it reads from the environment; what is set there already stays."""
-        # Horovod: one worker lacks, the others wait: rank 0 logs whom for, and then gives up.
+        """Sets the environment variables of Horovod that are not set already."""
+        # Horovod: when workers wait for another one, rank 0 logs which, and later ends the job.
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(self.stall_seconds))
         os.environ.setdefault(
             "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(self.stall_shutdown_seconds)
@@ -46,8 +46,8 @@ class Distributed(Protocol):
     """The processes of one job. All of them call each method, in the same order.
 
     Attributes:
-      rank, size: which of how many; in an elastic job they change.
-      local_rank: which of those on this machine.
+      rank, size: number of this process, from 0, and of all; in an elastic job they change.
+      local_rank: number of this process among those on this machine.
       launched: whether a launcher started this process, so that others may be next to it.
       elastic: whether workers may come and go.
     """
@@ -60,7 +60,7 @@ class Distributed(Protocol):
 
     @property
     def shard(self) -> Shard:
-        """Which of the workers this is."""
+        """Shard `rank` of `size`."""
 
     def barrier(self) -> None:
         """Waits until all workers are here."""
@@ -68,11 +68,10 @@ class Distributed(Protocol):
     def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
         """Gives every worker the variables of rank 0, then returns `body()`.
 
-        In an elastic job the variables are given out and `body` begins anew whenever the workers
-        have changed.
+        In an elastic job it broadcasts and calls `body` again whenever the workers have changed.
 
         Raises:
-          UserError: a worker is gone, and the job cannot do without.
+          UserError: a worker died, and the job is not elastic.
         """
 
     def step_done(self) -> None:
@@ -92,7 +91,7 @@ class Distributed(Protocol):
 
 
 class SingleProcess:
-    """A process on its own: everything together is what it has."""
+    """A single process: sums and means over all workers are its own values."""
 
     rank = 0
     size = 1

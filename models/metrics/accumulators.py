@@ -1,6 +1,6 @@
 """Accumulators of the evaluators: scores on disk, exact sums, hardest examples.
 
-What workers add up does not depend on the order of images or the number of workers.
+Sums over workers do not depend on the order of images or the number of workers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BLOCK_BYTES = 16 << 20
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
-NOBODY = -1  # the position of no image
+NOBODY = -1  # a position without an image
 
 
 class ScoreStore:
     """Scores of many images, written image by image and read class by class.
 
-    They are in an unlinked temporary file of chunks, each [C, images of the chunk], which is gone
-    when closed: 88,739 images x 11,166 classes of float32 are 4 GB, too many for the memory.
+    They are in an unlinked temporary file of chunks, each [C, images of the chunk], which is
+    deleted when closed: 88,739 images x 11,166 classes of float32 are 4 GB, too much for memory.
 
     Args:
       class_num: C, the columns of what is appended.
@@ -170,7 +170,7 @@ def gather_rows(rows: Sequence[Sequence[Any]], workers: Distributed) -> list[tup
 
 
 class HardestExamples:
-    """For each class the images where the scores were most wrong, kept while they stream by.
+    """For each class, the images with the most wrong scores so far.
 
     Attributes:
       positions: `false_negatives` (positives with the lowest scores) and `false_positives`
@@ -200,13 +200,13 @@ class HardestExamples:
         self._merge("false_positives", scores, ~positive & (labels >= 0), positions)
 
     def gather(self, workers: Distributed) -> None:
-        """Takes in the images of all workers; all of them call this and have the same."""
+        """Merges the images of all workers; all of them call this and get the same."""
         for kind, kept in self.positions.items():
             ranks, shape = self._wrongness[kind], (-1, kept.shape[1])
             # Horovod: as integers, which are joined and not added up.
             values = gather(ranks.view(np.int64).ravel(), workers).view(np.float64).reshape(shape)
             owners = gather(kept.ravel(), workers).reshape(shape)
-            # Of equals those that come first, as on one worker.
+            # Among ties those that come first, as on one worker.
             order = np.lexsort((owners, -values), axis=0)[: len(kept)]
             ranks[:] = np.take_along_axis(values, order, axis=0)
             kept[:] = np.take_along_axis(owners, order, axis=0)

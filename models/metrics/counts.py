@@ -1,4 +1,4 @@
-"""What metrics are computed from: rankings and counts, as pure NumPy functions and their results.
+"""The rankings and counts that metrics are computed from, and the NumPy functions that make them.
 
 Labels are positive, negative or unknown. An unknown label is left out: its score is set to
 `LEFT_OUT`, which is below every real score, so that no count of "scores at least s" contains it.
@@ -22,7 +22,7 @@ Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 class UndefinedError(UserError):
-    """Images or labels of which there is nothing to measure."""
+    """There is no image or no positive label to measure."""
 
 
 class RankedPositives(NamedTuple):
@@ -112,7 +112,7 @@ def best_thresholds(ranked: RankedPositives, class_num: int, default: np.ndarray
 def rank_in_images(
     scores: np.ndarray, rows: np.ndarray, classes: np.ndarray
 ) -> tuple[RankedPositives, np.ndarray]:
-    """Where the positives (rows[i], classes[i]) of a batch stand among the classes of their image.
+    """Ranks of the positives (rows[i], classes[i]) of a batch among the classes of their image.
 
     Args:
       scores: float32 [B, C], unknown entries `LEFT_OUT`.
@@ -267,7 +267,7 @@ class MultiLabelCounts:
       top: the k of metrics at k.
       thresholds: float32 [C], scores from which classes are predicted.
       sums: total over the images of each metric that is a mean over images, by name.
-      ranked: the positives of every class, ranked among the known images of it.
+      ranked: the positives of every class, ranked among the images where it is known.
       micro: the positives of all supported classes, ranked among all their known entries.
       closures: k -> sizes of the common, predicted and positive sets closed by ancestors; empty
         without a hierarchy.
@@ -298,7 +298,7 @@ class MultiLabelCounts:
         return float(self.class_table[column][self.supported].mean())
 
     def fitted_thresholds(self) -> np.ndarray:
-        """float32 [C]: per class the score threshold of the best F1, to apply to other data."""
+        """float32 [C]: for each class the score threshold with the best F1, for other data."""
         return best_thresholds(self.ranked, len(self.supported), self.thresholds)
 
     def curve(self, class_index: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -311,7 +311,7 @@ class MultiLabelCounts:
 
     @functools.cached_property
     def class_table(self) -> dict[str, np.ndarray]:
-        """Columns [C]: AP, precision, recall and F1 at the threshold, and counts."""
+        """Per class, [C] each: AP, precision, recall and F1 at the threshold, and counts."""
         counts = self.counts
         return {
             "average_precision": self.average_precisions,
@@ -362,7 +362,7 @@ class SingleLabelCounts:
 
     @functools.cached_property
     def class_table(self) -> dict[str, np.ndarray]:
-        """Columns [C]: images and top-k accuracy, NaN for a class without an image."""
+        """Per class, [C] each: images and top-k accuracy, NaN for a class without an image."""
         fractions = {
             f"top_{k}": ratio(correct, self.class_images, empty=np.nan)
             for k, correct in zip(self.top, self.correct, strict=True)

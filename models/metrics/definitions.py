@@ -1,7 +1,7 @@
 """Every metric: a function with its name, direction and meaning.
 
 Evaluations compute all metrics of this file, in its order; results, logs, report and early stopping
-read from here what they say of one. Formulas and sources: docs/metrics.md; how to add one:
+take names, directions and meanings from here. Formulas and sources: docs/metrics.md; adding one:
 docs/extending.md.
 """
 
@@ -33,9 +33,9 @@ class Metric(NamedTuple):
 
     Attributes:
       better: HIGHER, LOWER or COUNT.
-      meaning: a sentence, `{k}` in it stands for the number in the name.
+      meaning: one phrase, in which `{k}` is replaced by the number in the name.
       compute: the function.
-      mean_over: the images over which the mean is taken; None: `compute` gives the result itself.
+      mean_over: the images over which the mean is taken; None: `compute` returns the metric itself.
       headline: logged while training, and drawn against the step.
     """
 
@@ -67,7 +67,7 @@ def metric(
     """Registers the function below as a metric.
 
     The function takes `MultiLabelCounts` or, in the table SINGLE_LABEL, `SingleLabelCounts`, and
-    returns a number, or None where it has no meaning. With `mean_over` it takes `ImageRankings` of
+    returns a number, or None if it is not defined. With `mean_over` it takes `ImageRankings` of
     a batch and returns float64 [B], of which the mean over these images is the metric. A name with
     `{k}` makes a metric of each k, which the function takes, too.
     """
@@ -107,7 +107,7 @@ def means_over_images(top: tuple[int, ...]) -> dict[str, Metric]:
 
 
 def find(name: str) -> Metric | None:
-    """The metric of this name in a result, `ema_` before it or not; None if there is none."""
+    """The metric of this name, with or without `ema_` before it; None if there is none."""
     name = name.removeprefix("ema_")
     number = re.search(r"(?<=_)\d+", name)
     if number is None:

@@ -1,7 +1,7 @@
-"""Evaluators: they take predictions batch by batch and give the metrics of all of them.
+"""Evaluators: `update` adds the predictions of a batch, `result` returns the metrics of all.
 
-All that they add up is integers, so images sharded over workers give the same result to the last
-digit. The metrics themselves: `models.metrics.definitions`.
+They add up integers only, so images sharded over workers give exactly the same result. The metrics
+are in `models.metrics.definitions`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from models.metrics.counts import (
 
 @dataclass(frozen=True)
 class MultiLabelOptions:
-    """What is measured.
+    """How scores and labels are measured.
 
     Attributes:
-      top: the k of precision, recall and F1 at k.
-      threshold: score from which a class is predicted, one for all or float [C].
+      top: the values of k for precision, recall and F1 at k.
+      threshold: score from which a class is predicted, for all classes or float [C].
       positive_threshold: confidence from which a label is positive; a lower one is negative.
       supported: bool [C], the classes that means are over, less those without a positive;
         None: all.
@@ -59,7 +59,7 @@ class MultiLabelOptions:
 
 
 class Labels(NamedTuple):
-    """The labels of a batch, listed: (rows[i], classes[i]) has values[i]; no pair comes twice."""
+    """The labels of a batch: (rows[i], classes[i]) has values[i]; each pair is there once."""
 
     rows: np.ndarray
     classes: np.ndarray
@@ -94,7 +94,7 @@ def select_rows(
 
 
 def list_labels(class_num: int, label_index: np.ndarray, label_value: np.ndarray) -> Labels:
-    """The labels without padding, by row and class; of a pair listed twice the larger value."""
+    """The labels without padding, sorted by row and class; a duplicate keeps the larger value."""
     rows, columns = np.nonzero(label_index != PADDING)
     classes, values = label_index[rows, columns].astype(np.int64), label_value[rows, columns]
     if len(classes) and not 0 <= classes.min() <= classes.max() < class_num:
@@ -271,7 +271,9 @@ class MultiLabelEvaluator:
 class SingleLabelEvaluator:
     """Top-k accuracy, loss and confusions of probabilities where an image has one label.
 
-    Args: as `MultiLabelEvaluator`; `top` are the k of top-k.
+    Args:
+      class_num, workers: as `MultiLabelEvaluator`.
+      top: the values of k for top-k accuracy.
     """
 
     def __init__(
@@ -291,9 +293,9 @@ class SingleLabelEvaluator:
         label_value: np.ndarray,
         valid: np.ndarray | None = None,
     ) -> None:
-        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label per row.
+        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label per image.
 
-        The scores are probabilities (the loss is minus the logarithm of the label's one).
+        Scores are probabilities; the loss is minus the logarithm of that of the label.
         """
         scores, label_index, label_value = select_rows(
             self.class_num, scores, label_index, label_value, valid
@@ -324,7 +326,7 @@ class SingleLabelEvaluator:
             raise UndefinedError("there is no image to evaluate")
         keys, confused = (gather(part, self.workers) for part in self._confusions)
         keys, confused = _add_counts(np.zeros((2, 0), np.int64), keys, confused)
-        order = np.argsort(-confused, kind="stable")  # of equals the lower classes first
+        order = np.argsort(-confused, kind="stable")  # among ties the lower classes first
         label, prediction = np.divmod(keys[order], self.class_num)
         return SingleLabelCounts(
             top=self.top,

@@ -1,9 +1,9 @@
-"""The network for inference alone, its batch norms folded into convolutions where the order allows.
+"""The network for inference alone, its batch norms folded into convolutions where possible.
 
 In a pre-activation block (spec section 2) a batch norm that follows a convolution of the same
 block is an affine function of that convolution's output: its scale goes into the kernel, its
-offset becomes a bias. A block's first batch norm and the last one of the network follow a sum that
-other branches use too, so they stay.
+offset becomes a bias. A block's first batch norm and the last one of the network do not follow
+a convolution of the same block, so they stay.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""Predictions of a checkpoint for images: loading it, dividing the images, writing the result.
+"""Predicts images with a checkpoint: loads it, shards the images, writes the result.
 
-image_classification.py and extract_feature.py run it; evaluate.py and export.py take parts of it.
+image_classification.py and extract_feature.py run it; evaluate.py and export.py use parts of it.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from models.prediction import inference
 from models.prediction.inference import Loaded, NetworkOptions, Predictor
 
 SCORES = {"single": "softmax", "multi": "sigmoid"}
-"""What the network gives for each label mode."""
+"""--label_mode -> the output of the network."""
 
-# These flags, too, decide on the numbers: a resumed run must have the same.
+# Flags that change the output: a resumed run must have the same values.
 DECISIVE = (
     *("ten_crop", "fold_batch_norm", "use_ema", "precision"),
     *("max_pixels", "max_image_bytes"),
@@ -65,7 +65,7 @@ def load(path: str, options: NetworkOptions, devices: DeviceOptions) -> Loaded:
 
 
 def label_mode(prefix: str) -> dict[str, str]:
-    """The value of --label_mode by the loss which a checkpoint was trained with, if it says so."""
+    """The default of --label_mode, by the loss in the checkpoint's JSON; {} without one."""
     loss = LOSSES.get(checkpoint.read(prefix).meta().get("flags", {}).get("loss"))
     return {"label_mode": "single" if loss.single_label else "multi"} if loss else {}
 
@@ -80,17 +80,17 @@ def run(
     settings: Mapping[str, Any],
     shown: int = 0,
 ) -> int:
-    """Runs the network over every batch of `options.images`, writes the result; the exit code.
+    """Predicts every batch of `options.images` and writes the result; returns the exit code.
 
     Args:
       group: of `process_group`.
       describe, shown: see `BatchPredictor`.
-      settings: the flags that decide on the rows, those of `DECISIVE` among them.
+      settings: the flags that change the rows, with those of `DECISIVE`.
     """
     result = Path(options.result)
     if group.shard.index == 0:
         output_lock.claim_file("result", result)
-    warnings.filterwarnings("ignore", module="PIL")  # of metadata that nobody looks at
+    warnings.filterwarnings("ignore", module="PIL")  # about metadata that we do not use
     prepare = Preparation(
         loaded.image_size, options.ten_crop, options.max_pixels, options.max_image_bytes
     )
@@ -117,10 +117,10 @@ def run(
 
 
 def process_group() -> ProcessGroup:
-    """The processes that share the images: by MPI under mpirun, else by Horovod, else this one."""
+    """The processes that share the images: of MPI under mpirun, else of Horovod, else this one."""
     group = processes.process_group()
     if group.barrier:
         return group
-    # Shards may take differently long: those who are done wait without a limit.
+    # Shards take different times: processes that are done wait without a limit.
     job = launch.start(DistributedOptions(stall_shutdown_seconds=0))
     return ProcessGroup(job.shard, job.barrier)

@@ -12,14 +12,14 @@ from models.checkpoints import checkpoint
 from models.prediction.folding import FoldedResNet
 from models.resnet import ResNet
 
-# What checkpoints without a JSON, such as the released ones, were trained with.
+# The training flags of checkpoints without a JSON, such as the released ones.
 RELEASED = {"image_size": 224, "batch_norm_epsilon": 1e-5}
 STAGES = ("stage0", "stage1", "stage2", "stage3")
 OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
 _SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
-# What a checkpoint says itself: these options are None but where the user gives them.
+# Options that are read from the checkpoint unless the user sets them.
 FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
 
 
@@ -27,7 +27,7 @@ FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon
 class NetworkOptions:
     """How a checkpoint is loaded; the fields are the flags of the same name.
 
-    Those of `FROM_CHECKPOINT` are read from it where they are None; given, depth and classes must
+    Those of `FROM_CHECKPOINT` are read from it if they are None; otherwise depth and classes must
     agree with it.
     """
 
@@ -51,22 +51,22 @@ class Loaded:
     batch_norm_epsilon: float
 
     def settings(self) -> dict[str, float]:
-        """What decides on the numbers, besides the weights."""
+        """What determines the outputs besides the weights, by name."""
         return {name: getattr(self, name) for name in RELEASED}
 
 
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    What `options` leave open is as it was in training, as the JSON next to the checkpoint says;
-    where it does not, as in `RELEASED`.
+    Options that are None are as in training, read from the JSON next to the checkpoint; without
+    that they are as in `RELEASED`.
 
     Args:
-      path: a checkpoint's prefix or one of its files, or a folder, whose latest one is taken.
+      path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it.
 
     Raises:
-      CheckpointError: absent or damaged, or of another depth or class count than asked for.
-      UserError: a data format that this machine does not have.
+      CheckpointError: it is missing or damaged, or of another depth or number of classes.
+      UserError: the data format needs a GPU, and there is none.
     """
     prefix = checkpoint.find(path)
     found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)
