@@ -3,7 +3,6 @@
 Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from data.common import script
 from data.common.errors import UserError
 from data.common.script import as_dict, from_flags, set_defaults
 from data.input.augment import Augmentation
-from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
+from data.input.evaluation import EvaluationImages
+from data.input.image_batches import Preparation
+from data.input.pipeline import InputOptions, TrainingInput
 from data.input.sharding import StepOptions, arithmetic, step_share
 from models import backbones
 from models.checkpoints.checkpoint import CheckpointFolder, versions
@@ -96,14 +97,14 @@ def run(
     trainer: Trainer, job: Distributed, checkpoints: CheckpointFolder, best: EarlyStopping | None
 ) -> int:
     """Trains or evaluates from the trainer's step on, with the current workers; the exit code."""
-    records, evaluate = from_flags(InputOptions), None
+    evaluate = None
     if FLAGS.val_dir is not None:
-        options = dataclasses.replace(records, data_dir=FLAGS.val_dir)
-        held_out = EvaluationInput(options, job.rank, job.size)  # Horovod: a shard each.
+        held_out = EvaluationImages((), FLAGS.val_dir, FLAGS.class_num, FLAGS.max_bad_records)
+        how = Preparation(FLAGS.image_size), FLAGS.batch_size, FLAGS.num_preprocess_threads
         evaluate = Validation(
             trainer.network,
             trainer.objective.probabilities,
-            held_out.batches,
+            lambda: held_out.batches(*how, job.rank, job.size),  # Horovod: its own batches.
             lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
             trainer.average,
         )
@@ -116,7 +117,7 @@ def run(
         best.check(evaluate.names())
     # Horovod: each worker trains on its own part of every step.
     share = step_share(from_flags(StepOptions), job.shard, job.elastic, FLAGS.sync_batch_norm)
-    source = TrainingInput(records, from_flags(Augmentation), share)
+    source = TrainingInput(from_flags(InputOptions), from_flags(Augmentation), share)
     schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
     if job.rank == 0:
         planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)

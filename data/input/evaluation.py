@@ -1,4 +1,4 @@
-"""Evaluation input: labeled images from record files or image lists.
+"""Evaluation input, while training and in evaluate.py: labeled images of record files or lists.
 
 Images are decoded by the same code as in the inference scripts, so that an evaluation measures
 what these give; that also allows ten crops of records and image lists alike.
@@ -28,7 +28,7 @@ from data.tfrecords.records import RecordError
 _log = logging.getLogger(__name__)
 
 
-class Tags(NamedTuple):
+class Labels(NamedTuple):
     """The labels of an image, as `pad_labels` takes them: classes and values [labels]."""
 
     classes: Sequence[int]
@@ -48,15 +48,15 @@ class EvaluationBatch(NamedTuple):
     label_value: np.ndarray
 
 
-NO_TAGS = Tags((), ())
+NO_LABELS = Labels((), ())
 
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image of a list, not read yet: an `image_source.Image` whose label is `Tags`."""
+    """An image of a list, not read yet: an `image_source.Image` whose label is `Labels`."""
 
     name: str
-    label: Tags
+    label: Labels
     file: SourceImage
 
     def load(self) -> Loaded:
@@ -71,7 +71,7 @@ class RecordImage:
     source: RecordSource
     number: int
     name: str
-    label: Tags = NO_TAGS
+    label: Labels = NO_LABELS
 
     def load(self) -> Loaded:
         """See `SourceImage.load`."""
@@ -80,7 +80,7 @@ class RecordImage:
         except RecordError as error:
             raise LoadError(str(error)) from error
         name = sample.name.decode("utf-8", "replace") or self.name
-        return Loaded(name, Tags(sample.classes, sample.values), sample.image)
+        return Loaded(name, Labels(sample.classes, sample.values), sample.image)
 
 
 class EvaluationImages:
@@ -94,8 +94,8 @@ class EvaluationImages:
         images_dir: the folder that names in lists are relative to; None: as in `images`.
 
     Attributes:
-        readable: how many images could be read so far.
-        left_out: (position, name, reason) of the images that could not be read so far.
+        readable: how many images the last call of `batches` could read so far.
+        left_out: (position, name, reason) of those that it could not read.
 
     Raises:
         UserError: no records.
@@ -117,17 +117,18 @@ class EvaluationImages:
         if not images:
             self._records = RecordSource(data_dir, class_num, max_bad_records, "val")
         self.left_out: list[tuple[int, str, str]] = []
+        self._logged: set[int] = set()
 
     def __iter__(self) -> Iterator[LabeledImage | RecordImage]:
         if self._records:
             for number in range(self._records.total):
-                yield RecordImage(self._records, number, f"record {number}")
+                yield RecordImage(self._records, number, self._records.where(number))
         for path in self._lists:
             folder = Path(path).parent
             for row in rows.read_rows(path, self._class_num):
                 file = SourceImage(row.image, "", row.image, str(folder / row.image))
                 file = listed_in(self._images_dir, file)
-                yield LabeledImage(row.image, Tags(row.classes, row.confidences), file)
+                yield LabeledImage(row.image, Labels(row.classes, row.confidences), file)
 
     def batches(
         self, prepare: Preparation, batch_size: int, threads: int, rank: int = 0, size: int = 1
@@ -135,8 +136,9 @@ class EvaluationImages:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
         Raises:
-            UserError: too many images are unreadable.
+            UserError: too many images are unreadable; or, where one worker does it all, all are.
         """
+        self.readable, self.left_out = 0, []
         chunks = _chunks(self, batch_size)
         own = itertools.islice(chunks, rank, None, size)
         starts: list[int] = []
@@ -148,10 +150,12 @@ class EvaluationImages:
 
         for batch in batches(images(), prepare, batch_size, threads):
             yield self._readable(starts.pop(0), batch)
+        if size == 1:
+            self.check_any(self.readable)
 
     def check_any(self, readable: int) -> None:
         """Raises UserError if no image was readable; `left_out` is that of all workers."""
-        if not readable:
+        if not readable and self.left_out:
             _, name, reason = self.left_out[-1]
             raise UserError(
                 f"none of the {len(self.left_out)} images could be read, the last {name}: "
@@ -171,7 +175,7 @@ class EvaluationImages:
         kept = [i for i, image in enumerate(batch.images) if not image.problem]
         images = [batch.images[i] for i in kept]
         self.readable += len(kept)
-        index, value = pad_labels([image.label for image in images] or [NO_TAGS])
+        index, value = pad_labels([image.label for image in images] or [NO_LABELS])
         names = [image.name for image in images]
         rows = slice(len(images))
         positions = start + np.array(kept, np.int64)
@@ -179,7 +183,9 @@ class EvaluationImages:
 
     def _leave_out(self, position: int, name: str, reason: str) -> None:
         self.left_out.append((position, name, reason))
-        _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
+        if position not in self._logged:  # every evaluation of a training meets it again
+            self._logged.add(position)
+            _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
         if len(self.left_out) > self._max_bad:
             raise UserError(
                 f"{len(self.left_out)} images cannot be read, the last {name}: {reason};"

@@ -1,7 +1,7 @@
-"""The input pipeline: from record files to batches, for training and for evaluation.
+"""The input pipeline of training: from record files to batches; evaluation.py has the other.
 
     position -> record (sampler.py) -> bytes (data/tfrecords/record_source.py)
-             -> image (augment.py, preprocess.py) -> batch (loader.py)
+             -> image (augment.py) -> batch (loader.py)
 
 A batch is a pure function of the options and of its position in the order of training: neither
 threads, restarts nor the number of workers change it. No buffer of data is shuffled.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from data.input import augment, exif_ops, preprocess
+from data.input import augment, preprocess
 from data.input.augment import Augmentation
 from data.input.loader import IndexedSample, MicroBatch, Preparation, SampleReader, StepPlan, run
 from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
@@ -27,7 +27,6 @@ from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 __all__ = [
     "Augmentation",
     "Batch",
-    "EvaluationInput",
     "InputOptions",
     "TrainingInput",
 ]
@@ -66,7 +65,6 @@ class Batch(NamedTuple):
     label_value: tf.Tensor  # float32 [B, K]
     global_label_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
     global_label_value: tf.Tensor  # float32 [A * B, K]
-    valid: tf.Tensor  # bool [B]; False: padding, or unreadable, in evaluation
 
 
 class TrainingInput:
@@ -112,8 +110,7 @@ class TrainingInput:
             return np.arange(first, first + share.count * share.micro_batch)
 
         plan = StepPlan(positions, share.micro_batch, share.count)
-        valid = np.ones(share.count * share.micro_batch, bool)
-        yield from _labeled(run(self._reader, self._preparation, plan, threads), lambda part: valid)
+        yield from _labeled(run(self._reader, self._preparation, plan, threads))
 
     def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
         seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
@@ -122,60 +119,6 @@ class TrainingInput:
 
     def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
         augment.write(parts, images, self._augmentation)
-
-
-class EvaluationInput:
-    """Every record once, in order, over all workers, in equally many batches on each.
-
-    `synthetic` does not count here.
-
-    Args:
-        options: see there.
-        rank, size: of this worker, of how many.
-
-    Raises:
-        UserError: see `RecordSource`.
-    """
-
-    def __init__(self, options: InputOptions, rank: int = 0, size: int = 1):
-        self._options, self._rank, self._size = options, rank, size
-        source = _open(options, "val")
-        self.records = source.total
-        self._reader = SampleReader(source, lambda position: position % source.total)
-        decode = tf.function(self._decode, autograph=False)
-        self._preparation = Preparation(decode, self._write, options.image_size)
-
-    def batches(self) -> Iterator[Batch]:
-        """This worker's batches; the last ones are padded (`Batch.valid` is False there)."""
-        batch_size = self._options.batch_size
-
-        def positions(step: int) -> np.ndarray:
-            first = (step * self._size + self._rank) * batch_size
-            return np.arange(first, first + batch_size)
-
-        plan = StepPlan(positions, batch_size, steps=-(-self.records // (batch_size * self._size)))
-        threads = self._options.num_preprocess_threads
-
-        def valid(part: MicroBatch) -> np.ndarray:
-            wanted = positions(part.step)
-            filled = np.array([indexed.position for indexed in part.samples])
-            return (wanted < self.records) & (wanted == filled)
-
-        yield from _labeled(run(self._reader, self._preparation, plan, threads), valid)
-
-    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
-        del positions
-
-        @tf.function(autograph=False)  # traced once, for all images
-        def center(contents: tf.Tensor) -> tf.Tensor:
-            image = exif_ops.upright(preprocess.decode(contents), contents)
-            return preprocess.inference_crops(image, self._options.image_size)[0]
-
-        return [center(image) for image in tf.unstack(contents)]
-
-    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
-        for image, part in zip(images, parts, strict=True):
-            image[...] = part
 
 
 def _make_sampler(
@@ -198,25 +141,19 @@ def _open(options: InputOptions, split: str = "train") -> RecordSource:
     return RecordSource(options.data_dir, options.class_num, options.max_bad_records, split)
 
 
-def _labeled(
-    parts: Iterator[MicroBatch], valid_samples: Callable[[MicroBatch], np.ndarray]
-) -> Iterator[Batch]:
-    """Micro-batches with the labels of their samples.
-
-    Args:
-        valid_samples: which samples of a part's step count, bool [samples].
-    """
+def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
+    """Micro-batches with the labels of their samples."""
     known: list[IndexedSample] | None = None
     for part in parts:
         if part.samples is not known:
-            known, valid = part.samples, valid_samples(part)
+            known = part.samples
             index, value = pad_labels([indexed.sample for indexed in part.samples])
             step_labels = tf.constant(index), tf.constant(value)
         size = part.images.shape[0]
         rows = slice(part.number * size, (part.number + 1) * size)
         whole = size == len(known)
         labels = step_labels if whole else (tf.constant(index[rows]), tf.constant(value[rows]))
-        yield Batch(part.images, *labels, *step_labels, tf.constant(valid[rows]))
+        yield Batch(part.images, *labels, *step_labels)
 
 
 def _synthetic(options: InputOptions, share: StepShard) -> Iterator[Batch]:
@@ -235,7 +172,6 @@ def _synthetic(options: InputOptions, share: StepShard) -> Iterator[Batch]:
         value[:size],
         index,
         value,
-        tf.ones([size], tf.bool),
     )
     while True:
         yield batch

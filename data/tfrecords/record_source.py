@@ -125,7 +125,7 @@ class RecordSource:
         if record in self._rejected:
             return
         self._rejected.add(record)
-        self._report(self._where(record), reason)
+        self._report(self.where(record), reason)
         if len(self._rejected) == self.total:
             raise UserError(f"none of the {self.total} records can be read, see the warnings")
 
@@ -138,7 +138,8 @@ class RecordSource:
                 f" raise --max_bad_records={self._max_bad_records} if that is acceptable"
             )
 
-    def _where(self, record: int) -> str:
+    def where(self, record: int) -> str:
+        """The file of a record and its number in there, to be shown."""
         file = self._file_of(record)
         return f"{self.files[file]}: record {record - self._first[file]}"
 
@@ -162,7 +163,7 @@ class RecordSource:
         try:
             sample = _sample(features, self._class_num)
         except UserError as error:
-            raise UserError(f"{self._where(record)}: {error}") from None
+            raise UserError(f"{self.where(record)}: {error}") from None
         finite = np.isfinite(sample.values)
         if not finite.all():
             raise RecordError(f"a label value of {sample.values[~finite][0]}")

@@ -19,7 +19,8 @@ class Validation:
     Args:
       network: a backbone.
       probabilities: logits [B, C] -> probabilities [B, C].
-      batches: returns an iterable of padded batches, equally many on every worker.
+      batches: returns a finite iterable of batches with `crops` float32 [B, 1, S, S, 3],
+        `label_index` and `label_value` [B, K].
       evaluator: returns a new evaluator (models/metrics/evaluators.py).
       average: optional `WeightAverage`, evaluated as well, under names with `ema_`.
     """
@@ -62,10 +63,9 @@ class Validation:
     def _measure(self) -> dict[str, float]:
         evaluator = self._evaluator()
         for batch in self._batches():
-            scores = self._scores(batch.images).numpy()
-            evaluator.update(
-                scores, batch.label_index.numpy(), batch.label_value.numpy(), batch.valid.numpy()
-            )
+            if len(batch.crops):
+                scores = self._scores(batch.crops[:, 0]).numpy()
+                evaluator.update(scores, batch.label_index, batch.label_value)
         try:
             return evaluator.result()
         except UndefinedError as error:

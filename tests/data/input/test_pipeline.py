@@ -1,6 +1,5 @@
 """The input pipeline on real photographs: who reads what, once and again, bad records or not."""
 
-import dataclasses
 import io
 import itertools
 
@@ -12,12 +11,13 @@ from PIL import Image, ImageOps
 
 from data.common.errors import UserError
 from data.common.sharding import Shard
-from data.input import augment, pipeline, preprocess
+from data.input import augment, pipeline
 from data.input.augment import Augmentation
-from data.input.pipeline import EvaluationInput, InputOptions, TrainingInput
+from data.input.evaluation import EvaluationImages
+from data.input.pipeline import InputOptions, TrainingInput
 from data.input.sharding import StepOptions, StepShard, step_share
 from data.tfrecords import records
-from data.tfrecords.examples import KINDS, encode_example
+from data.tfrecords.examples import encode_example
 from data.tfrecords.record_source import find_files
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
@@ -154,61 +154,7 @@ def test_batches_are_what_the_contract_says(folder):
         classes, confidences = labels(number)
         assert index.numpy().tolist() == classes + [-1] * (8 - len(classes))
         assert value.numpy().tolist() == confidences + [0] * (8 - len(classes))
-    assert batch.valid.numpy().all()
     assert batch.label_index.dtype == tf.int32
-
-
-def test_three_kinds_of_label_mix_and_agree(tmp_path):
-    for kind in KINDS:
-        write(tmp_path / kind, range(0, 8, 2), kind)  # even numbers have one class
-    found = {}
-    for batch in EvaluationInput(options(tmp_path)).batches():
-        for number, index, value in zip(numbers([batch]), *batch[1:3], strict=True):
-            found.setdefault(number, []).append((index.numpy().tolist(), value.numpy().tolist()))
-    assert len(found) == 4
-    for number in range(0, 8, 2):
-        expected = ([number] + [-1] * 7, [1.0] + [0.0] * 7)
-        assert found[number] == [expected] * 3
-
-
-def test_unknown_labels_of_dense_records_stay_unknown(tmp_path):
-    with records.RecordWriter(tmp_path / "dense") as writer:
-        writer.write(encode_example("dense", jpeg(0), "a", 40, 30, [2, 7], [-1, 0.25], CLASSES))
-    (batch,) = EvaluationInput(options(tmp_path, batch_size=1)).batches()
-    assert batch.label_index.numpy()[0, :3].tolist() == [2, 7, -1]
-    assert batch.label_value.numpy()[0, :3].tolist() == [-1, 0.25, 0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("size", "batch_size", "steps"), [(1, 4, 17), (3, 4, 6), (3, 40, 1)])
-def test_evaluation_sees_each_record_once(folder, size, batch_size, steps):
-    seen = []
-    for rank in range(size):
-        batches = list(
-            EvaluationInput(options(folder, batch_size=batch_size), rank, size).batches()
-        )
-        assert len(batches) == steps
-        for batch in batches:
-            assert batch.images.shape == (batch_size, 16, 16, 3)
-            valid = batch.valid.numpy()
-            seen += np.array(numbers([batch]))[valid].tolist()
-    assert sorted(seen) == list(range(TOTAL))
-
-
-def test_evaluation_images_are_those_of_inference(folder):
-    batch = next(EvaluationInput(options(folder)).batches())
-    image = tf.io.decode_jpeg(jpeg(0), dct_method="INTEGER_ACCURATE")
-    np.testing.assert_array_equal(batch.images[0], preprocess.inference_crops(image, 16)[0])
-
-
-def test_evaluation_turns_images_as_inference_does(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a right angle, clockwise
-    data = jpeg(0, exif=exif)
-    write(tmp_path / "turned", [0], images={0: data})
-    (batch,) = EvaluationInput(options(tmp_path, batch_size=1)).batches()
-    image = np.rot90(tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"), -1)
-    np.testing.assert_array_equal(batch.images[0], preprocess.inference_crops(image, 16)[0])
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -275,32 +221,10 @@ def test_too_many_bad_records_end_the_run(tmp_path):
         train(folder, 6, max_bad_records=2)
 
 
-def test_bad_records_are_not_evaluated(tmp_path):
-    batches = list(EvaluationInput(options(with_bad(tmp_path))).batches())
-    valid = np.concatenate([batch.valid for batch in batches])
-    assert np.flatnonzero(~valid).tolist() == [3, 6, 7]
-    shown = np.array(numbers(batches))
-    assert shown[[3, 6, 7]].tolist() == [4, 8, 8]
-
-
 def test_nothing_but_bad_records_is_an_error(tmp_path):
     write(tmp_path / "a", range(3), images=dict.fromkeys(range(3), b"garbage"))
     with pytest.raises(UserError, match="none of the 3 records can be read"):
         train(tmp_path, 1)
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_any_color_space_of_jpeg_becomes_rgb(tmp_path, mode):
-    image = jpeg(3, (64, 48), mode, quality=95)
-    write(tmp_path / "a", [0], images={0: image})
-    (batch,) = EvaluationInput(options(tmp_path, batch_size=1, image_size=32)).batches()
-    shown = (batch.images[0].numpy() + 1) * 127.5
-    expected = preprocess.inference_crops(
-        np.array(Image.open(io.BytesIO(image)).convert("RGB")), 32
-    )
-    assert np.abs(shown - (expected[0].numpy() + 1) * 127.5).mean() < 3
-    (trained,) = train(tmp_path, 1, batch_size=1)
-    assert trained.images.shape == (1, 16, 16, 3)
 
 
 def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
@@ -308,7 +232,6 @@ def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
     Image.open(io.BytesIO(jpeg(0))).save(data, "PNG")
     write(tmp_path / "a", [0], images={0: data.getvalue()})
     assert train(tmp_path, 1, batch_size=1)[0].images.shape == (1, 16, 16, 3)
-    assert next(EvaluationInput(options(tmp_path, batch_size=1)).batches()).valid.numpy().all()
 
 
 def test_synthetic_input_reads_nothing():
@@ -357,10 +280,10 @@ def example(**features):
 def test_records_that_no_training_can_use(tmp_path, payload, message):
     with records.RecordWriter(tmp_path / "a") as writer:
         writer.write(payload)
-    for build in (TrainingInput, EvaluationInput):
-        extra = (Augmentation(),) if build is TrainingInput else ()
-        with pytest.raises(UserError, match=message):
-            build(options(tmp_path), *extra)
+    with pytest.raises(UserError, match=message):
+        TrainingInput(options(tmp_path), Augmentation())
+    with pytest.raises(UserError, match=message):
+        EvaluationImages((), str(tmp_path), CLASSES, 0)
 
 
 def test_a_class_out_of_range_deep_in_the_data_ends_the_run_with_its_name(tmp_path):
@@ -413,11 +336,6 @@ def test_a_path_that_exists_is_taken_for_itself_before_it_is_a_glob(tmp_path):
     here.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no record files"):
         find_files(tmp_path / "run[1]/*.tfrecord")
-
-
-def test_options_can_be_filled_for_another_folder(folder):
-    held_out = dataclasses.replace(options("/nowhere"), data_dir=str(folder))
-    assert EvaluationInput(held_out).records == TOTAL
 
 
 def test_classes_are_counted_and_balanced_on_request(tmp_path, caplog):

@@ -110,7 +110,8 @@ def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_pat
     best = EarlyStopping("map_macro", 1, CheckpointFolder(tmp_path / "best"))
     trainer = trainer_of(best=best)
     one = batch(0)
-    held = one._asdict() | {"label_index": -tf.ones_like(one.label_index), "valid": tf.ones(BATCH)}
+    index, value = -np.ones_like(one.label_index), np.zeros_like(one.label_value)
+    held = {"crops": one.images.numpy()[:, None], "label_index": index, "label_value": value}
     evaluate = Validation(
         trainer.network,
         trainer.objective.probabilities,
