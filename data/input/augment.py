@@ -1,7 +1,9 @@
 """The random changes of training images: spec section 5.
 
-Every random number is drawn from a pair (seed, position), where the position is that of the record
-in the order of training: an image depends neither on threads nor on workers.
+    encoded image -> crop_function -> crop, uniform numbers -> draw_params -> augment -> image
+
+Every random number is drawn from the pair (seed, sample index): an image depends neither on threads
+nor on workers. A new augmentation is a function and its line in `ADDED`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,8 +23,9 @@ from data.input.preprocess import CHANNELS
 from data.input.randaugment import rand_augment
 
 CROP_TRIES = 100
-# Seeds of the draws that an image needs, apart from each other.
-CROP_SEED, PIXEL_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
+_TRACING = threading.Lock()  # all threads come first at once
+# Added to the seed, so that the numbers of an image do not depend on each other.
+CROP_SEED, PARAMS_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,71 +66,54 @@ class Augmentation:
         if self.rotate_probability + self.color_probability > 1 + 1e-6:
             raise UserError(
                 f"--rotate_probability={self.rotate_probability} and --color_probability="
-                f"{self.color_probability} are shares of the same images: together at most 1"
+                f"{self.color_probability} are fractions of the same images: together at most 1"
             )
 
 
-def decode(
-    contents: tf.Tensor, seeds: tf.Tensor, image_size: int, options: Augmentation
-) -> list[tf.Tensor]:
-    """The part of the work that TensorFlow does; `write` does the rest.
+def make_images(
+    contents: Sequence[bytes], seeds: np.ndarray, options: Augmentation, images: np.ndarray
+) -> None:
+    """Decodes, crops and augments a few images.
 
     Args:
-        contents: string [n], encoded images; n is static.
-        seeds: int64 [n, 2], the run's seed and the record's position.
-        image_size: side of the results in pixels.
+        contents: encoded images [n].
+        seeds: int64 [n, 2], the run's seed and the sample index.
+        images: float32 [n, S, S, 3], filled with the results, in [-1, 1].
+
+    Raises:
+        tf.errors.OpError: one of them does not decode.
     """
-    crop_and_draws = _crop_and_draws(options)
-    pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
-    crops, draws = zip(*(crop_and_draws(*pair) for pair in pairs), strict=True)
-    parts = [tf.stack(draws), *crops]
-    if not options.randaugment_layers:
-        return parts
-
-    def change(*parts: np.ndarray) -> np.ndarray:
-        images = np.empty((len(crops), image_size, image_size, CHANNELS), np.float32)
-        _change_all(parts, images, options)
-        return images
-
-    images = tf.numpy_function(change, parts, tf.float32, stateful=False)
-    images = tf.ensure_shape(images, [len(crops), image_size, image_size, CHANNELS])
-    return [_with_randaugment(images, seeds, options)]
+    uniforms, *crops = crop_function(options, len(contents))(tf.constant(contents), seeds)
+    params = draw_params(uniforms.numpy(), seeds, options)
+    for crop, values, image in zip(crops, params, images, strict=True):
+        augment(np.asarray(memoryview(crop)), values, image)
 
 
-def write(parts: Sequence[np.ndarray], images: np.ndarray, options: Augmentation) -> None:
-    """Fills `images`, float32 [n, image_size, image_size, 3], in [-1, 1], from `decode`'s parts."""
-    if options.randaugment_layers:
-        images[...] = parts[0]
-    else:
-        _change_all(parts, images, options)
+def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
+    """TensorFlow's part of the work, for several images, since a call takes a tenth of an image.
+
+    It maps encoded images [count] and seeds [count, 2] to uniform numbers in [0, 1), float32
+    [count, D], and the crops, uint8 [h, w, 3] each.
+    """
+    with _TRACING:
+        return _traced(options, count)
 
 
-def _change_all(parts: Sequence[np.ndarray], images: np.ndarray, options: Augmentation) -> None:
-    draws, *crops = parts
-    for image, crop, values in zip(images, crops, draws, strict=True):
-        change_pixels(crop, values, options, image)
+@functools.lru_cache(maxsize=8)
+def _traced(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
 
+    @tf.function(autograph=False)  # traced once, for all images
+    def crop_one(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        uniforms = tf.random.stateless_uniform([len(_RULES)], _salted(seed, PARAMS_SEED))
+        return uniforms, random_crop(contents, _salted(seed, CROP_SEED), options)
 
-@functools.lru_cache(maxsize=4)
-def _crop_and_draws(options: Augmentation) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """(encoded image, seed) -> (its random crop, draws from `_ranges`), traced once for all."""
-    low, high = (np.array(ends, np.float32) for ends in zip(*_ranges(options), strict=True))
+    def crop_all(contents: tf.Tensor, seeds: tf.Tensor) -> list[tf.Tensor]:
+        pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
+        uniforms, crops = zip(*(crop_one(*pair) for pair in pairs), strict=True)
+        return [tf.stack(uniforms), *crops]
 
-    def crop_and_draws(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draws = tf.random.stateless_uniform(low.shape, _salted(seed, PIXEL_SEED))
-        crop = random_crop(contents, _salted(seed, CROP_SEED), options)
-        return crop, draws * (high - low) + low
-
-    return tf.function(crop_and_draws, autograph=False)
-
-
-def _with_randaugment(images: tf.Tensor, seeds: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    def change(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        image, seed = (pair[0] + 1.0) / 2.0, _salted(pair[1], RANDAUGMENT_SEED)
-        layers, magnitude = options.randaugment_layers, options.randaugment_magnitude
-        return rand_augment(image, seed, layers, magnitude) * 2.0 - 1.0
-
-    return tf.map_fn(change, (images, seeds), fn_output_signature=images.dtype)
+    signature = [tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 2], tf.int64)]
+    return tf.function(crop_all, signature, autograph=False).get_concrete_function()
 
 
 def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
@@ -164,29 +151,91 @@ def _window(shape: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tens
     return tf.concat([begin[:2], size[:2]], 0)
 
 
-def change_pixels(
-    crop: np.ndarray, draws: np.ndarray, options: Augmentation, image: np.ndarray
-) -> None:
-    """Resizes a crop into `image`, flips, rotates and colors it as `draws` from `_ranges` say."""
-    mirrored, kind, *values = draws
-    if kind < options.rotate_probability:
-        colors = kernels.ORDER_A
-    elif kind < options.rotate_probability + options.color_probability:
-        colors = kernels.ORDER_B
-    else:
-        colors = kernels.KEEP
-    kernels.augment(crop, image, mirrored < options.flip_probability, colors, *values)
+def _between(low: float, high: float, uniform: np.ndarray) -> np.ndarray:
+    low, high = np.float32(low), np.float32(high)
+    return uniform * (high - low) + low
 
 
-def _ranges(options: Augmentation) -> list[tuple[float, float]]:
-    """Of the draws of `change_pixels`: mirror, kind, and what `kernels.augment` takes."""
+def _angle(uniform: np.ndarray, options: Augmentation) -> np.ndarray:
     radians = math.radians(options.rotate_degrees)
-    return [
-        (0.0, 1.0),
-        (0.0, 1.0),
-        (-radians, radians),
-        (-options.brightness, options.brightness),
-        (options.saturation_min, options.saturation_max),
-        (-options.hue, options.hue),
-        (options.contrast_min, options.contrast_max),
-    ]
+    return _between(-radians, radians, uniform)
+
+
+def _colors(uniform: np.ndarray, options: Augmentation) -> np.ndarray:
+    rotated = options.rotate_probability
+    kinds = np.where(uniform < rotated + options.color_probability, kernels.ORDER_B, kernels.KEEP)
+    return np.where(uniform < rotated, kernels.ORDER_A, kinds)
+
+
+def _rand_augment(image: np.ndarray, params: np.void) -> None:
+    if layers := params["randaugment_layers"]:
+        seed = np.array([params["seed"] + RANDAUGMENT_SEED, params["sample_index"]])
+        function = _rand_augment_function(int(layers), float(params["randaugment_magnitude"]))
+        image[...] = function(image, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _rand_augment_function(layers: int, magnitude: float) -> Callable[..., tf.Tensor]:
+    def change(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return rand_augment((image + 1.0) / 2.0, seed, layers, magnitude) * 2.0 - 1.0
+
+    return tf.function(change, autograph=False)
+
+
+Rule = Callable[[np.ndarray, Augmentation], np.ndarray | float]
+# What is drawn for each image: the name of a parameter, and what becomes of uniform numbers in
+# [0, 1), float32 [n], by the options.
+RELEASED: dict[str, Rule] = {
+    "mirror": lambda u, o: u < o.flip_probability,
+    "colors": _colors,
+    "angle": _angle,
+    "brightness": lambda u, o: _between(-o.brightness, o.brightness, u),
+    "saturation": lambda u, o: _between(o.saturation_min, o.saturation_max, u),
+    "hue": lambda u, o: _between(-o.hue, o.hue, u),
+    "contrast": lambda u, o: _between(o.contrast_min, o.contrast_max, u),
+}
+# What the released system did not have: each changes an image float32 [S, S, 3] in [-1, 1] in
+# place, as its own parameters say. New ones go to the end: then the numbers drawn for the others
+# stay what they are, and runs resume exactly.
+ADDED: tuple[tuple[Callable[[np.ndarray, np.void], None], dict[str, Rule]], ...] = (
+    (
+        _rand_augment,
+        {
+            "randaugment_layers": lambda u, o: o.randaugment_layers,
+            "randaugment_magnitude": lambda u, o: o.randaugment_magnitude,
+        },
+    ),
+)
+
+
+def draw_params(uniforms: np.ndarray, seeds: np.ndarray, options: Augmentation) -> np.ndarray:
+    """The parameters of images, `PARAMS` [n], from uniform numbers [n, D] of their seeds [n, 2]."""
+    params = np.empty(len(uniforms), PARAMS)
+    params["seed"], params["sample_index"] = seeds.T
+    for column, (name, rule) in enumerate(_RULES.items()):
+        params[name] = rule(uniforms[:, column], options)
+    return params
+
+
+def augment(image: np.ndarray, params: np.void, out: np.ndarray) -> None:
+    """Makes a training image of a crop.
+
+    Args:
+        image: uint8 [h, w, 3].
+        params: of `draw_params`.
+        out: float32 [S, S, 3], filled with the result, in [-1, 1].
+    """
+    kernels.augment(image, params, out)
+    for change, _ in ADDED:
+        change(out, params)
+
+
+def _params_type() -> np.dtype:
+    none, options = np.zeros(1, np.float32), Augmentation()
+    fields = [(name, np.asarray(rule(none, options)).dtype) for name, rule in _RULES.items()]
+    return np.dtype([("seed", np.int64), ("sample_index", np.int64), *fields], align=True)
+
+
+_RULES = RELEASED | {name: rule for _, rules in ADDED for name, rule in rules.items()}
+PARAMS = _params_type()
+"""What happens to one image: its seeds, and what was drawn by `RELEASED` and `ADDED`."""

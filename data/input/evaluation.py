@@ -95,7 +95,7 @@ class EvaluationImages:
 
     Attributes:
         readable: how many images the last call of `batches` could read so far.
-        left_out: (position, name, reason) of those that it could not read.
+        left_out: (number, name, reason) of those that it could not read.
 
     Raises:
         UserError: no records.
@@ -169,9 +169,9 @@ class EvaluationImages:
         return {number: prepare(image.load().data) for number, image in chosen}
 
     def _readable(self, start: int, batch: ImageBatch) -> EvaluationBatch:
-        for position, image in enumerate(batch.images, start):
+        for number, image in enumerate(batch.images, start):
             if image.problem:
-                self._leave_out(position, image.name, image.problem)
+                self._leave_out(number, image.name, image.problem)
         kept = [i for i, image in enumerate(batch.images) if not image.problem]
         images = [batch.images[i] for i in kept]
         self.readable += len(kept)
@@ -181,10 +181,10 @@ class EvaluationImages:
         positions = start + np.array(kept, np.int64)
         return EvaluationBatch(positions, names, batch.crops[kept], index[rows], value[rows])
 
-    def _leave_out(self, position: int, name: str, reason: str) -> None:
-        self.left_out.append((position, name, reason))
-        if position not in self._logged:  # every evaluation of a training meets it again
-            self._logged.add(position)
+    def _leave_out(self, number: int, name: str, reason: str) -> None:
+        self.left_out.append((number, name, reason))
+        if number not in self._logged:  # every evaluation of a training meets it again
+            self._logged.add(number)
             _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
         if len(self.left_out) > self._max_bad:
             raise UserError(

@@ -5,10 +5,10 @@ be read keeps its place in its batch, with the reason: batches then hold the sam
 a run was interrupted or not, and so give the same numbers.
 """
 
+import contextlib
+import functools
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS, ImageError, decoded
+from data.common.threads import map_ahead
 from data.input import preprocess
 from data.input.image_source import LoadError, SourceImage
 
@@ -136,32 +137,18 @@ def batches(
       batch_size: in images. At most two batches are prepared ahead of the network.
       threads: that read, decode and prepare.
     """
-    prepared = _ahead(images, prepare, threads, _BATCHES_AHEAD * batch_size)
-    while chunk := list(itertools.islice(prepared, batch_size)):
-        crops = np.zeros((len(chunk), *prepare.shape), np.float32)
-        for slot, image in zip(crops, chunk, strict=True):
-            if image.crops is not None:
-                slot[...] = image.crops
-        yield ImageBatch(chunk, crops)
+    prepare_one = functools.partial(_prepare, prepare)
+    prepared = map_ahead(prepare_one, images, threads, _BATCHES_AHEAD * batch_size)
+    with contextlib.closing(prepared):
+        while chunk := list(itertools.islice(prepared, batch_size)):
+            crops = np.zeros((len(chunk), *prepare.shape), np.float32)
+            for crop, image in zip(crops, chunk, strict=True):
+                if image.crops is not None:
+                    crop[...] = image.crops
+            yield ImageBatch(chunk, crops)
 
 
-def _ahead(
-    images: Iterable[SourceImage], prepare: Preparation, threads: int, limit: int
-) -> Iterator[Prepared]:
-    waiting: deque[Future[Prepared]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
-    try:
-        for image in images:
-            waiting.append(pool.submit(_prepare, image, prepare))
-            if len(waiting) >= limit:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare(image: SourceImage, prepare: Preparation) -> Prepared:
+def _prepare(prepare: Preparation, image: SourceImage) -> Prepared:
     name, label = image.name, image.label
     try:
         name, label, data = image.load()

@@ -110,16 +110,16 @@ def images(
     """
     if not sources:
         raise UserError("no images: give --images=LIST, or files and folders")
-    position = 0
+    number = 0
     for source in sources:
         found = False
         for image in _open_source(source, passed_over):
             found = True
-            if stop is not None and position >= stop:
+            if stop is not None and number >= stop:
                 return
-            if position >= start:
+            if number >= start:
                 yield listed_in(images_dir, image)
-            position += 1
+            number += 1
         if not found:
             raise UserError(f"{source}: no images in it")
 

@@ -15,8 +15,6 @@ import numba
 import numpy as np
 from numpy import float32, int32
 
-from data.common.memory import Recycler
-
 CHANNELS = 3
 KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colors
 TINY = float32(1e-12)
@@ -36,53 +34,28 @@ def _compiled(function):
         return jit()(function)
 
 
-def augment(
-    image: np.ndarray,
-    out: np.ndarray,
-    mirror: bool,
-    kind: int,
-    angle: float32,
-    brightness: float32,
-    saturation: float32,
-    hue: float32,
-    contrast: float32,
-) -> None:
+@_compiled
+def augment(image, params, out):
     """Resizes, mirrors, rotates and colors an image, and writes it to `out`.
 
     Args:
         image: uint8 [H, W, 3], contiguous.
+        params: of `augment.PARAMS`.
         out: float32 [S, S, 3], the result, in [-1, 1].
-        mirror: whether left becomes right.
-        kind: KEEP; ORDER_A, rotation, then brightness, saturation, hue, contrast; or ORDER_B,
-            brightness, contrast, saturation, hue. Both are clipped to [0, 1].
-        angle: of the rotation, in radians, anticlockwise.
-        brightness: added, of [0, 1].
-        saturation, contrast: factors.
-        hue: in turns, within +-0.5.
     """
-    planes, turned = _scratch(len(out)).take()
-    _augment(image, planes, turned, out, mirror, kind, angle, brightness, saturation, hue, contrast)
-
-
-@functools.cache
-def _scratch(size: int) -> Recycler:
-    return Recycler((2, size, CHANNELS, size))
-
-
-@_compiled
-def _augment(
-    image, planes, turned, out, mirror, kind, angle, brightness, saturation, hue, contrast
-):
-    _resize(image, planes, mirror)
+    size, brightness, contrast = len(out), params["brightness"], params["contrast"]
+    planes = np.empty((size, CHANNELS, size), np.float32)
+    _resize(image, planes, params["mirror"])
     scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
-    if kind == ORDER_A:
-        _rotate(planes, turned, angle)
-        _turn_colors(turned, scale, offset + brightness, saturation, hue)
+    if params["colors"] == ORDER_A:
+        turned = np.empty((size, CHANNELS, size), np.float32)
+        _rotate(planes, turned, params["angle"])
+        _turn_colors(turned, scale, offset + brightness, params["saturation"], params["hue"])
         offset = (ONE - contrast) * _means(turned)
         _finish(turned, np.full(3, contrast), offset, out)
-    elif kind == ORDER_B:
+    elif params["colors"] == ORDER_B:
         offset = (ONE - contrast) / MAX * _means(planes) + brightness
-        _turn_colors(planes, scale * contrast, offset, saturation, hue)
+        _turn_colors(planes, scale * contrast, offset, params["saturation"], params["hue"])
         _finish(planes, np.ones(3, np.float32), np.zeros(3, np.float32), out)
     else:
         _finish(planes, scale, offset, out)

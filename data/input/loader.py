@@ -1,60 +1,55 @@
-"""Loads the batches of each step: reads samples, decodes and augments their images.
+"""Loads the batches of each step: threads read samples, decode and augment their images.
 
-    position -> record -> encoded image -> image -> batch
+    sample_index -> record -> encoded image -> image -> batch
 
-Nothing here depends on timing: what fills a place is a function of its position. Encoded records of
-a few steps and `BATCHES_AHEAD` batches are all that is held.
+Nothing here depends on timing: what fills a place is a function of its sample index. Encoded
+records of a few steps and `BATCHES_AHEAD` batches are all that is held.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from data.common.memory import Recycler
+from data.common.threads import map_ahead
 from data.input.preprocess import CHANNELS
 from data.tfrecords.record_source import RecordSource, Sample
 from data.tfrecords.records import RecordError
 
 STEPS_READ_AHEAD = 2
 BATCHES_AHEAD = 2
-MOST_TOGETHER = 8  # images prepared by one call, which costs as much as an image does
-
-
-class Preparation(NamedTuple):
-    """How images are made: by TensorFlow as far as it is quick, then in NumPy, where it is not.
-
-    `decode`: (encoded images, string [n]; positions, int64 [n]) -> tensors; for any static n.
-    `write`: (the arrays of those tensors; images, float32 [n, image_size, image_size, 3], to fill).
-    """
-
-    decode: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]
-    write: Callable[[Sequence[np.ndarray], np.ndarray], None]
-    image_size: int
+GROUP_SIZE = 8  # images per call at most: a call into TensorFlow costs a tenth of an image
+ALIGNMENT = 64  # bytes; TensorFlow takes over arrays so aligned without a copy
 
 
 class IndexedSample(NamedTuple):
-    """What fills a place of a batch: the first position, from its own on, that can be read."""
+    """What fills a place of a batch: the first sample, from its own index on, that can be read."""
 
-    position: int
+    sample_index: int
     sample: Sample
 
 
-class StepPlan(NamedTuple):
-    """What a worker does in its steps.
+MakeImages = Callable[[Sequence[IndexedSample], np.ndarray], None]
+"""Fills float32 [n, S, S, 3] with the images of n samples; tf.errors.OpError: one is damaged."""
 
-    `positions(step)` are int64 [micro_batches * batch_size]. There are `steps` of them, without
-    end if None.
+
+class StepPlan(NamedTuple):
+    """What a worker does in every step.
+
+    `sample_indices(step)` are int64 [micro_batches * batch_size].
     """
 
-    positions: Callable[[int], np.ndarray]
+    sample_indices: Callable[[int], np.ndarray]
     batch_size: int
-    micro_batches: int = 1
-    steps: int | None = None
+    micro_batches: int
+    image_size: int
 
 
 class MicroBatch(NamedTuple):
@@ -63,91 +58,130 @@ class MicroBatch(NamedTuple):
     `samples` are those of the whole step.
     """
 
-    step: int
     number: int
     samples: list[IndexedSample]
     images: tf.Tensor
 
 
 class SampleReader:
-    """Finds the sample of a position, and remembers the positions that have none.
+    """Finds the sample of an index, and remembers the indices that have none.
 
     Args:
         source: of the records.
-        record_at: position -> record.
+        record_at: sample index -> record.
     """
 
     def __init__(self, source: RecordSource, record_at: Callable[[int], int]):
         self._source, self._record_at = source, record_at
         self._bad: set[int] = set()
+        self._lock = threading.Lock()
 
-    def read(self, position: int) -> IndexedSample:
-        """The sample of a position: its record, or what the next position shows.
+    def read(self, sample_index: int) -> IndexedSample:
+        """The sample of an index: its record, or what the next index shows.
 
         Raises:
             UserError: see `RecordSource.read`; or there are too many bad records.
         """
         while True:
-            if position not in self._bad:
+            if sample_index not in self._bad:
                 try:
-                    return IndexedSample(position, self._source.read(self._record_at(position)))
+                    sample = self._source.read(self._record_at(sample_index))
+                    return IndexedSample(sample_index, sample)
                 except RecordError as error:
-                    self.reject(position, str(error))
-            position += 1
+                    self.reject(sample_index, str(error))
+            sample_index += 1
 
-    def read_all(self, positions: list[int]) -> list[IndexedSample]:
-        """The samples of positions, fetched at once."""
-        self._source.announce(self._record_at(position) for position in positions)
-        return [self.read(position) for position in positions]
+    def read_all(self, sample_indices: list[int]) -> list[IndexedSample]:
+        """The samples of several indices, fetched at once."""
+        self._source.announce(self._record_at(index) for index in sample_indices)
+        return [self.read(index) for index in sample_indices]
 
-    def reject(self, position: int, reason: str) -> None:
-        """Fill this position by the next one from now on, and count its record as bad."""
-        self._bad.add(position)
-        self._source.reject(self._record_at(position), reason)
+    def reject(self, sample_index: int, reason: str) -> None:
+        """Fill this place by the next sample from now on, and count its record as bad."""
+        with self._lock:
+            self._bad.add(sample_index)
+            self._source.reject(self._record_at(sample_index), reason)
 
 
-def run(
-    reader: SampleReader, preparation: Preparation, plan: StepPlan, threads: int
+class _Group(NamedTuple):
+    """Some samples of a step whose images are made by one call.
+
+    `number` is that of the group's micro-batch, whose images are `batch_images`; `images` is the
+    part that the group fills.
+    """
+
+    step: list[IndexedSample]
+    number: int
+    samples: list[IndexedSample]
+    batch_images: np.ndarray
+    images: np.ndarray
+
+
+def load(
+    reader: SampleReader, make_images: MakeImages, plan: StepPlan, threads: int
 ) -> Iterator[MicroBatch]:
-    """Yields the micro-batches of the steps in order.
-
-    An image that does not decode ends the dataset with an error. It is then found and rejected,
-    and the dataset begins again with the same micro-batch: this costs a second, but the images
-    that decode, nearly all, pay nothing for it.
+    """Yields the micro-batches of the steps in order, without end.
 
     Args:
-        preparation: makes the images of samples.
-        threads: that prepare images.
+        make_images: decodes and augments; runs in `threads` threads.
+
+    Raises:
+        UserError: see `SampleReader.read`.
     """
-    step = number = 0
-    while plan.steps is None or step < plan.steps:
-        dataset = _Dataset(reader, preparation, plan)
-        try:
-            for images in dataset.batches(step, threads).skip(number):
-                yield MicroBatch(step, number, dataset.samples[step], images)
-                number += 1
-                if number == plan.micro_batches:
-                    del dataset.samples[step]
-                    step, number = step + 1, 0
-        except tf.errors.OpError as error:
-            if dataset.error is not None:
-                raise dataset.error from None
-            if not _reject_undecodable(reader, preparation, plan.positions(step)):
-                raise error
+    size = next(n for n in range(GROUP_SIZE, 0, -1) if plan.batch_size % n == 0)
+    groups_per_batch = plan.batch_size // size
+
+    def read(step: int) -> list[IndexedSample]:
+        return reader.read_all(plan.sample_indices(step).tolist())
+
+    def make(group: _Group) -> _Group:
+        return group._replace(samples=_make(reader, make_images, group.samples, group.images))
+
+    steps = map_ahead(read, itertools.count(), STEPS_READ_AHEAD, STEPS_READ_AHEAD)
+    groups = map_ahead(make, _groups(steps, plan, size), threads, BATCHES_AHEAD * groups_per_batch)
+    step: list[IndexedSample] = []
+    with contextlib.closing(steps), contextlib.closing(groups):
+        while made := list(itertools.islice(groups, groups_per_batch)):
+            number, images = made[0].number, made[0].batch_images
+            step = made[0].step if number == 0 else step
+            begin, end = number * plan.batch_size, (number + 1) * plan.batch_size
+            samples = [sample for group in made for sample in group.samples]
+            if any(new is not old for new, old in zip(samples, step[begin:end], strict=True)):
+                step = [*step[:begin], *samples, *step[end:]]
+            # Not a copy, as tf.constant would make.
+            tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+            yield MicroBatch(number, step, tensor)
 
 
-def _reject_undecodable(
-    reader: SampleReader, preparation: Preparation, positions: np.ndarray
-) -> bool:
-    found = False
-    for indexed in map(reader.read, positions.tolist()):
-        try:
-            position = tf.constant([indexed.position], tf.int64)
-            preparation.decode(tf.constant([indexed.sample.image]), position)
-        except tf.errors.OpError as error:
-            reader.reject(indexed.position, f"the image does not decode: {_reason(error)}")
-            found = True
-    return found
+def _groups(steps: Iterable[list[IndexedSample]], plan: StepPlan, size: int) -> Iterator[_Group]:
+    shape = plan.batch_size, plan.image_size, plan.image_size, CHANNELS
+    for step in steps:
+        for number in range(plan.micro_batches):
+            images = _aligned(shape)
+            for row in range(0, plan.batch_size, size):
+                first = number * plan.batch_size + row
+                samples = step[first : first + size]
+                yield _Group(step, number, samples, images, images[row : row + size])
+
+
+def _make(
+    reader: SampleReader,
+    make_images: MakeImages,
+    samples: list[IndexedSample],
+    images: np.ndarray,
+) -> list[IndexedSample]:
+    """Makes images; the samples that they are of: others where an image does not decode."""
+    try:
+        make_images(samples, images)
+        return samples
+    except tf.errors.OpError as error:
+        if len(samples) > 1:  # one by one, to find which it is
+            rows = range(len(samples))
+            parts = ((samples[row : row + 1], images[row : row + 1]) for row in rows)
+            return [_make(reader, make_images, *part)[0] for part in parts]
+        index = samples[0].sample_index
+        reader.reject(index, f"the image does not decode: {_reason(error)}")
+        return _make(reader, make_images, [reader.read(index)], images)
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -155,76 +189,9 @@ def _reason(error: tf.errors.OpError) -> str:
     return error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1].split(" [Op:")[0]
 
 
-class _Dataset:
-    """What one dataset holds outside TensorFlow: the samples and the images of its steps.
-
-    Images are written into the memory of their micro-batch, which TensorFlow takes over as it is,
-    rather than copied together: copying would cost a third of what making them does.
-    """
-
-    def __init__(self, reader: SampleReader, preparation: Preparation, plan: StepPlan):
-        self._reader, self._preparation, self._plan = reader, preparation, plan
-        most = min(plan.batch_size, MOST_TOGETHER)
-        self._together = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
-        size = preparation.image_size
-        self._shape = plan.batch_size, size, size, CHANNELS
-        self._memory = Recycler(self._shape)
-        self._images: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-        self.samples: dict[int, list[IndexedSample]] = {}
-        self.error: Exception | None = None
-
-    def batches(self, first_step: int, threads: int) -> tf.data.Dataset:
-        """The micro-batches from a step on, float32 [batch_size, S, S, 3]."""
-        last_step = np.iinfo(np.int64).max if self._plan.steps is None else self._plan.steps
-        dataset = tf.data.Dataset.range(first_step, last_step)
-        # Whole steps of encoded records, then a few images at a time.
-        dataset = dataset.map(self._load, num_parallel_calls=STEPS_READ_AHEAD).unbatch()
-        dataset = dataset.map(self._prepare, num_parallel_calls=2 * threads)
-        dataset = dataset.batch(self._plan.batch_size // self._together).map(self._collect)
-        options = tf.data.Options()
-        options.deterministic = True
-        options.threading.private_threadpool_size = threads + STEPS_READ_AHEAD
-        # One thread per image: more would only wait for each other.
-        options.threading.max_intra_op_parallelism = 1
-        return dataset.prefetch(BATCHES_AHEAD).with_options(options)
-
-    def _load(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """A few samples per row: number among all rows, encoded images, positions."""
-
-        def load(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
-            try:
-                samples = self._reader.read_all(self._plan.positions(int(step)).tolist())
-            except Exception as error:
-                self.error = error  # tf.data would pass it on as a string with a traceback
-                raise
-            self.samples[int(step)] = samples
-            contents = np.array([indexed.sample.image for indexed in samples], object)
-            return contents, np.array([indexed.position for indexed in samples], np.int64)
-
-        contents, positions = tf.numpy_function(load, [step], [tf.string, tf.int64])
-        rows = self._plan.micro_batches * self._plan.batch_size // self._together
-        numbers = step * rows + tf.range(rows, dtype=tf.int64)
-        shape = [rows, self._together]
-        return numbers, tf.reshape(contents, shape), tf.reshape(positions, shape)
-
-    def _prepare(self, row: tf.Tensor, contents: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-        """Writes the images of a row into their place; returns the number of their micro-batch."""
-
-        def write(row: np.int64, *parts: np.ndarray) -> np.int64:
-            number, begin = divmod(int(row) * self._together, self._plan.batch_size)
-            with self._lock:
-                if number not in self._images:
-                    self._images[number] = self._memory.take()
-                images = self._images[number][begin : begin + self._together]
-            self._preparation.write(parts, images)
-            return np.int64(number)
-
-        parts = self._preparation.decode(contents, positions)
-        return tf.ensure_shape(tf.numpy_function(write, [row, *parts], tf.int64), [])
-
-    def _collect(self, numbers: tf.Tensor) -> tf.Tensor:
-        images = tf.numpy_function(
-            lambda numbers: self._images.pop(int(numbers[0])), [numbers], tf.float32
-        )
-        return tf.ensure_shape(images, self._shape)
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 memory with arbitrary content that TensorFlow can take over."""
+    count, step = math.prod(shape), ALIGNMENT // 4
+    memory = np.empty(count + step, np.float32)
+    start = -(memory.ctypes.data // 4) % step
+    return memory[start : start + count].reshape(shape)

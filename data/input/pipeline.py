@@ -1,10 +1,10 @@
 """The input pipeline of training: from record files to batches; evaluation.py has the other.
 
-    position -> record (sampler.py) -> bytes (data/tfrecords/record_source.py)
+    sample index -> record (sampler.py) -> bytes (data/tfrecords/record_source.py)
              -> image (augment.py) -> batch (loader.py)
 
-A batch is a pure function of the options and of its position in the order of training: neither
-threads, restarts nor the number of workers change it. No buffer of data is shuffled.
+A batch is a pure function of the options and of its sample indices: neither threads, restarts nor
+the number of workers change it. No buffer of data is shuffled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from data.input import augment, preprocess
 from data.input.augment import Augmentation
-from data.input.loader import IndexedSample, MicroBatch, Preparation, SampleReader, StepPlan, run
+from data.input.loader import IndexedSample, MicroBatch, SampleReader, StepPlan, load
 from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
 from data.input.sharding import StepShard
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 
 
 class TrainingInput:
-    """Augmented batches without end, of this worker's share of the records.
+    """Augmented batches without end, of this worker's part of the records.
 
     Args:
         options: see there.
@@ -90,14 +90,10 @@ class TrainingInput:
         source = _open(options)
         self.records = source.total
         self._sampler = _make_sampler(source, options, self._share)
-        self._reader = SampleReader(
-            source, lambda position: int(self._sampler.records(position, 1)[0])
-        )
-        decode = tf.function(self._decode, autograph=False)
-        self._preparation = Preparation(decode, self._write, options.image_size)
+        self._reader = SampleReader(source, lambda index: int(self._sampler.records(index, 1)[0]))
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches from position `start`: the number of records that all workers have used."""
+        """Micro-batches from sample index `start`: how many samples all workers have used."""
         if self._options.synthetic:
             return _synthetic(self._options, self._share)
         return self._batches(start)
@@ -105,26 +101,24 @@ class TrainingInput:
     def _batches(self, start: int) -> Iterator[Batch]:
         share, threads = self._share, self._options.num_preprocess_threads
 
-        def positions(step: int) -> np.ndarray:
+        def sample_indices(step: int) -> np.ndarray:
             first = start + step * share.global_batch + share.first * share.micro_batch
             return np.arange(first, first + share.count * share.micro_batch)
 
-        plan = StepPlan(positions, share.micro_batch, share.count)
-        yield from _labeled(run(self._reader, self._preparation, plan, threads))
+        plan = StepPlan(sample_indices, share.micro_batch, share.count, self._options.image_size)
+        yield from _labeled(load(self._reader, self._make_images, plan, threads))
 
-    def _decode(self, contents: tf.Tensor, positions: tf.Tensor) -> list[tf.Tensor]:
-        seed = tf.fill(positions.shape, tf.constant(self._options.random_seed, tf.int64))
-        seeds = tf.stack([seed, positions], 1)
-        return augment.decode(contents, seeds, self._options.image_size, self._augmentation)
-
-    def _write(self, parts: Sequence[np.ndarray], images: np.ndarray) -> None:
-        augment.write(parts, images, self._augmentation)
+    def _make_images(self, samples: Sequence[IndexedSample], images: np.ndarray) -> None:
+        seed = self._options.random_seed
+        seeds = np.array([(seed, indexed.sample_index) for indexed in samples], np.int64)
+        contents = [indexed.sample.image for indexed in samples]
+        augment.make_images(contents, seeds, self._augmentation, images)
 
 
 def _make_sampler(
     source: RecordSource, options: InputOptions, share: StepShard
 ) -> RandomSampler | WeightedSampler:
-    """What training reads at each position; the worker of the first share logs `count_classes`."""
+    """Which record each sample index is; the worker of the first share logs `count_classes`."""
     positives = source.positives() if options.class_balance else []
     if options.count_classes and share.first == 0:
         counts = count_classes(positives, options.class_num) if positives else None

@@ -1,7 +1,7 @@
-"""Samplers: which record training reads at which position, a pure function of the seed.
+"""Samplers: which record each sample of training is, a pure function of the seed.
 
-Positions 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
-workers read: the global batch of step k is positions [k * G, (k + 1) * G), and each worker takes
+Sample indices 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
+workers read: the global batch of step k is samples [k * G, (k + 1) * G), and each worker takes
 its own slice of it (sharding.py). So training resumes at any step, with any number of workers, and
 every record is read once per epoch whoever reads it.
 
@@ -31,7 +31,7 @@ class _Epoch(NamedTuple):
 
 
 class RandomSampler:
-    """Maps positions to record ids, each once per epoch.
+    """Maps sample indices to record ids, each once per epoch.
 
     Each epoch permutes the files, cuts them into windows, and permutes the records of a window
     (ours; the released system shuffled a stream instead).
@@ -62,7 +62,7 @@ class RandomSampler:
         self._window = functools.lru_cache(WINDOWS_KEPT)(self._permute_window)
 
     def records(self, start: int, count: int) -> np.ndarray:
-        """The record ids, int64 [count], at positions start, start + 1, ..."""
+        """The record ids, int64 [count], of samples start, start + 1, ..."""
         parts = []
         while count > 0:
             epoch, at = divmod(start, self.total)
@@ -106,7 +106,7 @@ def _shuffle(values: np.ndarray, *seed: int) -> None:
 
 
 class WeightedSampler:
-    """Maps positions to record ids drawn by weight, with replacement; it has no epochs.
+    """Maps sample indices to record ids drawn by weight, with replacement; it has no epochs.
 
     Args:
         weights: of the records, see `record_weights`.
@@ -119,7 +119,7 @@ class WeightedSampler:
         self._block = functools.lru_cache(BLOCKS_KEPT)(self._draw)
 
     def records(self, start: int, count: int) -> np.ndarray:
-        """The record ids, int64 [count], at positions start, start + 1, ..."""
+        """The record ids, int64 [count], of samples start, start + 1, ..."""
         first, last = start // DRAWN_TOGETHER, (start + count - 1) // DRAWN_TOGETHER
         blocks = [self._block(block) for block in range(first, last + 1)]
         begin = start - first * DRAWN_TOGETHER

@@ -18,12 +18,13 @@ from PIL import Image
 from data.common.errors import UserError
 from data.input import augment as augmentation
 from data.input import kernels
-from data.input.augment import Augmentation
+from data.input.augment import PARAMS, Augmentation
 
 SIZE = 64
 FLOWER = sklearn.datasets.load_sample_image("flower.jpg")[100:330, 150:470].copy()
-# (angle, brightness, saturation, hue, contrast): the corners of the ranges, and in between. Not
-# quite 45 degrees: at that the sources of a diagonal lie midway between two pixels.
+NAMES = ("angle", "brightness", "saturation", "hue", "contrast")
+# The corners of the ranges, and in between. Not quite 45 degrees: at that the sources of a diagonal
+# lie midway between two pixels.
 CHANGES = [
     (0.0, 0.0, 1.0, 0.0, 1.0),
     (0.78, 32 / 255, 1.5, 0.2, 1.5),
@@ -34,15 +35,24 @@ CHANGES = [
 ]
 
 
+# Of seed 1234 and sample 5: the numbers drawn, and of seed 7, samples 0 and 1: the images' means.
+UNIFORMS = [0.5810990, 0.2354776, 0.4520943, 0.9877543, 0.5635445, 0.1277689, 0.0863062]
+MEANS = [0.0848926, 0.0340866]
+
+
 def encoded(kind="JPEG"):
     data = io.BytesIO()
     Image.fromarray(FLOWER).save(data, kind, quality=95)
     return tf.constant(data.getvalue())
 
 
-def augment(image, kind, change, mirror=False):
+def augment(image, colors, change, mirror=False):
+    params = np.zeros(1, PARAMS)
+    params["mirror"], params["colors"] = mirror, colors
+    for name, value in zip(NAMES, change, strict=True):
+        params[name] = value
     out = np.empty((SIZE, SIZE, 3), np.float32)
-    kernels.augment(image, out, mirror, kind, *np.array(change, np.float32))
+    augmentation.augment(image, params[0], out)
     return out
 
 
@@ -78,10 +88,10 @@ def as_input(image):
     return tf.clip_by_value(image, 0.0, 1.0).numpy() * 2 - 1
 
 
-def assert_close(ours, theirs, except_share=0.0):
+def assert_close(ours, theirs, except_fraction=0.0):
     difference = np.abs(ours - theirs).max(-1)
     close = difference < 5e-4  # float32 in another order; hue divides by small numbers
-    assert 1 - close.mean() <= except_share
+    assert 1 - close.mean() <= except_fraction
     assert difference[close].mean() < 5e-5  # another pixel moves the mean that contrast keeps
 
 
@@ -95,13 +105,13 @@ def test_resizing_is_that_of_tf_image(shape):
 def test_order_b_is_contrast_before_saturation_and_hue(change):
     ours = augment(FLOWER, kernels.ORDER_B, change)
     # tf.image.adjust_hue makes a pixel gray whose hue rounds to a whole turn.
-    assert_close(ours, as_input(order_b(resized(), *change)), except_share=1e-3)
+    assert_close(ours, as_input(order_b(resized(), *change)), except_fraction=1e-3)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_order_a_is_rotation_saturation_hue_contrast(change):
     ours = augment(FLOWER, kernels.ORDER_A, change)
-    assert_close(ours, as_input(order_a(resized(), *change)), except_share=1e-3)
+    assert_close(ours, as_input(order_a(resized(), *change)), except_fraction=1e-3)
 
 
 def test_the_orders_differ_in_colors_alone_without_an_angle():
@@ -129,12 +139,9 @@ def test_mirroring_swaps_left_and_right_before_all_else():
 
 
 def images(options, count=8):
-    decode = tf.function(lambda contents, seeds: augmentation.decode(contents, seeds, 8, options))
     made = np.empty((count, 8, 8, 3), np.float32)
-    for start in range(0, count, 8):
-        seeds = [[7, position] for position in range(start, start + 8)]
-        parts = decode(tf.fill([8], encoded()), tf.constant(seeds, tf.int64))
-        augmentation.write([part.numpy() for part in parts], made[start : start + 8], options)
+    seeds = np.array([[7, sample_index] for sample_index in range(count)])
+    augmentation.make_images([encoded().numpy()] * count, seeds, options, made)
     return made
 
 
@@ -145,31 +152,59 @@ def test_an_image_is_a_function_of_its_seed_pair():
     assert len({image.tobytes() for image in first}) == 8
 
 
-def test_the_released_draw_is_from_three_kinds_and_two_sides(monkeypatch):
-    seen = []
-    monkeypatch.setattr(kernels, "augment", lambda image, out, *rest: seen.append(rest))
-    rng = np.random.default_rng(0)
-    for draws in rng.uniform(size=(3000, 7)).astype(np.float32):
-        augmentation.change_pixels(None, draws, Augmentation(), None)
-    mirror, kind = np.array([rest[:2] for rest in seen]).T
-    assert np.abs(np.bincount(kind) / 3000 - 1 / 3).max() < 0.03
-    assert abs(mirror.mean() - 0.5) < 0.03
+def drawn(options, count):
+    """Parameters of images from uniform numbers."""
+    uniforms = np.random.default_rng(0).uniform(size=(count, 20)).astype(np.float32)
+    return augmentation.draw_params(uniforms, np.zeros((count, 2), np.int64), options)
 
 
-def test_draws_fill_the_ranges_of_the_specification(monkeypatch):
-    draws = []
+def test_the_released_draw_is_from_three_kinds_and_two_sides():
+    params = drawn(Augmentation(), 3000)
+    assert np.abs(np.bincount(params["colors"]) / 3000 - 1 / 3).max() < 0.03
+    assert abs(params["mirror"].mean() - 0.5) < 0.03
 
-    def change(crop, values, options, image):
-        draws.append(values.copy())
 
-    monkeypatch.setattr(augmentation, "change_pixels", change)
-    images(Augmentation(), 400)
-    low, high = np.min(draws, 0), np.max(draws, 0)
-    bounds = [(0, 1), (0, 1), (-math.pi / 4, math.pi / 4), (-32 / 255, 32 / 255)]
-    bounds += [(0.5, 1.5), (-0.2, 0.2), (0.5, 1.5)]
-    for number, (least, most) in enumerate(bounds):
-        assert least <= low[number] < least + 0.05 * (most - least)
-        assert most - 0.05 * (most - least) < high[number] <= most
+def test_parameters_fill_the_ranges_of_the_specification():
+    params = drawn(Augmentation(), 1000)
+    ranges = {"angle": (-math.pi / 4, math.pi / 4), "brightness": (-32 / 255, 32 / 255)}
+    ranges |= {"saturation": (0.5, 1.5), "hue": (-0.2, 0.2), "contrast": (0.5, 1.5)}
+    for name, (low, high) in ranges.items():
+        edge = 0.05 * (high - low)
+        assert np.float32(low) <= params[name].min() < low + edge
+        assert high - edge < params[name].max() <= np.float32(high)
+
+
+def test_pixels_are_pinned():
+    """Exact resumes and released recipes rely on them, whatever is added."""
+    contents, seeds = tf.fill([1], encoded()), np.array([[1234, 5]])
+    uniforms, _ = augmentation.crop_function(Augmentation(), 1)(contents, seeds)
+    np.testing.assert_allclose(uniforms[0, : len(UNIFORMS)], UNIFORMS, atol=1e-7)
+    means = images(Augmentation(), 2).mean((1, 2, 3))
+    np.testing.assert_allclose(means, MEANS, atol=1e-5)
+
+
+def test_a_new_augmentation_is_a_function_and_a_line(monkeypatch):
+    """docs/extending.md shows this one."""
+
+    def erase(image, params):
+        side = len(image) // 4
+        top = int(params["erase_top"] * (len(image) - side))
+        left = int(params["erase_left"] * (len(image) - side))
+        image[top : top + side, left : left + side] = 0
+
+    line = (erase, {"erase_top": lambda u, o: u, "erase_left": lambda u, o: u})
+    before = images(Augmentation(), 4)
+    monkeypatch.setattr(augmentation, "ADDED", (*augmentation.ADDED, line))
+    rules = augmentation._RULES | line[1]
+    monkeypatch.setattr(augmentation, "_RULES", rules)
+    monkeypatch.setattr(augmentation, "PARAMS", augmentation._params_type())
+    augmentation._traced.cache_clear()
+    after = images(Augmentation(), 4)
+    augmentation._traced.cache_clear()
+    changed = (before != after).all(-1)
+    assert changed.sum((1, 2)).tolist() == [4] * 4  # 2 x 2 pixels each, and no others
+    assert not after[changed].any()
+    assert len({tuple(np.argwhere(image)[0]) for image in changed}) > 1
 
 
 @pytest.mark.parametrize(("area_min", "least_aspect"), [(0.7, 0.97), (0.05, 0.75)])
@@ -239,8 +274,10 @@ def test_augments_where_no_folder_can_be_written(tmp_path):
             shutil.copy(root / name, target)
     program = (
         "import numpy as np; from data.input import kernels; out = np.empty((4, 4, 3), np.float32);"
-        "kernels.augment(np.full((8, 8, 3), 255, np.uint8), out, False, kernels.KEEP,"
-        " *np.zeros(5, np.float32)); print(out.min(), kernels.__file__)"
+        "names = 'angle', 'brightness', 'saturation', 'hue', 'contrast', 'mirror', 'colors';"
+        "params = np.zeros(1, [(name, np.float32) for name in names])[0];"
+        "kernels.augment(np.full((8, 8, 3), 255, np.uint8), params, out);"
+        "print(out.min(), kernels.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -22,7 +22,7 @@ def test_every_record_once_an_epoch_and_epochs_differ():
 
 
 @pytest.mark.parametrize("count", [1, 4, 10, 64, 200])
-def test_positions_are_the_same_however_they_are_cut(count):
+def test_samples_are_the_same_however_they_are_cut(count):
     cuts = [order().records(start, count) for start in range(0, 3 * TOTAL, count)]
     expected = order().records(0, 3 * TOTAL)
     np.testing.assert_array_equal(np.concatenate(cuts)[: 3 * TOTAL], expected)
