@@ -12,8 +12,7 @@ from data.common import script
 from data.common.errors import UserError
 from data.common.script import as_dict, from_flags, set_defaults
 from data.input.augment import Augmentation
-from data.input.evaluation import EvaluationImages
-from data.input.image_batches import Preparation
+from data.input.evaluation import EvaluationImages, Preparation
 from data.input.pipeline import InputOptions, TrainingInput
 from data.input.sharding import StepOptions, arithmetic, step_share
 from models import backbones
@@ -98,19 +97,19 @@ def run(
 ) -> int:
     """Trains or evaluates from the trainer's step on, with the current workers; the exit code."""
     evaluate = None
-    if FLAGS.val_dir is not None:
+    if FLAGS.val_dir is not None:  # Horovod: each worker evaluates its own batches.
         held_out = EvaluationImages((), FLAGS.val_dir, FLAGS.class_num, FLAGS.max_bad_records)
         how = Preparation(FLAGS.image_size), FLAGS.batch_size, FLAGS.num_preprocess_threads
         evaluate = Validation(
             trainer.network,
             trainer.objective.probabilities,
-            lambda: held_out.batches(*how, job.rank, job.size),  # Horovod: its own batches.
+            lambda: held_out.batches(*how, job.rank, job.size),
             lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
             trainer.average,
         )
-    if FLAGS.mode == "val" and evaluate is None:
-        raise UserError("--mode=val needs --val_dir")
     if FLAGS.mode == "val":
+        if evaluate is None:
+            raise UserError("--mode=val needs --val_dir")
         evaluate.show(job.rank)
         return 0
     if best:

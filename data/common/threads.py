@@ -16,17 +16,24 @@ def map_ahead(
 ) -> Iterator[Result]:
     """`map(function, items)` by threads: results in order, at most `ahead` of them waiting.
 
-    What `function` raises is raised here, in the place of its result. Closing the iterator waits
-    for the calls that run and drops those that have not begun.
+    What `function` or `items` raise is raised after all results before it. Closing the iterator
+    waits for the calls that run and drops those that have not begun.
     """
     waiting: deque[Future[Result]] = deque()
+    iterator, failure = iter(items), None
     pool = ThreadPoolExecutor(threads)
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+        while failure is None:
+            try:
+                waiting.append(pool.submit(function, next(iterator)))
+            except Exception as error:  # StopIteration: the end
+                failure = error
+            else:
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        if not isinstance(failure, StopIteration):
+            raise failure
     finally:
         pool.shutdown(cancel_futures=True)

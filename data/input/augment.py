@@ -22,6 +22,7 @@ from data.input import exif_ops, kernels, preprocess
 from data.input.preprocess import CHANNELS
 from data.input.randaugment import rand_augment
 
+CPU = "CPU:0"  # where images are made, whatever computes the network
 CROP_TRIES = 100
 _TRACING = threading.Lock()  # all threads come first at once
 # Added to the seed, so that the numbers of an image do not depend on each other.
@@ -83,10 +84,11 @@ def make_images(
     Raises:
         tf.errors.OpError: one of them does not decode.
     """
-    uniforms, *crops = crop_function(options, len(contents))(tf.constant(contents), seeds)
-    params = draw_params(uniforms.numpy(), seeds, options)
-    for crop, values, image in zip(crops, params, images, strict=True):
-        augment(np.asarray(memoryview(crop)), values, image)
+    with tf.device(CPU):
+        uniforms, *crops = crop_function(options, len(contents))(tf.constant(contents), seeds)
+        params = draw_params(uniforms.numpy(), seeds, options)
+        for crop, values, image in zip(crops, params, images, strict=True):
+            augment(np.asarray(memoryview(crop)), values, image)
 
 
 def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
@@ -101,16 +103,16 @@ def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Te
 
 @functools.lru_cache(maxsize=8)
 def _traced(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
-
     @tf.function(autograph=False)  # traced once, for all images
     def crop_one(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         uniforms = tf.random.stateless_uniform([len(_RULES)], _salted(seed, PARAMS_SEED))
         return uniforms, random_crop(contents, _salted(seed, CROP_SEED), options)
 
     def crop_all(contents: tf.Tensor, seeds: tf.Tensor) -> list[tf.Tensor]:
-        pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
-        uniforms, crops = zip(*(crop_one(*pair) for pair in pairs), strict=True)
-        return [tf.stack(uniforms), *crops]
+        with tf.device(CPU):
+            pairs = zip(tf.unstack(contents), tf.unstack(seeds), strict=True)
+            uniforms, crops = zip(*(crop_one(*pair) for pair in pairs), strict=True)
+            return [tf.stack(uniforms), *crops]
 
     signature = [tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 2], tf.int64)]
     return tf.function(crop_all, signature, autograph=False).get_concrete_function()
@@ -177,7 +179,8 @@ def _rand_augment(image: np.ndarray, params: np.void) -> None:
 @functools.lru_cache(maxsize=4)
 def _rand_augment_function(layers: int, magnitude: float) -> Callable[..., tf.Tensor]:
     def change(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return rand_augment((image + 1.0) / 2.0, seed, layers, magnitude) * 2.0 - 1.0
+        with tf.device(CPU):
+            return rand_augment((image + 1.0) / 2.0, seed, layers, magnitude) * 2.0 - 1.0
 
     return tf.function(change, autograph=False)
 

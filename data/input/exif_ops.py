@@ -1,6 +1,6 @@
-"""The EXIF orientation of a JPEG in TensorFlow ops, for records and for the SavedModel.
+"""The EXIF orientation of a JPEG in TensorFlow operations, for training and for the SavedModel.
 
-Of image files Pillow turns them upright (`data/common/images.py`), which knows more formats.
+Elsewhere Pillow turns images upright (`data/common/images.py`); it knows more formats.
 """
 
 import tensorflow as tf

@@ -51,8 +51,13 @@ class Preparation:
         self._limits = max_pixels, max_image_bytes
         # One graph for images of any size: a call costs one operation, and no Python inside.
         # Traced here: threads that all came first would make TensorFlow warn of retracing.
+
+        def to_crops(image: tf.Tensor) -> tf.Tensor:
+            with tf.device("CPU:0"):  # the same pixels, and no queue for the network's GPU
+                return preprocess.inference_crops(image, image_size, self.crops)
+
         self._to_crops = tf.function(
-            lambda image: preprocess.inference_crops(image, image_size, self.crops),
+            to_crops,
             autograph=False,
             input_signature=[tf.TensorSpec([None, None, preprocess.CHANNELS], tf.uint8)],
         ).get_concrete_function()

@@ -135,7 +135,8 @@ def load(
         return reader.read_all(plan.sample_indices(step).tolist())
 
     def make(group: _Group) -> _Group:
-        return group._replace(samples=_make(reader, make_images, group.samples, group.images))
+        samples = _make_or_replace(reader, make_images, group.samples, group.images)
+        return group._replace(samples=samples)
 
     steps = map_ahead(read, itertools.count(), STEPS_READ_AHEAD, STEPS_READ_AHEAD)
     groups = map_ahead(make, _groups(steps, plan, size), threads, BATCHES_AHEAD * groups_per_batch)
@@ -164,7 +165,7 @@ def _groups(steps: Iterable[list[IndexedSample]], plan: StepPlan, size: int) -> 
                 yield _Group(step, number, samples, images, images[row : row + size])
 
 
-def _make(
+def _make_or_replace(
     reader: SampleReader,
     make_images: MakeImages,
     samples: list[IndexedSample],
@@ -178,10 +179,10 @@ def _make(
         if len(samples) > 1:  # one by one, to find which it is
             rows = range(len(samples))
             parts = ((samples[row : row + 1], images[row : row + 1]) for row in rows)
-            return [_make(reader, make_images, *part)[0] for part in parts]
+            return [_make_or_replace(reader, make_images, *part)[0] for part in parts]
         index = samples[0].sample_index
         reader.reject(index, f"the image does not decode: {_reason(error)}")
-        return _make(reader, make_images, [reader.read(index)], images)
+        return _make_or_replace(reader, make_images, [reader.read(index)], images)
 
 
 def _reason(error: tf.errors.OpError) -> str:

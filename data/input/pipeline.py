@@ -87,7 +87,7 @@ class TrainingInput:
         if options.synthetic:
             self.records = self._share.global_batch
             return
-        source = _open(options)
+        source = RecordSource(options.data_dir, options.class_num, options.max_bad_records)
         self.records = source.total
         self._sampler = _make_sampler(source, options, self._share)
         self._reader = SampleReader(source, lambda index: int(self._sampler.records(index, 1)[0]))
@@ -129,10 +129,6 @@ def _make_sampler(
     return RandomSampler(
         source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
     )
-
-
-def _open(options: InputOptions, split: str = "train") -> RecordSource:
-    return RecordSource(options.data_dir, options.class_num, options.max_bad_records, split)
 
 
 def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
