@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data.common.errors import UserError
 from data.common.threads import map_ahead
 from data.input.preprocess import CHANNELS
 from data.tfrecords.record_source import RecordSource, Sample
@@ -75,6 +76,7 @@ class SampleReader:
         self._source, self._record_at = source, record_at
         self._bad: set[int] = set()
         self._lock = threading.Lock()
+        self._failure: UserError | None = None
 
     def read(self, sample_index: int) -> IndexedSample:
         """The sample of an index: its record, or what the next index shows.
@@ -97,10 +99,20 @@ class SampleReader:
         return [self.read(index) for index in sample_indices]
 
     def reject(self, sample_index: int, reason: str) -> None:
-        """Fill this place by the next sample from now on, and count its record as bad."""
+        """Fill this place by the next sample from now on, and count its record as bad.
+
+        Raises:
+            UserError: there are too many; in every thread the same.
+        """
         with self._lock:
+            if self._failure:
+                raise self._failure
             self._bad.add(sample_index)
-            self._source.reject(self._record_at(sample_index), reason)
+            try:
+                self._source.reject(self._record_at(sample_index), reason)
+            except UserError as error:
+                self._failure = error
+                raise
 
 
 class _Group(NamedTuple):
