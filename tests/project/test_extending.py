@@ -62,7 +62,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def run(project: Path, script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, project / script, *arguments]
+    command = [sys.executable, script if script == "-c" else project / script, *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
     return subprocess.run(
         list(map(str, command)), cwd=project, env=environment, capture_output=True, text=True
@@ -90,10 +90,12 @@ def records(digits_folder: Path, project: Path) -> tuple[str, str]:
 
 
 def test_the_document_touches_as_few_files_as_it_says(tmp_path):
-    shutil.copytree(ROOT / "models", tmp_path / "models")
+    for package in ("data", "models"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "flags.py", tmp_path)
     touched = apply(tmp_path)
     assert sorted(set(touched)) == [
+        "data/input/augment.py",
         "flags.py",
         "models/architecture.py",
         "models/backbones.py",
@@ -101,6 +103,23 @@ def test_the_document_touches_as_few_files_as_it_says(tmp_path):
         "models/metrics/definitions.py",
         "models/plain.py",
     ]
+
+
+ERASED = """
+import numpy as np
+from data.input import augment
+seeds = np.array([[3, 1], [3, 2]])
+params = augment.draw_params(np.full((2, 20), 0.5, np.float32), seeds, augment.Augmentation())
+image = np.empty((16, 16, 3), np.float32)
+augment.augment(np.full((16, 16, 3), 255, np.uint8), params[0], image)
+print((image == 0).all(-1).nonzero()[0].tolist() == sorted([6, 7, 8, 9] * 4))
+"""
+
+
+@pytest.mark.slow
+def test_augmentation_changes_the_pixels_that_it_should(project):
+    """Uniform numbers of 1/2: the square of 4 pixels in the middle of 16."""
+    assert succeed(project, "-c", ERASED).stdout == "True\n"
 
 
 @pytest.mark.slow

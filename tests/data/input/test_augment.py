@@ -183,30 +183,6 @@ def test_pixels_are_pinned():
     np.testing.assert_allclose(means, MEANS, atol=1e-5)
 
 
-def test_a_new_augmentation_is_a_function_and_a_line(monkeypatch):
-    """docs/extending.md shows this one."""
-
-    def erase(image, params):
-        side = len(image) // 4
-        top = int(params["erase_top"] * (len(image) - side))
-        left = int(params["erase_left"] * (len(image) - side))
-        image[top : top + side, left : left + side] = 0
-
-    line = (erase, {"erase_top": lambda u, o: u, "erase_left": lambda u, o: u})
-    before = images(Augmentation(), 4)
-    monkeypatch.setattr(augmentation, "ADDED", (*augmentation.ADDED, line))
-    rules = augmentation._RULES | line[1]
-    monkeypatch.setattr(augmentation, "_RULES", rules)
-    monkeypatch.setattr(augmentation, "PARAMS", augmentation._params_type())
-    augmentation._traced.cache_clear()
-    after = images(Augmentation(), 4)
-    augmentation._traced.cache_clear()
-    changed = (before != after).all(-1)
-    assert changed.sum((1, 2)).tolist() == [4] * 4  # 2 x 2 pixels each, and no others
-    assert not after[changed].any()
-    assert len({tuple(np.argwhere(image)[0]) for image in changed}) > 1
-
-
 @pytest.mark.parametrize(("area_min", "least_aspect"), [(0.7, 0.97), (0.05, 0.75)])
 def test_crops_keep_to_area_and_aspect(area_min, least_aspect):
     contents, options = encoded(), Augmentation(area_min=area_min)

@@ -45,7 +45,6 @@ def test_the_published_points_lie_within_the_model() -> None:
     assert 11_077 / 128 < scaling_model.ml_images_rate(Cluster()) < 1.1 * 11_077 / 128
 
 
-def test_it_prints_and_draws(tmp_path, capsys) -> None:
-    assert scaling_model.main(["--plot", str(tmp_path / "plot.png")]) == 0
-    assert "1024" in capsys.readouterr().out
+def test_the_model_is_drawn(tmp_path) -> None:
+    scaling_model.plot(JOB, str(tmp_path / "plot.png"))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
