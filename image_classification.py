@@ -37,7 +37,7 @@ def main() -> int:
     labels = make_labels(loaded.network.class_num)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
-    # Of several processes, the one that joins the shares has the first images.
+    # Of several processes, the one that joins the shards has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
     shown = prediction_html.Shown(count)
 

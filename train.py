@@ -14,7 +14,7 @@ from data.common.script import as_dict, from_flags, set_defaults
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages, Preparation
 from data.input.pipeline import InputOptions, TrainingInput
-from data.input.sharding import StepOptions, arithmetic, step_share
+from data.input.sharding import StepOptions, arithmetic, step_shard_of
 from models import backbones
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
@@ -115,11 +115,13 @@ def run(
     if best:
         best.check(evaluate.names())
     # Horovod: each worker trains on its own part of every step.
-    share = step_share(from_flags(StepOptions), job.shard, job.elastic, FLAGS.sync_batch_norm)
-    source = TrainingInput(from_flags(InputOptions), from_flags(Augmentation), share)
-    schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, share.global_batch)
+    step_shard = step_shard_of(
+        from_flags(StepOptions), job.shard, job.elastic, FLAGS.sync_batch_norm
+    )
+    source = TrainingInput(from_flags(InputOptions), from_flags(Augmentation), step_shard)
+    schedule = make_schedule(from_flags(ScheduleOptions), FLAGS.max_iter, step_shard.global_batch)
     if job.rank == 0:
-        planned = arithmetic(share, job.size, source.records, FLAGS.max_iter)
+        planned = arithmetic(step_shard, job.size, source.records, FLAGS.max_iter)
         overview.show(trainer.network, planned, schedule, from_flags(overview.OverviewOptions))
     meta = {"flags": as_dict()}
     return loop.train(
@@ -131,7 +133,7 @@ def run(
         job,
         evaluate,
         meta | {"versions": versions(), "workers": job.size},
-        share,
+        step_shard,
         best,
     )
 

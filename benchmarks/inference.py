@@ -5,7 +5,7 @@
 
 Next to it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
 PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
-own and do a pass in turn. Core milliseconds, of all threads together, tell most where other
+own and do a pass in turn. Core milliseconds, of all threads together, say most where other
 programs run. The limit does as many operations, all in one 3 x 3 convolution of the network. What
 cannot be imported says so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the
 limit.

@@ -2,7 +2,7 @@
 
     python benchmarks/lists.py [--rows 17609752] [--processes 2] [--images 30000] [--json FILE]
 
-First the ancestors of all tags are added, then statistics and checks are made of the result, and
+First the ancestors of all labels are added, then statistics and checks are made of the result, and
 an excerpt of at most 500 images per class is taken from it. Bars at full size (5 GB of temporary
 files): 10 minutes in all on 2 cores, and 2 GiB of memory, which is that of all processes of a job
 together, shared pages counted once. In the last row extract_feature.py goes through a long list of
@@ -28,7 +28,7 @@ from benchmarks.photographs import jpegs
 
 CLASSES, TREES = 11_166, 4
 LONGEST, MEAN_DEPTH, DEPTH_SPREAD = 16, 7.47, 2.3  # in edges; spec section 1
-IMAGENET_SHARE = 10_706_941 / 17_609_752
+IMAGENET_FRACTION = 10_706_941 / 17_609_752
 TAILS = 100_000
 ROWS_AT_ONCE = 100_000
 SAMPLE_SECONDS = 0.2
@@ -49,21 +49,21 @@ def make_dictionary(path: Path) -> None:
 
 
 def make_list(path: Path, rows: int) -> None:
-    """Rows of ImageNet with one tag, and of Open Images with one to three and confidences."""
+    """Rows of ImageNet with one label, and of Open Images with one to three and confidences."""
     rng = np.random.default_rng(1)
     counts = rng.integers(1, 4, TAILS)
     tails = [
-        "".join(f"\t{c}:{v / 10:g}" for c, v in zip(tags, values, strict=True))
-        for tags, values in (
+        "".join(f"\t{c}:{v / 10:g}" for c, v in zip(labels, values, strict=True))
+        for labels, values in (
             (set(rng.integers(0, CLASSES, n).tolist()), rng.integers(6, 11, n)) for n in counts
         )
-        if len(tags) == len(values)
+        if len(labels) == len(values)
     ]
     with open(path, "w", encoding="ascii") as file:
         for start in range(0, rows, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, rows - start)
             synsets = rng.integers(CLASSES // 10, CLASSES, count).tolist()
-            of_imagenet = (rng.random(count) < IMAGENET_SHARE).tolist()
+            of_imagenet = (rng.random(count) < IMAGENET_FRACTION).tolist()
             which = rng.integers(0, len(tails), count).tolist()
             file.writelines(
                 f"n{synset:08d}/n{synset:08d}_{i}.JPEG\t{synset}:1\n"

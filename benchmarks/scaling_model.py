@@ -23,7 +23,7 @@ from benchmarks.scaling import ALONE
 
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BITS = 8
-BACKWARD_SHARE = 2 / 3  # of a step's computing
+BACKWARD_FRACTION = 2 / 3  # of a step's computing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def step_seconds(job: Job, workers: int, cluster: Cluster, algorithm: str) -> fl
     compute = job.batch / job.images_per_second
     size = job.gradient_bytes / job.groups
     group = ALGORITHMS[algorithm](size, workers, cluster) if workers > 1 else 0.0
-    hidden = min(job.overlap * BACKWARD_SHARE * compute, (job.groups - 1) * group)
+    hidden = min(job.overlap * BACKWARD_FRACTION * compute, (job.groups - 1) * group)
     needed = compute + job.groups * group - hidden
     return max(needed, job.batch / job.input_rate) if job.input_rate else needed
 

@@ -58,7 +58,7 @@ def problems(prefix: str | Path, name: str) -> Iterator[str]:
     """What is wrong with a checkpoint, a line each; nothing when it is sound.
 
     Args:
-      name: what it is called, or will be: released names tell depth and classes.
+      name: of the checkpoint; released names hold depth and classes.
 
     Raises CheckpointError when it is not a checkpoint at all.
     """

@@ -9,7 +9,7 @@
 #
 # Expect, in ./data/images/train/: images (in 256 folders, if the list has over 100,000 rows), the
 # list im_list.txt of those that could be had and invalid_url.txt of the others, both with their
-# tags, and failures by reason. The same command again continues where it stopped. One
+# labels, and failures by reason. The same command again continues where it stopped. One
 # process makes about 500 images of 60 kB per second on two cores, as far as the hosts allow.
 set -euo pipefail
 

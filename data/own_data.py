@@ -174,14 +174,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--csv", type=Path, help="labels; without it, subfolders are the classes")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--val_share", type=float, default=0.1, help="share of validation images")
-    parser.add_argument("--test_share", type=float, default=0.1, help="share of test images")
+    parser.add_argument(
+        "--val_fraction",
+        "--val_share",
+        type=float,
+        default=0.1,
+        help="fraction of validation images",
+    )
+    parser.add_argument(
+        "--test_fraction", "--test_share", type=float, default=0.1, help="fraction of test images"
+    )
     parser.add_argument("--replace", action="store_true", help="write over lists of other images")
     parser.add_argument("--seed", type=int, default=1234)
     arguments = parser.parse_args(argv)
-    shares = arguments.val_share, arguments.test_share
-    if min(shares) < 0 or sum(shares) >= 1:
-        parser.error("--val_share and --test_share must not be below 0, and leave some to train on")
+    fractions = arguments.val_fraction, arguments.test_fraction
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        parser.error(
+            "--val_fraction and --test_fraction must not be below 0, and leave some to train on"
+        )
     passed_over = Counter()
     parts = _parts(arguments, passed_over)
     names = write(arguments.output, parts, arguments.replace)
@@ -190,12 +200,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str, list[Labeled]]:
-    images, shares = arguments.images, (arguments.val_share, arguments.test_share)
+    images, fractions = arguments.images, (arguments.val_fraction, arguments.test_fraction)
     if arguments.csv:
-        return split(from_csv(arguments.csv, images), *shares, arguments.seed)
+        return split(from_csv(arguments.csv, images), *fractions, arguments.seed)
     folders = given_splits(images)
     if not folders:
-        return split(from_folder(images, passed_over), *shares, arguments.seed)
+        return split(from_folder(images, passed_over), *fractions, arguments.seed)
     given = {
         name: [
             row._replace(image=f"{folder.name}/{row.image}")
@@ -204,8 +214,8 @@ def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str
         for name, folder in folders.items()
     }
     # What is not given is taken from the training images.
-    shares = tuple(0.0 if n in given else s for n, s in zip(SPLITS[1:], shares, strict=True))
-    return split(given["train"], *shares, arguments.seed) | {
+    fractions = tuple(0.0 if n in given else s for n, s in zip(SPLITS[1:], fractions, strict=True))
+    return split(given["train"], *fractions, arguments.seed) | {
         name: rows for name, rows in given.items() if name != "train"
     }
 
@@ -222,7 +232,7 @@ def report(names: list[str], parts: Mapping[str, list[Labeled]], passed_over: Co
     for name in (name for name in names if not counts["train"][name]):
         print(f"class {name} has no image to train on")
     for part in (part for part in SPLITS if not parts[part]):
-        print(f"no image for {part}: training needs all there are, or its share is 0")
+        print(f"no image for {part}: training needs all there are, or its fraction is 0")
     print(f"{'class':<32}" + "".join(f"{part:>8}" for part in SPLITS))
     for name in names:
         print(f"{name:<32}" + "".join(f"{counts[part][name]:>8}" for part in SPLITS))

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Annotates a list as the paper did: vocabulary, tags that go together, all ancestors.
+# Annotates a list as the paper did: vocabulary, labels that go together, all ancestors.
 #
 #   ./example/annotations.sh
 #   PREDICTIONS=out/label_pred.txt ./example/annotations.sh   # and co-occurrence, see below
 #
 # PREDICTIONS is what image_classification.py wrote for images of this list with a model of other
-# tags (the paper: 1,134 of Open Images), with --top_k_pred high enough for all tags above
-# 0.95; PREDICTION_DICTIONARY are the classes of that model. A tag that is seen in over half of a
+# labels (the paper: 1,134 of Open Images), with --top_k_pred high enough for all labels above
+# 0.95; PREDICTION_DICTIONARY are the classes of that model. A label that is seen in over half of a
 # class's images is added to all of them, unless the hierarchy joins the two.
 #
 # Expect: ./data/train_annotated.txt with the same rows; ./data/train_co.tsv with the co-occurrence

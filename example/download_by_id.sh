@@ -5,9 +5,9 @@
 #   IDS=ids.txt ./example/download_by_id.sh --url_template 'https://my.mirror/train/{id}.jpg'
 #
 # IDS          the data set's CSV of image ids, or a list (`train/ID` a row)
-# ANNOTATIONS  the list whose tags are joined, by id or by the CSV's original URL
+# ANNOTATIONS  the list whose labels are joined, by id or by the CSV's original URL
 #
-# Expect: images named by id in ./data/openimages/, and their list im_list.txt with the tags. The
+# Expect: images named by id in ./data/openimages/, and their list im_list.txt with the labels. The
 # bucket has the 1.9 million images of Open Images that have boxes (561 GB before --short_side);
 # other ids fail with http_403 or http_404.
 set -euo pipefail

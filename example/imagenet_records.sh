@@ -19,8 +19,8 @@ for split in train val; do
   images="${IMAGENET:?set it to the folder with train/ and val/}/$split"
   python "$PROJECT_ROOT/data/own_data.py" \
     --images "$images" \
-    --val_share 0 \
-    --test_share 0 \
+    --val_fraction 0 \
+    --test_fraction 0 \
     --output "./data/ilsvrc2012/$split.lists"
   python "$PROJECT_ROOT/data/tfrecord.py" \
     --indexs "./data/ilsvrc2012/$split.lists/train_list.txt" \

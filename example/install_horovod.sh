@@ -39,7 +39,7 @@ is_built() {
   adds_up
 }
 
-# Also tells that Horovod was built against the TensorFlow that is here: it does not load otherwise.
+# Also shows that Horovod was built against the TensorFlow that is here: it does not load otherwise.
 adds_up() {
   local output program="
 import horovod.tensorflow as hvd, tensorflow as tf
@@ -94,7 +94,7 @@ build() {
   # shellcheck disable=SC2064 # the folder of now
   trap "rm -rf '$source'" EXIT
   unpack_source "$source"
-  # CMake 4 refuses projects as old as Horovod unless told that 3.5 will do.
+  # CMake 4 refuses projects as old as Horovod unless 3.5 is allowed.
   CMAKE_POLICY_VERSION_MINIMUM=3.5 \
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
     HOROVOD_WITH_GLOO=1 HOROVOD_WITH_MPI=1 \

@@ -5,7 +5,7 @@
 #   ./example/label_statistics.sh --allow duplicate overlap   # findings that are no failure
 #
 # Expect of the released lists: 17,609,752 training and 88,739 validation images, 11,166 classes, of
-# which 10,505 have over 100 images; 8.72 tags per image; 4 trees, longest path 16 edges, mean 7.47.
+# which 10,505 have over 100 images; 8.72 labels per image; 4 trees, longest path 16 edges.
 # Plots and CSV files are in ./out/statistics/. Exit code 1: something is wrong, see the output.
 set -euo pipefail
 

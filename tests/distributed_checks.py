@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input.sharding import StepShard, shard_step
+from data.input.sharding import StepShard, cut_step
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
 from models.losses import ClassWeightOptions
@@ -86,12 +86,12 @@ def step_records(step: int, single: bool) -> tuple[np.ndarray, np.ndarray, np.nd
     return images, index, value
 
 
-def micro_batches(step: int, share: StepShard, single: bool) -> list[Batch]:
+def micro_batches(step: int, step_shard: StepShard, single: bool) -> list[Batch]:
     """This worker's part of a step."""
     records = step_records(step, single)
-    start, size = share.first * share.micro_batch, share.micro_batch
-    own = [array[start : start + share.count * size] for array in records]
-    cuts = [slice(i * size, (i + 1) * size) for i in range(share.count)]
+    start, size = step_shard.first * step_shard.micro_batch, step_shard.micro_batch
+    own = [array[start : start + step_shard.count * size] for array in records]
+    cuts = [slice(i * size, (i + 1) * size) for i in range(step_shard.count)]
     return [Batch(*(tf.constant(a[cut]) for a in own), own[1], own[2]) for cut in cuts]
 
 
@@ -118,13 +118,13 @@ def train(case: Case, job: Distributed) -> dict[str, np.ndarray]:
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     trainer = Trainer(network, objective, optimizer, job)
     most = min(case.micro_batch, -(-IMAGES_PER_STEP // job.size))
-    share = shard_step(IMAGES_PER_STEP, most, job.shard)
+    step_shard = cut_step(IMAGES_PER_STEP, most, job.shard)
 
     def body() -> list[float]:
         losses = []
         for step in range(STEPS):
-            batches = micro_batches(step, share, single)
-            loss = float(trainer.step(batches, RATE, share.total))
+            batches = micro_batches(step, step_shard, single)
+            loss = float(trainer.step(batches, RATE, step_shard.total))
             losses.append(job.sum(np.array([loss]))[0] / job.size)
         trainer.average_statistics()
         return losses

@@ -4,5 +4,5 @@
 class UserError(ValueError):
     """A mistake of the user or of an input file: one line that says what, where and how to fix it.
 
-    Scripts print it without a traceback. Subclasses exist only where code tells them apart.
+    Scripts print it without a traceback. Subclasses exist only where code distinguishes them.
     """

@@ -29,7 +29,7 @@ def _quiet() -> Iterator[None]:
             os.close(kept)
 
 
-# Half of the time to import it goes into Keras 3, which we do not use. Told that another one is
+# Half of the time to import it goes into Keras 3, which we do not use. As another one is
 # wanted, it leaves that for later: for Horovod, which does. TensorFlow 2.21 says that oneDNN is on
 # whatever the level of its log is.
 with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"), _quiet():

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 LOGGER = logging.getLogger(__name__)
-SYNTHETIC_LABELS = 9  # an image, as in ML-Images (spec section 1: 8.72)
+SYNTHETIC_LABELS = 9  # per image, as in ML-Images (spec section 1: 8.72)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
     images: tf.Tensor  # float32 [B, image_size, image_size, 3] in [-1, 1]
     label_index: tf.Tensor  # int32 [B, K]
     label_value: tf.Tensor  # float32 [B, K]
-    global_label_index: tf.Tensor  # int32 [A * B, K], the labels of the whole step
+    global_label_index: tf.Tensor  # int32 [A * B, K], of this worker's whole step
     global_label_value: tf.Tensor  # float32 [A * B, K]
 
 
@@ -71,41 +71,45 @@ class TrainingInput:
     """Augmented batches without end, of this worker's part of the records.
 
     Args:
-        options: see there.
+        options: what to read.
         augmentation: the random changes.
-        share: what this worker does of every step; None: all, in one micro-batch.
+        step_shard: what this worker does of every step; None: all, in one micro-batch.
 
     Raises:
         UserError: see `RecordSource`.
     """
 
     def __init__(
-        self, options: InputOptions, augmentation: Augmentation, share: StepShard | None = None
+        self, options: InputOptions, augmentation: Augmentation, step_shard: StepShard | None = None
     ):
         self._options, self._augmentation = options, augmentation
-        self._share = share or StepShard(options.batch_size, first=0, count=1, total=1)
+        self._step_shard = step_shard or StepShard(options.batch_size, first=0, count=1, total=1)
         if options.synthetic:
-            self.records = self._share.global_batch
+            self.records = self._step_shard.global_batch
             return
         source = RecordSource(options.data_dir, options.class_num, options.max_bad_records)
         self.records = source.total
-        self._sampler = _make_sampler(source, options, self._share)
+        self._sampler = _make_sampler(source, options, self._step_shard)
         self._reader = SampleReader(source, lambda index: int(self._sampler.records(index, 1)[0]))
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from sample index `start`: how many samples all workers have used."""
         if self._options.synthetic:
-            return _synthetic(self._options, self._share)
+            return _synthetic(self._options, self._step_shard)
         return self._batches(start)
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        share, threads = self._share, self._options.num_preprocess_threads
+        step_shard, threads = self._step_shard, self._options.num_preprocess_threads
 
         def sample_indices(step: int) -> np.ndarray:
-            first = start + step * share.global_batch + share.first * share.micro_batch
-            return np.arange(first, first + share.count * share.micro_batch)
+            first = (
+                start + step * step_shard.global_batch + step_shard.first * step_shard.micro_batch
+            )
+            return np.arange(first, first + step_shard.count * step_shard.micro_batch)
 
-        plan = StepPlan(sample_indices, share.micro_batch, share.count, self._options.image_size)
+        plan = StepPlan(
+            sample_indices, step_shard.micro_batch, step_shard.count, self._options.image_size
+        )
         yield from _labeled(load(self._reader, self._make_images, plan, threads))
 
     def _make_images(self, samples: Sequence[IndexedSample], images: np.ndarray) -> None:
@@ -116,11 +120,11 @@ class TrainingInput:
 
 
 def _make_sampler(
-    source: RecordSource, options: InputOptions, share: StepShard
+    source: RecordSource, options: InputOptions, step_shard: StepShard
 ) -> RandomSampler | WeightedSampler:
-    """Which record each sample index is; the worker of the first share logs `count_classes`."""
+    """Which record each sample index is; the worker of the first shard logs `count_classes`."""
     positives = source.positives() if options.class_balance else []
-    if options.count_classes and share.first == 0:
+    if options.count_classes and step_shard.first == 0:
         counts = count_classes(positives, options.class_num) if positives else None
         LOGGER.info("%s", describe_counts(source.class_counts() if counts is None else counts))
     if options.class_balance:
@@ -146,15 +150,15 @@ def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
         yield Batch(part.images, *labels, *step_labels)
 
 
-def _synthetic(options: InputOptions, share: StepShard) -> Iterator[Batch]:
-    """The same made-up micro-batch for ever, to measure compute alone."""
-    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, share.first))
-    size, count = share.micro_batch, share.micro_batch * share.count
+def _synthetic(options: InputOptions, step_shard: StepShard) -> Iterator[Batch]:
+    """Repeats one micro-batch of random pixels without end, to measure compute alone."""
+    rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, step_shard.first))
+    size, count = step_shard.micro_batch, step_shard.micro_batch * step_shard.count
     shape = size, options.image_size, options.image_size, preprocess.CHANNELS
     labels = min(SYNTHETIC_LABELS, options.class_num)
     first = rng.integers(options.class_num, size=(count, 1), dtype=np.int32)
     index = (first + np.arange(labels, dtype=np.int32)) % options.class_num
-    # One positive label an image, which every loss takes; what the others are worth costs nothing.
+    # One positive label per image, which every loss takes; the values of the others cost nothing.
     index, value = tf.constant(index), tf.one_hot(tf.zeros(count, tf.int32), labels)
     batch = Batch(
         tf.constant(rng.uniform(-1, 1, shape).astype(np.float32)),

@@ -3,7 +3,7 @@
 Sample indices 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
 workers read: the global batch of step k is samples [k * G, (k + 1) * G), and each worker takes
 its own slice of it (sharding.py). So training resumes at any step, with any number of workers, and
-every record is read once per epoch whoever reads it.
+every record is read once per epoch, by any number of workers.
 
 A sampler is a class with `records(start, count)`; `RandomSampler` is the default.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from data.tfrecords.record_source import count_classes
 
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
-DRAWN_TOGETHER = 4096
+BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
 CLASSES_LISTED = 100
 
@@ -120,14 +120,14 @@ class WeightedSampler:
 
     def records(self, start: int, count: int) -> np.ndarray:
         """The record ids, int64 [count], of samples start, start + 1, ..."""
-        first, last = start // DRAWN_TOGETHER, (start + count - 1) // DRAWN_TOGETHER
+        first, last = start // BLOCK, (start + count - 1) // BLOCK
         blocks = [self._block(block) for block in range(first, last + 1)]
-        begin = start - first * DRAWN_TOGETHER
+        begin = start - first * BLOCK
         return np.concatenate(blocks)[begin : begin + count]
 
     def _draw(self, block: int) -> np.ndarray:
         # RandomState never changes what it draws from a seed, so a resume draws the same.
-        draws = np.random.RandomState([self._seed, block]).random_sample(DRAWN_TOGETHER)
+        draws = np.random.RandomState([self._seed, block]).random_sample(BLOCK)
         found = np.searchsorted(self._cumulated, draws, "right")
         return np.minimum(found, len(self._cumulated) - 1)
 
@@ -136,7 +136,7 @@ def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float
     """float64 [records]: how much more often than others a record is to be drawn.
 
     The weight of a record is that of its rarest positive class, `1 / images ** strength`: strength
-    0 reads as the records are, 1 shows every class about equally often (ours; Gupta et al., LVIS,
+    0 draws every record equally often, 1 every class about equally often (ours; Gupta et al., LVIS,
     section 4, oversample by the rarest class in the same way).
 
     Args:

@@ -1,8 +1,8 @@
 """Shards the images of a step over workers and micro-batches.
 
 A step's images are `total` micro-batches of one size; a worker takes a run of `count` of them,
-beginning with number `first`. So a step is the same whoever does it, and a job that continues with
-fewer or more workers keeps its global batch.
+beginning with number `first`. So a step is the same for any number of workers, and a job that
+continues with fewer or more of them keeps its global batch.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class StepShard(NamedTuple):
         return self.micro_batch * self.total
 
 
-def shard_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
+def cut_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
     """What a worker does of each step, micro-batches being of `largest` images at most.
 
     The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
@@ -53,7 +53,7 @@ def shard_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
     return StepShard(micro_batch, ours.start, len(ours), total)
 
 
-def step_share(
+def step_shard_of(
     options: StepOptions, shard: Shard, elastic: bool = False, in_step: bool = False
 ) -> StepShard:
     """What the flags give a worker to do of each step.
@@ -63,7 +63,7 @@ def step_share(
 
     Args:
       elastic: the number of workers may change.
-      in_step: workers meet within a micro-batch (synchronized batch norm).
+      in_step: all workers do each micro-batch together, as synchronized batch norm needs.
 
     Raises:
       UserError: flags that contradict each other.
@@ -75,20 +75,20 @@ def step_share(
     if options.global_batch and options.accumulate_steps > 1:
         raise UserError("--global_batch sets the accumulation: leave out --accumulate_steps")
     made = options.batch_size * options.accumulate_steps * shard.count
-    share = shard_step(options.global_batch or made, options.batch_size, shard)
-    if in_step and share.total % shard.count:
+    step_shard = cut_step(options.global_batch or made, options.batch_size, shard)
+    if in_step and step_shard.total % shard.count:
         raise UserError(
-            f"--sync_batch_norm: {shard.count} workers cannot do {share.total} micro-batches in"
-            " step; change --global_batch or --batch_size"
+            f"--sync_batch_norm: {shard.count} workers cannot do {step_shard.total} micro-batches"
+            " in step; change --global_batch or --batch_size"
         )
-    return share
+    return step_shard
 
 
-def arithmetic(share: StepShard, size: int, records: int, steps: int) -> str:
-    """How workers, micro-batches and records make up steps and epochs, in a line for the log."""
+def arithmetic(step_shard: StepShard, size: int, records: int, steps: int) -> str:
+    """A line for the log: how workers, micro-batches and records make up steps and epochs."""
     return (
-        f"{size} worker(s) do {share.total} micro-batch(es) of {share.micro_batch} images = "
-        f"{share.global_batch} images per step; {records} records, "
-        f"{records / share.global_batch:.1f} steps per epoch, "
-        f"{steps} steps = {steps * share.global_batch / records:.2f} epochs"
+        f"{size} worker(s) do {step_shard.total} micro-batch(es) of {step_shard.micro_batch} images"
+        f" = {step_shard.global_batch} images per step; {records} records, "
+        f"{records / step_shard.global_batch:.1f} steps per epoch, "
+        f"{steps} steps = {steps * step_shard.global_batch / records:.2f} epochs"
     )

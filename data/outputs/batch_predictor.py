@@ -105,7 +105,7 @@ class BatchPredictor(Generic[Row]):
         return settings | ({"images_dir": self.images_dir} if self.images_dir else {})
 
     def _fill(self, shards: ResultShards, total: int | None) -> float:
-        """Does what is left of this process's share; its images per second."""
+        """Does what is left of this process's shard; its images per second."""
         start, stop = _span(total, self.batch_size, self.group.shard)
         gaps = shards.gaps(start, stop, total, self.batch_size)
         images = None if stop is None else stop - start
@@ -158,7 +158,7 @@ class BatchPredictor(Generic[Row]):
         problems.add(unreadable)
 
     def _count(self) -> int | None:
-        """Images in all; None where only reading them would tell."""
+        """Images in all; None where only reading them would show it."""
         if self.group.shard.count == 1 and image_source.STDIN in self.sources:
             return None
         passed_over: Counter[str] = Counter()
@@ -170,10 +170,10 @@ class BatchPredictor(Generic[Row]):
 
 
 def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | None]:
-    """First image of a process's share, and the one after its last (None: to the end).
+    """First image of a process's shard, and the one after its last (None: to the end).
 
-    Shares begin at whole batches, so any number of processes makes the same batches. The first
-    share is never empty: it has the images of the page.
+    Shards begin at whole batches, so any number of processes makes the same batches. The first
+    shard is never empty: it has the images of the page.
     """
     if total is None:
         return 0, None

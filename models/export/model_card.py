@@ -47,9 +47,9 @@ The largest difference from the checkpoint's own output, relative to its largest
 ## Limits
 
 * The network knows only the classes it was trained on and gives every image some score for each
-  of them. Tags of ML-Images were partly derived by rules and from another model's predictions: they
-  are incomplete, and absent tags are not always wrong.
-* Images come from the web; what people photographed and tagged is not a fair sample of the world.
+  of them. Labels of ML-Images were partly derived by rules and from another model's predictions:
+  they are incomplete, and absent labels are not always wrong.
+* Images come from the web; what people photographed and labeled is not a fair sample of the world.
   Measure on your own images before you rely on it, per group of people where people are shown.
 
 ## Citation

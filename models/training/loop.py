@@ -75,7 +75,7 @@ def train(
     workers: Distributed,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
-    share: Any | None = None,
+    step_shard: Any | None = None,
     best: EarlyStopping | None = None,
 ) -> int:
     """Trains from the trainer's step to `max_iter`; a resumed run takes the same path.
@@ -84,7 +84,7 @@ def train(
       batches: endless micro-batches (`data.input.pipeline.Batch`) from the trainer's position on.
       evaluate: returns the metrics of the current weights by name; called by all workers.
       meta: flags and versions, stored next to each checkpoint.
-      share: this worker's `StepShard`; None: one micro-batch per worker and step.
+      step_shard: this worker's `StepShard`; None: one micro-batch per worker and step.
       best: keeps the best evaluated checkpoint, and may stop the run early.
 
     Returns:
@@ -97,7 +97,7 @@ def train(
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
     # Horovod: rank 0 of an elastic job may be another process now.
     resume.claim(checkpoints.model_dir, options.log_dir, workers)
-    count, total = (share.count, share.total) if share else (1, workers.size)
+    count, total = (step_shard.count, step_shard.total) if step_shard else (1, workers.size)
     step = int(trainer.global_step.numpy())
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
     writer = MetricWriter(options.log_dir if workers.rank == 0 else None, step, was_evaluated)

@@ -151,7 +151,7 @@ def test_what_systems_leave_is_no_class_and_no_image(tmp_path, capsys, left: lis
     assert all(Path(path).parts[0] in printed for path in left if "/" not in path)
 
 
-def test_files_that_are_no_images_are_told(tmp_path, capsys) -> None:
+def test_files_that_are_no_images_are_reported(tmp_path, capsys) -> None:
     others = ("cat/1.heic", "dog/notes.txt", "1.jpg")
     made(lay(tmp_path / "images", *CLASSES, *others), tmp_path / "lists")
     assert (
@@ -177,7 +177,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, capsys) -> None:
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid"), ("train",)])
 def test_given_splits_are_kept(tmp_path, names: tuple[str, ...]) -> None:
     images = lay(tmp_path / "images", *(f"{name}/{image}" for name in names for image in CLASSES))
-    found = made(images, tmp_path / "lists", "--val_share", "0.3", "--test_share", "0.3")
+    found = made(images, tmp_path / "lists", "--val_fraction", "0.3", "--test_share", "0.3")
     assert (tmp_path / "lists/dictionary.txt").read_text() == "0\tcat\n1\tdog\n"
     for split, name in zip(own_data.SPLITS, names, strict=False):
         if split != "train":

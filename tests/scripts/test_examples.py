@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*ROOT.glob("example/*.sh"), *ROOT.glob("data/*.sh")])
 SCRIPTS = [path for path in SCRIPTS if path.read_bytes().startswith(b"#!")]  # not sourced
 JOBS = ("train_distributed.sh", "mpirun_train.sh", "install_horovod.sh")
-TELLS = '#!/bin/sh\necho "in $PWD: $*"\n'
+PRINTS = '#!/bin/sh\necho "in $PWD: $*"\n'
 NEEDED = {"IDS": "ids.csv", "ARCHIVES": "a.tar", "IMAGENET": "imagenet"}
 
 
@@ -64,7 +64,7 @@ def test_a_linked_script_works_in_the_callers_folder(project, tmp_path, path):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("python", "mpirun"):
-        (tools / name).write_text(TELLS)
+        (tools / name).write_text(PRINTS)
         (tools / name).chmod(0o755)
     with (project / "example" / "environment.sh").open("a") as file:
         file.write(f'prepare_environment() {{ export PATH="{tools}:$PATH"; }}\n')

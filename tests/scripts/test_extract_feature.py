@@ -183,7 +183,7 @@ def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatc
 
 
 def places(batch, values):
-    """Rows that tell which images shared a batch, as a network's rounding does."""
+    """Rows that show which images shared a batch, as a network's rounding does."""
     numbers = [[place, len(batch.images)] for place in range(len(batch.images))]
     return describe(batch, np.array(numbers, np.float32))
 

@@ -85,7 +85,7 @@ def test_finetuning_starts_from_the_pretrained_weights_but_not_the_logits(
         f"--val_dir={single}",
     )
     command[1] = str(ROOT / "finetune.py")
-    command.remove("--resnet_size=14")  # the checkpoint tells
+    command.remove("--resnet_size=14")  # the checkpoint says
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "top_1 " in done.stderr

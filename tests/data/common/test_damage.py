@@ -410,7 +410,7 @@ FORMS = {
 
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("name", FORMS)
-def test_a_document_with_impossible_content_is_told(name, sealed, tmp_path):
+def test_a_document_with_impossible_content_is_an_error(name, sealed, tmp_path):
     built = build(name, tmp_path)
     form, place = FORMS[name]
     source = json.loads((built.folder / built.file).read_text())

@@ -114,7 +114,7 @@ def test_line_plots_are_inline_svg_with_the_names_as_text():
     assert svg.startswith("<svg")
     for name in ("a &amp; b", "_$x$ 猫", "recall", "precision"):
         assert f">{name}</text>" in svg
-    assert len(svg) < 50_000  # points that nobody could tell apart are left out
+    assert len(svg) < 50_000  # points that look the same are left out
 
 
 def test_reports_without_matplotlib_say_how_to_get_plots(monkeypatch):

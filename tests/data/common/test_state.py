@@ -127,7 +127,7 @@ def test_old_documents_are_checked_by_their_schema(tmp_path, change, problem):
         read(tmp_path / "x.json")
 
 
-def test_names_that_leave_the_folder_are_told():
+def test_names_that_leave_the_folder_are_refused():
     outside = [
         "",
         ".",
@@ -164,7 +164,7 @@ def test_a_log_notices_lines_that_are_altered_lost_repeated_or_displaced():
             read_back(wrong)
 
 
-def test_a_folder_in_place_of_a_document_is_told(tmp_path):
+def test_a_folder_in_place_of_a_document_is_an_error(tmp_path):
     os.mkdir(tmp_path / "x.json")
     with pytest.raises(state.StateError, match=r"x\.json cannot be read"):
         read(tmp_path / "x.json")

@@ -289,7 +289,7 @@ def test_short_side_makes_jpegs(web, tmp_path) -> None:
 
 
 def test_shards(web, tmp_path, capsys) -> None:
-    """Records in the order of the list, with its tags; a retry adds what it gets to its shard."""
+    """Records in the order of the list, with its labels; a retry adds what it gets to its shard."""
     kinds = ["ok", "broken_once", "gone", "ok", "ok", "broken_once", "ok"]
     urls = [web.url(f"{kind}/{n}.jpg") for n, kind in enumerate(kinds)]
     url_list = write_list(tmp_path / "urls.txt", urls)
@@ -361,15 +361,15 @@ def test_mpi_ranks_give_what_one_process_gives(web, tmp_path) -> None:
 
 
 def test_by_id(web, tmp_path) -> None:
-    ids, tags = tmp_path / "ids.csv", tmp_path / "tags.txt"
+    ids, labels = tmp_path / "ids.csv", tmp_path / "labels.txt"
     ids.write_text(
         "ImageID,Subset,OriginalURL\n00000000000000a1,train,http://gone.example/1.jpg\n"
         "00000000000000b2,train,http://gone.example/2.jpg\n"
     )
-    tags.write_text("https://gone.example/2.jpg\t3:1\t5:0.9\n")
+    labels.write_text("https://gone.example/2.jpg\t3:1\t5:0.9\n")
     save_dir = tmp_path / "images"
     template = web.url("ok/{subset}/{id}.jpg")
-    arguments = ["--image_ids", ids, "--annotations", tags, "--save_dir", save_dir]
+    arguments = ["--image_ids", ids, "--annotations", labels, "--save_dir", save_dir]
     assert run(*arguments, "--url_template", template) == 0
     assert list(read_rows(save_dir / "im_list.txt")) == [
         Row("00000000000000b2.jpg", (3, 5), (1.0, 0.9))

@@ -142,27 +142,27 @@ CSV = """ImageID,Subset,OriginalURL,Title
 
 
 def test_ids_are_joined_by_original_url_and_by_id(tmp_path) -> None:
-    ids, tags, joined = tmp_path / "ids.csv", tmp_path / "tags.txt", tmp_path / "joined.txt"
+    ids, labels, joined = tmp_path / "ids.csv", tmp_path / "labels.txt", tmp_path / "joined.txt"
     ids.write_text(CSV)
-    tags.write_text(
+    labels.write_text(
         "https://c4.staticflickr.com/8/7239/6997334729_e5fb3938b1_o.jpg\t3:1\t5:0.9\n"
         "https://x.org/b.jpg\t4:1\nhttps://x.org/unused.jpg\t6:1\n"
     )
-    assert join_ids(ids, tags, True, joined) == (2, 1, 3, 0)
+    assert join_ids(ids, labels, True, joined) == (2, 1, 3, 0)
     lines = ["train/00000000000000aa\t3:1\t5:0.9", "validation/00000000000000bb\t4:1"]
     assert joined.read_text().splitlines() == lines
-    tags.write_text("00000000000000cc 8:1\ntrain/00000000000000aa 9:-1\n")
-    assert join_ids(ids, tags, False, joined) == (2, 1, 2, 0)
+    labels.write_text("00000000000000cc 8:1\ntrain/00000000000000aa 9:-1\n")
+    assert join_ids(ids, labels, False, joined) == (2, 1, 2, 0)
     assert joined.read_text().splitlines() == ["00000000000000aa\t9:-1", "00000000000000cc\t8:1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ids.csv",
         "joined.rotations.txt",
         "joined.txt",
-        "tags.txt",
+        "labels.txt",
     ]
 
 
-def test_a_list_of_ids_with_its_own_tags(tmp_path) -> None:
+def test_a_list_of_ids_with_its_own_labels(tmp_path) -> None:
     ids, joined = tmp_path / "ids.txt", tmp_path / "joined.txt"
     ids.write_text("train/00000000000000aa\t3:1\n00000000000000bb\n")
     assert join_ids(ids, None, False, joined) == (2, 0, 0, 0)

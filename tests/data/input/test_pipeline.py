@@ -15,7 +15,7 @@ from data.input import augment, pipeline
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages
 from data.input.pipeline import InputOptions, TrainingInput
-from data.input.sharding import StepOptions, StepShard, step_share
+from data.input.sharding import StepOptions, StepShard, step_shard_of
 from data.tfrecords import records
 from data.tfrecords.examples import encode_example
 from data.tfrecords.record_source import find_files
@@ -65,8 +65,8 @@ def options(data_dir, **values):
 
 def train(data_dir, count, start=0, rank=0, size=1, augmentation=None, accumulate=1, **values):
     given = options(data_dir, **values)
-    share = step_share(StepOptions(given.batch_size, accumulate), Shard(rank, size))
-    source = TrainingInput(given, augmentation or Augmentation(), share)
+    step_shard = step_shard_of(StepOptions(given.batch_size, accumulate), Shard(rank, size))
+    source = TrainingInput(given, augmentation or Augmentation(), step_shard)
     return list(itertools.islice(source.batches(start), count))
 
 
@@ -77,8 +77,8 @@ def numbers(batches):
 @pytest.mark.slow
 def test_three_workers_read_every_record_once_an_epoch(folder):
     steps = 3 * TOTAL // (3 * 5)
-    shares = [train(folder, steps, rank=rank, size=3, batch_size=5) for rank in range(3)]
-    read = [number for step in zip(*shares, strict=True) for number in numbers(step)]
+    step_shards = [train(folder, steps, rank=rank, size=3, batch_size=5) for rank in range(3)]
+    read = [number for step in zip(*step_shards, strict=True) for number in numbers(step)]
     epochs = [read[epoch * TOTAL : (epoch + 1) * TOTAL] for epoch in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(TOTAL))] * 3
     assert epochs[0] != epochs[1] != epochs[2]
@@ -89,8 +89,8 @@ def test_resuming_in_mid_epoch_with_other_workers_misses_and_repeats_nothing(fol
     read = [n for rank in range(2) for n in numbers(train(folder, 3, rank=rank, size=2))]
     start = len(read)
     rest = -(-(TOTAL - start) // 3)
-    shares = [train(folder, rest, start, rank, 3, batch_size=1) for rank in range(3)]
-    after = [number for step in zip(*shares, strict=True) for number in numbers(step)]
+    step_shards = [train(folder, rest, start, rank, 3, batch_size=1) for rank in range(3)]
+    after = [number for step in zip(*step_shards, strict=True) for number in numbers(step)]
     assert sorted(read + after[: TOTAL - start]) == list(range(TOTAL))
 
 
@@ -130,14 +130,14 @@ def test_accumulation_cuts_a_step_into_micro_batches(folder):
 
 
 @pytest.mark.slow
-def test_shares_of_unequal_size_make_the_same_step(folder):
+def test_shards_of_unequal_size_make_the_same_step(folder):
     (whole,) = train(folder, 1, batch_size=12)
-    shares = [StepShard(4, 0, 2, 3), StepShard(4, 2, 1, 3)]
+    step_shards = [StepShard(4, 0, 2, 3), StepShard(4, 2, 1, 3)]
     parts = [
         batch
-        for share in shares
+        for step_shard in step_shards
         for batch in itertools.islice(
-            TrainingInput(options(folder), Augmentation(), share).batches(), share.count
+            TrainingInput(options(folder), Augmentation(), step_shard).batches(), step_shard.count
         )
     ]
     assert numbers(parts) == numbers([whole])

@@ -46,9 +46,9 @@ def _shifted(image: Image.Image, pixels: float) -> Image.Image:
     shifted = np.empty_like(values)
     for x in range(values.shape[1]):
         left = x + pixels
-        low, share = int(np.floor(left)), left - np.floor(left)
+        low, fraction = int(np.floor(left)), left - np.floor(left)
         at = [values[:, i] if 0 <= i < values.shape[1] else np.array(gray) for i in (low, low + 1)]
-        shifted[:, x] = (1 - share) * at[0] + share * at[1]
+        shifted[:, x] = (1 - fraction) * at[0] + fraction * at[1]
     return shifted
 
 

@@ -44,13 +44,13 @@ def run(tmp_path, dictionary, text, *options):
     return {r.image: dict(zip(r.classes, r.confidences, strict=True)) for r in rows}, code
 
 
-TAGS = st.dictionaries(st.integers(0, 6), st.sampled_from([1.0, 0.9, 0.6, 0.0, -1.0]))
+LABELS = st.dictionaries(st.integers(0, 6), st.sampled_from([1.0, 0.9, 0.6, 0.0, -1.0]))
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=3)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(TAGS, min_size=1, max_size=5), st.booleans(), PAIRS)
-def test_implied_tags_are_what_the_rules_say(rows, ancestors, pairs):
+@given(st.lists(LABELS, min_size=1, max_size=5), st.booleans(), PAIRS)
+def test_implied_labels_are_what_the_rules_say(rows, ancestors, pairs):
     text = "".join(
         f"i{r}" + "".join(f"\t{c}:{v}" for c, v in row.items()) + "\n" for r, row in enumerate(rows)
     )
@@ -75,8 +75,8 @@ def by_the_rules(row, ancestors, pairs):
             result[upper] = max(result.get(upper, -1.0), value)
         if value > 0:
             for upper in up(c):
-                for first, tag in pairs:
-                    for added in up(tag) if first == upper else []:
+                for first, label in pairs:
+                    for added in up(label) if first == upper else []:
                         result[added] = max(result.get(added, -1.0), value)
     return result
 
@@ -93,7 +93,7 @@ def test_unknown_masks_its_ancestors_and_zero_implies_nothing(tmp_path, dictiona
     assert rows == {"a": {3: -1, 2: -1, 0: -1, 5: 0}, "b": {3: -1, 2: -1, 4: 0.8, 0: 0.8}}
 
 
-def test_tags_outside_the_vocabulary_are_dropped_and_counted(tmp_path, dictionary, capsys):
+def test_labels_outside_the_vocabulary_are_dropped_and_counted(tmp_path, dictionary, capsys):
     rows, code = run(tmp_path, dictionary, "a\t2:1\t7:1\t900:1\nb\t8:1\nc\t1\n")
     assert (rows, code) == ({"a": {2: 1}, "c": {1: 1}}, 0)
     report = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_indices_of_another_dictionary(tmp_path, dictionary):
     assert (rows, code) == ({"a": {5: 0.5}, "b": {3: 0.9}}, 0)
 
 
-def test_ids_as_tags(tmp_path, dictionary, capsys):
+def test_ids_as_labels(tmp_path, dictionary, capsys):
     (tmp_path / "synonyms.txt").write_text("/m/0cgh4\tn4\n\n/m/x:y\t6\n")
     text = "a.jpg\tn2:0.5\t/m/0cgh4\tn77:1\r\nb.jpg /m/x:y:0.25\n\n"
     options = ["--tags", "id", "--synonyms", tmp_path / "synonyms.txt"]
@@ -171,14 +171,14 @@ def test_nothing_is_left_of_a_failed_run(tmp_path, dictionary, monkeypatch):
 
 
 def test_remap_merges_and_drops():
-    tags = remap(parse_block(b"a\t0:1\t1:0.5\nb\t2:1\n").labels, np.array([4, 4, -1], np.int32))
-    assert tags.offsets.tolist() == [0, 2, 2]
-    assert tags.classes.tolist() == [4, 4]
-    merged = expand(tags, Expansion.of(HIERARCHY, ancestors=False))
+    labels = remap(parse_block(b"a\t0:1\t1:0.5\nb\t2:1\n").labels, np.array([4, 4, -1], np.int32))
+    assert labels.offsets.tolist() == [0, 2, 2]
+    assert labels.classes.tolist() == [4, 4]
+    merged = expand(labels, Expansion.of(HIERARCHY, ancestors=False))
     assert (merged.classes.tolist(), merged.confidences.tolist()) == ([4], [1.0])
 
 
-# Co-occurrence: four images of class 3, of which the model sees tag 5 in three, and tag 4 in two.
+# Co-occurrence: four images of class 3, of which the model sees 5 in three, and 4 in two.
 LIST = "x/a\t3:1\nx/b\t3:1\nc\t6:0.5\nd\t3:1\t5:0\ne\t1:1\n"
 PREDICTIONS = """\
 +++ the predictions of images/x/a is:
@@ -217,7 +217,7 @@ def test_cooccurrence_counted_and_added(tmp_path, dictionary, predictions):
     assert code == 0
     matrix = Cooccurrence.read(saved, 7)
     table = zip(*(x.tolist() for x in matrix), strict=True)
-    assert {(c, tag): (both, images) for c, tag, both, images in table} == {
+    assert {(c, label): (both, images) for c, label, both, images in table} == {
         (0, 2): (1, 4), (0, 4): (2, 4), (0, 5): (3, 4),
         (2, 2): (1, 4), (2, 4): (2, 4), (2, 5): (3, 4),
         (3, 2): (1, 4), (3, 4): (2, 4), (3, 5): (3, 4),
@@ -225,7 +225,7 @@ def test_cooccurrence_counted_and_added(tmp_path, dictionary, predictions):
     }  # fmt: skip
     assert "3\t5\t0.750000\t3\t4\n" in saved.read_text()
     # 5 (and its ancestor 1) goes with 3 and 6; 4 with half of 3's images, which is not above 0.5;
-    # 2 is an ancestor of 6; a tag that the list denies (5:0 of d) is overruled as by any child.
+    # 2 is an ancestor of 6; a label that the list denies (5:0 of d) is overruled as by any child.
     assert rows["c"] == {6: 0.5, 3: 0.5, 2: 0.5, 0: 0.5, 5: 0.5, 1: 0.5}
     assert rows["x/a"] == rows["d"] == {3: 1, 2: 1, 0: 1, 5: 1, 1: 1}
     assert rows["e"] == {1: 1}

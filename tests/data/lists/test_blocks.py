@@ -19,20 +19,20 @@ CLASS = st.sampled_from(["0", "7", "007", "12345", "99999999", "100000000", "214
 VALUE = st.sampled_from(
     ["1", "0.9", "-1", ".5", "1e-3", "0.12345678901", "1.0", "", "2", "nan", "x", "0.5.5", "-0.5"]
 ) | st.floats(0, 1).map(repr)
-TAG = (
+LABEL = (
     st.builds("{}:{}".format, CLASS, VALUE)
     | CLASS
     | st.sampled_from(["", ":", ":1", "a:1", "1:1:1"])
 )
 BLANK = st.sampled_from(["\t", "\t", "\t", " ", "  ", "\t\t", " \t"])
 LINE = st.builds(
-    lambda name, tags, end: name + "".join(blank + tag for blank, tag in tags) + end,
+    lambda name, labels, end: name + "".join(blank + label for blank, label in labels) + end,
     NAME | st.just(""),
-    st.lists(st.tuples(BLANK, TAG), max_size=4),
+    st.lists(st.tuples(BLANK, LABEL), max_size=4),
     st.sampled_from(["\n", "\n", "\r\n", "\t\n", " \n"]),
 )
 PLAIN_LINE = st.builds(
-    lambda name, tags: f"{name}\t" + "\t".join(f"{c}:{v}" for c, v in tags) + "\n",
+    lambda name, labels: f"{name}\t" + "\t".join(f"{c}:{v}" for c, v in labels) + "\n",
     st.sampled_from(["a.jpg", "http://b:80/c.jpg"]),
     st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["1", "0.9", "-1"])), min_size=1),
 )
@@ -78,10 +78,10 @@ def test_formatted_blocks_are_formatted_rows(lines, data):
     block = blocks.parse_block("".join(lines).encode())
     counts = data.draw(st.lists(st.integers(0, 3), min_size=len(block), max_size=len(block)))
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-    tags = st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([1.0, 0.5, -1.0, 0.123456789]))
-    tags = data.draw(st.lists(tags, min_size=sum(counts), max_size=sum(counts)))
-    classes = np.array([c for c, _ in tags], np.int32)
-    confidences = np.array([v for _, v in tags], float)
+    labels = st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([1.0, 0.5, -1.0, 0.123456789]))
+    labels = data.draw(st.lists(labels, min_size=sum(counts), max_size=sum(counts)))
+    classes = np.array([c for c, _ in labels], np.int32)
+    confidences = np.array([v for _, v in labels], float)
     expected = [
         format_row(Row(block.names[r], tuple(classes[a:b]), tuple(confidences[a:b])))
         for r, (a, b) in enumerate(pairwise(offsets))

@@ -30,7 +30,7 @@ URL = "https://c4.staticflickr.com/8/7239/6997334729_e5fb3938b1_o.jpg"
         ("my cat.jpg\t3:1", Row("my cat.jpg", (3,), (1.0,))),
         ("my cat.jpg\t", Row("my cat.jpg", (), ())),
         ("猫 の写真.jpg\t3:1", Row("猫 の写真.jpg", (3,), (1.0,))),
-        # Blanks and tabs mixed in one row: a tag does not become a part of the name.
+        # Blanks and tabs mixed in one row: a label does not become a part of the name.
         ("a.jpg  3:1 4:0.5\t5:1", Row("a.jpg", (3, 4, 5), (1.0, 0.5, 1.0))),
         ("  a.jpg 3:1", Row("a.jpg", (3,), (1.0,))),
     ],
@@ -64,7 +64,7 @@ def test_refused(line: str, reason: str) -> None:
 
 
 def test_repeated_class_last_confidence_wins() -> None:
-    # The released code wrote the tags of a row into a dense vector one after the other.
+    # The released code wrote the labels of a row into a dense vector one after the other.
     assert parse_row("a.jpg 3:1 4:1 3:0.6 3:0.7") == Row("a.jpg", (3, 4), (0.7, 1.0), repeated=2)
 
 
@@ -117,7 +117,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filt
 )
 CONFIDENCES = st.one_of(st.just(-1.0), st.floats(0.0, 1.0))
 ROWS = st.builds(
-    lambda image, tags: Row(image, tuple(tags), tuple(tags.values())),
+    lambda image, labels: Row(image, tuple(labels), tuple(labels.values())),
     NAMES,
     st.dictionaries(st.integers(0, 11165), CONFIDENCES, max_size=12),
 )

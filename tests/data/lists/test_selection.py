@@ -107,8 +107,8 @@ def test_sources_by_name(name, source):
 
 
 def test_a_row_is_an_example_of_its_most_specific_classes():
-    tags = parse_block(b"a\t0:1\t2:1\t6:1\t4:1\nb\t1:1\nc\nd\t3:1\t2:1\t5:1\n").labels
-    specific = selection.most_specific(tags, HIERARCHY)
+    labels = parse_block(b"a\t0:1\t2:1\t6:1\t4:1\nb\t1:1\nc\nd\t3:1\t2:1\t5:1\n").labels
+    specific = selection.most_specific(labels, HIERARCHY)
     assert specific.offsets.tolist() == [0, 2, 3, 3, 5]
     assert specific.classes.tolist() == [6, 4, 1, 3, 5]
 
@@ -128,8 +128,8 @@ def made_list(rows=600, seed=3):
 
 
 def specific_counts(tmp_path):
-    tags = parse_block((tmp_path / "out.txt").read_bytes()).labels
-    return Counter(selection.most_specific(tags, HIERARCHY).classes.tolist())
+    labels = parse_block((tmp_path / "out.txt").read_bytes()).labels
+    return Counter(selection.most_specific(labels, HIERARCHY).classes.tolist())
 
 
 def test_at_most_k_images_of_each_specific_class(tmp_path, dictionary):
@@ -176,7 +176,7 @@ def rows_of(classes):
     st.integers(0, 80),
     st.integers(0, 99),
 )
-def test_stratified_shares_differ_by_less_than_one_image(classes, count, seed):
+def test_stratified_fractions_differ_by_less_than_one_image(classes, count, seed):
     rows = rows_of(classes)
     taken = selection.stratified(rows, count, seed)
     assert len(set(taken.tolist())) == len(taken) == min(count, len(classes))

@@ -15,7 +15,7 @@ from launching import Stage, executable
 from data import tfrecord
 from data.common.sharding import Shard
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-from data.input.sharding import shard_step
+from data.input.sharding import cut_step
 from data.tfrecords.examples import encode_example
 from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint
@@ -206,13 +206,15 @@ def records_by_position(
     """What all workers read in their steps: position -> record."""
     found = {}
     for rank in range(workers):
-        share = shard_step(6, 2, Shard(rank, workers))
-        batches = TrainingInput(options, Augmentation(), share).batches(start)
+        step_shard = cut_step(6, 2, Shard(rank, workers))
+        batches = TrainingInput(options, Augmentation(), step_shard).batches(start)
         for step in range(steps):
-            first = start + step * share.global_batch + share.first * share.micro_batch
-            for i in range(share.count):
+            first = (
+                start + step * step_shard.global_batch + step_shard.first * step_shard.micro_batch
+            )
+            for i in range(step_shard.count):
                 for j, record in enumerate(next(batches).label_index[:, 0].numpy().tolist()):
-                    position = first + i * share.micro_batch + j
+                    position = first + i * step_shard.micro_batch + j
                     assert position not in found
                     found[position] = record
     return found

@@ -11,7 +11,7 @@ from launching import Stage
 
 from data.common.errors import UserError
 from data.common.sharding import Shard
-from data.input.sharding import StepOptions, arithmetic, shard_step, step_share
+from data.input.sharding import StepOptions, arithmetic, cut_step, step_shard_of
 from models.distributed.base import SingleProcess
 from models.training.metric_writer import reported
 
@@ -125,30 +125,32 @@ def test_a_quick_block_is_not_reported(caplog) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 12])
 @pytest.mark.parametrize("largest", [1, 4, 5, 12])
-def test_shares_make_up_the_step(size, largest) -> None:
-    shares = [shard_step(12, largest, Shard(rank, size)) for rank in range(size)]
-    assert {share.global_batch for share in shares} == {12}
-    assert all(share.micro_batch <= largest and share.count >= 1 for share in shares)
-    taken = [share.first + i for share in shares for i in range(share.count)]
-    assert taken == list(range(shares[0].total))
+def test_shards_make_up_the_step(size, largest) -> None:
+    step_shards = [cut_step(12, largest, Shard(rank, size)) for rank in range(size)]
+    assert {step_shard.global_batch for step_shard in step_shards} == {12}
+    assert all(
+        step_shard.micro_batch <= largest and step_shard.count >= 1 for step_shard in step_shards
+    )
+    taken = [step_shard.first + i for step_shard in step_shards for i in range(step_shard.count)]
+    assert taken == list(range(step_shards[0].total))
 
 
 def test_flags_of_a_step() -> None:
-    assert step_share(StepOptions(8, 2), Shard(1, 3)) == (8, 2, 2, 6)
-    assert step_share(StepOptions(8, 1, 48), Shard(1, 3)) == (8, 2, 2, 6)
+    assert step_shard_of(StepOptions(8, 2), Shard(1, 3)) == (8, 2, 2, 6)
+    assert step_shard_of(StepOptions(8, 1, 48), Shard(1, 3)) == (8, 2, 2, 6)
     with pytest.raises(UserError, match="needs --global_batch"):
-        step_share(StepOptions(8), Shard(0, 2), elastic=True)
+        step_shard_of(StepOptions(8), Shard(0, 2), elastic=True)
     with pytest.raises(UserError, match="leave out --accumulate_steps"):
-        step_share(StepOptions(8, 2, 48), Shard(0, 2))
+        step_shard_of(StepOptions(8, 2, 48), Shard(0, 2))
     with pytest.raises(UserError, match="3 micro-batches in step"):
-        step_share(StepOptions(4, 1, 12), Shard(0, 2), in_step=True)
+        step_shard_of(StepOptions(4, 1, 12), Shard(0, 2), in_step=True)
     with pytest.raises(UserError, match="5 workers cannot share --global_batch=4"):
-        step_share(StepOptions(4, 1, 4), Shard(0, 5))
+        step_shard_of(StepOptions(4, 1, 4), Shard(0, 5))
 
 
-def test_the_arithmetic_is_told() -> None:
-    share = step_share(StepOptions(32, 1, 4096), Shard(0, 128))
-    assert arithmetic(share, 128, 17_609_752, 257_958) == (
+def test_the_arithmetic_is_logged() -> None:
+    step_shard = step_shard_of(StepOptions(32, 1, 4096), Shard(0, 128))
+    assert arithmetic(step_shard, 128, 17_609_752, 257_958) == (
         "128 worker(s) do 128 micro-batch(es) of 32 images = 4096 images per step; "
         "17609752 records, 4299.3 steps per epoch, 257958 steps = 60.00 epochs"
     )

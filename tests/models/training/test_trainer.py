@@ -252,8 +252,8 @@ def test_mixup_blends_images_and_labels_alike() -> None:
                 dense[row, c] += v
     np.testing.assert_allclose(dense.sum(axis=1), 1.0, rtol=1e-6)
     own = one.label_index.numpy()[:, 0]
-    share = min(s for s in (dense[r, own[r]] for r in range(BATCH)) if s < 1)
-    blend = share * one.images + (1 - share) * one.images[::-1]
+    fraction = min(s for s in (dense[r, own[r]] for r in range(BATCH)) if s < 1)
+    blend = fraction * one.images + (1 - fraction) * one.images[::-1]
     np.testing.assert_allclose(mixed.numpy(), blend.numpy(), atol=1e-5)
 
 
