@@ -1,6 +1,6 @@
 """Rows of a result in finished shards, so that a killed run continues.
 
-The folder `<result>.partial` has a file of rows for every two seconds of work, named by the number
+The folder `<result>.partial` has a file of rows for every ten seconds of work, named by the number
 of its first image, and its report. Shards begin and end at whole batches, so that any number of
 processes may continue. When no image is left, the rows are joined, and the folder goes.
 """
@@ -21,7 +21,7 @@ from data.common.errors import UserError
 from data.common.files import atomic_write, sha256
 from data.common.finished import Reports
 
-SHARD_SECONDS = 2.0
+SHARD_SECONDS = 10.0
 """At most so much work is lost to a kill."""
 
 _FORM = "result shard"

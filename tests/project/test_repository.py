@@ -214,6 +214,7 @@ REPLACED_WORDS = {
     "grey": "gray",
     "head_rate": "head_lr_mult",
     "labelled": "labeled",
+    "licence": "license",
     "mend": "fix",
     "misspelt": "misspelled",
     "neighbour": "neighbor",
