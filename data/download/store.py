@@ -29,7 +29,7 @@ from data.download.manifest import OK, PENDING, Entry, Manifest, is_whole
 from data.download.names import Naming
 from data.lists.rows import Row
 from data.tfrecords.conversion import suffix_in
-from data.tfrecords.examples import decode_example, encode_example
+from data.tfrecords.examples import decode_example, encode_example, positives_of
 from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
 from data.tfrecords.records import RecordError, read_records
 
@@ -257,7 +257,8 @@ class ShardMaker:
                 image = data, file, found.width, found.height
                 given = row.classes, row.confidences
                 example = encode_example(options.kind, *image, *given, options.class_num)
-                writer.add(example, len(data), is_kept=self._manifest.codes[number] == OK)
+                is_kept = self._manifest.codes[number] == OK
+                writer.add(example, positives_of(options.kind, *given), len(data), is_kept)
         source = hashlib.sha256(repr((options, first, list(rows))).encode()).hexdigest()[:32]
         return writer.report(source)
 

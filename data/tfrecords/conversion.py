@@ -21,7 +21,7 @@ from data.common.parallel import ordered_map
 from data.common.processes import ProcessGroup
 from data.common.progress import Progress
 from data.lists.rows import ListError, Row, parse_row
-from data.tfrecords.examples import encode_example
+from data.tfrecords.examples import encode_example, positives_of
 from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
 from data.tfrecords.records import RecordError
 
@@ -183,7 +183,8 @@ class ShardJob:
                 except _RowError as error:
                     bad.append((where, error.image, error.kind, error.reason))
                     continue
-                writer.add(example, len(jpeg.data), is_kept=jpeg.data is original)
+                positives = positives_of(self.options.kind, row.classes, row.confidences)
+                writer.add(example, positives, len(jpeg.data), is_kept=jpeg.data is original)
         ShardFolder(self.options.output).add(writer.report(self.source(shard), bad))
 
     def _image(self, row: Row) -> tuple[bytes, Jpeg]:

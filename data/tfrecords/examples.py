@@ -182,6 +182,18 @@ def decode_labels(
     return classes, vector[classes]
 
 
+def positives_of(kind: str, classes: Sequence[int], confidences: Sequence[float]) -> list[int]:
+    """What `positive_classes` finds in the example that `encode_example` makes of these labels.
+
+    Decoding it would cost a conversion a tenth of its time, for the image is copied.
+    """
+    if kind == "single":
+        return list(classes)
+    # As they are stored: the least of confidences are 0 in float32.
+    values = np.asarray(confidences, np.float32)
+    return [label for label, value in zip(classes, values, strict=True) if value > 0]
+
+
 def positive_classes(payload: bytes) -> list[int]:
     """The classes with a label above 0 of a serialized example.
 

@@ -80,16 +80,19 @@ class ShardWriter(RecordWriter):
         self._kept = self._image_bytes = 0
         self._labels: Counter[int] = Counter()
 
-    def add(self, example: bytes, image_bytes: int, is_kept: bool) -> None:
+    def add(
+        self, example: bytes, positives: Sequence[int], image_bytes: int, is_kept: bool
+    ) -> None:
         """Appends an image.
 
         Args:
             example: of `encode_example`.
+            positives: the classes with a label above 0 in it, see `positives_of`.
             image_bytes: the size of the encoded image in it.
             is_kept: the image is as it was found, byte for byte.
         """
         self.write(example)
-        self._labels.update(positive_classes(example))
+        self._labels.update(positives)
         self._image_bytes += image_bytes
         self._kept += is_kept
 

@@ -89,6 +89,7 @@ def test_positive_labels_are_those_that_are_stored(kind, confidence):
     confidences = [confidence, 1.0][: len(classes)]
     payload = encode_example(kind, b"", "a", 1, 1, classes, confidences, CLASS_NUM)
     found = examples.positive_classes(payload)
+    assert sorted(found) == sorted(examples.positives_of(kind, classes, confidences))
     assert (3 in found) == (kind == "single" or confidence in (1.0, 0.25))
     assert (0 in found) == (kind != "single")
 
