@@ -111,17 +111,19 @@ def _wrong_sums(prefix: Path) -> Iterator[str]:
 
 def _report(path: str | Path) -> int:
     """Prints what is found; 1 for an unsound checkpoint."""
+    wrong: list[str] = []
     try:
         prefix = checkpoint.find(path)
-        wrong = list(problems(prefix, Path(prefix).name))
+        wrong.extend(problems(prefix, Path(prefix).name))  # keeps what comes before an error
         summary = checkpoint_report.summary(checkpoint.read(prefix))
+        print(f"{'BAD ' if wrong else 'ok  '} {prefix}: {summary}")
+        unsound = bool(wrong)
     except (CheckpointError, OSError) as error:
         print(f"BAD  {path}: {error}")
-        return 1
-    print(f"{'BAD ' if wrong else 'ok  '} {prefix}: {summary}")
+        unsound = True
     for line in wrong:
         print(f"     {line}")
-    return 1 if wrong else 0
+    return int(unsound)
 
 
 if __name__ == "__main__":

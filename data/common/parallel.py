@@ -156,8 +156,10 @@ def _begin(ours: Connection, theirs: Connection, target: Callable, arguments: tu
 
 def _work(connection: Connection, function: Callable) -> None:
     """The life of a worker process: until SIGTERM, or until the parent is gone."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it is writing is cleared away
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What it is writing is cleared away. Not before the thread is there: its start waits for a
+    # lock, which an exception at that moment would break.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with suppress(EOFError, ConnectionError):
         while True:
             connection.send(_outcome(function, connection.recv()))

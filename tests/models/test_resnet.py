@@ -265,7 +265,7 @@ assert_all_close(step(thin(), images()), step(thin(data_format="NCHW"), images()
 
 # The allocator gives nothing back: what spares memory must come first.
 PEAKS = """
-from benchmarks.measuring import memory_bytes
+from benchmarks.harness import memory_bytes
 from test_resnet import images, step, thin
 for options in {"recompute": True}, {}:
     step(thin(**options), images(96, 224))
