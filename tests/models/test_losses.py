@@ -116,6 +116,7 @@ def test_negative_draw_is_a_function_of_seed_and_step():
     np.testing.assert_array_equal(np.flatnonzero(draws[0])[:5], [2, 4, 15, 16, 47])
 
 
+@pytest.mark.slow
 def test_thirty_batches_equal_numpy():
     rng = np.random.default_rng(0)
     options = dataclasses.replace(RECIPE, neg_select=0.3)

@@ -188,6 +188,7 @@ def test_lower_precision_is_near_float32(sixteen_bit_units, dtype, tolerance):
         assert sixteen_bit_units == (error > 0)
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm_alone_is_the_fused_one():
     fused, synchronized = thin(), thin(reduce_moments=lambda moments: moments)
     found, expected = step(synchronized, images(4)), step(fused, images(4))
@@ -205,6 +206,7 @@ def test_synchronized_batch_norm_counts_all_workers():
     assert_all_close(values(one), values(worker), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, "autoclustering"])
 def test_recomputation_changes_neither_gradients_nor_statistics(jit):
     tf.config.optimizer.set_jit(jit)

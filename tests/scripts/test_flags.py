@@ -127,6 +127,7 @@ def test_a_former_name_of_a_flag_sets_it(former, name):
         assert flags.FLAGS[name].value == 0.25 and flags.FLAGS[name].present
 
 
+@pytest.mark.slow
 def test_finetuning_starts_with_its_own_defaults(call_script, capsys):
     """Nothing but the data is missing."""
     assert call_script("finetune.py") == 1

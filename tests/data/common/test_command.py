@@ -46,6 +46,7 @@ def test_names_and_text_are_utf8_in_any_locale(tmp_path, variables):
     assert f"{folder / 'Liste.txt'}:2\tößt\t" in bad
 
 
+@pytest.mark.slow
 def test_flags_are_utf8_in_any_locale(tmp_path):
     mistake = f"--flagfile={tmp_path}/größe.txt"
     (tmp_path / "größe.txt").write_text("--größe=1\n", encoding="utf-8")

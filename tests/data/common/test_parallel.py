@@ -32,6 +32,7 @@ def test_results_come_in_order(processes):
     assert list(ordered_map(square, [], processes)) == []
 
 
+@pytest.mark.slow
 def test_work_is_taken_as_it_is_done():
     taken = []
 

@@ -64,6 +64,7 @@ def test_flickr_name_joins_hosts_and_schemes() -> None:
     assert flickr_name("http://x.org/6997334729_e5fb3938b1_o.jpg") is None
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1), st.booleans())
 def test_any_text_gives_a_safe_name(text: str, in_folders: bool) -> None:
     for image in (text, f"http://x.org/{text}", f"http://c1.staticflickr.com/{text}"):

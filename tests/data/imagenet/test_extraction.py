@@ -339,6 +339,7 @@ def test_a_folder_of_nothing(tmp_path, capsys):
     assert "folder: no images of ImageNet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_processes_and_a_kill_change_nothing(tmp_path):
     count = 60
     numbers = range(40)

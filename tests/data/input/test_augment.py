@@ -95,6 +95,7 @@ def assert_close(ours, theirs, except_fraction=0.0):
     assert difference[close].mean() < 5e-5  # another pixel moves the mean that contrast keeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(230, 320), (64, 64), (33, 50), (200, 7), (1, 1)])
 def test_resizing_is_that_of_tf_image(shape):
     image = np.ascontiguousarray(FLOWER[: shape[0], : shape[1]])
@@ -174,6 +175,7 @@ def test_parameters_fill_the_ranges_of_the_specification():
         assert high - edge < params[name].max() <= np.float32(high)
 
 
+@pytest.mark.slow
 def test_pixels_are_pinned():
     """Exact resumes and released recipes rely on them, whatever is added."""
     contents, seeds = tf.fill([1], encoded()), np.array([[1234, 5]])
@@ -183,6 +185,7 @@ def test_pixels_are_pinned():
     np.testing.assert_allclose(means, MEANS, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("area_min", "least_aspect"), [(0.7, 0.97), (0.05, 0.75)])
 def test_crops_keep_to_area_and_aspect(area_min, least_aspect):
     contents, options = encoded(), Augmentation(area_min=area_min)
@@ -213,6 +216,7 @@ def test_crops_of_other_formats_are_those_of_jpeg():
     assert np.abs(jpeg.numpy().astype(int) - png.numpy()).mean() < 5
 
 
+@pytest.mark.slow
 def test_probabilities_of_nought_leave_crop_and_size_alone():
     options = Augmentation(area_min=1, aspect_max=9, flip_probability=0, rotate_probability=0)
     options = dataclasses.replace(options, color_probability=0)

@@ -102,6 +102,7 @@ def test_a_restart_gives_the_same_batches(folder):
             np.testing.assert_array_equal(part, part_again)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_the_number_of_workers(folder):
     alone = np.concatenate([batch.images for batch in train(folder, 2)])
     shared = [train(folder, 2, rank=rank, size=2, batch_size=2) for rank in range(2)]

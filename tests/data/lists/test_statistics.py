@@ -93,6 +93,7 @@ def test_csv_files(tmp_path, dictionary):
     ]
 
 
+@pytest.mark.slow
 def test_plots_are_images_with_something_on_them(tmp_path, dictionary):
     run(tmp_path, dictionary, GOOD, "--output", tmp_path / "out", val=GOOD)
     for name in ("images_per_class.png", "tags_per_image.png"):

@@ -300,6 +300,7 @@ def test_any_number_of_workers_writes_the_same_files(source):
     assert content(source / "three") == content(source / "parts") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_mpi_ranks_write_the_same_files(source, ranks):
     convert(source, "--shard_size", 1, output="one")

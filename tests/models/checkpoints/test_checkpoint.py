@@ -54,6 +54,7 @@ def tf1_restore(prefix: str, shapes: dict[str, tuple], dtypes: dict) -> dict[str
         return session.run(variables)
 
 
+@pytest.mark.slow
 def test_a_tf1_saver_loads_ours_with_equal_bytes(tmp_path):
     tensors = training_tensors(step=35_200)
     prefix = checkpoint.save(tmp_path / "ours", tensors, {})

@@ -39,6 +39,7 @@ def photos(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width", "ten"), [(50, 16, False), (14, 8, True)])
 def test_photographs_give_the_features_of_an_independent_numpy_computation(
     tmp_path, photos, depth, width, ten

@@ -161,6 +161,7 @@ def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
     assert not second.observe({"mAP": 0.1})
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(tmp_path) -> None:
     wrong, right = (
         EarlyStopping(name, 0, CheckpointFolder(tmp_path / "best")) for name in ("mAQ", "mAP")
@@ -216,6 +217,7 @@ def test_all_workers_stop_for_a_signal_that_one_of_them_received(number: int) ->
     assert (loss, stop) == (1.0, number)
 
 
+@pytest.mark.slow
 def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> None:
     trainer = trainer_of(Objective("softmax", label_smoothing=0.0), tf.float16)
     before, scale = weights(trainer), float(trainer.loss_scale)
@@ -227,6 +229,7 @@ def test_float16_halves_its_loss_scale_on_overflow_and_leaves_the_weights() -> N
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_float16_steps_like_float32_and_raises_its_loss_scale_when_due() -> None:
     softmax = Objective("softmax", label_smoothing=0.0)
     half, single = trainer_of(softmax, tf.float16), trainer_of(softmax)
@@ -257,6 +260,7 @@ def test_mixup_blends_images_and_labels_alike() -> None:
     np.testing.assert_allclose(mixed.numpy(), blend.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_takes_the_place_of_the_weights_and_leaves_it_again() -> None:
     trainer = trainer_of(average=0.5)
     trainer.step([batch(0)], 0.1)
