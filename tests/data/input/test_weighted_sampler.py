@@ -3,7 +3,7 @@
 import numpy as np
 
 from data.input.sampler import (
-    DRAWN_TOGETHER,
+    BLOCK,
     WeightedSampler,
     describe_counts,
     record_weights,
@@ -24,7 +24,7 @@ def test_draws_follow_the_weights_and_depend_on_the_position_alone() -> None:
     order = WeightedSampler(weights, seed=7)
     drawn = order.records(0, 80_000)
     np.testing.assert_allclose(np.bincount(drawn) / 80_000, weights / 8, atol=0.01)
-    start = 2 * DRAWN_TOGETHER - 3
+    start = 2 * BLOCK - 3
     part = WeightedSampler(weights, seed=7).records(start, 10)
     np.testing.assert_array_equal(part, drawn[start : start + 10])
     assert not np.array_equal(WeightedSampler(weights, seed=8).records(0, 100), drawn[:100])
