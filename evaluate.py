@@ -93,10 +93,9 @@ def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evalu
     hardest = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
     for batch in watched(batches):
-        if len(batch.crops):
-            scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
-            evaluator.update(scores, *labels)
-            hardest.update(scores, *labels, batch.positions)
+        scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
+        evaluator.update(scores, *labels)
+        hardest.update(scores, *labels, batch.sample_index)
     hardest.gather(job)  # Horovod: the report is of the images of all workers.
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
@@ -105,7 +104,7 @@ def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evalu
         checkpoint=loaded.prefix,
         step=checkpoint.describe(loaded.prefix).step,
         metrics=definitions.compute_all(counts),
-        hardest=hardest.positions,
+        hardest=hardest.sample_index,
         unreadable=len(images.left_out),
         **counts.for_report(),
     )

@@ -25,14 +25,14 @@ UNKNOWN_PER_IMAGE = 3
 def made_up(images: int, class_num: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batches of scores and labels: few frequent classes and many rare, positives score higher."""
     rng = np.random.default_rng(0)
-    share = 1.0 / np.arange(1, class_num + 1)
+    frequency = 1.0 / np.arange(1, class_num + 1)
     listed = LABELS_PER_IMAGE + UNKNOWN_PER_IMAGE
     value = np.ones((BATCH, listed), np.float32)
     value[:, LABELS_PER_IMAGE:] = -1
     for start in range(0, images, BATCH):
         size = min(BATCH, images - start)
         scores = rng.random((size, class_num), np.float32) ** 4
-        index = rng.choice(class_num, (size, listed), p=share / share.sum())
+        index = rng.choice(class_num, (size, listed), p=frequency / frequency.sum())
         rows = np.arange(size)[:, None]
         scores[rows, index] = rng.random((size, listed), np.float32)
         yield scores, index, value[:size]

@@ -120,7 +120,7 @@ def work(task: argparse.Namespace) -> None:
     from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
 
     from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-    from data.input.sharding import shard_step
+    from data.input.sharding import cut_step
     from models.distributed import launch
     from models.distributed.base import DistributedOptions
     from models.losses import ClassWeightOptions
@@ -137,18 +137,18 @@ def work(task: argparse.Namespace) -> None:
     objective = Objective("multi_label", weights, positive_weight=12.0)
     optimizer = Optimizer(network.trainable_by_name(), OptimizerOptions())
     trainer = Trainer(network, objective, optimizer, job)
-    share = shard_step(task.batch_size * job.size, task.batch_size, job.shard)
+    step_shard = cut_step(task.batch_size * job.size, task.batch_size, job.shard)
     options = InputOptions(
         *(task.data_dir, task.image_size, task.batch_size, task.class_num),
         num_preprocess_threads=1,
         synthetic=not task.data_dir,
     )
-    batches = TrainingInput(options, Augmentation(), share).batches()
+    batches = TrainingInput(options, Augmentation(), step_shard).batches()
     row = job.run(
         trainer.variables_by_name().values(), lambda: time_steps(trainer, batches, job, task.steps)
     )
     if job.rank == 0:
-        row |= {"workers": job.size, "images/s": share.global_batch / row["step s"]}
+        row |= {"workers": job.size, "images/s": step_shard.global_batch / row["step s"]}
         (Path(task.folder) / f"{os.getpid()}.json").write_text(json.dumps(row))
 
 

@@ -44,7 +44,7 @@ class Cluster:
 class Job:
     """What a worker does: its batch, images/s alone, gradients, and what it can read.
 
-    `overlap` is the share of the backward pass that gradients can travel behind; `groups` are
+    `overlap` is the fraction of the backward pass that gradients can travel behind; `groups` are
     all-reduce calls a step; `input_rate` is images/s of a worker's input, None: any number.
     """
 
@@ -69,11 +69,11 @@ def flat_seconds(size: float, workers: int, cluster: Cluster) -> float:
 
 
 def hierarchical_seconds(size: float, workers: int, cluster: Cluster) -> float:
-    """Reduce-scatter in each machine, a ring between machines for each share, all-gather."""
+    """Reduce-scatter in each machine, a ring between machines for each part, all-gather."""
     local = min(workers, cluster.gpus_per_node)
     nodes = -(-workers // cluster.gpus_per_node)
     inside = ring_seconds(size, local, cluster.inside, cluster.inside_latency)
-    # The machine's GPUs send their shares of 1 / local at once over one connection.
+    # The machine's GPUs send their parts of 1 / local at once over one connection.
     return inside + ring_seconds(size, nodes, cluster.between, cluster.between_latency)
 
 
@@ -175,8 +175,8 @@ def plot(job: Job, path: str) -> None:
     for gbit in (25, 100, 400):
         cluster = Cluster(between=gbit * 1e9 / BITS)
         for name, style in zip(ALGORITHMS, ("--", "-"), strict=True):
-            shares = [100 * efficiency(job, workers, cluster, name) for workers in GPUS]
-            axes.plot(GPUS, shares, style, label=f"model: {gbit} Gbit/s, {name}")
+            percent = [100 * efficiency(job, workers, cluster, name) for workers in GPUS]
+            axes.plot(GPUS, percent, style, label=f"model: {gbit} Gbit/s, {name}")
     axes.plot(HOROVOD_POINT[0], 100 * HOROVOD_POINT[1], "k*", markersize=12, label="Horovod, 2018")
     axes.set(xscale="log", xlabel="GPUs", ylabel="efficiency, %", ylim=(0, 105), xticks=GPUS)
     axes.set_xticks(GPUS, [str(workers) for workers in GPUS])

@@ -59,10 +59,15 @@ def problems(prefix: str | Path, name: str) -> Iterator[str]:
 
     Args:
       name: of the checkpoint; released names hold depth and classes.
-
-    Raises CheckpointError when it is not a checkpoint at all.
     """
     yield from _wrong_sums(Path(prefix))
+    try:
+        yield from _wrong_content(prefix, name)
+    except (CheckpointError, OSError) as error:  # It cannot be read as one.
+        yield str(error)
+
+
+def _wrong_content(prefix: str | Path, name: str) -> Iterator[str]:
     opened = checkpoint.read(prefix)
     found = checkpoint.describe(prefix)
     expected = RELEASED.get(name)
@@ -111,19 +116,16 @@ def _wrong_sums(prefix: Path) -> Iterator[str]:
 
 def _report(path: str | Path) -> int:
     """Prints what is found; 1 for an unsound checkpoint."""
-    wrong: list[str] = []
     try:
-        prefix = checkpoint.find(path)
-        wrong.extend(problems(prefix, Path(prefix).name))  # keeps what comes before an error
-        summary = checkpoint_report.summary(checkpoint.read(prefix))
-        print(f"{'BAD ' if wrong else 'ok  '} {prefix}: {summary}")
-        unsound = bool(wrong)
-    except (CheckpointError, OSError) as error:
-        print(f"BAD  {path}: {error}")
-        unsound = True
-    for line in wrong:
-        print(f"     {line}")
-    return int(unsound)
+        path = checkpoint.find(path)
+        wrong = list(problems(path, Path(path).name))
+    except (CheckpointError, OSError) as error:  # There is none.
+        wrong = [str(error)]
+    if not wrong:
+        print(f"ok   {path}: {checkpoint_report.summary(checkpoint.read(path))}")
+        return 0
+    print(f"BAD  {path}", *wrong, sep="\n     ")
+    return 1
 
 
 if __name__ == "__main__":

@@ -127,11 +127,6 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def is_flag(value: Any) -> bool:
-    """true or false"""
-    return isinstance(value, bool)
-
-
 def is_sha256(value: Any) -> bool:
     """a SHA-256 of 64 hexadecimal digits"""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

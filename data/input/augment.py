@@ -103,7 +103,9 @@ def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Te
 
 @functools.lru_cache(maxsize=8)
 def _traced(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
-    @tf.function(autograph=False)  # traced once, for all images
+    # Traced once for all images, and not inlined: before the first batch, each thread would spend
+    # seconds and 100 MB on optimizing one large graph.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def crop_one(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         uniforms = tf.random.stateless_uniform([len(_RULES)], _salted(seed, PARAMS_SEED))
         return uniforms, random_crop(contents, _salted(seed, CROP_SEED), options)

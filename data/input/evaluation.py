@@ -38,10 +38,10 @@ class Labels(NamedTuple):
 class EvaluationBatch(NamedTuple):
     """Readable images [B]: crops float32 [B, crops, S, S, 3] and padded-sparse labels [B, K].
 
-    `positions` are their numbers among all images, `names` what they are called.
+    `sample_index` are their numbers among all images, `names` what they are called.
     """
 
-    positions: np.ndarray
+    sample_index: np.ndarray
     names: list[str]
     crops: np.ndarray
     label_index: np.ndarray
@@ -135,6 +135,8 @@ class EvaluationImages:
     ) -> Iterator[EvaluationBatch]:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
+        A batch without a readable image is passed over.
+
         Raises:
             UserError: too many images are unreadable; or, where one worker does it all, all are.
         """
@@ -149,7 +151,9 @@ class EvaluationImages:
                 yield from chunk
 
         for batch in batches(images(), prepare, batch_size, threads):
-            yield self._readable(starts.pop(0), batch)
+            readable = self._readable(starts.pop(0), batch)
+            if readable.names:
+                yield readable
         if size == 1:
             self.check_any(self.readable)
 
@@ -175,11 +179,10 @@ class EvaluationImages:
         kept = [i for i, image in enumerate(batch.images) if not image.problem]
         images = [batch.images[i] for i in kept]
         self.readable += len(kept)
-        index, value = pad_labels([image.label for image in images] or [NO_LABELS])
+        labels = pad_labels([image.label for image in images])
         names = [image.name for image in images]
-        rows = slice(len(images))
-        positions = start + np.array(kept, np.int64)
-        return EvaluationBatch(positions, names, batch.crops[kept], index[rows], value[rows])
+        sample_index = start + np.array(kept, np.int64)
+        return EvaluationBatch(sample_index, names, batch.crops[kept], *labels)
 
     def _leave_out(self, number: int, name: str, reason: str) -> None:
         self.left_out.append((number, name, reason))

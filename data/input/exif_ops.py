@@ -70,7 +70,7 @@ def _read(start: tf.Tensor) -> tf.Tensor:
 def _exif_segment(bytes_: "_Bytes") -> tf.Tensor:
     """Where the first APP1 segment begins, or where the search for one ends."""
 
-    def goes_on(position: tf.Tensor) -> tf.Tensor:
+    def continues(position: tf.Tensor) -> tf.Tensor:
         marker = bytes_.at(position + 1)
         is_segment = bytes_.at(position) == 0xFF
         return is_segment & (marker != _APP1) & (marker != _START_OF_SCAN)
@@ -79,7 +79,7 @@ def _exif_segment(bytes_: "_Bytes") -> tf.Tensor:
         return [position + 2 + tf.maximum(bytes_.number(position + 2, 2), 2)]
 
     # Eagerly it returns the list, in a graph its only element.
-    return tf.nest.flatten(tf.while_loop(goes_on, next_segment, [tf.constant(2)]))[0]
+    return tf.nest.flatten(tf.while_loop(continues, next_segment, [tf.constant(2)]))[0]
 
 
 class _Bytes:

@@ -260,7 +260,7 @@ class Refused:
             self.first.append(f"{self._path}:{lines_before + line + 1}: {reason}")
 
     def report(self) -> None:
-        """Prints it for a person, on the standard error stream."""
+        """Prints how many lines were refused, and the first of them, to standard error."""
         if self.count:
             print(f"{self.count} lines refused, the first of them:", file=sys.stderr)
             print("\n".join(self.first), file=sys.stderr)

@@ -44,8 +44,8 @@ class Evaluation:
       metrics: the numbers, by name.
       classes: columns [C] of the table of classes, by name.
       quality, positives: float and int [C], by what classes are ranked; NaN: not measured.
-      hardest: `false_negatives` and `false_positives`, positions of images int64 [N, C], most wrong
-        first; below 0: none.
+      hardest: `false_negatives` and `false_positives`, the numbers of images, int64 [N, C], most
+        wrong first; below 0: none.
       unreadable: images of all workers that were left out.
       thresholds: float32 [C] with the best F1, of several labels per image.
       curve: (recall, precision) of a class, or with None of all; of several labels per image.

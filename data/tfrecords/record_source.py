@@ -253,7 +253,7 @@ def pad_labels(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
 
     K is a multiple of 8, so that a compiled training step sees few shapes.
     """
-    longest = max(len(sample.classes) for sample in samples)
+    longest = max((len(sample.classes) for sample in samples), default=0)
     shape = len(samples), max(8, -(-longest // 8) * 8)
     index, value = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
     for row, sample in enumerate(samples):

@@ -22,7 +22,7 @@ BLOCK_BYTES = 16 << 20
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
-NOBODY = -1  # a position without an image
+NOBODY = -1  # the sample_index of no image
 
 
 class ScoreStore:
@@ -173,15 +173,15 @@ class HardestExamples:
     """For each class, the images with the most wrong scores so far.
 
     Attributes:
-      positions: `false_negatives` (positives with the lowest scores) and `false_positives`
-        (negatives with the highest ones), int64 [keep, C] each, positions of images: the most wrong
-        first, NOBODY where there are fewer.
+      sample_index: `false_negatives` (positives with the lowest scores) and `false_positives`
+        (negatives with the highest ones), int64 [keep, C] each: the most wrong first, NOBODY where
+        there are fewer.
     """
 
     def __init__(self, class_num: int, keep: int = 3, positive_threshold: float = 0.5) -> None:
         kinds, shape = ("false_negatives", "false_positives"), (keep, class_num)
         self._positive_threshold = positive_threshold
-        self.positions = {kind: np.full(shape, NOBODY) for kind in kinds}
+        self.sample_index = {kind: np.full(shape, NOBODY) for kind in kinds}
         self._wrongness = {kind: np.full(shape, -np.inf) for kind in kinds}
 
     def update(
@@ -189,19 +189,19 @@ class HardestExamples:
         scores: np.ndarray,
         label_index: np.ndarray,
         label_value: np.ndarray,
-        positions: np.ndarray,
+        sample_index: np.ndarray,
     ) -> None:
-        """Adds images with scores [B, C], padded-sparse labels [B, K] and positions [B]."""
+        """Adds images with scores [B, C], padded-sparse labels [B, K] and numbers [B]."""
         rows, columns = np.nonzero(label_index >= 0)
         labels = np.zeros(scores.shape, np.float32)
         labels[rows, label_index[rows, columns]] = label_value[rows, columns]
         positive = labels >= self._positive_threshold
-        self._merge("false_negatives", -scores, positive, positions)
-        self._merge("false_positives", scores, ~positive & (labels >= 0), positions)
+        self._merge("false_negatives", -scores, positive, sample_index)
+        self._merge("false_positives", scores, ~positive & (labels >= 0), sample_index)
 
     def gather(self, workers: Distributed) -> None:
         """Merges the images of all workers; all of them call this and get the same."""
-        for kind, kept in self.positions.items():
+        for kind, kept in self.sample_index.items():
             ranks, shape = self._wrongness[kind], (-1, kept.shape[1])
             # Horovod: as integers, which are joined and not added up.
             values = gather(ranks.view(np.int64).ravel(), workers).view(np.float64).reshape(shape)
@@ -212,14 +212,14 @@ class HardestExamples:
             kept[:] = np.take_along_axis(owners, order, axis=0)
 
     def _merge(
-        self, kind: str, wrongness: np.ndarray, candidates: np.ndarray, positions: np.ndarray
+        self, kind: str, wrongness: np.ndarray, candidates: np.ndarray, sample_index: np.ndarray
     ) -> None:
         """Keeps, for each class, the most wrong of what is kept and of the `candidates` [B, C]."""
-        kept, ranks = self.positions[kind], self._wrongness[kind]
+        kept, ranks = self.sample_index[kind], self._wrongness[kind]
         better = candidates & (wrongness > ranks[-1])
         columns = np.flatnonzero(better.any(axis=0))  # few, once the first images have passed
         chosen = better[:, columns]
-        everyone = np.broadcast_to(positions[:, None], chosen.shape)
+        everyone = np.broadcast_to(sample_index[:, None], chosen.shape)
         added = np.where(chosen, wrongness[:, columns], -np.inf)
         values = np.concatenate([ranks[:, columns], added])
         owners = np.concatenate([kept[:, columns], np.where(chosen, everyone, NOBODY)])

@@ -70,14 +70,13 @@ class Labels(NamedTuple):
         return self.rows[mask], self.classes[mask]
 
 
-def select_rows(
+def checked(
     class_num: int,
     scores: np.ndarray,
     label_index: np.ndarray,
     label_value: np.ndarray,
-    valid: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The valid rows: scores as a float32 copy, and the labels. Raises UserError."""
+    """The scores as a float32 copy, and the labels, as arrays. Raises UserError."""
     scores, label_index, label_value = map(np.asarray, (scores, label_index, label_value))
     if scores.ndim != 2 or scores.shape[1] != class_num:
         raise UserError(f"scores must be [batch, {class_num}], not {list(scores.shape)}")
@@ -86,11 +85,10 @@ def select_rows(
             f"labels {list(label_index.shape)} and {list(label_value.shape)} do not fit"
             f" scores {list(scores.shape)}"
         )
-    keep = np.ones(len(scores), bool) if valid is None else np.asarray(valid, bool)
-    scores = scores[keep].astype(np.float32, copy=False)
+    scores = scores.astype(np.float32)
     if not np.isfinite(scores).all():
         raise UserError("scores hold NaN or infinity")
-    return scores, label_index[keep], label_value[keep]
+    return scores, label_index, label_value
 
 
 def list_labels(class_num: int, label_index: np.ndarray, label_value: np.ndarray) -> Labels:
@@ -139,7 +137,6 @@ class MultiLabelEvaluator:
         scores: np.ndarray,
         label_index: np.ndarray,
         label_value: np.ndarray,
-        valid: np.ndarray | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -147,11 +144,10 @@ class MultiLabelEvaluator:
           scores: float [B, C], finite; the higher, the more likely. Thresholds are in their unit.
           label_index, label_value: padded-sparse [B, K]; values below 0 are unknown. A class that
             is listed twice has its larger value.
-          valid: bool [B], False for the padding of the last batch.
         Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
         """
-        scores, label_index, label_value = select_rows(
-            self.class_num, scores, label_index, label_value, valid
+        scores, label_index, label_value = checked(
+            self.class_num, scores, label_index, label_value
         )
         labels = list_labels(self.class_num, label_index, label_value)
         unknown = labels.where(labels.values < 0)
@@ -291,14 +287,13 @@ class SingleLabelEvaluator:
         scores: np.ndarray,
         label_index: np.ndarray,
         label_value: np.ndarray,
-        valid: np.ndarray | None = None,
     ) -> None:
         """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label per image.
 
         Scores are probabilities; the loss is minus the logarithm of that of the label.
         """
-        scores, label_index, label_value = select_rows(
-            self.class_num, scores, label_index, label_value, valid
+        scores, label_index, label_value = checked(
+            self.class_num, scores, label_index, label_value
         )
         labels = list_labels(self.class_num, label_index, label_value)
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():

@@ -63,9 +63,8 @@ class Validation:
     def _measure(self) -> dict[str, float]:
         evaluator = self._evaluator()
         for batch in self._batches():
-            if len(batch.crops):
-                scores = self._scores(batch.crops[:, 0]).numpy()
-                evaluator.update(scores, batch.label_index, batch.label_value)
+            scores = self._scores(batch.crops[:, 0]).numpy()
+            evaluator.update(scores, batch.label_index, batch.label_value)
         try:
             return evaluator.result()
         except UndefinedError as error:

@@ -144,6 +144,33 @@ def test_packages_know_only_those_before_them(top, layers):
                 assert allowed, f"{path} uses {name}"
 
 
+def test_imports_inside_functions_exist():
+    """Few tests reach some of them, as those of a benchmark's workers."""
+    files = dict(parsed(tracked("*.py")))
+    own = {".".join(p.relative_to(ROOT).with_suffix("").parts): tree for p, tree in files.items()}
+    missing = []
+    for path, tree in files.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in own:
+                there = names_of(own[node.module])
+                wrong = [alias.name for alias in node.names if alias.name not in there]
+                missing += [f"{path}:{node.lineno}: {name}" for name in wrong]
+    assert missing == []
+
+
+def names_of(module: ast.Module) -> set[str]:
+    """What can be imported from a module: what it defines, assigns or imports."""
+    found = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).split(".")[0])
+    return found
+
+
 def test_setup_installs_requirements_alone(monkeypatch):
     """`data` and `models` in site-packages would collide with everybody's own folders."""
     asked = {}

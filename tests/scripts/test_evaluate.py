@@ -175,10 +175,10 @@ def test_batches_are_the_same_for_any_number_of_workers(data):
 
     def batches(rank, size):
         images = EvaluationImages([str(data / "list.txt")], "", CLASSES, 0)
-        return [batch.positions.tolist() for batch in images.batches(prepare, 6, 2, rank, size)]
+        return [batch.sample_index.tolist() for batch in images.batches(prepare, 6, 2, rank, size)]
 
-    shares = [batches(rank, 3) for rank in range(3)]
-    assert [shares[i % 3][i // 3] for i in range(7)] == batches(0, 1)
+    parts = [batches(rank, 3) for rank in range(3)]
+    assert [parts[i % 3][i // 3] for i in range(7)] == batches(0, 1)
     assert [p for batch in batches(0, 1) for p in batch] == list(range(IMAGES))
 
 

@@ -115,8 +115,8 @@ def test_while_training_the_network_gets_what_evaluate_gives_it(tmp_path):
 def test_each_record_is_evaluated_once(tmp_path, size, batch_size):
     write(tmp_path / "records", [encoded(PHOTO.resize((20, 20)))] * 17)
     read = [batches(tmp_path / "records", batch_size, rank, size) for rank in range(size)]
-    positions = [p for found in read for batch in found for p in batch.positions]
-    assert sorted(positions) == list(range(17))
+    sample_index = [p for found in read for batch in found for p in batch.sample_index]
+    assert sorted(sample_index) == list(range(17))
 
 
 def test_three_kinds_of_label_mix_and_agree(tmp_path):
@@ -150,9 +150,9 @@ def test_bad_records_are_left_out_counted_and_logged_once(tmp_path, caplog):
     images, prepare = held_out(with_bad(tmp_path), max_bad_records=2), Preparation(SIZE)
     for _ in range(3):
         found = list(images.batches(prepare, 4, 2))
-        positions = [p for batch in found for p in batch.positions]
-        assert positions == [0, 2, 3, 5] and images.readable == 4
-        assert [position for position, _, _ in images.left_out] == [1, 4]
+        sample_index = [p for batch in found for p in batch.sample_index]
+        assert sample_index == [0, 2, 3, 5] and images.readable == 4
+        assert [number for number, _, _ in images.left_out] == [1, 4]
     assert len(caplog.records) == 2
     assert "a: record 4: its payload" in caplog.text
     with pytest.raises(UserError, match=r"2 images cannot be read.*--max_bad_records=1"):

@@ -295,9 +295,8 @@ def test_shards_give_the_same_result_to_the_last_digit():
     def job(worker, rank):
         evaluator = MultiLabelEvaluator(12, worker, options)
         for start in range(rank, len(scores), worker.size):
-            rows = slice(start, start + worker.size)
-            valid = np.arange(len(scores[rows])) == 0  # the rest is padding here
-            evaluator.update(scores[rows], *listed(labels[rows]), valid)
+            rows = slice(start, start + 1)
+            evaluator.update(scores[rows], *listed(labels[rows]))
         return evaluator.result()
 
     [whole] = Threads(1).run(job)
@@ -421,8 +420,8 @@ def test_hardest_examples_are_the_most_wrong_ones():
     for row in range(4):
         part = slice(row, row + 1)
         hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
-    np.testing.assert_array_equal(hardest.positions["false_negatives"].T, [[10, 13], [12, NOBODY]])
-    np.testing.assert_array_equal(hardest.positions["false_positives"].T, [[12, NOBODY], [10, 11]])
+    np.testing.assert_array_equal(hardest.sample_index["false_negatives"].T, [[10, 13], [12, NOBODY]])
+    np.testing.assert_array_equal(hardest.sample_index["false_positives"].T, [[12, NOBODY], [10, 11]])
 
 
 def test_every_metric_is_found_by_its_name_in_a_result():
