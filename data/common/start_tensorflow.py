@@ -30,7 +30,7 @@ def _quiet() -> Iterator[None]:
 
 
 # Half of the import's time goes into Keras 3, which we do not use. With TF_USE_LEGACY_KERAS,
-# TensorFlow imports no Keras until one is used, as Horovod does. TensorFlow 2.21 reports that oneDNN
-# is on, whatever the level of its log.
+# TensorFlow imports no Keras until one is used, as Horovod does. TensorFlow 2.21 reports that
+# oneDNN is on, whatever the level of its log.
 with mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1"), _quiet():
     import tensorflow  # noqa: F401

@@ -146,9 +146,7 @@ class MultiLabelEvaluator:
             is listed twice has its larger value.
         Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
         """
-        scores, label_index, label_value = checked(
-            self.class_num, scores, label_index, label_value
-        )
+        scores, label_index, label_value = checked(self.class_num, scores, label_index, label_value)
         labels = list_labels(self.class_num, label_index, label_value)
         unknown = labels.where(labels.values < 0)
         scores[unknown] = LEFT_OUT
@@ -292,9 +290,7 @@ class SingleLabelEvaluator:
 
         Scores are probabilities; the loss is minus the logarithm of that of the label.
         """
-        scores, label_index, label_value = checked(
-            self.class_num, scores, label_index, label_value
-        )
+        scores, label_index, label_value = checked(self.class_num, scores, label_index, label_value)
         labels = list_labels(self.class_num, label_index, label_value)
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
             raise UserError(

@@ -420,8 +420,9 @@ def test_hardest_examples_are_the_most_wrong_ones():
     for row in range(4):
         part = slice(row, row + 1)
         hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
-    np.testing.assert_array_equal(hardest.sample_index["false_negatives"].T, [[10, 13], [12, NOBODY]])
-    np.testing.assert_array_equal(hardest.sample_index["false_positives"].T, [[12, NOBODY], [10, 11]])
+    found = hardest.sample_index
+    np.testing.assert_array_equal(found["false_negatives"].T, [[10, 13], [12, NOBODY]])
+    np.testing.assert_array_equal(found["false_positives"].T, [[12, NOBODY], [10, 11]])
 
 
 def test_every_metric_is_found_by_its_name_in_a_result():
