@@ -12,7 +12,7 @@ from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import feature_files
 from data.outputs.feature_files import Feature
-from data.outputs.result_format import choose_format
+from data.outputs.result_files import choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
 from models.prediction.image_job import DECISIVE, ImageJobOptions

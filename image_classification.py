@@ -13,7 +13,7 @@ from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import Labels, Prediction, class_names, read_thresholds
-from data.outputs.result_format import choose_format
+from data.outputs.result_files import choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
 from models.prediction.image_job import DECISIVE, SCORES, ImageJobOptions

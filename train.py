@@ -11,10 +11,10 @@ import flags
 from data.common import script
 from data.common.errors import UserError
 from data.common.script import as_dict, from_flags, set_defaults
+from data.common.sharding import StepOptions, arithmetic, step_shard_of
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages, Preparation
 from data.input.pipeline import InputOptions, TrainingInput
-from data.input.sharding import StepOptions, arithmetic, step_shard_of
 from models import backbones
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions

@@ -120,7 +120,7 @@ def work(task: argparse.Namespace) -> None:
     from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
 
     from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-    from data.input.sharding import cut_step
+    from data.common.sharding import cut_step
     from models.distributed import launch
     from models.distributed.base import DistributedOptions
     from models.losses import ClassWeightOptions

@@ -60,7 +60,7 @@ def problems(prefix: str | Path, name: str) -> Iterator[str]:
     Args:
       name: of the checkpoint; released names hold depth and classes.
     """
-    yield from _wrong_sums(Path(prefix))
+    yield from wrong_sums(Path(prefix))
     try:
         yield from _wrong_content(prefix, name)
     except (CheckpointError, OSError) as error:  # It cannot be read as one.
@@ -96,7 +96,8 @@ def _wrong_values(opened: Checkpoint, name: str, wanted: dict[str, tuple]) -> It
         yield f"{name} is {list(tensor.shape)}, its variable {list(wanted.get(of, ()))}"
 
 
-def _wrong_sums(prefix: Path) -> Iterator[str]:
+def wrong_sums(prefix: Path) -> Iterator[str]:
+    """What disagrees with the file of SHA-256 sums next to a checkpoint, a line each."""
     path = prefix.with_name(prefix.name + SUMS)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ()
     if path.exists() and not lines:

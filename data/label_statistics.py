@@ -19,8 +19,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from data.common import command
 from data.common.parallel import cores
 from data.lists.hierarchy import Hierarchy
-from data.lists.statistics import CHECKS, ListStatistics, count_list, find_overlap
-from data.lists.statistics_files import table, write_files
+from data.lists.statistics import (
+    CHECKS,
+    ListStatistics,
+    count_list,
+    find_overlap,
+    table,
+    write_files,
+)
 
 MIN_IMAGES = 100
 """A class is trainable with more training images than this (spec section 1)."""

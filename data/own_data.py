@@ -28,8 +28,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
 from data.common.errors import UserError
-from data.common.files import atomic_write
-from data.common.folders import images_below, subfolders
+from data.common.files import atomic_write, files_below, subfolders
+from data.common.images import IMAGE_SUFFIXES
 from data.lists.rows import ListError, Row, format_row
 from data.lists.split import SPLITS, Labeled, positives, split
 
@@ -39,21 +39,22 @@ _SPLIT_OF = {name: name for name in SPLITS} | {
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
-def from_folder(images: Path, passed_over: Counter[str]) -> list[Labeled]:
+def from_folder(images: Path, skipped: Counter[str]) -> list[Labeled]:
     """One image per image below each subfolder of `images`, which names its class.
 
     Args:
-      passed_over: counts what is passed over, see `images_below`.
+      skipped: counts files and folders that are no images, see `files_below`.
 
     Raises:
       UserError: no subfolders, one without an image, or a name that lists cannot hold.
     """
-    folders = subfolders(images, passed_over)
+    folders = subfolders(images, skipped)
     if not folders:
         raise UserError(f"{images} has no subfolders: expected one per class, or give --csv")
     found = []
     for folder in folders:
-        paths = [os.path.relpath(path, images) for path in images_below(folder, passed_over)]
+        found_paths = files_below(folder, IMAGE_SUFFIXES, skipped)
+        paths = [os.path.relpath(path, images) for path in found_paths]
         if not paths:
             raise UserError(f"class {folder.name} is empty: no image in {folder}")
         found += [_labeled(image, {folder.name: 1.0}, str(images)) for image in paths]
@@ -192,24 +193,23 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--val_fraction and --test_fraction must not be below 0, and leave some to train on"
         )
-    passed_over = Counter()
-    parts = _parts(arguments, passed_over)
+    skipped = Counter()
+    parts = _parts(arguments, skipped)
     names = write(arguments.output, parts, arguments.replace)
-    report(names, parts, passed_over)
+    report(names, parts, skipped)
     return 0
 
 
-def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str, list[Labeled]]:
+def _parts(arguments: argparse.Namespace, skipped: Counter[str]) -> dict[str, list[Labeled]]:
     images, fractions = arguments.images, (arguments.val_fraction, arguments.test_fraction)
     if arguments.csv:
         return split(from_csv(arguments.csv, images), *fractions, arguments.seed)
     folders = given_splits(images)
     if not folders:
-        return split(from_folder(images, passed_over), *fractions, arguments.seed)
+        return split(from_folder(images, skipped), *fractions, arguments.seed)
     given = {
         name: [
-            row._replace(image=f"{folder.name}/{row.image}")
-            for row in from_folder(folder, passed_over)
+            row._replace(image=f"{folder.name}/{row.image}") for row in from_folder(folder, skipped)
         ]
         for name, folder in folders.items()
     }
@@ -220,15 +220,15 @@ def _parts(arguments: argparse.Namespace, passed_over: Counter[str]) -> dict[str
     }
 
 
-def report(names: list[str], parts: Mapping[str, list[Labeled]], passed_over: Counter[str]) -> None:
+def report(names: list[str], parts: Mapping[str, list[Labeled]], skipped: Counter[str]) -> None:
     """Prints the images of each class and split as a table, and what may surprise."""
     counts = {
         part: Counter(name for row in rows for name in positives(row))
         for part, rows in parts.items()
     }
-    if passed_over:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(8))
-        print(f"passed over as no images: {passed_over.total()} files and folders ({kinds})")
+    if skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(8))
+        print(f"passed over as no images: {skipped.total()} files and folders ({kinds})")
     for name in (name for name in names if not counts["train"][name]):
         print(f"class {name} has no image to train on")
     for part in (part for part in SPLITS if not parts[part]):

@@ -18,9 +18,11 @@ from data.common import command, html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.images import ImageError, decode
-from data.outputs.feature_search import Table, nearest, read_table
+from data.outputs.feature_files import Table, read_table
 
 THUMBNAIL_SIDE = 144
+ROWS_AT_ONCE = 1 << 14
+"""Rows of the table that are compared with the queries at once."""
 
 
 @command.one_line_errors()
@@ -66,6 +68,45 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
     if unknown:
         raise UserError(f"no features of {unknown[0]} among {len(names)}")
     return [row_of[name] for name in options.names]
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, float32 [N, D]; not-a-number where a row has no direction."""
+    values = np.asarray(values, np.float32)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return values / np.where(lengths > 0, lengths, np.nan)
+
+
+def nearest(table: Table, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` rows of the table that are nearest to each query, nearest first.
+
+    Rows without numbers (unreadable images) are never near; of equals, the earlier row comes
+    first. The table is read once, a few thousand rows at a time.
+
+    Args:
+      queries: float [Q, D].
+
+    Returns:
+      rows int64 [Q, K] and cosines float32 [Q, K], K being `count` or all rows if they are fewer.
+
+    Raises:
+      UserError: queries of another width.
+    """
+    if queries.shape[1] != table.values.shape[1]:
+        raise UserError(
+            f"queries have {queries.shape[1]} numbers, the features {table.values.shape[1]}"
+        )
+    queries = unit_rows(queries)
+    rows = np.zeros((len(queries), 0), np.int64)
+    cosines = np.zeros((len(queries), 0), np.float32)
+    for start in range(0, len(table.values), ROWS_AT_ONCE):
+        block = unit_rows(table.values[start : start + ROWS_AT_ONCE])
+        found = np.nan_to_num(queries @ block.T, nan=-np.inf)
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
+        rows, cosines = np.hstack([rows, numbers]), np.hstack([cosines, found])
+        best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        rows, cosines = (np.take_along_axis(x, best, 1) for x in (rows, cosines))
+    return rows, cosines
 
 
 def _section(

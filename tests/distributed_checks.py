@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data.input.sharding import StepShard, cut_step
+from data.common.sharding import StepShard, cut_step
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions
 from models.losses import ClassWeightOptions

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
@@ -76,6 +77,7 @@ class WebServer(ThreadingHTTPServer):
         self.connections = 0
         self.delay_seconds = 0.0
         self.closing = threading.Event()
+        self.released = threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> WebServer:
@@ -84,6 +86,7 @@ class WebServer(ThreadingHTTPServer):
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
+        self.released.set()
         self.shutdown()
         self.server_close()
 
@@ -147,6 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.ok()
         else:
             self.answer(b"", 429, Retry_After="1")
+
+    def retry_after(self) -> None:
+        self.answer(b"", 429, Retry_After=unquote(self.path.rpartition("/")[2]))
 
     def always_busy(self) -> None:
         self.answer(b"", 429, Retry_After="0")
@@ -235,6 +241,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 OK" + _END)
         while not self.server.closing.is_set():
             self.wfile.write(bytes(1 << 16))
+
+    def held(self) -> None:
+        """200 kB, and then nothing before the test sets `released`."""
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK" + _END + bytes(200_000))
+        self.server.released.wait(60)
 
     def gzip_bomb(self) -> None:
         self.answer(gzip_bomb(), Content_Encoding="gzip")

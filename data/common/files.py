@@ -1,4 +1,4 @@
-"""Atomic writes, digests, and text files of any origin (byte-order marks, line ends)."""
+"""Files and folders: atomic writes, digests, walks, and text with any byte-order mark."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import resource
+from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,11 @@ _OTHER_ENCODINGS = {
     b"\xfe\xff": "UTF-16",
 }
 
+_SYSTEM = {  # in lower case: of macOS, Windows, Linux, and of Synology's and QNAP's storage
+    *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "recycler", "lost+found"),
+    *("system volume information", "@eadir", "#recycle", "#snapshot", "@recycle"),
+}
+
 
 def matches(pattern: str) -> list[str]:
     """The paths that a glob matches, sorted; whatever of it exists means itself.
@@ -35,6 +41,67 @@ def matches(pattern: str) -> list[str]:
     if not tail:
         return [pattern] if pattern else []
     return sorted(glob.glob(os.path.join(glob.escape(head), tail), recursive=True))
+
+
+def files_below(
+    folder: str | os.PathLike, suffixes: tuple[str, ...], skipped: Counter[str]
+) -> Iterator[str]:
+    """Paths of the files with these suffixes below a folder, each folder's entries sorted by name.
+
+    Links are followed, except to a folder that contains them.
+
+    Args:
+        suffixes: in lower case, such as `.jpg`; upper case in names does not matter.
+        skipped: counts other files by suffix, and hidden and system files and folders
+            (`.ipynb_checkpoints`, `__MACOSX`, ...) by name.
+    """
+    return _walk(os.fspath(folder), suffixes, skipped, (os.path.realpath(folder),))
+
+
+def subfolders(folder: Path, skipped: Counter[str]) -> list[Path]:
+    """The folders and links to folders in a folder, sorted by name; hidden and system ones skipped.
+
+    Args:
+        skipped: counts hidden and system entries by name, and all files as one kind.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        if _is_system(str(path), skipped):
+            continue
+        if path.is_dir():
+            found.append(path)
+        else:
+            skipped["files next to the folders"] += 1
+    return found
+
+
+def _walk(
+    folder: str, suffixes: tuple[str, ...], skipped: Counter[str], above: tuple[str, ...]
+) -> Iterator[str]:
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if _is_system(path, skipped):
+            continue
+        if os.path.isdir(path):
+            real = os.path.realpath(path)
+            if real in above:
+                skipped["links to a folder above them"] += 1
+            else:
+                yield from _walk(path, suffixes, skipped, (*above, real))
+        elif not name.lower().endswith(suffixes):
+            skipped[os.path.splitext(name)[1].lower() or name] += 1
+        elif not os.path.exists(path):
+            skipped["links to nothing"] += 1
+        else:
+            yield path
+
+
+def _is_system(path: str, skipped: Counter[str]) -> bool:
+    name = os.path.basename(path)
+    is_system = name.startswith(".") or name.lower() in _SYSTEM
+    if is_system:
+        skipped["._*" if name.startswith("._") else name] += 1
+    return is_system
 
 
 @contextmanager

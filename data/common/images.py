@@ -7,16 +7,16 @@ Color profiles are ignored, as the released code did.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image
+from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin
 
 from data.common.errors import UserError
 from data.common.image_memory import BUDGET, MAX_IMAGE_BYTES, decode_cost
-from data.common.png_text import without_text
 
 MAX_BYTES = 256 << 20
 """Largest file that is looked at; the largest Flickr originals have about 50 MiB."""
@@ -35,7 +35,14 @@ IMAGE_SUFFIXES = (  # of _FORMATS
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more images behind it MPO
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded side by side
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each of our threads decodes an image of its own
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_FRAME = 12  # bytes of a chunk's length, kind and checksum
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # text and color profile
+_PNG_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may hold it
+_PNG_TEXT_BYTES = 1 << 20  # longest chunk, still packed, that is searched for the orientation
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # bytes, unpacked
 
 _Turn = Image.Transpose
 _UPRIGHT = {  # EXIF orientation -> what makes the image upright
@@ -205,13 +212,34 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are accepted")
     with _refusals("not_an_image"):
-        opened = Image.open(io.BytesIO(without_text(data)), formats=_FORMATS)
+        opened = Image.open(io.BytesIO(_without_png_text(data)), formats=_FORMATS)
     width, height = opened.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width} x {height} is more than {max_pixels} pixels")
     return opened
+
+
+def _without_png_text(data: bytes) -> bytes:
+    """The bytes of a PNG without its text and color profile; other files as they are.
+
+    Pillow unpacks both when it opens a file, and refuses files with more than 1 MiB of text, such
+    as generated images that hold their workflow. Text that may hold the orientation stays.
+    """
+    if not data.startswith(_PNG_START):
+        return data
+    parts, kept, position = [], 0, len(_PNG_START)
+    while position + _PNG_FRAME <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + _PNG_FRAME + length
+        if kind in _PNG_TEXT and (
+            length > _PNG_TEXT_BYTES or not data.startswith(_PNG_ORIENTATION, position + 8)
+        ):
+            parts.append(data[kept:position])
+            kept = end
+        position = end
+    return b"".join([*parts, data[kept:]]) if parts else data
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A bounded, ordered map over processes."""
+"""Maps over processes or threads that yield results in order and take few items ahead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -61,6 +63,36 @@ def ordered_map(
             if taken in results:
                 yield results.pop(taken)
                 taken += 1
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """`map(function, items)` over threads: results in order, at most `ahead` of them waiting.
+
+    For work that releases Python's lock, such as Pillow's and TensorFlow's.
+
+    What `function` or `items` raise is raised after all results before it. Closing the iterator
+    waits for the calls that run and drops those that have not begun.
+    """
+    waiting: deque[Future[Result]] = deque()
+    iterator, failure = iter(items), None
+    pool = ThreadPoolExecutor(threads)
+    try:
+        while failure is None:
+            try:
+                waiting.append(pool.submit(function, next(iterator)))
+            except Exception as error:  # StopIteration: the end
+                failure = error
+            else:
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+        if not isinstance(failure, StopIteration):
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Pool:

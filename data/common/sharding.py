@@ -1,7 +1,13 @@
-"""`Shard`: shard `index` of `count`, the one form in which work is divided."""
+"""Divides work: "shard i of n", and the images of a training step among workers.
+
+A step's images are `total` micro-batches of one size; a worker does `count` consecutive ones,
+beginning with number `first`. A step is therefore the same for any number of workers, and a job
+that continues with fewer or more of them keeps its global batch.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -49,3 +55,85 @@ class Shard(NamedTuple):
 
 WHOLE = Shard()
 """The only shard."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How many images make a step; the fields are the flags of the same name."""
+
+    batch_size: int = 512
+    accumulate_steps: int = 1
+    global_batch: int = 0
+
+
+class StepShard(NamedTuple):
+    """A worker's part of every step, in micro-batches of `micro_batch` images."""
+
+    micro_batch: int
+    first: int
+    count: int
+    total: int
+
+    @property
+    def global_batch(self) -> int:
+        """Images of a step, over all workers."""
+        return self.micro_batch * self.total
+
+
+def cut_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
+    """What a worker does of each step, micro-batches being of `largest` images at most.
+
+    The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
+    the workers do not divide the micro-batches, the first ones do one more than the others.
+
+    Raises:
+      UserError: there are more workers than images.
+    """
+    if shard.count > global_batch:
+        raise UserError(f"{shard.count} workers cannot share --global_batch={global_batch} images")
+    most = min(largest, global_batch // shard.count)
+    micro_batch = next(m for m in range(most, 0, -1) if global_batch % m == 0)
+    total = global_batch // micro_batch
+    ours = shard.span(total)
+    return StepShard(micro_batch, ours.start, len(ours), total)
+
+
+def step_shard_of(
+    options: StepOptions, shard: Shard, elastic: bool = False, in_step: bool = False
+) -> StepShard:
+    """What the flags give a worker to do of each step.
+
+    Without `global_batch`, a step is `accumulate_steps` micro-batches of `batch_size` on each
+    worker; with it, as many as it takes.
+
+    Args:
+      elastic: the number of workers may change.
+      in_step: all workers do each micro-batch together, as synchronized batch norm needs.
+
+    Raises:
+      UserError: flags that contradict each other.
+    """
+    if elastic and not options.global_batch:
+        raise UserError("an elastic job needs --global_batch, the images per step is to keep")
+    if elastic and in_step:
+        raise UserError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
+    if options.global_batch and options.accumulate_steps > 1:
+        raise UserError("--global_batch sets the accumulation: leave out --accumulate_steps")
+    made = options.batch_size * options.accumulate_steps * shard.count
+    step_shard = cut_step(options.global_batch or made, options.batch_size, shard)
+    if in_step and step_shard.total % shard.count:
+        raise UserError(
+            f"--sync_batch_norm: {shard.count} workers cannot do {step_shard.total} micro-batches"
+            " in step; change --global_batch or --batch_size"
+        )
+    return step_shard
+
+
+def arithmetic(step_shard: StepShard, size: int, records: int, steps: int) -> str:
+    """A line for the log: how workers, micro-batches and records make up steps and epochs."""
+    return (
+        f"{size} worker(s) do {step_shard.total} micro-batch(es) of {step_shard.micro_batch} images"
+        f" = {step_shard.global_batch} images per step; {records} records, "
+        f"{records / step_shard.global_batch:.1f} steps per epoch, "
+        f"{steps} steps = {steps * step_shard.global_batch / records:.2f} epochs"
+    )

@@ -37,7 +37,7 @@ _ROBOTS_VALUES = {"max-snippet", "max-image-preview", "max-video-preview", "unav
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
 # Only so many bodies at a time grow beyond a usual image: threads x `max_bytes` are gigabytes.
-_LARGE_BYTES, _LARGE_AT_ONCE = 2 << 20, 4
+LARGE_BYTES, LARGE_AT_ONCE = 2 << 20, 4
 _MOST_INTERIM = 10
 
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
@@ -158,7 +158,7 @@ class Fetcher:
         self._opt_outs = opt_outs
         self._adapter = HTTPAdapter(_POOLED_HOSTS, pool_maxsize=threads)
         self._sessions = threading.local()
-        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
+        self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
     def fetch(self, url: str) -> tuple[bytes, str]:
         """The body and the URL it came from, after redirects.
@@ -226,7 +226,7 @@ class Fetcher:
                 body += chunk
                 if len(body) > limit:
                     raise FetchError("too_large", f"more than {limit} bytes")
-                if len(body) - len(chunk) <= _LARGE_BYTES < len(body):
+                if len(body) - len(chunk) <= LARGE_BYTES < len(body):
                     if not self._large.acquire(timeout=max(0, deadline - time.monotonic())):
                         raise late
                     stack.callback(self._large.release)

@@ -26,12 +26,12 @@ network is down, everything waits, for two hours at most; attempts made meanwhil
 
 LONGEST_PAUSE_SECONDS = 600.0
 OFFLINE_PAUSE_SECONDS = 30.0
-_OFFLINE_PAUSES = 240  # two hours
+OFFLINE_PAUSES = 240  # two hours
 _FIRST_OFFLINE_PAUSES = 2  # before any host has answered
-_FIRST_PAUSE_SECONDS = 1.0
+FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 _THROTTLED_RETRIES = 10
-_REMEMBERED_HOSTS = 100_000
+REMEMBERED_HOSTS = 100_000
 
 
 @dataclass(eq=False)
@@ -191,17 +191,17 @@ class Scheduler:
                 )
             self._offline_pauses += 1
             self._offline_until = now + OFFLINE_PAUSE_SECONDS
-        return self._offline_pauses <= _OFFLINE_PAUSES
+        return self._offline_pauses <= OFFLINE_PAUSES
 
     def _is_to_blame(self, kind: str) -> bool:
         """Whether the host, and not our own network, is what could not be reached."""
         # A failing resolver is the host's own while other hosts answer, or if waiting did not help.
-        has_network = self._unanswered == 1 or self._offline_pauses > _OFFLINE_PAUSES
+        has_network = self._unanswered == 1 or self._offline_pauses > OFFLINE_PAUSES
         return kind == "unreachable" or (kind == "offline" and has_network)
 
     def _pause(self, name: str, now: float, retry_after: float | None) -> None:
         host = self._hosts[name]
-        seconds = max(retry_after or 0.0, _FIRST_PAUSE_SECONDS * 2**host.pauses)
+        seconds = max(retry_after or 0.0, FIRST_PAUSE_SECONDS * 2**host.pauses)
         host.pauses += 1
         host.paused_until = now + min(seconds, LONGEST_PAUSE_SECONDS)
         heapq.heappush(self._timers, (host.paused_until, next(self._order), name, None))
@@ -210,7 +210,7 @@ class Scheduler:
         self._given_up[name] = kind
         self._hosts[name].paused_until = 0.0  # its waiting tasks may come and be refused
         self._queue(name)
-        if len(self._given_up) > _REMEMBERED_HOSTS:
+        if len(self._given_up) > REMEMBERED_HOSTS:
             self._given_up.popitem(last=False)
 
     def _host(self, name: str) -> _Host:
@@ -241,7 +241,7 @@ class Scheduler:
             del self._hosts[name]
             return
         self._idle[name] = None
-        if len(self._idle) > _REMEMBERED_HOSTS:
+        if len(self._idle) > REMEMBERED_HOSTS:
             del self._hosts[self._idle.popitem(last=False)[0]]
 
 
@@ -249,5 +249,5 @@ def _backoff(task: Task, retry_after: float | None) -> float:
     """Seconds until the task's next attempt."""
     if retry_after is not None:
         return min(retry_after, LONGEST_PAUSE_SECONDS)
-    seconds = min(_FIRST_PAUSE_SECONDS * 2.0**task.attempts / 2, _LONGEST_BACKOFF_SECONDS)
+    seconds = min(FIRST_PAUSE_SECONDS * 2.0**task.attempts / 2, _LONGEST_BACKOFF_SECONDS)
     return seconds * random.uniform(0.5, 1.0)  # so that what failed together comes back apart

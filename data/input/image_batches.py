@@ -18,14 +18,14 @@ from PIL import Image
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS, ImageError, decoded
-from data.common.threads import map_ahead
+from data.common.parallel import map_ahead
 from data.input import preprocess
 from data.input.image_source import LoadError, SourceImage
 
 MAX_ASPECT = 64
 """How many times as long as wide an image may be; of longer ones the middle is taken."""
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 _STRIP_ROWS = 512
 
 
@@ -143,7 +143,7 @@ def batches(
       threads: that read, decode and prepare.
     """
     prepare_one = functools.partial(_prepare, prepare)
-    prepared = map_ahead(prepare_one, images, threads, _BATCHES_AHEAD * batch_size)
+    prepared = map_ahead(prepare_one, images, threads, BATCHES_AHEAD * batch_size)
     with contextlib.closing(prepared):
         while chunk := list(itertools.islice(prepared, batch_size)):
             crops = np.zeros((len(chunk), *prepare.shape), np.float32)

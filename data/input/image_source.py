@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data.common.errors import UserError
-from data.common.files import matches, refuse_other_encodings
-from data.common.folders import images_below
+from data.common.files import files_below, matches, refuse_other_encodings
 from data.common.images import IMAGE_SUFFIXES, MAX_BYTES
 from data.tfrecords.examples import Features, decode_example, decode_labels
 from data.tfrecords.records import RecordError, read_index, read_record
@@ -25,7 +24,7 @@ STDIN = "-"
 RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
 
 _SNIFFED_BYTES = 1024
-_MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -151,7 +150,7 @@ def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[Sour
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
         counted = Counter() if passed_over is None else passed_over
-        return _files(images_below(source, counted))
+        return _files(files_below(source, IMAGE_SUFFIXES, counted))
     if not path.exists():
         found = matches(source)
         if not found:
@@ -195,9 +194,9 @@ def _listed_file(path: Path) -> Iterator[SourceImage]:
 
 def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[SourceImage]:
     number = 0
-    while line := file.readline(_MAX_LINE_BYTES + 1):
+    while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if len(line) > _MAX_LINE_BYTES:
+        if len(line) > MAX_LINE_BYTES:
             raise UserError(f"{shown}:{number}: too long a row; is this a list file?")
         # Names of files are bytes: what is not UTF-8 goes through unharmed.
         text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")

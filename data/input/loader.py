@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
-from data.common.threads import map_ahead
+from data.common.parallel import map_ahead
 from data.input.preprocess import CHANNELS
 from data.tfrecords.record_source import RecordSource, Sample
 from data.tfrecords.records import RecordError

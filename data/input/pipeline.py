@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data.common.sharding import StepShard
 from data.input import augment, preprocess
 from data.input.augment import Augmentation
 from data.input.loader import IndexedSample, MicroBatch, SampleReader, StepPlan, load
 from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
-from data.input.sharding import StepShard
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
 __all__ = [

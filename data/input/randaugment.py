@@ -39,7 +39,7 @@ def rand_augment(
         signed = tf.where(sign % 2 == 0, strength, -strength)
         branches = [
             functools.partial(operation, image, signed if is_signed else tf.constant(strength))
-            for operation, is_signed in OPERATIONS
+            for operation, is_signed in OPERATIONS.values()
         ]
         shape = image.shape
         image = tf.switch_case(choice % len(OPERATIONS), branches)
@@ -152,20 +152,20 @@ def _shift_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     return _warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, pixels])
 
 
-# Each with whether its direction is drawn too.
-OPERATIONS: tuple[tuple[Operation, bool], ...] = (
-    (_identity, False),
-    (_autocontrast, False),
-    (_equalize, False),
-    (_rotate, True),
-    (_solarize, False),
-    (_color, True),
-    (_posterize, False),
-    (_contrast, True),
-    (_brightness, True),
-    (_sharpness, True),
-    (_shear_x, True),
-    (_shear_y, True),
-    (_shift_x, True),
-    (_shift_y, True),
-)
+# By name: the operation, and whether its direction is drawn, too. Seeds pick them by their place.
+OPERATIONS: dict[str, tuple[Operation, bool]] = {
+    "identity": (_identity, False),
+    "autocontrast": (_autocontrast, False),
+    "equalize": (_equalize, False),
+    "rotate": (_rotate, True),
+    "solarize": (_solarize, False),
+    "color": (_color, True),
+    "posterize": (_posterize, False),
+    "contrast": (_contrast, True),
+    "brightness": (_brightness, True),
+    "sharpness": (_sharpness, True),
+    "shear_x": (_shear_x, True),
+    "shear_y": (_shear_y, True),
+    "shift_x": (_shift_x, True),
+    "shift_y": (_shift_y, True),
+}

@@ -1,9 +1,9 @@
 """Samplers: which record each sample of training is, a pure function of the seed.
 
 Sample indices 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
-workers read: the global batch of step k is samples [k * G, (k + 1) * G), and each worker takes
-its own slice of it (sharding.py). So training resumes at any step, with any number of workers, and
-every record is read once per epoch, by any number of workers.
+workers read: the global batch of step k is samples [k * G, (k + 1) * G), and each worker takes its
+own slice of it (data/common/sharding.py). So training resumes at any step, and every record is read
+once per epoch, both with any number of workers.
 
 A sampler is a class with `records(start, count)`; `RandomSampler` is the default.
 """

@@ -26,7 +26,7 @@ from data.lists.rows import (
     split_row,
 )
 
-_CACHED_TEXTS = 1 << 17
+CACHED_TEXTS = 1 << 17
 _REFUSED = -1
 
 
@@ -109,7 +109,7 @@ class _LabelTable(dict):
 
     def look_up(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of L texts: numbers int64, classes int32 (refused: -1) and confidences float64."""
-        if len(self) > _CACHED_TEXTS:
+        if len(self) > CACHED_TEXTS:
             self._empty()
         numbers = np.fromiter(map(self.__getitem__, texts), np.int64, len(texts))
         classes = np.array(self._classes, np.int32)[numbers]
@@ -188,7 +188,7 @@ def _drop_repeated(block: Block) -> None:
 
 def format_rows(names: Sequence[str], labels: Labels) -> bytes:
     """Lines of rows with these R names and labels, as `format_row` writes them."""
-    if len(_LABEL_TEXTS) > _CACHED_TEXTS:
+    if len(_LABEL_TEXTS) > CACHED_TEXTS:
         _LABEL_TEXTS.clear()
     keys = (labels.classes + 1j * labels.confidences).tolist()
     texts = list(map(_LABEL_TEXTS.__getitem__, keys))

@@ -27,7 +27,7 @@ _SOURCE = re.compile(
     r"|(?:.*/)?[0-9a-f]{16}(?:\.jpg)?$)"  # and image ids
 )
 
-_ORDER_ROWS = 1 << 16
+ORDER_ROWS = 1 << 16
 
 
 def sources(block: Block) -> np.ndarray:
@@ -164,8 +164,8 @@ def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
     taken = []
     used = np.zeros(int(rows.classes.max(initial=-1)) + 1, np.int64)
     order = np.random.default_rng(seed).permutation(len(rows.numbers)).astype(np.int64)
-    for start in range(0, len(order), _ORDER_ROWS):
-        which = order[start : start + _ORDER_ROWS]
+    for start in range(0, len(order), ORDER_ROWS):
+        which = order[start : start + ORDER_ROWS]
         which = which[_all_true(rows.take(which), used < most)]
         some = rows.take(which)
         # Classes that stay below `most` whatever is taken need no care.

@@ -19,8 +19,7 @@ from data.common.progress import Progress
 from data.common.sharding import Shard
 from data.input import image_source
 from data.input.image_batches import ImageBatch, Preparation, batches
-from data.outputs.result_format import ResultFormat
-from data.outputs.result_shards import ResultShards, ShardWriter
+from data.outputs.result_files import ResultFormat, ResultShards, ShardWriter
 
 Row = TypeVar("Row")
 

@@ -1,9 +1,10 @@
-"""Feature files: text as released, NumPy, Parquet; chosen by the suffix.
+"""Feature files, written and read: text as released, NumPy, Parquet; chosen by the suffix.
 
 NumPy and Parquet files cannot grow and survive a kill, so their bodies are rows of one JSON line
 and the raw numbers; the file is made from them at the end, a few rows at a time.
 """
 
+import csv
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from data.common.errors import UserError
 from data.common.files import rewritten
-from data.outputs.result_format import ResultFormat, one_line
+from data.outputs.result_files import ResultFormat, one_line
 
 NAMES_SUFFIX = ".names.tsv"
 _ROWS_AT_ONCE = 1024
@@ -142,3 +144,61 @@ def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
 def _valid_text(text: str) -> str:
     """A file name that is not UTF-8 cannot stand in a Parquet string as it is."""
     return text.encode("utf-8", "replace").decode()
+
+
+class Table(NamedTuple):
+    """Names [N] and features float [N, D], which may lie in a file that is mapped, not read."""
+
+    names: list[str]
+    values: np.ndarray
+
+
+def read_table(path: str) -> Table:
+    """What extract_feature.py wrote as .npz, .npy, .txt or .parquet.
+
+    Raises:
+      UserError: another suffix, or a file of another content.
+    """
+    readers = {".npz": _read_npz, ".npy": _read_npy, ".txt": _read_text, ".parquet": _read_parquet}
+    read = readers.get(Path(path).suffix.lower())
+    if read is None:
+        raise UserError(f"{path}: the name must end in {', '.join(readers)}")
+    try:
+        table = Table(*read(path))
+    except (KeyError, IndexError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} does not hold features: {error}") from error
+    if table.values.ndim != 2 or len(table.names) != len(table.values):
+        raise UserError(
+            f"{path}: {len(table.names)} names for features of shape {table.values.shape}"
+        )
+    return table
+
+
+def _read_npz(path: str) -> tuple[list[str], np.ndarray]:
+    with np.load(path) as archive:
+        return archive["names"].tolist(), archive["features"]
+
+
+def _read_npy(path: str) -> tuple[list[str], np.ndarray]:
+    with open(path + NAMES_SUFFIX, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row[0] for row in rows], np.load(path, mmap_mode="r")
+
+
+def _read_text(path: str) -> tuple[list[str], np.ndarray]:
+    names, values = [], []
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            name, _, numbers = line.split("\t")
+            names.append(name)
+            values.append(np.array(numbers.split(), np.float32))
+    return names, np.stack(values)
+
+
+def _read_parquet(path: str) -> tuple[list[str], np.ndarray]:
+    import pyarrow.parquet as pq  # heavy, and only needed for this format
+
+    table = pq.read_table(path, columns=["image", "features"])
+    features = table["features"].combine_chunks()
+    values = features.flatten().to_numpy().reshape(len(features), -1)
+    return table["image"].to_pylist(), values

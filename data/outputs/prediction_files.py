@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.common.files import rewritten
 from data.outputs.predictions import Prediction
-from data.outputs.result_format import ResultFormat, one_line
+from data.outputs.result_files import ResultFormat, one_line
 
 CSV_COLUMNS = ("image", "label", "rank", "index", "name", "probability", "problem")
 _ROW_GROUP_ROWS = 4096

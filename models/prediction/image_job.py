@@ -16,7 +16,7 @@ from data.common import output_lock, processes
 from data.common.processes import ProcessGroup, this_process
 from data.input.image_batches import ImageBatch, Preparation
 from data.outputs.batch_predictor import BatchPredictor
-from data.outputs.result_format import ResultFormat
+from data.outputs.result_files import ResultFormat
 from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.distributed import launch

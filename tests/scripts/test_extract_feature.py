@@ -20,10 +20,10 @@ from data.common.sharding import Shard
 from data.input import image_batches
 from data.input.image_batches import Preparation, batches
 from data.input.image_source import images
-from data.outputs import feature_files, result_shards
+from data.outputs import feature_files, result_files
 from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.feature_files import Feature
-from data.outputs.result_format import choose_format
+from data.outputs.result_files import choose_format
 
 ROOT = Path(__file__).resolve().parents[2]
 NAN = float("nan")
@@ -88,6 +88,13 @@ def test_parquet_holds_all_rows(tmp_path, dtype):
     np.testing.assert_array_equal(rows, VALUES.astype(dtype))
     assert table["image"].to_pylist() == [row.image for row in ROWS]
     assert table["problem"].to_pylist() == [row.problem for row in ROWS]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".txt", ".parquet"])
+def test_every_written_form_is_read_back(tmp_path, suffix):
+    table = feature_files.read_table(str(written(tmp_path, suffix)))
+    assert table.names == [row.image for row in ROWS]
+    np.testing.assert_array_equal(table.values, VALUES)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,7 @@ def job(photos, result, group=None, describe=describe, batch_size=2):
 
 
 def test_an_interrupted_job_ends_in_identical_bytes(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(result_shards, "SHARD_SECONDS", -1)
+    monkeypatch.setattr(result_files, "SHARD_SECONDS", -1)
     whole = job(photos, tmp_path / "whole.npz")
     assert whole.run()[:2] == (9, 1)
 
@@ -240,7 +247,7 @@ def test_few_batches_wait_for_a_slow_network(tmp_path):
     stream = batches(source, Preparation(32), 2, threads=2)
     for number in range(1, 11):
         next(stream)
-        assert len(taken) <= 2 * (number + image_batches._BATCHES_AHEAD)
+        assert len(taken) <= 2 * (number + image_batches.BATCHES_AHEAD)
     stream.close()
 
 

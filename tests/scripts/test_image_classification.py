@@ -1,6 +1,7 @@
 """From scores to labels, the files they are written to, and the script from end to end."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -20,10 +21,9 @@ from data.common.command import INTERRUPTED
 from data.common.errors import UserError
 from data.input.image_batches import to_image
 from data.lists.hierarchy import Hierarchy
-from data.outputs import batch_predictor
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import Label, Labels, Prediction, class_names, read_thresholds
-from data.outputs.result_format import choose_format
+from data.outputs.result_files import ShardWriter, choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
 from models.prediction.inference import NetworkOptions
@@ -226,9 +226,15 @@ def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     arguments = ["image_classification.py", photos, f"--model_dir={thin_checkpoint}"]
     arguments += ["--page_images=2", "--batch_size=1"]
     call_script(*arguments, "--result=whole.txt", "--page=whole.html")
-    shown = Mock(side_effect=[None] * (done - 1) + [KeyboardInterrupt])
+    append, batches = ShardWriter.append, itertools.count(1)
+
+    def append_until_interrupted(*arguments):
+        append(*arguments)
+        if next(batches) == done:
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(batch_predictor._Problems, "add", shown)
+        patch.setattr(ShardWriter, "append", append_until_interrupted)
         assert call_script(*arguments, "--page=page.html") == INTERRUPTED
     reports = map(Path.read_text, tmp_path.glob("label_pred.txt.partial/*.json"))
     assert sum(json.loads(report)["items"] for report in reports) == done

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints.verify import _wrong_sums
+from checkpoints.verify import wrong_sums
 from data.common.errors import UserError
 from data.common.state import write_document
 from data.download.manifest import Entry, Manifest
 from data.imagenet.extraction import Extractor
-from data.outputs.result_shards import ResultShards, ShardWriter
+from data.outputs.result_files import ResultShards, ShardWriter
 from data.tfrecords import conversion, records
 from data.tfrecords.conversion import Options
 from data.tfrecords.manifest import ShardFolder
@@ -76,7 +76,7 @@ def build_sums(folder: Path) -> Path:
 
 
 def use_sums(folder: Path) -> Any:
-    if wrong := list(_wrong_sums(folder / "model.ckpt-3")):
+    if wrong := list(wrong_sums(folder / "model.ckpt-3")):
         raise checkpoint.CheckpointError(f"{folder}: {wrong[0]}")
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from data.common import images
 from data.common.images import ImageError, Probe, decode, probe, to_jpeg, whole
 
 
@@ -106,14 +105,22 @@ def test_first_frame_of_an_animation(image_format: str) -> None:
     assert_close(decode(data), frames[0])
 
 
+STORED_AS = {  # EXIF orientation -> how a camera turned the upright image
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int, image_format: str) -> None:
     upright = gradient()
-    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270} | {
-        turn: images._UPRIGHT[turn] for turn in (2, 3, 4, 5, 7)
-    }
-    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    stored = upright.transpose(STORED_AS[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     data = encoded(stored, image_format, exif=exif)

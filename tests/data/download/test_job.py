@@ -42,7 +42,7 @@ def web() -> Iterator[WebServer]:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch) -> None:
     """Back-off in hundredths of seconds."""
-    monkeypatch.setattr(download_scheduler, "_FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(download_scheduler, "FIRST_PAUSE_SECONDS", 0.02)
 
 
 def write_list(path: Path, urls: list[str]) -> Path:

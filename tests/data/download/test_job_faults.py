@@ -24,7 +24,7 @@ def web() -> Iterator[WebServer]:
 @pytest.fixture
 def run(tmp_path, web, monkeypatch) -> Callable[..., int]:
     """Downloads ten images to `images`, or continues with them."""
-    monkeypatch.setattr(scheduler, "_FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(scheduler, "OFFLINE_PAUSE_SECONDS", 0.05)
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in CA_VARIABLES:
@@ -83,7 +83,7 @@ def test_rows_that_failed_by_an_outage_are_asked_for_by_the_next_run(run, tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fetcher, "fetch", fail_after_one)
-        patch.setattr(scheduler, "_OFFLINE_PAUSES", 1)
+        patch.setattr(scheduler, "OFFLINE_PAUSES", 1)
         assert run("--num_threads", "1", "--retries", "0") == 0
     assert sum(1 for _ in read_rows(tmp_path / "images" / "invalid_url.txt")) == 9
     assert run() == 0

@@ -7,7 +7,7 @@ import pytest
 from data.common.errors import UserError
 from data.download import scheduler as download_scheduler
 from data.download.fetch import FetchError
-from data.download.scheduler import Scheduler, Task
+from data.download.scheduler import UNREACHABLE_ATTEMPTS, Scheduler, Task
 
 BUSY = FetchError("http_429", "", is_transient=True, is_throttled=True)
 BROKEN = FetchError("http_500", "", is_transient=True)
@@ -208,13 +208,35 @@ def test_without_a_network_from_the_start_no_row_fails(rows: int) -> None:
 
 
 def test_hosts_are_forgotten(monkeypatch) -> None:
-    monkeypatch.setattr(download_scheduler, "_REMEMBERED_HOSTS", 10)
+    """Of hosts without a task only the latest few keep their history of failures."""
+    monkeypatch.setattr(download_scheduler, "REMEMBERED_HOSTS", 10)
     scheduler = Scheduler(1, 0)
-    for number in range(1000):
-        scheduler.add(Task(number, "", "", f"host{number}"))
+
+    def fail(host: str) -> None:
+        scheduler.add(Task(0, "", "", host))
         (task,) = taken(scheduler)
-        scheduler.failed(task, 0.0, UNREACHABLE)
-    assert len(scheduler._hosts) <= 11
+        assert not scheduler.failed(task, 0.0, UNREACHABLE)
+
+    for _ in range(UNREACHABLE_ATTEMPTS - 1):
+        fail("first")
+        fail("second")
+    for number in range(9):  # with the second host these are ten
+        fail(f"host{number}")
+    fail("first")
+    assert scheduler.given_up("first") is None
+    for number in range(9):
+        assert scheduler.given_up(f"host{number}") is None
+
+
+def test_remembered_hosts_are_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(download_scheduler, "REMEMBERED_HOSTS", 10)
+    scheduler = Scheduler(1, 0)
+    hosts = ["first"] * (UNREACHABLE_ATTEMPTS - 1) + [f"host{n}" for n in range(9)] + ["first"]
+    for task in tasks(*hosts):
+        scheduler.add(task)
+        (taken_task,) = taken(scheduler)
+        scheduler.failed(taken_task, 0.0, UNREACHABLE)
+    assert scheduler.given_up("first") == "unreachable"
 
 
 @pytest.mark.parametrize("limit", [1, 3])

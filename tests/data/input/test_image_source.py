@@ -182,7 +182,7 @@ def test_sources_without_images_are_refused_by_name(folder, monkeypatch, sources
     (folder / "empty").mkdir()
     (folder / "binary").write_bytes(b"x" * 2000 + b"\0\n")
     (folder / "long").write_bytes(b"x" * 2000)
-    monkeypatch.setattr(image_source, "_MAX_LINE_BYTES", 1999 if "long" in sources else 9999)
+    monkeypatch.setattr(image_source, "MAX_LINE_BYTES", 1999 if "long" in sources else 9999)
     with pytest.raises(UserError, match=message):
         names(*sources)
 

@@ -10,12 +10,11 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from data.common.errors import UserError
-from data.common.sharding import Shard
+from data.common.sharding import Shard, StepOptions, StepShard, step_shard_of
 from data.input import augment, pipeline
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages
 from data.input.pipeline import InputOptions, TrainingInput
-from data.input.sharding import StepOptions, StepShard, step_shard_of
 from data.tfrecords import records
 from data.tfrecords.examples import encode_example
 from data.tfrecords.record_source import find_files

@@ -20,19 +20,20 @@ FACTOR = 1.0 + LEVEL * randaugment.MAX_ENHANCE
 
 
 @pytest.mark.parametrize(
-    ("operation", "expected"),
+    ("name", "expected"),
     [
-        (randaugment._autocontrast, ImageOps.autocontrast),
-        (randaugment._equalize, ImageOps.equalize),
-        (randaugment._color, lambda p: ImageEnhance.Color(p).enhance(FACTOR)),
-        (randaugment._brightness, lambda p: ImageEnhance.Brightness(p).enhance(FACTOR)),
-        (randaugment._contrast, lambda p: ImageEnhance.Contrast(p).enhance(FACTOR)),
-        (randaugment._sharpness, lambda p: ImageEnhance.Sharpness(p).enhance(FACTOR)),
-        (randaugment._solarize, lambda p: ImageOps.solarize(p, 127.5)),
-        (randaugment._shift_x, lambda p: _shifted(p, randaugment.MAX_SHIFT * LEVEL * 32)),
+        ("autocontrast", ImageOps.autocontrast),
+        ("equalize", ImageOps.equalize),
+        ("color", lambda p: ImageEnhance.Color(p).enhance(FACTOR)),
+        ("brightness", lambda p: ImageEnhance.Brightness(p).enhance(FACTOR)),
+        ("contrast", lambda p: ImageEnhance.Contrast(p).enhance(FACTOR)),
+        ("sharpness", lambda p: ImageEnhance.Sharpness(p).enhance(FACTOR)),
+        ("solarize", lambda p: ImageOps.solarize(p, 127.5)),
+        ("shift_x", lambda p: _shifted(p, randaugment.MAX_SHIFT * LEVEL * 32)),
     ],
 )
-def test_operation_equals_pillow(image, operation, expected) -> None:
+def test_operation_equals_pillow(image, name, expected) -> None:
+    operation, _ = randaugment.OPERATIONS[name]
     ours = operation(tf.constant(image / 255.0, tf.float32), tf.constant(LEVEL))
     ours = np.clip(ours.numpy(), 0, 1) * 255
     theirs = np.asarray(expected(Image.fromarray(image)), np.float32)
@@ -54,7 +55,8 @@ def _shifted(image: Image.Image, pixels: float) -> Image.Image:
 
 def test_posterize_leaves_six_bits(image) -> None:
     tensor = tf.constant(image / 255.0, tf.float32)
-    values = np.unique(randaugment._posterize(tensor, tf.constant(0.5)).numpy())
+    posterize, _ = randaugment.OPERATIONS["posterize"]
+    values = np.unique(posterize(tensor, tf.constant(0.5)).numpy())
     assert len(values) <= 2**6 and values.max() <= 1.0
 
 

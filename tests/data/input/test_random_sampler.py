@@ -1,5 +1,7 @@
 """The order of records: once per epoch, for any number of workers, from any step."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,14 @@ def test_no_records_is_an_error():
 
 
 def test_memory_is_that_of_a_window():
-    shards = order([100] * 20_000, window_files=10, window_records=100)
-    assert len(shards.records(123_456_789, 50)) == 50
-    assert shards._window.cache_info().currsize <= 2
-    assert max(len(shards._window(61, w)) for w in (0, 1000)) == 1000
+    """The record ids of all 2 million records would take 16 MB."""
+    tracemalloc.start()
+    try:
+        shards = order([100] * 20_000, window_files=10, window_records=100)
+        assert len(shards.records(123_456_789, 50)) == 50
+        for start in range(0, 2_000_000, 1000):
+            shards.records(start, 50)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4e6

@@ -275,12 +275,16 @@ def test_matrices_that_are_refused(tmp_path, line):
         Cooccurrence.read(tmp_path / "co.txt", 7)
 
 
-def test_counts_add_up_over_many_chunks():
-    counts = cooccurrence._Counts()
-    for keys in ([3, 1, 3], [], [1, 2]):
-        counts.add(np.array(keys, np.int64))
-    assert counts.keys.tolist() == [1, 2, 3]
-    assert counts.counts.tolist() == [2, 1, 2]
+def test_counts_add_up_over_many_chunks(tmp_path):
+    predicted = {"a": 3, "b": 1, "c": 3, "d": 2}
+    path = tmp_path / "label_pred.txt"
+    heading = "+++ the predictions of {} is:\n{} name: 0.99\n"
+    path.write_text("".join(heading.format(image, c) for image, c in predicted.items()))
+    chunks = (b"a\t0:1\nb\t0:1\n", b"not predicted\t0:1\n", b"c\t0:1\nd\t1:1\n")
+    annotated = ((block, block.labels) for block in map(parse_block, chunks))
+    found = cooccurrence.count(annotated, path, np.arange(4), posterior=0.9, class_num=4)
+    rows = zip(*(column.tolist() for column in found), strict=True)
+    assert sorted(rows) == [(0, 1, 1, 3), (0, 3, 2, 3), (1, 2, 1, 1)]
 
 
 def test_options_that_exclude_each_other(tmp_path, dictionary):

@@ -153,7 +153,7 @@ def test_at_most_k_images_of_each_specific_class(tmp_path, dictionary):
 def test_capping_is_greedy_in_a_random_order(classes, most, seed, order_rows):
     rows = rows_of(classes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_ORDER_ROWS", order_rows)
+        patch.setattr(selection, "ORDER_ROWS", order_rows)
         taken = selection.at_most_per_class(rows, most, seed)
     used, expected = Counter(), []
     for n in np.random.default_rng(seed).permutation(len(classes)).tolist():

@@ -13,9 +13,8 @@ import tensorflow as tf
 from launching import Stage, executable
 
 from data import tfrecord
-from data.common.sharding import Shard
+from data.common.sharding import Shard, cut_step
 from data.input.pipeline import Augmentation, InputOptions, TrainingInput
-from data.input.sharding import cut_step
 from data.tfrecords.examples import encode_example
 from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint

@@ -10,8 +10,7 @@ import pytest
 from launching import Stage
 
 from data.common.errors import UserError
-from data.common.sharding import Shard
-from data.input.sharding import StepOptions, arithmetic, cut_step, step_shard_of
+from data.common.sharding import Shard, StepOptions, arithmetic, cut_step, step_shard_of
 from models.distributed.base import SingleProcess
 from models.training.metric_writer import reported
 

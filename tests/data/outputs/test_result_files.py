@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.common.errors import UserError
-from data.outputs.result_shards import ResultShards, ShardWriter
+from data.outputs.result_files import ResultShards, ShardWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {"depth": 50, "sizes": (1, 2)}
@@ -16,11 +16,11 @@ SETTINGS = {"depth": 50, "sizes": (1, 2)}
 ENDLESS = """
 import itertools, pathlib, sys, time
 sys.path.insert(0, {root!r})
-from data.outputs import result_shards
-result_shards.SHARD_SECONDS = 0.005
-shards = result_shards.ResultShards(pathlib.Path({result!r}), {settings!r})
+from data.outputs import result_files
+result_files.SHARD_SECONDS = 0.005
+shards = result_files.ResultShards(pathlib.Path({result!r}), {settings!r})
 (first, _), = shards.gaps(0, 1000, 1000, 1)
-with result_shards.ShardWriter(shards, first) as writer:
+with result_files.ShardWriter(shards, first) as writer:
     for row in itertools.count(first):
         writer.append(b"%d\\n" % row, 1, row % 2)
         print(row, flush=True)

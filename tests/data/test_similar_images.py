@@ -6,10 +6,10 @@ from PIL import Image
 from skimage import data as photographs
 
 from data import similar_images
-from data.outputs import feature_files, feature_search
-from data.outputs.feature_files import Feature
-from data.outputs.feature_search import Table, nearest, read_table
-from data.outputs.result_format import choose_format
+from data.outputs import feature_files
+from data.outputs.feature_files import Feature, Table
+from data.outputs.result_files import choose_format
+from data.similar_images import nearest
 
 
 def write(path, rows):
@@ -25,13 +25,6 @@ def write(path, rows):
 ROWS = {"a.jpg": [1, 0], "b.jpg": [0, 2], "bad.jpg": [np.nan, np.nan], "c.jpg": [3, 3]}
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".txt", ".parquet"])
-def test_every_written_form_is_read_back(tmp_path, suffix):
-    table = read_table(write(tmp_path / f"f{suffix}", ROWS))
-    assert table.names == list(ROWS)
-    np.testing.assert_array_equal(table.values, np.array(list(ROWS.values()), np.float32))
-
-
 def test_neighbors_go_by_the_angle_and_leave_out_the_unreadable():
     table = Table(list(ROWS), np.array(list(ROWS.values()), np.float32))
     rows, cosines = nearest(table, np.array([[2.0, 0.1]]), 3)
@@ -44,7 +37,7 @@ def test_a_table_read_in_parts_gives_the_neighbors_of_the_whole(monkeypatch):
     rng = np.random.default_rng(0)
     table = Table([""] * 1000, rng.standard_normal((1000, 8)))
     queries = rng.standard_normal((5, 8))
-    monkeypatch.setattr(feature_search, "_ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(similar_images, "ROWS_AT_ONCE", 64)
     rows, cosines = nearest(table, queries, 10)
     unit = table.values / np.linalg.norm(table.values, axis=1, keepdims=True)
     all_cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
