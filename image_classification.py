@@ -29,7 +29,7 @@ SETTINGS = (
 def main() -> int:
     result_format = choose_format(FORMATS, FLAGS.result)
     if FLAGS.page:
-        prediction_html.check(FLAGS.page)
+        prediction_html.check_suffix(FLAGS.page)
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
@@ -39,18 +39,18 @@ def main() -> int:
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shards has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
-    shown = prediction_html.Shown(count)
+    page = prediction_html.PredictionPage(count)
 
     def describe(batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(labels, batch, probabilities)
-        shown.add(predictions, batch)
+        page.add(predictions, batch)
         return predictions
 
     settings = script.values(*DECISIVE, *SETTINGS)
     job = loaded, group, options, result_format, predictor, describe, settings
     code = image_job.run(*job, shown=count)
     if FLAGS.page and group.collects:
-        shown.write(FLAGS.page)
+        page.write(FLAGS.page)
     return code
 
 

@@ -2,10 +2,10 @@
 
     python data/download_urls_multithreading.py --url_list urls.txt --save_dir images/
 
-Run the same command again after an interruption: what is done is not asked for again.
---retry_failed tries the failed rows once more. `mpirun -np N` shares the list among MPI ranks that
-write to one folder, `--part i/n` among runs on several machines; put their folders into one and run
-without --part to join them.
+Run the same command again after an interruption: it does not download again what is done.
+--retry_failed tries the failed rows again. `mpirun -np N` divides the list among MPI ranks that
+write to one folder, `--part i/n` among runs on several machines: merge their folders, then run
+without --part to join the parts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _join(plan: Plan) -> int:
         print(f"such as {body.example_url}")
     print(f"images: {plan.options.im_list}; failed rows: {plan.options.invalid_list}")
     if not totals.ok:
-        print("error: no row could be had", file=sys.stderr)
+        print("error: no row could be downloaded", file=sys.stderr)
     return 0 if totals.ok else 1
 
 
@@ -72,20 +72,20 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and labels")
     add("--im_list", type=Path, help="the list to write of images (SAVE_DIR/im_list.txt)")
-    add("--num_threads", type=_positive, default=20, help="at the same time (%(default)s)")
-    add("--save_dir", type=Path, default=Path("images"), help="for images (%(default)s)")
-    add("--retry_failed", action="store_true", help="try the rows again that failed before")
-    add("--verify", action="store_true", help="compare files with their SHA-256, and download those"
-        " again that were altered (sizes are compared in every run)")  # fmt: skip
+    add("--num_threads", type=_positive, default=20, help="downloads at once (%(default)s)")
+    add("--save_dir", type=Path, default=Path("images"), help="folder (%(default)s)")
+    add("--retry_failed", action="store_true", help="also try rows that failed before")
+    add("--verify", action="store_true", help="compare files with their SHA-256, download altered"
+        " ones again (sizes are compared in every run)")  # fmt: skip
     add(
         "--dry_run",
         action="store_true",
-        help="download a sample, estimate disk and time of all",
+        help="download a sample; estimate disk and time of the whole list",
     )
     add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
     _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
-    _add_output(parser.add_argument_group("what is written"))
-    _add_limits(parser.add_argument_group("limits and manners"))
+    _add_output(parser.add_argument_group("output"))
+    _add_limits(parser.add_argument_group("limits"))
     args = parser.parse_args(argv)
     if (args.url_list is None) == (args.image_ids is None):
         parser.error("give either --url_list or --image_ids")
@@ -115,27 +115,37 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add, limits = group.add_argument, Limits()
-    add("--host_limit", type=_positive, help=f"threads for one host ({HOST_LIMIT}; by id, all)")
-    add("--retries", type=int, default=Options.retries, help="of one row (%(default)s)")
-    add("--connect_timeout", type=float, default=limits.connect_seconds, help="s (%(default)s)")
+    add("--host_limit", type=_positive, help=f"threads per host ({HOST_LIMIT}; by id, all)")
+    add("--retries", type=int, default=Options.retries, help="per row (%(default)s)")
+    add(
+        "--connect_timeout",
+        type=float,
+        default=limits.connect_seconds,
+        help="seconds (%(default)s)",
+    )
     add(
         "--read_timeout",
         type=float,
         default=limits.read_seconds,
-        help="s without a byte (%(default)s)",
+        help="seconds without a byte (%(default)s)",
     )
-    add("--time_limit", type=float, default=limits.total_seconds, help="s an attempt (%(default)s)")
-    add("--max_bytes", type=_positive, default=limits.max_bytes, help="of one file (%(default)s)")
-    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="of an image (%(default)s)")
-    add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="to decode one")
+    add(
+        "--time_limit",
+        type=float,
+        default=limits.total_seconds,
+        help="seconds per attempt (%(default)s)",
+    )
+    add("--max_bytes", type=_positive, default=limits.max_bytes, help="per file (%(default)s)")
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="per image (%(default)s)")
+    add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="memory to decode")
     add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
-    add("--user_agent", default=USER_AGENT, help="how to introduce ourselves (%(default)s)")
-    add("--opt_outs", default=",".join(OPT_OUTS), help="directives of an X-Robots-Tag with which a"
-        " image is left alone; '' for none (%(default)s)")  # fmt: skip
-    add("--placeholders", type=Path, action="append", default=[], help="more hashes of images"
-        " that stand for missing ones, as in data/placeholders.txt")  # fmt: skip
-    add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs give"
-        " is no image; 0: it may be (%(default)s)")  # fmt: skip
+    add("--user_agent", default=USER_AGENT, help="sent to hosts (%(default)s)")
+    add("--opt_outs", default=",".join(OPT_OUTS), help="directives of X-Robots-Tag whose images"
+        " are not downloaded; '' for none (%(default)s)")  # fmt: skip
+    add("--placeholders", type=Path, action="append", default=[], help="further placeholders for"
+        " missing images, in the format of data/placeholders.txt")  # fmt: skip
+    add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs"
+        " return is not accepted; 0: it is (%(default)s)")  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -190,9 +200,11 @@ def _joined_list(args: argparse.Namespace, template: str, group: ProcessGroup) -
     path = args.save_dir / _BY_ID
     if group.barrier is None or group.shard.index == 0:
         joined = join_ids(args.image_ids, args.annotations, "{subset}" in template, path)
-        print(f"{path}: {joined.rows} ids; {joined.without_annotations} left out that are not")
-        print(f"among the {joined.annotations} annotations" if args.annotations else "annotated")
-        print(f"{joined.rotated} are turned upright, as the column Rotation says")
+        print(f"{path}: {joined.rows} ids")
+        print(f"{joined.without_annotations} ids without annotations are left out")
+        if args.annotations:
+            print(f"{joined.annotations} annotations read")
+        print(f"{joined.rotated} images are rotated by the column Rotation")
     group.wait()
     return path
 

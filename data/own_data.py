@@ -228,7 +228,7 @@ def report(names: list[str], parts: Mapping[str, list[Labeled]], skipped: Counte
     }
     if skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(8))
-        print(f"passed over as no images: {skipped.total()} files and folders ({kinds})")
+        print(f"skipped {skipped.total()} files and folders that are not images ({kinds})")
     for name in (name for name in names if not counts["train"][name]):
         print(f"class {name} has no image to train on")
     for part in (part for part in SPLITS if not parts[part]):

@@ -1,4 +1,4 @@
-"""Writes a page of images with their nearest neighbors among features.
+"""Writes a page of images, each with its nearest neighbors by features.
 
     python data/similar_images.py --features features.npz --output similar.html
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(options.features)
     queries = read_table(options.queries) if options.queries else table
     rows = _query_rows(queries, options)
-    # A query out of the table finds itself first: one more, so that it can be left out.
+    # One neighbor more: a query from the table finds itself first, and is left out.
     found, cosines = nearest(table, queries.values[rows], options.neighbors + 1)
     sections = [
         _section(table, queries.names[row], *pair, options.neighbors)
@@ -71,26 +71,26 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
 
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, float32 [N, D]; not-a-number where a row has no direction."""
+    """Rows scaled to length 1, float32 [N, D]; a row of zeros becomes NaN."""
     values = np.asarray(values, np.float32)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(lengths > 0, lengths, np.nan)
 
 
 def nearest(table: Table, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of the table that are nearest to each query, nearest first.
+    """The `count` rows of the table with the largest cosine to each query, nearest first.
 
-    Rows without numbers (unreadable images) are never near; of equals, the earlier row comes
-    first. The table is read once, a few thousand rows at a time.
+    Rows of NaN (unreadable images) come last; of equals, the earlier row comes first. The table is
+    read once, ROWS_AT_ONCE rows at a time.
 
     Args:
       queries: float [Q, D].
 
     Returns:
-      rows int64 [Q, K] and cosines float32 [Q, K], K being `count` or all rows if they are fewer.
+      rows int64 [Q, K] and cosines float32 [Q, K]; K is `count`, or all rows if they are fewer.
 
     Raises:
-      UserError: queries of another width.
+      UserError: the queries have another number of features than the table.
     """
     if queries.shape[1] != table.values.shape[1]:
         raise UserError(

@@ -1,8 +1,9 @@
-"""Download workers: processes of many threads each, fed by the scheduler.
+"""Download workers: processes of many threads each, which get their tasks from the scheduler.
 
-The parent has the scheduler, and no threads. Workers are there because threads of one Python
-process stop one another; and because a worker can be killed: when an attempt never ends (a header
-sent a byte a minute, a resolver that does not answer), and when a decoder crashes.
+The parent process runs the scheduler and has no threads. Processes are used for two reasons:
+threads of one Python process slow each other down, and a process can be killed when an attempt
+never ends (a header sent at one byte per minute, a resolver that does not answer) or a decoder
+crashes.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ Body = TypeVar("Body")
 Result = TypeVar("Result")
 
 WINDOW = 20_000
-"""Tasks looked ahead: while one host makes its tasks wait, others are found to continue with."""
+"""Tasks that the scheduler holds: while those of one host wait, others among them can run."""
 
-THREADS_A_PROCESS = 32
+THREADS_PER_PROCESS = 32
 
 _BATCH = 256
 _TICK_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
-_FETCHED = None  # a worker's word for a body that it has and has not stored yet
+_FETCHED = None  # a worker's message that a body is fetched, and not stored yet
 
 
 @dataclass(eq=False)
@@ -56,23 +57,23 @@ class _Worker:
 
     @property
     def free_threads(self) -> int:
-        # Bodies may wait to be stored, but not more of them than there are threads.
+        # Bodies that wait to be stored are limited to the number of threads, too.
         return min(self.threads - self.fetching, 2 * self.threads - len(self.attempts))
 
 
 class Engine(Generic[Body, Result]):
-    """Fetches in many threads, and stores what was fetched in a few, of several processes.
+    """Fetches bodies in many threads and stores them in a few, in each of several processes.
 
     Args:
-        fetch: gets a body; raises FetchError where that fails. Any other exception ends the run.
+        fetch: gets a body; raises FetchError if that fails. Any other exception ends the run.
             Like `store`, it is called in forked processes.
-        store: makes the result of a body; raises FetchError, too.
-        scheduler: decides on the order, and on another attempt.
-        threads: bodies fetched at the same time, over all processes.
-        processes: over which the threads are spread.
-        storing_threads: in each process.
-        patience_seconds: an attempt that takes longer fails, and its process is killed. The other
-            tasks of the process go to a new one.
+        store: turns a body into a result; raises FetchError if that fails.
+        scheduler: decides the order of tasks, and whether a failed one is tried again.
+        threads: number of bodies fetched at the same time, over all processes.
+        processes: number of processes that the threads are divided among.
+        storing_threads: number of threads that store, in each process.
+        patience_seconds: an attempt that takes longer fails, and its process is killed; the other
+            tasks of that process go to a new one.
     """
 
     def __init__(
@@ -94,7 +95,13 @@ class Engine(Generic[Body, Result]):
         self._final: list[tuple[Task, Result | FetchError]] = []
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FetchError]]:
-        """Final results as they come, each task's once; `tasks` is read as far as is needed."""
+        """Yields each task once with its final result, in order of completion.
+
+        `tasks` is read as needed, WINDOW tasks ahead.
+
+        Raises:
+            Exception: what `fetch` or `store` raised other than FetchError.
+        """
         source = iter(tasks)
         try:
             self._workers = [self._start(count) for count in self._threads]
@@ -110,7 +117,7 @@ class Engine(Generic[Body, Result]):
                 yield from done
         finally:
             for worker in self._workers:
-                worker.connection.close()  # which it ends at
+                worker.connection.close()  # which ends the worker
             for worker in self._workers:
                 worker.process.join(_JOIN_SECONDS)
 
@@ -119,7 +126,7 @@ class Engine(Generic[Body, Result]):
         return not (is_busy or self._scheduler.waiting)
 
     def _refill(self, source: Iterator[Task]) -> None:
-        """Keeps the window full."""
+        """Gives the scheduler tasks until it holds WINDOW of them."""
         while self._scheduler.waiting <= WINDOW - _BATCH:
             batch = list(islice(source, _BATCH))
             for task in batch:
@@ -128,7 +135,7 @@ class Engine(Generic[Body, Result]):
                 return
 
     def _dispatch(self) -> None:
-        """Gives tasks to free threads, of the process that has most of them."""
+        """Gives tasks to free threads, each time in the process with the most of them."""
         while True:
             worker = max(self._workers, key=lambda worker: worker.free_threads)
             now = time.monotonic()
@@ -142,7 +149,7 @@ class Engine(Generic[Body, Result]):
                 continue
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1
-            with suppress(OSError):  # a dead worker is found out by `_receive`
+            with suppress(OSError):  # `_receive` notices if the worker is dead
                 worker.connection.send(task)
 
     def _receive(self) -> None:
@@ -168,7 +175,7 @@ class Engine(Generic[Body, Result]):
                 self._end(attempt, result)
 
     def _end(self, attempt: _Attempt, result: Result | Exception) -> None:
-        """Ends an attempt: the task is done, or the scheduler has it again."""
+        """Ends an attempt: the task is final, or the scheduler takes it back for another one."""
         task, scheduler = attempt.task, self._scheduler
         if isinstance(result, FetchError):
             if result.is_transient:
@@ -191,7 +198,7 @@ class Engine(Generic[Body, Result]):
             self._replace(worker)
             for attempt in attempts:
                 if attempt.since <= end:
-                    # Of bodies that wait behind one another, only one is to blame.
+                    # A fetched body may only have waited behind another one: try it again.
                     error = FetchError("time_out", "no end in sight", attempt.is_fetched)
                     self._end(attempt, error)
                 elif attempt.is_fetched:
@@ -216,8 +223,8 @@ def _serve(
     store: Callable[[Task, object], object],
     storing_threads: int,
 ) -> None:
-    """The life of a worker process: until the parent, which may be killed, is gone."""
-    # Inherited files would keep the manifest locked and the pipes of our siblings open.
+    """Runs a worker process until the parent closes the connection or is killed."""
+    # Files inherited from the parent would keep the manifest locked and other workers' pipes open.
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
             os.close(descriptor)

@@ -1,8 +1,8 @@
 """Fetches one image over HTTP, with limits on time, size and redirects.
 
-Threads share the pooled connections of one adapter; each thread has a session of its own.
-Addresses are not restricted, because mirrors on private networks are common: run a list that you
-do not trust on a machine that reaches nothing private.
+All threads share one pool of connections; each thread has its own session.
+Addresses are not restricted, because mirrors on private networks are common: download a list that
+you do not trust on a machine that reaches no private network.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from requests.utils import prepend_scheme_if_needed
 from data.common.errors import UserError
 
 USER_AGENT = "Mozilla/5.0 (compatible; ml-images-download)"
-OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")  # as img2dataset has them
+OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")  # the same as img2dataset's
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 _ROBOTS_VALUES = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
-# Only so many bodies at a time grow beyond a usual image: threads x `max_bytes` are gigabytes.
 LARGE_BYTES, LARGE_AT_ONCE = 2 << 20, 4
-_MOST_INTERIM = 10
+"""At most LARGE_AT_ONCE bodies of more than LARGE_BYTES are in memory at the same time: bodies of
+`max_bytes` in every thread would take gigabytes."""
+_MAX_INTERIM = 10  # 1xx responses before the final one
 
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
 _CUT_OFF = (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)
-# Of this machine: its network, its name server, or what it has of files, ports and memory.
+# The fault of this machine: its network, its name server, or a lack of files, ports or memory.
 _OFFLINE_ERRNOS = {
     *(socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY, errno.ENETUNREACH, errno.ENETDOWN),
     *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL),
 }
-_TUNNEL = "Tunnel connection failed: "  # what http.client says of a proxy's answer
+_TUNNEL = "Tunnel connection failed: "  # begins http.client's message about a proxy's answer
 _BAD_URL = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -59,9 +60,14 @@ _BAD_URL = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one attempt at one URL may take.
+    """Limits of one attempt at one URL.
 
-    `connect_seconds` to connect, `read_seconds` of silence, `total_seconds` for everything.
+    Attributes:
+        connect_seconds: to connect.
+        read_seconds: without any data.
+        total_seconds: for everything, redirects included.
+        max_bytes: size of the body.
+        max_redirects: redirects that are followed.
     """
 
     connect_seconds: float = 10.0
@@ -72,15 +78,15 @@ class Limits:
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """Passes over interim answers, such as 103 Early Hints; Python does so with 100 alone."""
+    """Skips all interim (1xx) responses, such as 103 Early Hints; Python skips only 100."""
 
     def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(_MOST_INTERIM):
+        for _ in range(_MAX_INTERIM):
             version, status, reason = super()._read_status()
             if not 100 < status < 200:
                 return version, status, reason
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException(f"more than {_MOST_INTERIM} interim answers")
+        raise http.client.HTTPException(f"more than {_MAX_INTERIM} interim responses")
 
 
 urllib3.connection.HTTPConnection.response_class = _FinalResponse
@@ -88,24 +94,24 @@ urllib3.connection.HTTPConnection.response_class = _FinalResponse
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Where a redirect leads; None if it is none."""
+        """The target of a redirect; None if the response is not a redirect."""
         try:
             return super().get_redirect_target(resp)
-        except UnicodeDecodeError:  # raw Latin-1, which requests takes for UTF-8
+        except UnicodeDecodeError:  # raw Latin-1, which requests decodes as UTF-8
             location = resp.headers["location"]
             return "".join(c if c.isascii() else f"%{ord(c):02X}" for c in location)
 
 
 class FetchError(Exception):
-    """A failed attempt. Not a ValueError: it is a result to count, not a mistake of the user.
+    """A failed attempt: a result that is counted, so not a UserError.
 
     Attributes:
-        kind: a word to count by: `http_404`, `time_out`, `connection` (lost), `unreachable` (never
-            made), `offline` (our own network, resolver or proxy fails), `tls`, `truncated`,
-            `corrupt`, `too_large`, `redirects`, `bad_url`, `opted_out`.
+        kind: the reason in one word: `http_404` (any status), `time_out`, `connection` (was lost),
+            `unreachable` (no connection), `offline` (our own network, resolver or proxy fails),
+            `tls`, `truncated`, `corrupt`, `too_large`, `redirects`, `bad_url`, `opted_out`.
         is_transient: another attempt may succeed.
-        retry_after: seconds that the server asked for, if it did.
-        is_throttled: the server has too many requests from us.
+        retry_after: seconds that the server asks us to wait; None if it does not.
+        is_throttled: the server gets too many requests from us.
     """
 
     def __init__(
@@ -130,13 +136,13 @@ class Fetcher:
     """Fetches bodies; one object serves all threads.
 
     Args:
-        limits: of an attempt.
-        threads: that will call `fetch` at the same time.
+        limits: limits of each attempt.
+        threads: number of threads that call `fetch` at the same time.
         user_agent: sent with every request; some hosts refuse unknown programs.
-        opt_outs: directives of an `X-Robots-Tag` with which an image is left alone.
+        opt_outs: directives of an `X-Robots-Tag` header whose images are not downloaded.
 
     Raises:
-        UserError: a proxy or CA bundle that the environment names is of no use.
+        UserError: a proxy or CA bundle that is set in the environment cannot be used.
     """
 
     def __init__(
@@ -152,7 +158,7 @@ class Fetcher:
             "Accept": "image/*,*/*;q=0.5",
             "Accept-Encoding": "identity",  # images are compressed already
         }
-        # Where the environment names proxies, requests looks for the one of each URL.
+        # With proxies in the environment, requests chooses one per URL; {} saves that search.
         self._options: dict = {} if proxies() else {"proxies": {}}
         self._options["verify"] = ca_bundle()
         self._opt_outs = opt_outs
@@ -161,10 +167,10 @@ class Fetcher:
         self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
     def fetch(self, url: str) -> tuple[bytes, str]:
-        """The body and the URL it came from, after redirects.
+        """The body, and the URL it came from after redirects.
 
         Raises:
-            FetchError: whatever went wrong.
+            FetchError: the attempt failed, for any reason.
         """
         deadline = time.monotonic() + self._limits.total_seconds
         for _ in range(self._limits.max_redirects + 1):
@@ -180,15 +186,15 @@ class Fetcher:
                 url = urljoin(url, location)
             except FetchError:
                 raise
-            except Exception as error:  # hostile servers reach corners of every library
+            except Exception as error:  # hostile responses make libraries raise anything
                 raise _as_fetch_error(error) from error
         raise FetchError("redirects", f"more than {self._limits.max_redirects} redirects")
 
     def _response(self, url: str) -> requests.Response:
-        """The answer to one request, its body unread."""
+        """The response to one request; its body is not read yet."""
         request = requests.PreparedRequest()
         request.prepare("GET", url, headers=self._headers)
-        # `Session.get` would merge settings and environment anew, a quarter of the cost.
+        # Not `Session.get`: merging settings and environment again is a quarter of its time.
         return self._session().send(
             request,
             stream=True,
@@ -209,7 +215,7 @@ class Fetcher:
             session = self._sessions.session = _Session()
             session.mount("http://", self._adapter)
             session.mount("https://", self._adapter)
-            # Cookies of millions of hosts would grow without end.
+            # No cookies are kept: those of millions of hosts would fill the memory.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         return session
 
@@ -220,8 +226,8 @@ class Fetcher:
         late = FetchError("time_out", f"not complete after {self._limits.total_seconds:g} s", True)
         body = bytearray()
         with ExitStack() as stack:
-            stack.callback(body.clear)  # an exception's traceback would keep it
-            # read1 comes back after every packet, so that a trickle does not outlive the deadline.
+            stack.callback(body.clear)  # the traceback of an exception would keep it in memory
+            # read1 returns after every packet, so the deadline also ends a very slow transfer.
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 body += chunk
                 if len(body) > limit:
@@ -252,7 +258,7 @@ def _check_status(response: requests.Response) -> None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    """Seconds to wait by a Retry-After header, a number or a date (RFC 9110, 10.2.3); else None."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():
@@ -264,7 +270,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _as_fetch_error(error: Exception) -> FetchError:
-    """The kind of whatever requests, urllib3 or the standard library raised."""
+    """A FetchError of the right kind for what requests, urllib3 or the standard library raised."""
     causes = _causes(error)
 
     def is_any(*kinds: type[BaseException]) -> bool:
@@ -296,7 +302,7 @@ def _as_fetch_error(error: Exception) -> FetchError:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what is inside it, outermost first."""
+    """The error and all errors inside it, outermost first."""
     causes: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:
@@ -308,9 +314,9 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def robots_directives(header: str, user_agent: str) -> set[str]:
-    """The directives of an `X-Robots-Tag` that are meant for us, in lower case.
+    """The directives of an `X-Robots-Tag` header that apply to us, in lower case.
 
-    `agent: directive, directive` is for one program alone, `none` means noindex and nofollow.
+    `agent: directive, directive` applies to one program only; `none` means noindex and nofollow.
     """
     found, is_for_us = set(), True
     for part in header.lower().split(","):
@@ -324,7 +330,10 @@ def robots_directives(header: str, user_agent: str) -> set[str]:
 
 
 def ca_bundle() -> str | bool:
-    """The file or folder of trusted certificates that the environment names; True if it does not.
+    """The file or folder of trusted certificates from the first of CA_VARIABLES that is set.
+
+    Returns:
+        its path, or True (requests' own certificates) if none is set.
 
     Raises:
         UserError: it is missing, or holds no certificates.
@@ -343,10 +352,10 @@ def ca_bundle() -> str | bool:
 
 
 def proxies() -> dict[str, str]:
-    """The proxies that the environment names, by scheme.
+    """The proxies that are set in the environment, by scheme.
 
     Raises:
-        UserError: an address of a proxy is malformed, or takes a package that is missing.
+        UserError: the address of a proxy is malformed, or needs a package that is not installed.
     """
     found = getproxies()
     for scheme in found.keys() & {"http", "https", "all"}:
@@ -356,11 +365,12 @@ def proxies() -> dict[str, str]:
             if not urllib3.util.parse_url(address).host:
                 raise ValueError
             HTTPAdapter().proxy_manager_for(address)
-        except requests.exceptions.InvalidSchema:  # of SOCKS
+        except requests.exceptions.InvalidSchema:  # SOCKS without its package
             raise UserError(
                 f"{name}: a SOCKS proxy needs PySocks: pip install pysocks, or unset it"
             ) from None
-        except Exception:  # from corners of the libraries; the address may hold a password
+        # Libraries raise anything here. The message leaves out the address: it may hold a password.
+        except Exception:
             raise UserError(
                 f"{name} is not the address of a proxy, such as http://host:3128;"
                 " correct it or unset it"

@@ -1,7 +1,7 @@
 """A download job: from a list of URLs or image ids to image files or shards; resumable.
 
-`download` fetches the rows of one part of a list; `join` puts the parts together. What is known of
-a row is in the manifest of its part (data/download/manifest.py) and nowhere else.
+`download` fetches the rows of one part of a list; `join` merges the parts. The result of each row
+is recorded in the manifest of its part (data/download/manifest.py) and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data.common.images import JPEG_QUALITY, MAX_PIXELS, ImageError
 from data.common.parallel import cores
 from data.common.progress import Progress
 from data.common.sharding import Shard
-from data.download.engine import THREADS_A_PROCESS, Engine
+from data.download.engine import THREADS_PER_PROCESS, Engine
 from data.download.fetch import OPT_OUTS, USER_AGENT, Fetcher, FetchError, Limits
 from data.download.manifest import (
     LOST,
@@ -54,38 +54,38 @@ from data.lists.rows import Row, count_lines, format_row, read_rows
 from data.tfrecords.manifest import ShardFolder
 
 HOST_LIMIT = 8
-"""Requests to one host at the same time; a bucket of one's own choice gets all threads."""
+"""Default for requests to one host at the same time; a download by id uses all threads."""
 
 PATIENCE_SECONDS = 30.0
-"""Beyond the time limit of an attempt, until its thread is given up."""
+"""Time after the time limit of an attempt until its process is killed."""
 
-_RETRIED = ("offline", LOST)  # by every run: not the fault of the row
-_WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}
+_RETRIED = ("offline", LOST)  # by every run, because the row is not at fault
+_WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}  # no host has answered
 
-_SAMPLED_ROWS = 200  # of a dry run
+_SAMPLED_ROWS = 200  # in a dry run
 _MANIFEST = re.compile(r"download_manifest(?:-\d{5}-of-(\d{5}))?\.tsv")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to download and how.
+    """What to download, and how.
 
     Attributes:
-        url_list: rows of URL (or id, with `url_template`) and labels.
+        url_list: the list to download: a URL (or an id, with `url_template`) and labels per row.
         save_dir: the folder of images, manifests and shards.
-        im_list: the list to write of rows that could be had; names are relative to `save_dir`.
-        invalid_list: the list to write of the other rows.
+        im_list: the list to write of downloaded rows; names are relative to `save_dir`.
+        invalid_list: the list to write of failed rows.
         url_template: see `data/download/names.py`.
-        rotations: a file of the images that are to be turned, see `open_images.read_rotations`.
-        threads: attempts made at the same time.
-        host_limit: of them, to one host.
-        retries: attempts after the first.
+        rotations: file with the rotation of images, see `open_images.read_rotations`.
+        threads: number of attempts at the same time.
+        host_limit: number of attempts at the same time to one host.
+        retries: number of attempts after the first one.
         limits, user_agent, opt_outs: see `data/download/fetch.py`.
         short_side, quality, max_pixels, max_image_bytes: see `data/common/images.py`.
-        placeholders: files besides the project's own.
-        repeated_urls: mark bodies that so many URLs gave; 0 marks none.
+        placeholders: files of placeholders in addition to the project's own.
+        repeated_urls: a body that at least this many URLs returned fails as repeated; 0: none does.
         shards: write TFRecord shards instead of files.
-        class_num: classes are in 0..class_num-1.
+        class_num: labels are in 0..class_num-1; None allows any.
     """
 
     url_list: Path
@@ -111,7 +111,10 @@ class Options:
 
 
 class Plan:
-    """Where the parts of a list are kept, and what decides on their content.
+    """The parts of a list, their manifests and shards, and all settings that determine the output.
+
+    Args:
+        count: number of parts.
 
     Raises:
         UserError: the folder holds a download in another number of parts.
@@ -141,16 +144,17 @@ class Plan:
         }
 
     def rows(self, part: Shard) -> Iterator[Row]:
+        """The rows of a part of the list, in order."""
         return read_rows(self.options.url_list, self.options.class_num, part)
 
     def open(self, part: Shard) -> Manifest:
-        """The manifest of a part.
+        """Opens the manifest of a part.
 
-        A new one has the list read once before, so that a row that breaks the format stops us now
-        and not in days.
+        For a new manifest the whole part is read once first, so that a malformed row is reported
+        now and not after days of downloading.
 
         Raises:
-            ListError: such a row.
+            ListError: a malformed row.
             UserError: see `Manifest`.
         """
         path = self.options.save_dir / f"download_manifest{part.suffix}.tsv"
@@ -162,6 +166,7 @@ class Plan:
         return Manifest(path, {**settings, "rows": rows}, rows)
 
     def shard_maker(self, part: Shard, manifest: Manifest) -> ShardMaker | None:
+        """What makes the shards of a part; None if images are written as files."""
         options = self.options
         if options.shards is None:
             return None
@@ -174,7 +179,7 @@ class Plan:
 
 
 def known_parts(save_dir: Path) -> set[int]:
-    """In how many parts lists were downloaded to this folder: one number, or none."""
+    """The number of parts of the download in this folder, as a set; empty if there is none."""
     names = (path.name for path in save_dir.glob("download_manifest*.tsv"))
     return {int(match[1] or 1) for match in map(_MANIFEST.fullmatch, names) if match}
 
@@ -185,17 +190,21 @@ def download(
     retry_failed: bool = False,
     verify: bool = False,
 ) -> Totals:
-    """Fetches the pending rows of a part, and of an earlier run the failed ones if asked.
+    """Fetches the pending rows of a part.
 
-    What was downloaded and is gone since, or has another size, is pending again; so are rows that
-    failed because our own network was down.
+    Files that were deleted since, or have another size, are pending again; so are rows that failed
+    because our own network was down.
 
     Args:
-        verify: compare the content of files, too, with what was downloaded.
+        retry_failed: also fetch all rows that failed in earlier runs.
+        verify: also compare the content of files with their SHA-256.
+
+    Returns:
+        the totals of the part.
 
     Raises:
         UserError: no request can succeed on this machine; no row is marked as failed.
-        OSError: a file cannot be written. What is done so far is kept, here as ever.
+        OSError: a file cannot be written. Rows that are done are kept, as after any interruption.
     """
     options = plan.options
     fetcher = Fetcher(options.limits, options.threads, options.user_agent, options.opt_outs)
@@ -249,7 +258,7 @@ def _engine(
         except ImageError as error:
             raise FetchError(error.kind, str(error), error.kind == "truncated") from error
 
-    processes = min(cores(), -(-options.threads // THREADS_A_PROCESS))
+    processes = min(cores(), -(-options.threads // THREADS_PER_PROCESS))
     return Engine(
         fetch,
         store_body,
@@ -277,10 +286,13 @@ def _entry(task: Task, result: Stored | FetchError) -> Entry:
 
 
 def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
-    """Puts all parts together: marks repeated bodies, writes the lists, completes the shards.
+    """Merges all parts: marks repeated bodies, writes the lists, completes the shards.
+
+    Returns:
+        the totals of the list, and the repeated bodies, the most frequent first.
 
     Raises:
-        UserError: rows are pending still.
+        UserError: some rows are still pending.
     """
     options = plan.options
     with ExitStack() as stack:
@@ -302,10 +314,10 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
 
 
 def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
-    """The image list and the list of failed rows, both with their labels, in the order of the list.
+    """Writes the list of images and the list of failed rows, with labels, in the list's order.
 
-    Files of repeated bodies, and half-written ones, are removed on the way. The list of failed rows
-    is a list of URLs (or ids) again.
+    Also removes files of repeated bodies and half-written files. The list of failed rows holds URLs
+    (or ids), so it can be downloaded again.
 
     Args:
         manifests: of all parts of the list, in order; no row of them is pending.
@@ -326,7 +338,14 @@ def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
 
 
 def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
-    """Downloads a sample of the list, spread evenly, to nowhere, and says what the whole takes."""
+    """Downloads an evenly spread sample to a temporary folder; estimates time and disk of the list.
+
+    Args:
+        rows: size of the sample.
+
+    Returns:
+        the report, several lines.
+    """
     count = sum(1 for _ in read_rows(options.url_list, options.class_num))
     sampled = min(rows, count)
     if not sampled:

@@ -1,9 +1,9 @@
 """Download manifest: an append-only log with one line per finished row.
 
-The file survives kill -9: a line is handed to the system as soon as a row is done, and a last line
-that was cut short is dropped when the file is opened again. Each line ends with a checksum of all
-up to it (`state.Seal`); a file of a version before checksums is continued without. Of several lines
-of a row the last one counts. In memory there is one byte a row.
+The file survives kill -9: a line is written as soon as a row is done, and an incomplete last line
+is dropped when the file is opened again. Each line ends with a checksum of everything up to it
+(`state.Seal`); a file from before checksums is continued without them. If a row has several lines,
+the last one counts. In memory there is one byte per row.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from data.common.files import sha256
 from data.common.state import Seal, is_count, is_inside
 
 PENDING, OK, CONVERTED = 0, 1, 2
-"""Codes of rows. CONVERTED is OK too: what is stored is not byte for byte what was served."""
+"""Codes of rows. CONVERTED is OK, too: the stored file differs from the downloaded body."""
 
 REPEATED = "repeated"
-"""The kind of failure of a row whose body came from many URLs."""
+"""The kind of failure of a row whose body many URLs returned."""
 
 LOST = "lost"
 """The kind of failure of a row whose file was deleted or altered after it was downloaded."""
@@ -38,8 +38,8 @@ _LINE = re.compile(
     re.ASCII,
 )
 _HEADER_LINES = 2
-_CUT_BYTES = 1 << 20
-_MOST_KINDS = 256  # codes are bytes
+_TAIL_BYTES = 1 << 20  # searched for the end of the last complete line
+_MAX_KINDS = 256  # codes are bytes
 _SHOWN_KINDS = 20
 
 
@@ -47,7 +47,8 @@ class Entry(NamedTuple):
     """A line of the manifest.
 
     `row` counts from 0 in its part of the list; `status` is ok, converted or the kind of failure;
-    `file` is relative to the folder of images; `bytes`, `sha256`, `width` and `height` are its.
+    `file` is relative to the folder of images; `bytes`, `sha256`, `width` and `height` (in pixels)
+    describe that file.
     """
 
     row: int
@@ -62,14 +63,18 @@ class Entry(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a manifest was begun with, and whether its lines have checksums."""
+    """The settings that a manifest was begun with, and whether its lines have checksums."""
 
     values: dict[str, Any]
     is_sealed: bool = True
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings that a manifest was begun with; none if it is not there or still empty."""
+    """The settings that a manifest was begun with; empty if it does not exist or is empty.
+
+    Raises:
+        UserError: it cannot be read, or is not a manifest.
+    """
     try:
         with open(path, "rb") as file:
             line = file.readline()
@@ -92,19 +97,19 @@ def read_settings(path: Path) -> Settings:
 
 
 class Manifest:
-    """The manifest of one part of a list, opened to be continued.
+    """The manifest of one part of a list, opened for appending.
 
     Args:
-        path: the file; made if it is not there.
-        settings: whatever decides on the output. A manifest made with others is refused.
-        rows: of the part.
+        path: the file; created if it does not exist.
+        settings: everything that determines the output. A manifest with others is refused.
+        rows: number of rows of the part.
 
     Attributes:
-        codes: one byte a row: PENDING, OK, CONVERTED or a kind of failure.
-        stored_bytes: of the files of the rows that are OK.
+        codes: one byte per row: PENDING, OK, CONVERTED or the code of a kind of failure.
+        stored_bytes: total size of the files of OK rows.
 
     Raises:
-        UserError: other settings, a damaged file, or another process is writing it.
+        UserError: it has other settings or is damaged, or another process is writing it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], rows: int) -> None:
@@ -139,7 +144,7 @@ class Manifest:
         self._file.close()
 
     def append(self, entry: Entry) -> None:
-        """Writes down a final result; it survives the process."""
+        """Appends the final result of a row; it is on file even if the process is killed next."""
         fields = [str(field) for field in entry[:-1]] + [" ".join(entry.error.split())]
         text = "\t".join(fields).encode("utf-8", "backslashreplace")
         self._file.write(self._seal.sealed(text) if self._is_sealed else text + b"\n")
@@ -154,27 +159,27 @@ class Manifest:
         return self._kinds[self.codes[row]]
 
     def counts(self) -> dict[str, int]:
-        """Rows by kind, none of them zero; they add up to the rows of the part."""
+        """Number of rows by kind, for kinds that occur; they add up to the rows of the part."""
         found = ((kind, self.codes.count(code)) for code, kind in enumerate(self._kinds))
         return {kind: count for kind, count in found if count}
 
     def forget_failures(self, *kinds: str) -> None:
-        """Makes failed rows pending again, of these kinds or all.
+        """Makes failed rows of these kinds (without arguments: of all kinds) pending again.
 
-        Their lines stay until they get new ones.
+        Their old lines stay in the file; later ones replace them.
         """
-        failed = bytearray(range(_MOST_KINDS))
+        failed = bytearray(range(_MAX_KINDS))
         for code, kind in enumerate(self._kinds):
             if code > CONVERTED and (not kinds or kind in kinds):
                 failed[code] = PENDING
         self.codes = bytearray(self.codes.translate(failed))
 
     def entries(self) -> Iterator[Entry]:
-        """The lines so far, those that no longer count included."""
+        """All lines so far, including those that a later line replaces."""
         return self._entries(Seal())
 
     def stored(self) -> Iterator[Entry]:
-        """The line that counts of each row that is OK; what is appended meanwhile does not."""
+        """The last line of each OK row. Lines appended while this iterates do not count."""
         last = np.zeros(len(self.codes), np.int64)
         for number, entry in enumerate(self.entries()):
             last[entry.row] = number
@@ -198,7 +203,7 @@ class Manifest:
     def _note(self, row: int, status: str, size: int) -> None:
         code = self._code_of.get(status)
         if code is None:
-            if len(self._kinds) == _MOST_KINDS:  # 250 kinds of failure: the rest are one kind
+            if len(self._kinds) == _MAX_KINDS:  # all further kinds count as the last one
                 status = self._kinds[-1]
             else:
                 self._code_of[status] = len(self._kinds)
@@ -242,16 +247,16 @@ class Manifest:
 
 
 def _drop_cut_line(file: Any) -> None:
-    """Removes what follows the last line end: the process was killed while it wrote."""
+    """Removes an incomplete last line, which a killed process left."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _CUT_BYTES))
+    file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read()
     file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)
 
 
 class Totals(NamedTuple):
-    """Rows by kind (ok, converted, pending, or a kind of failure) and bytes of the files."""
+    """Number of rows by kind (ok, converted, pending, kinds of failure); bytes of all files."""
 
     kinds: dict[str, int]
     stored_bytes: int
@@ -275,7 +280,7 @@ class Totals(NamedTuple):
         return dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
 
     def __str__(self) -> str:
-        """Numbers, and failures by reason."""
+        """A line of counts, then a line per reason of failure."""
         lines = [
             f"{self.rows} rows: {self.ok} ok ({self.kinds.get('converted', 0)} converted),"
             f" {sum(self.failed.values())} failed, {self.pending} pending;"
@@ -290,6 +295,7 @@ class Totals(NamedTuple):
 
 
 def totals(manifests: Sequence[Manifest]) -> Totals:
+    """The totals of several manifests together."""
     kinds: dict[str, int] = {}
     for manifest in manifests:
         for kind, count in manifest.counts().items():
@@ -298,7 +304,7 @@ def totals(manifests: Sequence[Manifest]) -> Totals:
 
 
 class Repeated(NamedTuple):
-    """One body that many URLs gave."""
+    """A body that many URLs returned, in `rows` rows."""
 
     sha256: str
     rows: int
@@ -306,9 +312,9 @@ class Repeated(NamedTuple):
 
 
 def mark_repeated(manifests: Sequence[Manifest], urls: int) -> list[Repeated]:
-    """Marks the rows whose files are the same for at least `urls` different URLs.
+    """Marks rows as failed whose body is the same for at least `urls` different URLs.
 
-    Such a body is a placeholder that no list knows yet.
+    Such a body is a placeholder that is in no list yet.
 
     Returns:
         the bodies, the most frequent first.
@@ -337,15 +343,15 @@ def mark_repeated(manifests: Sequence[Manifest], urls: int) -> list[Repeated]:
 
 
 def _key(entry: Entry) -> int:
-    """64 bits of a body's SHA-256."""
+    """The first 64 bits of a body's SHA-256."""
     return int(entry.sha256[:16], 16)
 
 
 def mark_lost(manifest: Manifest, is_kept: Callable[[Entry], bool]) -> int:
-    """Marks the rows that are OK but for their file; returns how many."""
+    """Marks OK rows as lost whose file `is_kept` denies; returns how many."""
     lost: dict[int, Entry] = {}
     for entry in manifest.entries():
-        lost.pop(entry.row, None)  # of the lines of a row the last one counts
+        lost.pop(entry.row, None)  # only the last line of a row counts
         if manifest.is_ok(entry.row) and not is_kept(entry):
             lost[entry.row] = entry
     for entry in lost.values():
@@ -361,7 +367,7 @@ def mark_lost(manifest: Manifest, is_kept: Callable[[Entry], bool]) -> int:
 
 
 def is_whole(path: Path, entry: Entry, by_hash: bool) -> bool:
-    """Whether the file of a row is there, as long as it was, and perhaps with the same content."""
+    """Whether the file of a row exists with the same size and, if `by_hash`, the same content."""
     try:
         is_as_long = path.stat().st_size == entry.bytes
     except (FileNotFoundError, NotADirectoryError):

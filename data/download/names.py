@@ -1,4 +1,4 @@
-"""URLs of list rows, and file names for them: unique, stable, safe in any folder."""
+"""Turns the rows of a download list into URLs and into unique, stable, safe file names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from data.common.errors import UserError
 from data.common.images import IMAGE_SUFFIXES
 
 FLAT_ROWS = 100_000
-"""Longer lists get folders named by two hexadecimal digits: file systems and people slow down."""
+"""Longer lists are spread over folders named by two hexadecimal digits: most file systems, and
+people who list the folder, are slow with more files in one."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_STEM = 80
 _HASH_DIGITS = 16
-# Photo id, secret, size: unique already, and the released image lists name images so.
+# A Flickr photo's id, secret and size: unique, and used as image names by the released lists.
 _FLICKR_HOST = re.compile(r"(?:.+\.)?(?:static)?flickr\.com")
 _FLICKR_STEM = re.compile(r"[0-9]+_[0-9a-f]+(?:_[a-z0-9]{1,2})?")
 _OPEN_IMAGES_ID = re.compile(r"[0-9a-f]{16}")
@@ -27,10 +28,10 @@ class Naming:
     """How a row's first field becomes a URL and a file name.
 
     Attributes:
-        template: None where rows hold URLs. Else rows hold image ids, put in place of `{id}`; if
-            the template has `{subset}` too, rows hold `subset/id`.
-        in_folders: put files into 256 folders by a hash of the URL.
-        suffix: of every file; None keeps the suffix of the URL.
+        template: None if rows hold URLs. Otherwise rows hold image ids, which replace `{id}` in the
+            template; if it also has `{subset}`, rows hold `subset/id`.
+        in_folders: spread the files over 256 folders by a hash of the URL.
+        suffix: suffix of every file; None keeps that of the URL.
 
     Raises:
         UserError: the template has no `{id}`.
@@ -54,9 +55,9 @@ class Naming:
         return self.template.replace("{subset}", quote(subset)).replace("{id}", quote(image_id))
 
     def file(self, image: str) -> str:
-        """The file's path below the folder of images, with `/`; only [A-Za-z0-9._-] in its parts.
+        """The file's path in the folder of images: parts of [A-Za-z0-9._-], joined by `/`.
 
-        Flickr's names and Open Images' ids stay as they are; other names get a hash of the URL.
+        Flickr's names and Open Images' ids are kept; other names get a hash of the URL.
         """
         url = self.url(image)
         digest = hashlib.sha256(url.encode()).hexdigest()[:_HASH_DIGITS]
@@ -80,7 +81,7 @@ class Naming:
 
 
 def flickr_name(url: str) -> str | None:
-    """The last part of a Flickr image's URL, which is unique by itself; None of other URLs."""
+    """The last part of a Flickr image's URL, which is unique by itself; None for other URLs."""
     host, path = _host_and_path(url)
     name = path.rpartition("/")[2]
     return name if _is_flickr(host, name.rpartition(".")[0]) else None
@@ -93,7 +94,7 @@ def _is_flickr(host: str, stem: str) -> bool:
 
 
 def host_of(url: str) -> str:
-    """The host that a URL asks, in lower case; empty if there is none."""
+    """The host of a URL in lower case; empty if there is none."""
     return _host_and_path(url)[0]
 
 

@@ -1,8 +1,8 @@
 """Makes a download list of Open Images from image ids and annotations.
 
-Most of the Flickr originals that the released lists name are gone; the data set's public bucket
-keeps copies of 1.9 million of them under their ids. The annotations are joined by id, or by the
-original URL where the ids come with it.
+Most of the Flickr originals in the released lists are gone; the data set's public bucket keeps
+copies of 1.9 million of them by id. Annotations are joined by id, or by the original URL if the
+file of ids has it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data.download.names import flickr_name
 from data.lists.rows import ListError, Row, format_row, parse_row, read_rows
 
 BUCKET = "https://s3.amazonaws.com/open-images-dataset/{subset}/{id}.jpg"
-"""Where the copies are; `{subset}` is train, validation or test."""
+"""URL template of the copies; `{subset}` is train, validation or test."""
 
 # Columns of the data set's CSV files.
 _ID, _SUBSET, _URL, _ROTATION = "ImageID", "Subset", "OriginalURL", "Rotation"
@@ -30,9 +30,9 @@ _DEGREES = {"": 0, "nan": 0, "0": 0, "0.0": 0, "90.0": 90, "180.0": 180, "270.0"
 
 
 class Image(NamedTuple):
-    """An image id with what its file of ids says besides; empty strings and no labels if nothing.
+    """An image id with what else the file of ids has; empty strings and no labels if nothing.
 
-    `rotation` is in degrees counter-clockwise; 0 also where the data set does not know it.
+    `rotation` is in degrees counter-clockwise; also 0 where the data set does not know it.
     """
 
     image_id: str
@@ -43,8 +43,14 @@ class Image(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Numbers of a join: rows written, ids left out for want of annotations, annotations read;
-    and of the rows, how many images are to be turned."""
+    """Counts of a join.
+
+    Attributes:
+        rows: rows written.
+        without_annotations: ids left out because they have no annotations.
+        annotations: annotations read.
+        rotated: rows written whose image has a rotation.
+    """
 
     rows: int
     without_annotations: int
@@ -53,7 +59,7 @@ class Joined(NamedTuple):
 
 
 def read_ids(path: Path) -> Iterator[Image]:
-    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, perhaps labels).
+    """The ids of a CSV with a column ImageID, or of a list (`id` or `subset/id`, optional labels).
 
     Raises:
         ListError: a row that has no id, or a rotation other than 0, 90, 180, 270 or nan.
@@ -78,17 +84,18 @@ def read_ids(path: Path) -> Iterator[Image]:
 
 
 def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
-    """Writes the list `output`: an id (or `subset/id`) and labels per row, in the order of the ids.
+    """Writes the list `output`: per row an id (or `subset/id`) and labels, in the order of the ids.
 
     Args:
         image_ids: see `read_ids`.
-        annotations: a list whose images are ids or original URLs; ids that it does not know are
-            left out. None takes the labels of `image_ids`.
+        annotations: a list whose images are ids or original URLs; ids that it lacks are left out.
+            None takes the labels of `image_ids`.
         needs_subset: write `subset/id`.
-        output: its images that are to be turned go next to it, see `read_rotations`.
+        output: the list to write. The rotations of its images are written next to it, see
+            `rotations_next_to`.
 
     Raises:
-        ListError: a row that breaks the format, or whose subset is not known.
+        ListError: a malformed row, or one whose subset is not known.
     """
     rows = left_out = rotated = 0
     with (
@@ -118,7 +125,7 @@ def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, outp
 
 
 def rotations_next_to(joined: Path) -> Path:
-    """Where `join_ids` writes the images of a list that are to be turned."""
+    """The file of rotations that `join_ids` writes next to a list."""
     return joined.with_name(f"{joined.stem}.rotations.txt")
 
 
@@ -138,7 +145,7 @@ def read_rotations(path: Path) -> dict[str, int]:
 
 
 def _store(known: sqlite3.Connection, annotations: Path) -> int:
-    """Keeps the annotations on disk, by id or URL; returns how many there are."""
+    """Stores the annotations in a table on disk, by id or URL; returns their number."""
     known.execute("PRAGMA journal_mode = OFF")
     known.execute("PRAGMA synchronous = OFF")
     known.execute("CREATE TABLE known (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID")
@@ -158,7 +165,7 @@ def _find(known: sqlite3.Connection, image: Image) -> Row | None:
 
 
 def _key(image: str) -> str:
-    """What an id, or a URL with any scheme and any of Flickr's hosts, is known by."""
+    """The key of an id or a URL; the same for any scheme and any of Flickr's hosts."""
     if "://" not in image:
         return image.rpartition("/")[2]
     return flickr_name(image) or image.partition("://")[2]

@@ -1,6 +1,7 @@
 """Download scheduler: per-host limits, back-off, Retry-After, dead hosts.
 
-A pure data structure: it knows neither threads nor the network, and gets the time as an argument.
+It uses neither threads nor the network, and takes the current time as an argument `now`, in seconds
+of any one clock.
 """
 
 from __future__ import annotations
@@ -15,30 +16,35 @@ from data.common.errors import UserError
 from data.download.fetch import FetchError
 
 UNREACHABLE_ATTEMPTS = 20
-"""A host that so many attempts in a row could not even connect to is given up for this run."""
+"""After this many attempts in a row that could not connect, a host is given up for this run."""
 
 THROTTLED_PAUSES = 8
-"""So is a host that still says "too many requests" after so many pauses without a success."""
+"""A host that still answers "too many requests" after this many pauses is given up, too."""
 
 OFFLINE_ATTEMPTS = 50
-"""After so many attempts in a row, over all hosts, without any answer and with a sign that our own
-network is down, everything waits, for two hours at most; attempts made meanwhile do not count."""
+"""After this many attempts in a row without an answer, over all hosts, an error of our own network
+makes all tasks wait, for two hours at most; attempts made during that time do not count."""
 
 LONGEST_PAUSE_SECONDS = 600.0
 OFFLINE_PAUSE_SECONDS = 30.0
 OFFLINE_PAUSES = 240  # two hours
-_FIRST_OFFLINE_PAUSES = 2  # before any host has answered
+_FIRST_OFFLINE_PAUSES = 2  # instead of OFFLINE_PAUSES, as long as no host has ever answered
 FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 _THROTTLED_RETRIES = 10
 REMEMBERED_HOSTS = 100_000
+"""Hosts without tasks whose failures are remembered, to bound the memory; so are given-up hosts."""
 
 
 @dataclass(eq=False)
 class Task:
-    """A row to fetch into `file`; of `attempts` so far, `throttled` were refused as too many.
+    """A row to fetch.
 
-    `rotation` is in degrees counter-clockwise, see `images.to_jpeg`.
+    Attributes:
+        row: its number in its part of the list, from 0.
+        file: path of the image in the folder of images.
+        rotation: degrees counter-clockwise, see `images.to_jpeg`.
+        attempts: attempts so far, `throttled` of which the host answered "too many requests".
     """
 
     row: int
@@ -57,17 +63,17 @@ class _Host:
     paused_until: float = 0.0
     unreachable: int = 0
     pauses: int = 0
-    is_queued: bool = False  # in the round of hosts that may be asked
+    is_queued: bool = False  # in the queue of hosts that may be asked
 
 
 class Scheduler:
-    """Hands out tasks, at most `host_limit` of a host at a time, hosts in turn.
+    """Gives out tasks, taking turns among hosts, at most `host_limit` of each host at a time.
 
     Args:
-        host_limit: tasks of one host in flight.
-        retries: attempts after the first one.
-        has_answered: some host of the list is known to have answered. Until one has, a sign that
-            our own network is down costs no attempt, and the run ends if it continues for a minute.
+        host_limit: number of tasks of one host in flight.
+        retries: number of attempts after the first one.
+        has_answered: some host of the list is known to have answered. Until one has, an error of
+            our own network counts as no attempt, and the run ends if it lasts about a minute.
     """
 
     def __init__(self, host_limit: int, retries: int, has_answered: bool = False) -> None:
@@ -76,7 +82,7 @@ class Scheduler:
         self._hosts: dict[str, _Host] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()  # hosts with a history, but no task
         self._given_up: OrderedDict[str, str] = OrderedDict()
-        self._round: deque[str] = deque()
+        self._queued: deque[str] = deque()  # hosts that may be asked, in turn
         self._timers: list[tuple[float, int, str, Task | None]] = []
         self._order = itertools.count()
         self._has_answered = has_answered
@@ -86,11 +92,12 @@ class Scheduler:
         self.waiting = 0  # tasks that were added, or came back, and are not in flight
 
     def add(self, task: Task) -> None:
+        """Adds a new task."""
         self.waiting += 1
         self._enqueue(task)
 
     def take(self, now: float) -> Task | None:
-        """The next task, which is in flight from now on; None if none may be asked for now."""
+        """The next task, which is then in flight; None if no task may start now."""
         if now < self._offline_until:
             return None
         while self._timers and self._timers[0][0] <= now:
@@ -99,8 +106,8 @@ class Scheduler:
                 self._enqueue(task)
             elif name in self._hosts:
                 self._queue(name)
-        while self._round:
-            name = self._round.popleft()
+        while self._queued:
+            name = self._queued.popleft()
             host = self._hosts[name]
             host.is_queued = False
             if now < host.paused_until or not host.waiting or host.in_flight >= self._host_limit:
@@ -113,15 +120,15 @@ class Scheduler:
         return None
 
     def next_time(self) -> float | None:
-        """When a pause or a back-off ends next."""
+        """The time when the next pause or back-off ends; None if there is none."""
         return max(self._timers[0][0], self._offline_until) if self._timers else None
 
     def given_up(self, host: str) -> str | None:
-        """Why this host is not asked any more, as a kind of failure; None if it is."""
+        """The kind of failure for which this host was given up; None if it was not."""
         return self._given_up.get(host)
 
     def answered(self, task: Task) -> None:
-        """The host answered, well or with a final refusal: it may be asked for something else."""
+        """Ends a task whose host answered, with a body or a final refusal."""
         host = self._hosts[task.host]
         host.unreachable = host.pauses = 0
         self._has_answered = True
@@ -129,22 +136,22 @@ class Scheduler:
         self._release(task.host)
 
     def refused(self, task: Task) -> None:
-        """The task's host was given up: it was not asked, so nothing is known of our network."""
+        """Ends a task that was not tried because its host was given up."""
         self._release(task.host)
 
     def retry(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back a task whose answer was of no use; True if it will be tried again."""
+        """Takes back an `answered` task whose body was bad; True if it will be tried again."""
         task.attempts += 1
         return self._again(task, now, now, error)
 
     def put_back(self, task: Task) -> None:
-        """Takes back a task whose attempt was cut short by us; it does not count."""
+        """Takes back a task whose attempt we interrupted; that attempt does not count."""
         self.waiting += 1
         self._hosts[task.host].waiting.appendleft(task)
         self._release(task.host)
 
     def failed(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back a task that got no answer, or one for now; True if it will be tried again.
+        """Takes back a task without an answer, or refused for now; True if it will be tried again.
 
         Raises:
             UserError: our own network is down, and no host has ever answered.
@@ -178,7 +185,7 @@ class Scheduler:
         return True
 
     def _is_offline(self, error: FetchError, now: float) -> bool:
-        """Whether our own network is down; if so, everything waits."""
+        """Whether the error shows that our own network is down; if so, all tasks wait."""
         if error.kind != "offline":
             return False
         if self._unanswered < OFFLINE_ATTEMPTS:
@@ -194,8 +201,8 @@ class Scheduler:
         return self._offline_pauses <= OFFLINE_PAUSES
 
     def _is_to_blame(self, kind: str) -> bool:
-        """Whether the host, and not our own network, is what could not be reached."""
-        # A failing resolver is the host's own while other hosts answer, or if waiting did not help.
+        """Whether the failed connection is the fault of the host, not of our own network."""
+        # A failing resolver is the fault of the host if others answer, or if waiting did not help.
         has_network = self._unanswered == 1 or self._offline_pauses > OFFLINE_PAUSES
         return kind == "unreachable" or (kind == "offline" and has_network)
 
@@ -208,7 +215,7 @@ class Scheduler:
 
     def _give_up(self, name: str, kind: str) -> None:
         self._given_up[name] = kind
-        self._hosts[name].paused_until = 0.0  # its waiting tasks may come and be refused
+        self._hosts[name].paused_until = 0.0  # its waiting tasks are taken and fail at once
         self._queue(name)
         if len(self._given_up) > REMEMBERED_HOSTS:
             self._given_up.popitem(last=False)
@@ -228,10 +235,10 @@ class Scheduler:
         host = self._hosts[name]
         if host.waiting and not host.is_queued and host.in_flight < self._host_limit:
             host.is_queued = True
-            self._round.append(name)
+            self._queued.append(name)
 
     def _release(self, name: str) -> None:
-        """A task of the host is no longer in flight; forgets hosts of which nothing is left."""
+        """A task of the host is no longer in flight; forgets hosts without tasks or failures."""
         host = self._hosts[name]
         host.in_flight -= 1
         self._queue(name)
@@ -250,4 +257,4 @@ def _backoff(task: Task, retry_after: float | None) -> float:
     if retry_after is not None:
         return min(retry_after, LONGEST_PAUSE_SECONDS)
     seconds = min(FIRST_PAUSE_SECONDS * 2.0**task.attempts / 2, _LONGEST_BACKOFF_SECONDS)
-    return seconds * random.uniform(0.5, 1.0)  # so that what failed together comes back apart
+    return seconds * random.uniform(0.5, 1.0)  # so that tasks that failed together are spread out

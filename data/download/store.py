@@ -1,9 +1,9 @@
-"""Stores downloaded images as files, or straight in TFRecord shards in the order of the list.
+"""Stores downloaded images as files, or in TFRecord shards in the order of the list.
 
-A shard holds what could be had of `size` consecutive rows. Their images wait in a spool folder
-until all of the rows are done; then the shard is written and the folder removed. A shard to which a
-later run adds an image (or from which one is dropped) is written again. All decisions come from
-what is on the disk and in the manifest, so that a killed run continues to the same bytes.
+A shard holds the downloaded images of `size` consecutive rows. They wait in a spool folder until
+all of these rows are done; then the shard is written and the folder removed. A shard that gains or
+loses an image in a later run is written again. All decisions follow from the files and the
+manifest, so a killed run that resumes writes the same bytes.
 """
 
 from __future__ import annotations
@@ -34,15 +34,22 @@ from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
 from data.tfrecords.records import RecordError, read_records
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
-"""The list that comes with the project."""
+"""The placeholders that the project knows."""
 
-_MD5_BYTES = 16 << 10
-_READ_SHARDS = 32
+_MD5_BYTES = 16 << 10  # largest body whose MD5 is computed: listed placeholders are small
+_CACHED_SHARDS = 32  # shards whose digests are kept in memory
 _PLACEHOLDER_LINE = re.compile(r"(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|url:\S+)(\s.*)?")
 
 
 class Placeholders:
-    """The images that stand for one that is gone, from files such as `data/placeholders.txt`."""
+    """Known images that hosts send in place of missing ones.
+
+    Args:
+        paths: files of placeholders, in the format of `data/placeholders.txt`.
+
+    Raises:
+        UserError: a line of another form.
+    """
 
     def __init__(self, paths: Sequence[str | os.PathLike] = (PLACEHOLDERS,)) -> None:
         marks = [mark for path in paths for mark in _read_placeholders(path)]
@@ -51,7 +58,7 @@ class Placeholders:
         self._kinds = {digest.partition(":")[0] for digest in self._digests}
 
     def match(self, body: bytes, url: str) -> bool:
-        """Whether the body, or the URL it came from, is that of a placeholder."""
+        """Whether the body is a placeholder, by its digest or by the URL it came from."""
         if any(text in url for text in self._in_urls):
             return True
         kinds = self._kinds - {"md5"} if len(body) > _MD5_BYTES else self._kinds
@@ -73,7 +80,10 @@ def _read_placeholders(path: str | os.PathLike) -> list[str]:
 
 
 class Stored(NamedTuple):
-    """A file that was written; `is_converted`: it is not the body byte for byte."""
+    """A written file: bytes, digest, and width and height in pixels.
+
+    `is_converted`: it differs from the downloaded body.
+    """
 
     bytes: int
     sha256: str
@@ -86,13 +96,13 @@ class Store:
     """Writes images below a folder; one object serves all threads, of forked processes too.
 
     Args:
-        folder: where the files go.
-        as_jpeg: make everything an upright RGB JPEG; implied by `short_side`.
-        short_side: shrink to it, in pixels.
-        quality: of JPEGs encoded here.
+        folder: the folder of the files.
+        placeholders: images to refuse.
+        as_jpeg: convert every image to an upright RGB JPEG; implied by `short_side`.
+        short_side: shrink images to this short side, in pixels.
+        quality: JPEG quality of images encoded here, 1 to 100.
         max_pixels: larger images are refused.
-        max_image_bytes: what decoding may take, of all threads of a process together.
-        placeholders: what to refuse.
+        max_image_bytes: memory that decoding may take, over all threads of a process.
     """
 
     def __init__(
@@ -116,11 +126,12 @@ class Store:
         """Checks the body and writes it as `folder/name`.
 
         Args:
+            url: the URL that the body came from.
             partial: name of the file while it is written; see `partial_name`.
-            rotation: see `to_jpeg`; an image that it turns becomes a JPEG.
+            rotation: see `to_jpeg`; an image that is rotated becomes a JPEG.
 
         Raises:
-            ImageError: not a whole image, or (kind `placeholder`) a known stand-in.
+            ImageError: not a complete image, or a placeholder (its kind is `placeholder`).
             OSError: the file cannot be written.
         """
         if self._placeholders.match(body, url):
@@ -139,17 +150,17 @@ class Store:
 
 
 def partial_name(row: int, part: Shard) -> str:
-    """What a row's file is called while it is written, in the folder where it will be.
+    """Name of a row's file while it is written, in the same folder as the finished file.
 
-    The name is that of the row, so that another attempt replaces what a killed one left. (The same
-    folder, because renaming between folders takes a lock on the whole file system.)
+    It is unique to the row, so that the next attempt overwrites what a killed one left. (The folder
+    is the same because renaming between folders locks the whole file system.)
     """
     return f".{row}-{part.index}-{part.count}.part"
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """`kind` of label and `class_num` as in `data/tfrecords/examples.py`; `size` in rows."""
+    """`kind` of label and `class_num`: see `data/tfrecords/examples.py`; `size`: rows per shard."""
 
     kind: str = "sparse"
     class_num: int | None = None
@@ -160,13 +171,13 @@ class ShardMaker:
     """Makes the shards of one part of a list.
 
     Args:
-        options: of the shards.
-        folder: of the shards.
-        spool: the folder for images that wait.
-        prefix: of the shards' names: the part, where the list has several.
-        rows: of the part.
-        manifest: what became of them.
-        naming: of the rows; records are named as files would be.
+        options: what the shards hold.
+        folder: the folder of the shards.
+        spool: the folder for images that wait for their shard.
+        prefix: prefix of the shards' names: the part, if the list has several, else "".
+        rows: the rows of the part.
+        manifest: the results of the rows.
+        naming: the names of records, which are those that files would have.
     """
 
     def __init__(
@@ -187,17 +198,21 @@ class ShardMaker:
         self._manifest = manifest
         self._naming = naming
         self._reports = self._folder.reports()
-        # Rows are done out of order, but within a window of a few shards.
-        self._digests = lru_cache(_READ_SHARDS)(self._digests_of)
-        self._made = 0  # shards
-        self._done = 0  # rows at the beginning of the list that are not pending
+        # Rows are done out of order, within a window of a few shards: so few are needed at once.
+        self._digests = lru_cache(_CACHED_SHARDS)(self._digests_of)
+        self._made = 0  # number of shards, from the first, that are made
+        self._done = 0  # number of rows, from the first, that are not pending
 
     def spool_folder(self, row: int) -> str:
-        """Where the image of a row waits, below the spool."""
+        """Name of the folder in the spool in which the image of a row waits."""
         return f"{row // self._options.size:05d}"
 
     def holds(self, entry: Entry, by_hash: bool) -> bool:
-        """Whether the image of a row that is OK waits, or is in its shard, unaltered."""
+        """Whether the image of an OK row is unaltered, in the spool or in its shard.
+
+        Args:
+            by_hash: compare contents, not just sizes and the manifest of shards.
+        """
         if is_whole(self.spool / self.spool_folder(entry.row) / entry.file, entry, by_hash):
             return True
         name = self._shard_name(entry.row // self._options.size)
@@ -213,7 +228,7 @@ class ShardMaker:
         return {file: hashlib.sha256(data).hexdigest() for file, data in images.items()}
 
     def advance(self) -> None:
-        """Makes the shards whose rows are all done, from the first on."""
+        """Writes, in order, the shards whose rows and all rows before them are done."""
         codes, size = self._manifest.codes, self._options.size
         while self._done < len(codes) and codes[self._done] != PENDING:
             self._done += 1
@@ -224,7 +239,7 @@ class ShardMaker:
             self._made += 1
 
     def close(self) -> None:
-        """Removes the spool; all shards are made."""
+        """Removes the spool, once all shards are made."""
         shutil.rmtree(self.spool, ignore_errors=True)
 
     def _make_if_needed(self, rows: Sequence[Row]) -> None:
@@ -251,7 +266,7 @@ class ShardMaker:
                 data = waiting.read_bytes() if waiting.exists() else in_shard.get(file)
                 if data is None:
                     raise UserError(
-                        f"{path}: {file} is gone, which was downloaded; give another --save_dir"
+                        f"{path}: {file} was downloaded and is missing; give another --save_dir"
                     )
                 found = probe(data)
                 image = data, file, found.width, found.height
@@ -264,7 +279,7 @@ class ShardMaker:
 
 
 def _images(shard: Path) -> dict[str, bytes]:
-    """Encoded images by name of a shard that may not be there, or be damaged from some point."""
+    """Encoded images of a shard by name; of a damaged shard those before the damage."""
     found: dict[str, bytes] = {}
     with suppress(FileNotFoundError, RecordError):
         for features in map(decode_example, read_records(shard)):

@@ -90,7 +90,7 @@ def images(
     sources: Sequence[str],
     start: int = 0,
     stop: int | None = None,
-    passed_over: Counter[str] | None = None,
+    skipped: Counter[str] | None = None,
     images_dir: str | None = None,
 ) -> Iterator[SourceImage]:
     """The images of all sources in order, from the `start`-th up to before the `stop`-th.
@@ -102,7 +102,7 @@ def images(
 
     Args:
       images_dir: the folder that paths of a list are relative to instead.
-      passed_over: counts the other files of folders, by suffix.
+      skipped: counts the other files of folders, by suffix.
 
     Raises:
       UserError: a source that does not exist, or holds no image.
@@ -112,7 +112,7 @@ def images(
     number = 0
     for source in sources:
         found = False
-        for image in _open_source(source, passed_over):
+        for image in _open_source(source, skipped):
             found = True
             if stop is not None and number >= stop:
                 return
@@ -130,32 +130,32 @@ def listed_in(images_dir: str | None, image: SourceImage) -> SourceImage:
     return replace(image, path=os.path.join(images_dir, image.name), path_by_list="")
 
 
-def count(sources: Sequence[str], passed_over: Counter[str] | None = None) -> int:
+def count(sources: Sequence[str], skipped: Counter[str] | None = None) -> int:
     """How many images the sources hold; nothing but lists, folders and indexes is read.
 
     Args:
-      passed_over: counts the other files of folders, by suffix.
+      skipped: counts the other files of folders, by suffix.
 
     Raises:
       UserError: standard input, which can be read only once, is among the sources.
     """
     if STDIN in sources:
         raise UserError("standard input cannot be shared by processes: use a list file")
-    return sum(1 for _ in images(sources, passed_over=passed_over))
+    return sum(1 for _ in images(sources, skipped=skipped))
 
 
-def _open_source(source: str, passed_over: Counter[str] | None) -> Iterator[SourceImage]:
+def _open_source(source: str, skipped: Counter[str] | None) -> Iterator[SourceImage]:
     path = Path(source)
     if source == STDIN:
         return _listed(sys.stdin.buffer, "standard input", Path())
     if path.is_dir():
-        counted = Counter() if passed_over is None else passed_over
+        counted = Counter() if skipped is None else skipped
         return _files(files_below(source, IMAGE_SUFFIXES, counted))
     if not path.exists():
         found = matches(source)
         if not found:
             raise UserError(f"{source}: no such file, folder or glob")
-        return (image for match in found for image in _open_source(match, passed_over))
+        return (image for match in found for image in _open_source(match, skipped))
     return _open_file(path)
 
 

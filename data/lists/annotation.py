@@ -25,7 +25,7 @@ from data.lists.rows import Chunk
 
 
 class Translated(NamedTuple):
-    """Rows of a list, their labels in our classes, and how many labels were dropped."""
+    """Rows of a list, their labels as our classes, and the number of labels that were dropped."""
 
     block: Block
     labels: Labels
@@ -42,15 +42,19 @@ class Translated(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """What the labels of a list mean: `mapping` int32 from their class to ours, -1 to drop it.
+    """Maps the labels of a list to our classes.
 
-    With `index_of_id` the list's labels are ids, replaced by our indices before they are mapped.
+    Attributes:
+        mapping: int32, our class for each class of the list; -1 drops the label.
+        index_of_id: if given, the list's labels are ids, which are replaced by these class indices
+            before `mapping` is applied.
     """
 
     mapping: np.ndarray
     index_of_id: dict[bytes, bytes] | None = None
 
     def read(self, chunk: Chunk) -> Translated:
+        """Reads a chunk and maps its labels."""
         dropped = 0
         if self.index_of_id is None:
             block = read_block(chunk)
@@ -63,7 +67,7 @@ class LabelMapping:
 
 @dataclass
 class Totals:
-    """What became of a list. `rows` = `rows_written` + `rows_unlabeled`; refused lines are none."""
+    """Counts of an annotated list, without refused lines; `rows` = written + unlabeled rows."""
 
     rows: int = 0
     rows_written: int = 0
@@ -74,8 +78,9 @@ class Totals:
     labels_written: int = 0
 
     def add(self, other: Totals) -> None:
-        for one in fields(self):
-            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        """Adds all counts of `other`."""
+        for count in fields(self):
+            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
 
 
 @dataclass
@@ -88,7 +93,13 @@ class _Annotated:
 
 @dataclass(frozen=True)
 class Annotator:
-    """The job for one chunk of a list."""
+    """Maps and expands the labels of a chunk, see `annotate`.
+
+    Attributes:
+        label_mapping: maps labels to our classes.
+        expansion: the labels that each class implies.
+        keep_unlabeled: keep rows that have no label afterwards.
+    """
 
     label_mapping: LabelMapping
     expansion: Expansion
@@ -117,9 +128,12 @@ class Annotator:
 def annotate(
     list_path: str | os.PathLike, output: str | os.PathLike, annotator: Annotator, processes: int
 ) -> tuple[Totals, Refused]:
-    """Writes the list with the annotator's labels; lines that cannot be read are left out, counted.
+    """Writes a list with new labels; malformed lines are left out and counted.
 
-    The output appears under its name when it is whole, and is the same for any number of processes.
+    The output is written atomically, and is the same for any number of processes.
+
+    Returns:
+        counts of rows and labels, and the refused lines.
     """
     totals, refused = Totals(), Refused(list_path)
     with rewritten(output) as file:
@@ -133,16 +147,18 @@ def annotate(
 def annotated_blocks(
     list_path: str | os.PathLike, label_mapping: LabelMapping, expansion: Expansion
 ) -> Iterator[tuple[Block, Labels]]:
-    """The rows that `annotate` would write, unlabeled ones included, with their labels."""
+    """The rows that `annotate` would write (including unlabeled ones), with their new labels."""
     for translated, _, _ in over_list(list_path, label_mapping.read, processes=1):
         yield translated.block, expand(translated.labels, expansion)
 
 
 class Expansion(NamedTuple):
-    """What each class c of 0..C-1 implies: `members[offsets[c]:offsets[c + 1]]`.
+    """The labels that each class implies: class c implies `members[offsets[c]:offsets[c + 1]]`.
 
-    `offsets` int64 [C + 1], `members` int32: c itself comes first. `by_pair` bool: the member was
-    found to go together with c and is no ancestor of it.
+    Attributes:
+        offsets: int64 [C + 1].
+        members: int32 [M]; c itself comes first.
+        by_pair: bool [M]; whether the member is implied by co-occurrence, not as an ancestor.
     """
 
     offsets: np.ndarray
@@ -153,10 +169,10 @@ class Expansion(NamedTuple):
     def of(
         cls, hierarchy: Hierarchy, ancestors: bool, pairs: Iterable[tuple[int, int]] = ()
     ) -> Expansion:
-        """The expansions of ancestors and of pairs (class, label that goes together with it).
+        """The expansion by ancestors and by pairs (class, co-occurring label).
 
-        With `ancestors`, a class also has the pairs of its ancestors, because its images are
-        images of them, and the ancestors of what it is paired with. Pairs of what a pair added
+        With `ancestors`, a class also implies the pairs of its ancestors, because its images are
+        images of them, and the ancestors of its paired labels. Pairs of labels that a pair added
         are not followed: the paper counts and adds once.
         """
         partners: dict[int, list[int]] = {}
@@ -179,13 +195,13 @@ class Expansion(NamedTuple):
 
 
 def expand(labels: Labels, expansion: Expansion) -> Labels:
-    """The labels with all that they imply, each class once, the highest class index first.
+    """Adds all implied labels; each class occurs once per row, the highest class index first.
 
     An implied label has the highest confidence among its own and those of the labels that imply it
-    (spec section 1). Ours, where the paper is silent: confidence 0 implies nothing; -1 (unknown)
-    makes an ancestor that has no label unknown too, so that it is masked rather than learnt as
-    absent, and implies nothing by a pair. Falling indices show the most specific class first, as
-    the released lists do.
+    (spec section 1). Where the paper is silent, we decided: confidence 0 implies nothing. -1
+    (unknown) makes an ancestor without a label unknown, too, so that it is masked rather than
+    learned as absent; it implies nothing by a pair. Descending indices put the most specific class
+    first, as in the released lists.
 
     Args:
         labels: with classes in 0..C-1.
@@ -217,17 +233,21 @@ def expand(labels: Labels, expansion: Expansion) -> Labels:
 
 
 def remap(labels: Labels, mapping: np.ndarray) -> Labels:
-    """The labels with class c become `mapping[c]`; those mapped to -1 or not at all are dropped."""
+    """Labels with class `mapping[c]` for class c; drops labels mapped to -1 or beyond `mapping`."""
     known = labels.classes < len(mapping)
     classes = np.where(known, mapping[np.where(known, labels.classes, 0)], -1).astype(np.int32)
     return labels._replace(classes=classes).where(classes >= 0)
 
 
 def indices_for_ids(text: bytes, index_of_id: Mapping[bytes, bytes]) -> tuple[bytes, int]:
-    """List lines whose labels are `id:confidence` with class indices in their place.
+    """Replaces the ids in list lines with labels `id:confidence` by class indices.
+
+    Args:
+        text: lines of a list.
+        index_of_id: class index, as text, of each id.
 
     Returns:
-        the lines, and how many labels were dropped because their id is unknown.
+        the lines, and the number of labels that were dropped because their id is unknown.
     """
     lines, dropped = [], 0
     for line in text.split(b"\n"):

@@ -1,4 +1,4 @@
-"""Rows of a list as NumPy arrays, for jobs over lists of millions of rows, in parallel."""
+"""Parses lists of millions of rows into NumPy arrays, chunk by chunk in parallel processes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ from data.lists.rows import (
 )
 
 CACHED_TEXTS = 1 << 17
-_REFUSED = -1
+"""Different label texts that are cached; beyond that many, the cache is emptied."""
+
+_REFUSED = -1  # stands for the class of a label that is refused
 
 
 class Labels(NamedTuple):
-    """The labels of R rows: row r has those from `offsets[r]` to `offsets[r + 1]`.
+    """The L labels of R rows; row r has the labels `offsets[r]` to `offsets[r + 1] - 1`.
 
-    `offsets` int64 [R + 1], `classes` int32 [L], `confidences` float64 [L].
+    Attributes:
+        offsets: int64 [R + 1].
+        classes: int32 [L].
+        confidences: float64 [L].
     """
 
     offsets: np.ndarray
@@ -46,12 +51,12 @@ class Labels(NamedTuple):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def where(self, chosen: np.ndarray) -> Labels:
-        """The chosen labels (bool [L]) of the same rows."""
+        """The labels for which `chosen` (bool [L]) is true; all rows stay."""
         before = np.concatenate([[0], np.cumsum(chosen)])
         return Labels(before[self.offsets], self.classes[chosen], self.confidences[chosen])
 
     def of_rows(self, chosen: np.ndarray) -> Labels:
-        """The labels of the chosen rows (bool [R])."""
+        """The rows for which `chosen` (bool [R]) is true, with their labels."""
         counts = np.diff(self.offsets)
         kept = np.repeat(chosen, counts)
         offsets = np.concatenate([[0], np.cumsum(counts[chosen])])
@@ -60,12 +65,16 @@ class Labels(NamedTuple):
 
 @dataclass
 class Block:
-    """R rows of a chunk.
+    """The R rows of a chunk. Lines are numbered from 0 in the chunk.
 
-    `numbers` int64 [R] counts the lines before each row in the chunk. `lines` are the chunk's
-    lines, empty ones included; `problems` are the refused ones: (lines before, reason). `repeated`:
-    (lines before, how many labels) of the rows in which labels were overruled by a later one of the
-    same class; those are not in `labels`.
+    Attributes:
+        names: image names [R].
+        labels: labels of the rows, without overridden ones.
+        numbers: int64 [R], the line number of each row.
+        lines: number of lines of the chunk, including empty and refused ones.
+        problems: (line number, reason) of each refused line.
+        repeated: (line number, count) of each row with labels that are overridden by a later label
+            of the same class, and the number of these labels.
     """
 
     names: list[str]
@@ -80,9 +89,9 @@ class Block:
 
 
 class _LabelTable(dict):
-    """The number of a label's text; by number its class and confidence, or why it is refused.
+    """Numbers the different texts of labels, and keeps the parsed label of each number.
 
-    A list has few different texts, so each is parsed once.
+    Texts repeat, so each is parsed once. `reasons` says by number why a label is refused.
     """
 
     def __init__(self, class_num: int | None) -> None:
@@ -108,7 +117,7 @@ class _LabelTable(dict):
         return number
 
     def look_up(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of L texts: numbers int64, classes int32 (refused: -1) and confidences float64."""
+        """Numbers int64, classes int32 (-1: refused), confidences float64, all [L], of L texts."""
         if len(self) > CACHED_TEXTS:
             self._empty()
         numbers = np.fromiter(map(self.__getitem__, texts), np.int64, len(texts))
@@ -120,12 +129,16 @@ _label_table = lru_cache(1)(_LabelTable)
 
 
 def read_block(chunk: Chunk, class_num: int | None = None) -> Block:
-    """The rows of a chunk; lines that are refused are in `problems`."""
+    """Parses the rows of a chunk, see `parse_block`."""
     return parse_block(chunk.read(), class_num)
 
 
 def parse_block(text: bytes, class_num: int | None = None) -> Block:
-    """The rows of whole lines; lines that are refused are in `problems`."""
+    """Parses complete lines of a list; refused lines are in `problems` of the block.
+
+    Args:
+        class_num: classes outside 0..class_num-1 are refused; None accepts any class.
+    """
     names, numbers, texts, counts, problems = [], [], [], [], []
     lines = split_lines(text)
     for number, line in enumerate(lines):
@@ -156,7 +169,7 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
 
 
 def _drop_refused(block: Block, refused: np.ndarray, reasons: list[str]) -> None:
-    """Makes rows with refused labels problems; the first reason of a row counts."""
+    """Moves rows with refused labels to `problems`, each with its first reason."""
     rows, first = np.unique(block.labels.rows[refused], return_index=True)
     lines = block.numbers[rows].tolist()
     block.problems += zip(lines, [reasons[n] for n in first], strict=True)
@@ -168,7 +181,7 @@ def _drop_refused(block: Block, refused: np.ndarray, reasons: list[str]) -> None
 
 
 def _drop_repeated(block: Block) -> None:
-    """Leaves each class of a row once, with its last confidence."""
+    """Keeps each class of a row once, with its last confidence."""
     offsets, classes, confidences = block.labels
     keys = np.sort(block.labels.rows << 31 | classes)
     rows = np.unique(keys[1:][keys[1:] == keys[:-1]] >> 31)
@@ -187,21 +200,21 @@ def _drop_repeated(block: Block) -> None:
 
 
 def format_rows(names: Sequence[str], labels: Labels) -> bytes:
-    """Lines of rows with these R names and labels, as `format_row` writes them."""
+    """The lines of R rows with these names and labels, as UTF-8, in the format of `format_row`."""
     if len(_LABEL_TEXTS) > CACHED_TEXTS:
         _LABEL_TEXTS.clear()
     keys = (labels.classes + 1j * labels.confidences).tolist()
     texts = list(map(_LABEL_TEXTS.__getitem__, keys))
     lines = []
     for name, (start, stop) in zip(names, pairwise(labels.offsets.tolist()), strict=True):
-        # Without a label, a trailing tab still says where a name that holds a blank ends.
+        # Without labels, a trailing tab marks the end of a name that holds a blank.
         end = "".join(texts[start:stop]) or ("\t" if " " in name else "")
         lines.append(f"{name}{end}\n")
     return "".join(lines).encode()
 
 
 class _LabelTexts(dict):
-    """Labels as text, a tab before each, by `class + confidence * 1j`: quicker than by pairs."""
+    """Texts of labels, each after a tab, by `class + confidence * 1j`: faster keys than pairs."""
 
     def __missing__(self, key: complex) -> str:
         text = self[key] = format_row(Row("x", (int(key.real),), (key.imag,)))[1:]
@@ -212,7 +225,7 @@ _LABEL_TEXTS = _LabelTexts()
 
 
 class ChunkResult(Protocol):
-    """What a job makes of a chunk."""
+    """The result of a job for a chunk: at least its number of lines, and the refused ones."""
 
     lines: int
     problems: list[tuple[int, str]]
@@ -227,11 +240,18 @@ def over_list(
     processes: int,
     extras: Iterable | None = None,
 ) -> Iterator[tuple[Result, int, Chunk]]:
-    """Each chunk's result in order, the number of lines of the list before it, and the chunk.
+    """Runs a job on each chunk of a list in parallel, and shows the progress.
 
     Args:
-        job: of a chunk, or of (chunk, extra); picklable, called in the worker processes.
-        extras: something for each chunk.
+        job: called with a chunk, or with (chunk, extra), in a worker process; picklable.
+        processes: number of worker processes; 1 runs the job in this process.
+        extras: one extra argument per chunk.
+
+    Yields:
+        for each chunk in order: the job's result, the number of lines before it, and the chunk.
+
+    Raises:
+        ListError: see `chunks`.
     """
     pieces = list(chunks(path))
     work = pieces if extras is None else zip(pieces, extras, strict=True)
@@ -245,7 +265,7 @@ def over_list(
 
 
 class Refused:
-    """Counts refused lines and keeps the first of them, as `path:line: reason`."""
+    """Counts refused lines and keeps the first `examples` of them, as `path:line: reason`."""
 
     def __init__(self, path: str | os.PathLike, examples: int = 5):
         self.count = 0
@@ -254,13 +274,14 @@ class Refused:
         self._examples = examples
 
     def add(self, problems: list[tuple[int, str]], lines_before: int) -> None:
+        """Adds the problems of a chunk, which has `lines_before` lines of the list before it."""
         self.count += len(problems)
         room = self._examples - len(self.first)
         for line, reason in problems[:room]:
             self.first.append(f"{self._path}:{lines_before + line + 1}: {reason}")
 
     def report(self) -> None:
-        """Prints how many lines were refused, and the first of them, to standard error."""
+        """Prints the number of refused lines, and the first of them, to standard error."""
         if self.count:
             print(f"{self.count} lines refused, the first of them:", file=sys.stderr)
             print("\n".join(self.first), file=sys.stderr)

@@ -1,6 +1,6 @@
 """Co-occurrence of labels, counted from a model's predictions (spec section 1).
 
-CO(i, j) is the fraction of the images annotated with class i in which the model sees label j.
+CO(i, j) is the fraction of the images annotated with class i for which the model predicts label j.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from data.common.files import atomic_write, read_text
 from data.lists.blocks import Block, Labels
 from data.lists.hierarchy import Hierarchy
 
-_PATH = re.compile(r"\+\+\+ the predictions of (.*) is:")
+_HEADING = re.compile(r"\+\+\+ the predictions of (.*) is:")
 _PREDICTION = re.compile(r"\s*([0-9]+) .*: ([-+.0-9eE]+)")
 _UNREADABLE = "unreadable: "
-_HEADER = "class\ttag\tco\timages with both\timages of class\n"
+_TABLE_HEADER = "class\ttag\tco\timages with both\timages of class\n"
 
 
 class Cooccurrence(NamedTuple):
-    """P pairs that occur: `classes`, `labels` int32 [P], counts `both` and `images` int64 [P]."""
+    """Counts of the P pairs (class, label) that occur.
+
+    Attributes:
+        classes: int32 [P].
+        labels: int32 [P].
+        both: int64 [P], images annotated with the class for which the label is predicted.
+        images: int64 [P], images annotated with the class.
+    """
 
     classes: np.ndarray
     labels: np.ndarray
@@ -33,21 +40,21 @@ class Cooccurrence(NamedTuple):
     images: np.ndarray
 
     def pairs_above(self, threshold: float, hierarchy: Hierarchy) -> list[tuple[int, int]]:
-        """(class, label) where CO(class, label) > threshold and no hierarchy path joins the two."""
+        """Pairs (class, label) with CO > threshold that are not on one path of the hierarchy."""
         above = self.both > threshold * self.images
         candidates = zip(self.classes[above].tolist(), self.labels[above].tolist(), strict=True)
         return [(c, label) for c, label in candidates if not hierarchy.on_one_path(c, label)]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the normalized matrix as a table, one pair a line."""
+        """Writes the normalized matrix as a table, one pair per line."""
         columns = (self.classes, self.labels, self.both / self.images, self.both, self.images)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = (f"{c}\t{j}\t{co:.6f}\t{both}\t{images}\n" for c, j, co, both, images in rows)
-        atomic_write(path, _HEADER + "".join(lines))
+        atomic_write(path, _TABLE_HEADER + "".join(lines))
 
     @classmethod
     def read(cls, path: str | os.PathLike, class_num: int) -> Cooccurrence:
-        """A saved matrix.
+        """Reads a saved matrix.
 
         Raises:
             UserError: a malformed line or a class outside 0..class_num-1.
@@ -55,7 +62,7 @@ class Cooccurrence(NamedTuple):
         rows = []
         with io.StringIO(read_text(path)) as file:
             for number, line in enumerate(file, 1):
-                if line == _HEADER or not line.strip():
+                if line == _TABLE_HEADER or not line.strip():
                     continue
                 try:
                     c, label, _, both, images = line.split("\t")
@@ -64,7 +71,7 @@ class Cooccurrence(NamedTuple):
                     row = (-1,) * 4
                 if not (max(row[:2]) < class_num and min(row) >= 0 and row[2] <= row[3]):
                     raise UserError(
-                        f"{os.fspath(path)}:{number}: expected {_HEADER.strip()!r}"
+                        f"{os.fspath(path)}:{number}: expected {_TABLE_HEADER.strip()!r}"
                         f" with classes below {class_num}, found {line[:60]!r}"
                     )
                 rows.append(row)
@@ -75,7 +82,7 @@ class Cooccurrence(NamedTuple):
 def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[int, float]]]]:
     """(image, [(class, probability)]) of a text file written by `image_classification.py`.
 
-    Images that it could not read are left out.
+    Images that were unreadable are left out.
 
     Raises:
         UserError: a line of neither form, as `path:line: reason`.
@@ -83,7 +90,7 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
     image, found = None, []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
-            heading = _PATH.fullmatch(line.rstrip("\r\n"))
+            heading = _HEADING.fullmatch(line.rstrip("\r\n"))
             prediction = not heading and _PREDICTION.fullmatch(line.strip())
             if heading:
                 if image is not None:
@@ -103,13 +110,19 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
 
 
 class _Counts:
-    """Sparse counts by key; many keys are added at once."""
+    """Counts of keys, stored for keys that occur only.
+
+    Attributes:
+        keys: int64 [K], sorted.
+        counts: int64 [K].
+    """
 
     def __init__(self) -> None:
         self.keys = np.zeros(0, np.int64)
         self.counts = np.zeros(0, np.int64)
 
     def add(self, keys: np.ndarray) -> None:
+        """Counts each of `keys` (int64), which may repeat, once more."""
         keys, counts = np.unique(keys, return_counts=True)
         merged, inverse = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
         total = np.zeros(len(merged), np.int64)
@@ -126,28 +139,30 @@ def count(
 ) -> Cooccurrence:
     """Counts co-occurrence over the images of a list that have predictions.
 
-    The predictions stand in the order of the list (of which they may leave out rows), so neither
-    has to fit in memory. Labels with a confidence above 0 annotate an image.
+    Predictions must be in the order of the list, and may lack some rows; so neither has to fit in
+    memory. Labels with a confidence above 0 count as annotations.
 
     Args:
-        annotated: the list's rows, with the labels that they have now.
-        mapping: int32, the class of each model output, -1 for an output that is no class of ours.
-        posterior: the model sees a label when its probability is above this.
+        annotated: the list's rows and their current labels.
+        predictions_path: a text file written by `image_classification.py`.
+        mapping: int32, our class for each output of the model, -1 for none.
+        posterior: a label counts as predicted if its probability is above this.
+        class_num: number of our classes.
 
     Raises:
-        UserError: a prediction of an image that the list does not hold, or not there; or
-            of an output beyond `mapping`.
+        UserError: a prediction for an image that is not in the list or in another order, or of an
+            output beyond `mapping`.
     """
     images = np.zeros(class_num, np.int64)
     pairs = _Counts()
-    following = _Following(predictions_path, mapping, posterior)
+    reader = _PredictionReader(predictions_path, mapping, posterior)
     for block, labels in annotated:
-        rows, seen_rows, seen = following.match(block)
+        rows, seen_rows, seen = reader.match(block)
         labels = labels.of_rows(rows)
         labels = labels.where(labels.confidences > 0)
         images += np.bincount(labels.classes, minlength=class_num)
         pairs.add(_pair_keys(labels, seen_rows, seen, class_num))
-    following.finish()
+    reader.finish()
     classes, seen_labels = np.divmod(pairs.keys, class_num)
     return Cooccurrence(
         classes.astype(np.int32), seen_labels.astype(np.int32), pairs.counts, images[classes]
@@ -155,7 +170,13 @@ def count(
 
 
 def _pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
-    """int64: class * class_num + seen label, for each class of the row of each seen label."""
+    """int64: a key `class * class_num + label` for each pair of an annotated and a predicted label.
+
+    Args:
+        labels: the annotations of rows.
+        rows: int64 [P], the row of each predicted label.
+        seen: int64 [P], the class of each predicted label.
+    """
     sizes = np.diff(labels.offsets)[rows]
     owner = np.repeat(np.arange(len(rows)), sizes)
     step = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
@@ -163,8 +184,8 @@ def _pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: in
     return classes * np.int64(class_num) + seen[owner]
 
 
-class _Following:
-    """Predictions followed along the rows of a list."""
+class _PredictionReader:
+    """Reads predictions in step with the rows of a list."""
 
     def __init__(self, path: str | os.PathLike, mapping: np.ndarray, posterior: float):
         self._predictions = read_predictions(path)
@@ -174,7 +195,12 @@ class _Following:
         self._next = next(self._predictions, None)
 
     def match(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """bool [R]: rows with predictions; and of each label seen: which of those, its class."""
+        """The next predictions, for the R rows of a block.
+
+        Returns:
+            bool [R]: which rows have predictions; for each of P predicted labels, int64 [P]: the
+            index of its row among those; and int64 [P]: its class.
+        """
         matched = np.zeros(len(block), bool)
         owners, seen = [], []
         count = 0
@@ -194,6 +220,7 @@ class _Following:
         return matched, np.array(owners, np.int64), np.array(seen, np.int64)
 
     def finish(self) -> None:
+        """Raises UserError if predictions are left: their image is not in the rest of the list."""
         if self._next is not None:
             raise UserError(
                 f"{self._path}: {self._next[0]!r} is not a row of the list behind those before it;"
@@ -210,5 +237,5 @@ class _Following:
 
 
 def _is_image(path: str, name: str) -> bool:
-    """Whether the path is the list's image `name`, in whatever folder the images lie."""
+    """Whether the path is the list's image `name`, in any folder."""
     return path == name or path.endswith("/" + name)

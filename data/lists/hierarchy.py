@@ -1,7 +1,7 @@
 """Dictionaries of classes: the semantic hierarchy (spec section 1), names, ids and their mapping.
 
-`dictionary_and_semantic_hierarchy.txt` has a header and then, a class a line, the tab-separated
-fields index, id, index of the parent (-1 for a root) and name. Indices count from 0 without a gap.
+`dictionary_and_semantic_hierarchy.txt` has a header and then one class per line: index, id, index
+of the parent (-1 for a root) and name, separated by tabs. Indices count from 0 without a gap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from data.common.errors import UserError
 from data.common.files import open_text, read_text
 
 NO_PARENT = -1
-"""The parent of a root."""
+"""Stands for the parent of a root."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _INDEX_AND_NAME = re.compile(r"([0-9]+)(?:\t| +)(\S.*)")
@@ -30,7 +30,10 @@ _HIERARCHY_FIELDS = 4
 class Hierarchy:
     """A forest of classes 0..C-1.
 
-    `parents` is int32 [C], NO_PARENT for a root; `ids` and `names` have C entries each.
+    Attributes:
+        parents: int32 [C], NO_PARENT for a root.
+        ids: id of each class.
+        names: name of each class; may hold several synonyms, separated by commas.
     """
 
     parents: np.ndarray
@@ -39,7 +42,7 @@ class Hierarchy:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Hierarchy:
-        """The hierarchy of a dictionary file.
+        """Reads a dictionary file with a hierarchy.
 
         Raises:
             UserError: a malformed line, a repeated index or id, a gap in the indices, an
@@ -92,15 +95,16 @@ class Hierarchy:
 
     @property
     def roots(self) -> list[int]:
+        """The classes without a parent."""
         return np.flatnonzero(self.parents == NO_PARENT).tolist()
 
     @cached_property
     def closure(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each class with its ancestors, as rows of a sparse matrix.
+        """Each class with its ancestors, as a sparse matrix.
 
         Returns:
-            offsets int64 [C + 1] and members int32: the classes that class c implies, itself
-            first and then its ancestors upwards, are `members[offsets[c]:offsets[c + 1]]`.
+            offsets int64 [C + 1] and members int32: `members[offsets[c]:offsets[c + 1]]` are class
+            c itself and then its ancestors, from its parent to the root.
         """
         offsets = np.concatenate([[0], np.cumsum(self.depths.astype(np.int64) + 1)])
         members = np.empty(offsets[-1], np.int32)
@@ -112,21 +116,21 @@ class Hierarchy:
         return offsets, members
 
     def descendants(self, classes: Iterable[int]) -> np.ndarray:
-        """bool [C]: the given classes and everything below them."""
+        """bool [C]: the given classes and all their descendants."""
         chosen = np.zeros(len(self), bool)
         chosen[list(classes)] = True
         offsets, members = self.closure
         return np.logical_or.reduceat(chosen[members], offsets[:-1])
 
     def on_one_path(self, a: int, b: int) -> bool:
-        """Whether one of two classes is the other, or an ancestor of the other."""
+        """Whether two classes are the same, or one is an ancestor of the other."""
         return a == b or a in self.ancestors(b) or b in self.ancestors(a)
 
     def find(self, text: str) -> int:
-        """The class that a person means: by index, id, whole name, or one of a name's synonyms.
+        """The class with this index, id, full name, or synonym in its name; letter case is ignored.
 
         Raises:
-            UserError: no class or several answer to it.
+            UserError: no class matches, or several do.
         """
         if _INTEGER.fullmatch(text):
             if not 0 <= int(text) < len(self):
@@ -142,6 +146,7 @@ class Hierarchy:
 
     @cached_property
     def index_of_id(self) -> dict[str, int]:
+        """The class index of each id."""
         return {identity: c for c, identity in enumerate(self.ids)}
 
     @cached_property
@@ -163,7 +168,7 @@ class Hierarchy:
             if (above == NO_PARENT).all():
                 return []
             above = self._parent_of(above)
-        start = int(above.max())  # as many steps up as there are classes end inside a cycle
+        start = int(above.max())  # after C steps up, only classes in cycles are left
         loop = [start, int(self.parents[start])]
         while loop[-1] != start:
             loop.append(int(self.parents[loop[-1]]))
@@ -173,8 +178,8 @@ class Hierarchy:
 def read_names(path: str | os.PathLike) -> list[str]:
     """The names of a dictionary, by class index.
 
-    Reads a hierarchy, or lines `index<TAB>name`, which may continue with `<TAB>id`, as in
-    `data/imagenet2012_dictionary.txt`; a blank may stand for the first tab.
+    The dictionary is a hierarchy, or has lines `index<TAB>name`, optionally followed by `<TAB>id`,
+    as in `data/imagenet2012_dictionary.txt`; the first tab may also be a blank.
 
     Raises:
         UserError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
@@ -195,11 +200,11 @@ def read_ids(path: str | os.PathLike) -> list[str]:
 
 
 def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None) -> dict[str, int]:
-    """Class index of every id; with `synonyms`, of the ids in that file too.
+    """The class index of every id; with `synonyms`, also of the ids in that file.
 
     Args:
-        synonyms: lines `id<TAB>class`, the class by index, id or name: how another data set calls
-            our classes, e.g. `/m/0cgh4<TAB>n02913152`.
+        synonyms: file of lines `id<TAB>class` with the ids of another data set for our classes,
+            e.g. `/m/0cgh4<TAB>n02913152`; the class is an index, id or name.
 
     Raises:
         UserError: a malformed line, or an unknown class; as `path:line: reason`.
@@ -223,10 +228,17 @@ def index_of_ids(hierarchy: Hierarchy, synonyms: str | os.PathLike | None = None
 
 
 def mapping_from(dictionary: str | os.PathLike, indices: Mapping[str, int]) -> np.ndarray:
-    """int32 [classes of `dictionary`]: the index of each one's id in `indices`, -1 without one.
+    """Maps the classes of another dictionary to ours, by id.
+
+    Args:
+        dictionary: the other dictionary, with D classes.
+        indices: our class index of each id, see `index_of_ids`.
+
+    Returns:
+        int32 [D]: our class index, or -1 for an unknown id.
 
     Raises:
-        UserError: not one class is known: these are dictionaries of different kinds of ids.
+        UserError: none of its ids is known, so the dictionaries have different kinds of ids.
     """
     ids = read_ids(dictionary)
     mapping = np.array([indices.get(identity, -1) for identity in ids], np.int32)
@@ -279,7 +291,7 @@ def _is_hierarchy(path: str | os.PathLike) -> bool:
 
 
 def _hierarchy_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, str, int, str]]:
-    """(line, index, id, parent, name) of each class; the header, if any, is passed over."""
+    """(line, index, id, parent, name) of each class; skips a header."""
     first = True
     for number, line in _lines(path):
         fields = [field.strip() for field in line.split("\t", _HIERARCHY_FIELDS - 1)]

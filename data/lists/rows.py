@@ -2,7 +2,7 @@
 
 A row is `image<TAB>class:confidence<TAB>class:confidence...`. Real lists also hold runs of blanks,
 Windows line ends, a class without a confidence (which means 1.0) and the confidence -1 (unknown).
-Every row is either parsed or refused by name of file and line; only empty lines are passed over.
+Every row is either parsed or refused with its file and line; only empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ UNKNOWN = -1.0
 """The confidence of a label that nobody judged: masked out of the loss."""
 
 MAX_LINE_BYTES = 4 << 20
-"""Longest row that is read: all 11,166 classes take 0.2 MiB; a binary file has no line end."""
+"""Longest row that is read: one with all 11,166 classes takes 0.2 MiB. A binary file, which may
+have no line end at all, is so refused before it fills the memory."""
 
 CHUNK_BYTES = 1 << 20
-"""Bytes of a list that are read at once."""
+"""Size of the blocks in which a list is read, in bytes."""
 
 _LARGEST_CLASS = 2**31 - 1
 _CACHED_LABELS = 1 << 16
@@ -36,14 +37,14 @@ _LABEL_WITH_CONFIDENCE = re.compile(r"[0-9]+:[-+.0-9eE]+")
 
 
 class ListError(UserError):
-    """A list file, or one of its rows, that cannot be used: names the file and the line."""
+    """A list file or a row that cannot be used; the message has the file and the line."""
 
 
 class Row(NamedTuple):
     """One image and its labels.
 
-    A class occurs once: where a row repeats one, the last confidence wins, as it did when the
-    released code filled a dense vector; `repeated` counts the labels that lost.
+    Each class occurs once: if a row repeats one, the last confidence counts, as in the released
+    code, which filled a dense vector. `repeated` is the number of labels overridden in this way.
     """
 
     image: str
@@ -60,12 +61,13 @@ class Chunk(NamedTuple):
     size: int
 
     def read(self) -> bytes:
+        """The bytes of these lines."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
     def where(self, lines_before: int) -> str:
-        """`path:line` of the line that comes so many lines after the chunk's start."""
+        """`path:line` of the line with this many lines of the chunk before it."""
         return f"{self.path}:{_count_newlines(self.path, self.offset) + lines_before + 1}"
 
 
@@ -73,12 +75,12 @@ def chunks(path: str | os.PathLike, part: Shard = WHOLE) -> Iterator[Chunk]:
     """The file in chunks of whole lines, in order.
 
     Args:
-        part: only this one of contiguous parts of about equal bytes. The lines of the parts, one
-            part after the other, are the lines of the whole file.
+        part: only this one of several contiguous parts of about equal size in bytes. Each line of
+            the file is in exactly one part.
 
     Raises:
-        UserError: it is UTF-16.
-        ListError: a line is so long that this is no list file.
+        UserError: the file is UTF-16.
+        ListError: a line is longer than MAX_LINE_BYTES, so this is not a list file.
     """
     refuse_other_encodings(path)
     start, stop = _byte_range(path, part)
@@ -96,7 +98,7 @@ def chunks(path: str | os.PathLike, part: Shard = WHOLE) -> Iterator[Chunk]:
 
 
 def split_lines(text: bytes) -> list[str]:
-    """Lines without their ends; the last one may lack its end. What is not UTF-8 is escaped."""
+    """Lines without their ends, which the last line may lack; invalid UTF-8 becomes surrogates."""
     text = text if text.endswith(b"\n") else text + b"\n"
     return text.replace(b"\r\n", b"\n").decode(errors="surrogateescape").split("\n")[:-1]
 
@@ -112,7 +114,7 @@ def read_rows(
         part: see `chunks`.
 
     Raises:
-        ListError: the first row that breaks the format, as `path:line: reason`.
+        ListError: the first malformed row, as `path:line: reason`.
         OSError: the file cannot be read.
     """
     for chunk in chunks(path, part):
@@ -126,10 +128,14 @@ def read_rows(
 
 
 def parse_row(line: str, where: str = "row", class_num: int | None = None) -> Row | None:
-    """One line of a list, with or without its line end; None if it is empty.
+    """The row of one line, with or without its line end; None if the line is empty.
+
+    Args:
+        where: begins the message of an error.
+        class_num: see `read_rows`.
 
     Raises:
-        ListError: `where: reason`.
+        ListError: the line is malformed, as `where: reason`.
     """
     try:
         return _row(line.removesuffix("\n").removesuffix("\r"), class_num)
@@ -148,10 +154,13 @@ def _row(line: str, class_num: int | None) -> Row | None:
 
 
 def split_row(line: str) -> tuple[str, list[str]] | None:
-    """The image name of a line without its end, and the texts of its labels; None: it is empty.
+    """The image name and the texts of the labels of a line; None if the line is empty.
+
+    Args:
+        line: without its line end.
 
     Raises:
-        ListError: the line has no image name that can be used.
+        ListError: the line has no valid image name, or is not UTF-8.
     """
     if not line.isascii() and _SURROGATE.search(line):
         raise ListError("not UTF-8; convert the list, e.g. by iconv")
@@ -165,10 +174,10 @@ def split_row(line: str) -> tuple[str, list[str]] | None:
 
 
 def parse_label(text: str, class_num: int | None) -> tuple[int, float]:
-    """Class and confidence of `class:confidence`, or of a class alone, which means 1.0.
+    """Class and confidence of `class:confidence`, or of `class` alone, which means 1.0.
 
     Raises:
-        ListError: it is neither, or out of range.
+        ListError: the text has neither form, or a number is out of range.
     """
     name, colon, value = text.partition(":")
     if not (name.isascii() and name.isdecimal()):
@@ -183,15 +192,15 @@ def parse_label(text: str, class_num: int | None) -> tuple[int, float]:
 
 
 cached_label = lru_cache(_CACHED_LABELS)(parse_label)
-"""`parse_label`, once for each of the few different texts of a list."""
+"""`parse_label` with a cache: lists repeat a few different labels."""
 
 
 def format_row(row: Row) -> str:
-    """The row as one line of a list, without a line end; `parse_row` of it gives the row again.
+    """The row as one line of a list, without a line end; `parse_row` reads it back.
 
     Raises:
-        ListError: the image name cannot be written so that it is read back: it is empty, holds
-            control characters, has blanks at its ends, or ends like a label (`a 3:1`).
+        ListError: the image name could not be read back: it is empty, holds control characters, has
+            blanks at its ends, or ends like a label (`a 3:1`).
     """
     _check_name(row.image)
     if " " in row.image and _split_at_blank(row.image, "\t", "")[0] != row.image:
@@ -199,12 +208,12 @@ def format_row(row: Row) -> str:
     labels = "\t".join(
         [f"{c}:{_short(v)}" for c, v in zip(row.classes, row.confidences, strict=True)]
     )
-    # Without a label, a trailing tab still says where a name that holds a blank ends.
+    # Without labels, a trailing tab marks the end of a name that holds a blank.
     return f"{row.image}\t{labels}" if labels or " " in row.image else row.image
 
 
 def count_lines(path: str | os.PathLike) -> int:
-    """Number of lines of a file, the last one counted even without a line end."""
+    """Number of lines of a file; the last one also counts without a line end."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
@@ -212,10 +221,10 @@ def count_lines(path: str | os.PathLike) -> int:
 
 
 def _split_at_blank(name: str, tab: str, tail: str) -> tuple[str, str]:
-    """Name and labels of a row whose text before the first tab (if any) may hold blanks.
+    """Name and labels of a row with blanks before its first tab, or without a tab.
 
-    A name may hold blanks when a tab follows it; what looks like `class:confidence` behind a blank
-    is a label all the same, because lists mix blanks and tabs.
+    A name followed by a tab may hold blanks. Text like `class:confidence` after a blank is still a
+    label, because lists mix blanks and tabs.
     """
     name = name.strip(" ")
     if not tab:
@@ -264,7 +273,7 @@ def _byte_range(path: str | os.PathLike, part: Shard) -> tuple[int, int]:
 
 
 def _seek_line(file: BinaryIO, start: int) -> int:
-    """Goes to the first line that begins at or after byte `start` and returns where that is."""
+    """Moves to the first line that begins at or after byte `start`; returns its position."""
     if start == 0:
         return len(_BOM) if file.read(len(_BOM)) == _BOM else 0
     file.seek(start - 1)

@@ -1,6 +1,6 @@
 """Selects rows of a list by class, source, count per class, or at random.
 
-Rows are chosen with about 15 bytes per row in memory, so a choice may depend on the whole list.
+A selection may depend on the whole list: about 15 bytes per row are kept in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from data.lists.hierarchy import NO_PARENT, Hierarchy
 from data.lists.rows import Chunk
 
 SOURCES = ("ImageNet", "Open Images", "other")
-"""The data sets that images come from, inferred from their names (spec section 1)."""
+"""The data sets of images, inferred from their names (spec section 1)."""
 
 _SOURCE = re.compile(
     r"(?:.*/)?(?:n[0-9]{8}[_/]|ILSVRC20)"  # synsets, and ILSVRC's validation images
     r"|(https?://[^/]*(?:flickr|openimages)"  # group 1: the lists of URLs,
-    r"|(?:.*/)?[0-9]{5,}_[0-9a-f]{8,10}(?:_[a-z])?\.jpg$"  # files called as at Flickr,
+    r"|(?:.*/)?[0-9]{5,}_[0-9a-f]{8,10}(?:_[a-z])?\.jpg$"  # files named as at Flickr,
     r"|(?:.*/)?[0-9a-f]{16}(?:\.jpg)?$)"  # and image ids
 )
 
 ORDER_ROWS = 1 << 16
+"""Rows that `at_most_per_class` looks at together."""
 
 
 def sources(block: Block) -> np.ndarray:
@@ -37,9 +38,12 @@ def sources(block: Block) -> np.ndarray:
 
 
 class Rows(NamedTuple):
-    """Candidates: `numbers` int32 [N] are the numbers of their lines in the list, from 0.
+    """N candidate rows; row n is an example of `classes[offsets[n]:offsets[n + 1]]`.
 
-    Candidate n is an example of the classes `classes[offsets[n]:offsets[n + 1]]` (int32).
+    Attributes:
+        numbers: int32 [N], line numbers in the list, from 0.
+        offsets: int64 [N + 1].
+        classes: int32.
     """
 
     numbers: np.ndarray
@@ -47,7 +51,7 @@ class Rows(NamedTuple):
     classes: np.ndarray
 
     def take(self, which: np.ndarray) -> Rows:
-        """The candidates of the given places, in that order."""
+        """The rows at the given indices (int64), in that order."""
         sizes = np.diff(self.offsets)[which]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         first = np.repeat(self.offsets[which] - offsets[:-1], sizes)
@@ -56,7 +60,7 @@ class Rows(NamedTuple):
 
 @dataclass
 class _Candidates:
-    """Of one chunk with R rows: the candidates' lines in it, how many classes each, and which."""
+    """Candidates of one chunk: their line numbers in it, numbers of classes, and all classes."""
 
     numbers: np.ndarray
     sizes: np.ndarray
@@ -68,17 +72,17 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows are candidates, and of which classes they are examples.
+    """Finds candidate rows, and the classes that each is an example of.
 
-    A row is an example of its most specific classes: those that are no ancestor of another class
-    of the row. (It is no example of `animal` for every `dog`: or else k images per class would be k
-    images in all, because each of them is a `thing`.)
+    A row is an example of its most specific classes only: those that are not ancestors of another
+    class of the row. Otherwise a limit of k images per class would allow only k images in total,
+    because every image is an example of a root class such as `thing`.
 
     Attributes:
-        wanted: bool [C], a row needs a label of one of these classes; None takes every row.
-        hierarchy: for the most specific classes; without it, all classes of a row count.
-        names: SOURCES that are taken; None takes all.
-        above: labels count with a confidence above this.
+        wanted: bool [C], a row must have a label of one of these classes; None accepts every row.
+        hierarchy: defines the most specific classes; without it, all classes of a row count.
+        names: which of SOURCES are accepted; None accepts all.
+        above: labels with a confidence above this count.
     """
 
     wanted: np.ndarray | None = None
@@ -110,13 +114,14 @@ class Filter:
 
 
 def most_specific(labels: Labels, hierarchy: Hierarchy) -> Labels:
-    """The labels that are no ancestor of another label of their row."""
+    """The labels whose class is not an ancestor of another label's class in their row."""
     rows = labels.rows << 32
     keys = rows | labels.classes
     order = np.argsort(keys)
     ordered = keys[order]
     specific = np.ones(len(keys), bool)
-    # From each label upwards to the next ancestor that labels the row; that one continues alone.
+    # Walk from each label up to its nearest ancestor among the row's labels, which is not specific;
+    # the ancestors above that one are reached by its own walk.
     walking = np.arange(len(keys))
     above = hierarchy.parents[labels.classes]
     while True:
@@ -131,7 +136,14 @@ def most_specific(labels: Labels, hierarchy: Hierarchy) -> Labels:
 
 
 class Candidates(NamedTuple):
-    """The candidates of a list, with how many rows it has, and the lines of each chunk."""
+    """The candidates of a list.
+
+    Attributes:
+        rows: the candidates.
+        rows_read: number of rows of the list.
+        chunk_lines: number of lines of each chunk, see `write_lines`.
+        refused: malformed lines.
+    """
 
     rows: Rows
     rows_read: int
@@ -140,6 +152,7 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(path: str | os.PathLike, rule: Filter, processes: int) -> Candidates:
+    """Reads a list and returns its candidates by the filter `rule`."""
     refused = Refused(path)
     empty = np.zeros(0, np.int32)
     numbers, sizes, classes, chunk_lines = [empty], [empty], [empty], []
@@ -157,9 +170,12 @@ def find_candidates(path: str | os.PathLike, rule: Filter, processes: int) -> Ca
 
 
 def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
-    """Places of candidates taken in random order, as long as none of their classes is full.
+    """Selects at most `most` rows per class, greedily in random order.
 
-    Candidates without a class are never taken.
+    A row is selected if none of its classes is full yet; rows without a class never are.
+
+    Returns:
+        sorted indices of the selected rows, int64.
     """
     taken = []
     used = np.zeros(int(rows.classes.max(initial=-1)) + 1, np.int64)
@@ -168,7 +184,7 @@ def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
         which = order[start : start + ORDER_ROWS]
         which = which[_all_true(rows.take(which), used < most)]
         some = rows.take(which)
-        # Classes that stay below `most` whatever is taken need no care.
+        # Only classes that could exceed `most` in this block are counted row by row, in Python.
         scarce = used + np.bincount(some.classes, minlength=len(used)) > most
         free = _all_true(some, ~scarce)
         chosen = free.copy()
@@ -186,23 +202,26 @@ def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
 
 
 def _all_true(rows: Rows, good: np.ndarray) -> np.ndarray:
-    """bool [N]: candidates that have classes, all of them good."""
+    """bool [N]: whether a row has classes, all of which are `good` (bool [C])."""
     bad = np.concatenate([[0], np.cumsum(~good[rows.classes])])
     return (np.diff(rows.offsets) > 0) & (bad[rows.offsets[1:]] == bad[rows.offsets[:-1]])
 
 
 def at_random(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Places of `count` candidates (or all, if there are fewer), each equally likely."""
+    """Selects `count` rows (or all, if there are fewer) at random; returns their sorted indices."""
     found = len(rows.numbers)
     chosen = np.random.default_rng(seed).permutation(found)[: min(count, found)]
     return np.sort(chosen)
 
 
 def stratified(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Places of `count` candidates, of each class the same fraction as far as whole images go.
+    """Selects `count` rows at random, of each class the same fraction, up to rounding.
 
-    A candidate stands for the rarest of its classes. Of each class its quota of `count` is taken
-    at random, rounded so that they add up (largest remainder).
+    A row counts for the rarest of its classes. The quotas of the classes are rounded by the largest
+    remainder, so that they add up to `count`.
+
+    Returns:
+        sorted indices of the selected rows, int64.
     """
     stratum = _rarest_class(rows)
     sizes = np.bincount(stratum)
@@ -217,7 +236,7 @@ def stratified(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def _rarest_class(rows: Rows) -> np.ndarray:
-    """int64 [N]: of each candidate; those without a class have one more than the last class."""
+    """int64 [N]: the rarest class of each row; the last class + 1 for rows without a class."""
     frequency = np.bincount(rows.classes)
     by_rank = np.argsort(frequency, kind="stable")
     rank = np.empty_like(by_rank)
@@ -248,7 +267,15 @@ def write_lines(
     chunk_lines: list[int],
     processes: int,
 ) -> None:
-    """Copies the lines with the given numbers (ascending, from 0)."""
+    """Copies lines of a list to another file.
+
+    Args:
+        path: the list.
+        output: the file to write.
+        numbers: numbers of the lines, ascending, from 0.
+        chunk_lines: number of lines of each chunk of the list.
+        processes: number of worker processes.
+    """
     ends = np.cumsum(chunk_lines)
     starts = ends - chunk_lines
     parts = np.split(numbers, np.searchsorted(numbers, ends[:-1])) if len(ends) else []

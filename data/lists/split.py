@@ -1,4 +1,4 @@
-"""Splits labeled images into training, validation and test sets by their names."""
+"""Splits labeled images into training, validation and test sets by a hash of their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Labeled(NamedTuple):
-    """An image, relative to the image folder, and the confidence of each of its classes."""
+    """An image (path in the image folder) and the confidence of each of its classes, by name."""
 
     image: str
     confidences: dict[str, float]
@@ -19,11 +19,17 @@ class Labeled(NamedTuple):
 def split(
     labeled: list[Labeled], val_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, list[Labeled]]:
-    """The images of each split, by a hash of their names.
+    """Splits images by a hash of their names, so that further images leave the others in place.
 
-    Training takes what the hash gives it first; a held-out image with a class that training then
-    still lacks is moved to training. Validation, and then the test, are not left empty as long as
-    training can spare an image.
+    Every class has an image in training: images with a class that training lacks are moved there.
+    Validation and test each have an image, if training can spare one; validation comes first.
+
+    Args:
+        val_fraction, test_fraction: fractions of the images, approximate.
+        seed: changes the hash.
+
+    Returns:
+        the images of each split, sorted by name.
     """
     parts: dict[str, list[Labeled]] = {name: [] for name in SPLITS}
     trained: Counter[str] = Counter()
@@ -50,11 +56,11 @@ def split(
 
 
 def _fill(parts: dict[str, list[Labeled]], name: str, trained: Counter[str]) -> None:
-    """Moves an image to an empty split: from training or, if it can spare none, from the other."""
+    """Moves an image to the empty split `name`, from training or else from the third split."""
     other = parts["test" if name == "val" else "val"]
     spare = [row for row in parts["train"] if _is_spare(row, trained)]
     if spare:
-        row = spare[-1]  # the nearest by its hash
+        row = spare[-1]  # the one whose hash is nearest to the held-out images
         parts["train"].remove(row)
         trained.subtract(positives(row))
         parts[name].append(row)
@@ -63,12 +69,13 @@ def _fill(parts: dict[str, list[Labeled]], name: str, trained: Counter[str]) -> 
 
 
 def _is_spare(row: Labeled, trained: Counter[str]) -> bool:
-    """Whether training has other images of all classes of this one."""
+    """Whether training has further images of all classes of this one."""
     present = positives(row)
     return bool(present) and all(trained[name] > 1 for name in present)
 
 
 def positives(row: Labeled) -> set[str]:
+    """The classes of an image with a confidence above 0."""
     return {name for name, value in row.confidences.items() if value > 0}
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKS = {
-    "format": "lines that are no rows of a list",
+    "format": "lines that are not rows of a list",
     "confidence": "confidences that are neither in 0..1 nor -1",
-    "class": "classes that the dictionary does not have",
-    "repeated_class": "labels overruled by another one of their row",
+    "class": "classes that are not in the dictionary",
+    "repeated_class": "labels overridden by a later label of the same class in their row",
     "untagged": "rows without a label above 0",
-    "ancestor": "labels above 0 whose parent is no label of their row",
+    "ancestor": "labels above 0 whose parent is not among the labels of their row",
     "parent_confidence": "labels with a higher confidence than their parent",
-    "duplicate": "rows with an image that an earlier row has",
-    "overlap": "rows of the second list with an image that the first list has",
+    "duplicate": "rows whose image is in an earlier row",
+    "overlap": "rows of the second list whose image is in the first list",
 }
 """What each check counts."""
 
@@ -45,7 +45,7 @@ LABELS_LIMIT = 4096
 
 @dataclass
 class Findings:
-    """Counts by check, and the first examples: (lines before, what is wrong)."""
+    """Number of findings by check, and the first of them: (line number from 0, message)."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
     examples: dict[str, list[tuple[int, str]]] = field(
@@ -53,11 +53,12 @@ class Findings:
     )
 
     def add(self, check: str, count: int, examples: list[tuple[int, str]]) -> None:
+        """Adds `count` findings of a check, with examples of them."""
         self.counts[check] += count
         self.examples[check] += examples
 
     def merge(self, other: Findings, lines_before: int, most: int) -> None:
-        """Adds the findings of the next chunk, whose lines come after `lines_before`."""
+        """Adds the findings of the next chunk; keeps at most `most` examples per check."""
         for check, examples in other.examples.items():
             room = max(0, most - len(self.examples[check]))
             moved = [(lines_before + line, text) for line, text in examples[:room]]
@@ -68,10 +69,18 @@ class Findings:
 class ListStatistics:
     """Counts of a list, with S = len(SOURCES) and C classes.
 
-    A label annotates its image when its confidence is above 0. `images` int64 [S], `class_images`
-    int64 [S, C], `images_by_labels` int64 [LABELS_LIMIT + 1]; `unknown` labels have confidence -1,
-    `denied` ones 0. `hashes` uint64 [rows] of the image names, in order; `places` are the chunks
-    with the rows and lines before each.
+    A label counts as an annotation if its confidence is above 0.
+
+    Attributes:
+        path: the list.
+        images: int64 [S], images by source.
+        class_images: int64 [S, C], images by source and class.
+        images_by_labels: int64 [LABELS_LIMIT + 1], images by their number of labels.
+        unknown: number of labels with confidence -1.
+        denied: number of labels with confidence 0.
+        hashes: uint64 [rows], of the image names in order.
+        findings: results of the checks.
+        places: (rows before, lines before, chunk) of each chunk.
     """
 
     path: str
@@ -86,6 +95,7 @@ class ListStatistics:
 
     @classmethod
     def empty(cls, path: str | os.PathLike, class_num: int) -> ListStatistics:
+        """Statistics of no rows."""
         return cls(
             os.fspath(path),
             np.zeros(len(SOURCES), np.int64),
@@ -102,7 +112,7 @@ class ListStatistics:
         return int(self.class_images.sum())
 
     def locate(self, row: int) -> tuple[int, str]:
-        """(lines before, image name) of a row; reads its chunk again."""
+        """(line number from 0, image name) of a row; reads its chunk again."""
         rows_before, lines_before, chunk = self.places[
             bisect.bisect_right(self.places, row, key=lambda place: place[0]) - 1
         ]
@@ -147,12 +157,16 @@ class _Job:
 def count_list(
     path: str | os.PathLike, hierarchy: Hierarchy, examples: int, processes: int
 ) -> ListStatistics:
-    """Counts a list and checks its rows, and images that occur twice.
+    """Counts a list, and checks its rows and for images that occur twice.
 
     Memory: at most 40 bytes per row, and 0.3 GB per process.
 
     Args:
-        examples: how many of each finding are kept.
+        examples: number of examples kept per check.
+        processes: number of worker processes.
+
+    Raises:
+        ListError: see `chunks`; malformed rows are findings instead.
     """
     total = ListStatistics.empty(path, len(hierarchy))
     hashes: list[np.ndarray] = []
@@ -172,12 +186,12 @@ def count_list(
 
 def _find_duplicates(total: ListStatistics, most: int) -> None:
     hashes = total.hashes
-    order = np.argsort(hashes, kind="stable")  # equal ones stay in order, so the first comes first
+    order = np.argsort(hashes, kind="stable")  # of equal hashes, the first row comes first
     ordered = hashes[order]
     repeats = order[1:][ordered[1:] == ordered[:-1]]
     repeats.sort()
     examples = []
-    for row in repeats[:most].tolist():  # to locate all would parse the list once per row
+    for row in repeats[:most].tolist():  # no more: `locate` parses a chunk each time
         line, name = total.locate(row)
         first, _ = total.locate(int(np.argmax(hashes == hashes[row])))
         examples.append((line, f"{name}: as line {first + 1}"))
@@ -185,14 +199,14 @@ def _find_duplicates(total: ListStatistics, most: int) -> None:
 
 
 def find_overlap(first: ListStatistics, second: ListStatistics, most: int) -> None:
-    """Adds to the findings of the second list its images that the first list has."""
+    """Adds to the second list's findings its images that are in the first, `most` as examples."""
     shared = np.flatnonzero(_contains(np.sort(first.hashes), second.hashes))
     examples = [second.locate(row) for row in shared[:most].tolist()]
     second.findings.add("overlap", len(shared), examples)
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """bool: which values occur among the ordered ones."""
+    """bool [values]: whether each value is in the sorted array `ordered`."""
     if not len(ordered):
         return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
@@ -200,11 +214,11 @@ def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def check_block(block: Block, parents: np.ndarray, most: int) -> Findings:
-    """All checks that need to see but one row at a time.
+    """All checks that look at one row at a time.
 
     Args:
-        parents: int32 [C], of each class.
-        most: examples of each check that are kept.
+        parents: int32 [C], the parent of each class, NO_PARENT for a root.
+        most: number of examples kept per check.
     """
     findings = Findings()
     for line, reason in block.problems:
@@ -236,7 +250,7 @@ def _line(block: Block, row: int) -> int:
 
 
 def _against_parents(labels: Labels, parents: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
-    """Labels above 0 without their parent, and those above it: indices into the labels."""
+    """(check, indices of wrong labels, words for the message) of the checks of labels' parents."""
     row_keys = labels.rows << 32
     keys = row_keys | labels.classes
     order = np.argsort(keys)
@@ -254,7 +268,7 @@ def _against_parents(labels: Labels, parents: np.ndarray) -> list[tuple[str, np.
 
 
 def name_hashes(block: Block) -> np.ndarray:
-    """uint64 [R]: a hash of each image name; two names share one with probability 2^-64."""
+    """uint64 [R]: a hash of each image name; two different names collide with probability 2^-64."""
     digests = [blake2b(name.encode(), digest_size=8).digest() for name in block.names]
     return np.frombuffer(b"".join(digests), np.uint64)
 
@@ -262,10 +276,11 @@ def name_hashes(block: Block) -> np.ndarray:
 def table(
     hierarchy: Hierarchy, train: ListStatistics, val: ListStatistics | None, min_images: int
 ) -> list[tuple[str, str]]:
-    """(fact, value) in the order of spec section 1.
+    """The table of the data set: (fact, value), in the order of spec section 1.
 
-    A label is one with a confidence above 0. Images per class is the number of training labels by
-    the number of classes; a class is trainable with over `min_images` training images.
+    Labels with a confidence above 0 count. Images per class are the number of training labels
+    divided by the number of classes; a class is trainable with more than `min_images` training
+    images.
     """
     per_class = train.class_images.sum(0)
     rows = [("train images", f"{train.rows:,}")]
@@ -299,9 +314,13 @@ def write_files(
     lists: dict[str, ListStatistics],
     min_images: int,
 ) -> list[Path]:
-    """Writes CSV files and plots and returns their paths; `lists` by their role, train first.
+    """Writes CSV files and plots of images per class and labels per image; returns their paths.
 
-    Lists without a label, and all without Matplotlib, are not plotted.
+    Lists without labels are not plotted; without Matplotlib, none is.
+
+    Args:
+        lists: the lists by role (train, val), train first.
+        min_images: see `table`.
     """
     tables = {"images_per_class.csv": _class_rows(hierarchy, lists)}
     tables["tags_per_image.csv"] = _label_rows(lists)
@@ -313,7 +332,7 @@ def write_files(
         if plotted:
             figures["images_per_class.png"] = _plot_classes(plotted, min_images)
             figures["tags_per_image.png"] = _plot_labels(plotted)
-    except UserError as error:  # without Matplotlib the rest is worth having
+    except UserError as error:  # no Matplotlib: the CSV files are written anyway
         print(error, file=sys.stderr)
     for name, figure in figures.items():
         write_figure(folder / name, figure)
@@ -349,7 +368,7 @@ def _label_rows(lists: dict[str, ListStatistics]) -> Iterable[Iterable[object]]:
 
 
 def _shown(statistics: ListStatistics) -> np.ndarray:
-    """Images by number of labels, up to the largest number that occurs."""
+    """int64: images by number of labels, up to the largest number that occurs."""
     return np.trim_zeros(statistics.images_by_labels, "b")
 
 

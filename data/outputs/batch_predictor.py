@@ -1,6 +1,6 @@
-"""Runs a network over many images and writes the result; resumable.
+"""Runs a network over many images and writes a row per image to a file; resumable.
 
-Both inference scripts are this job; they differ in what they make of a batch.
+image_classification.py and extract_feature.py use it, with different rows.
 """
 
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Totals(NamedTuple):
-    """Images in the result and how many of them are unreadable; the speed of this process."""
+    """Numbers of images and of unreadable ones in the result; the speed of this process."""
 
     images: int
     unreadable: int
@@ -38,21 +38,21 @@ class Totals(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BatchPredictor(Generic[Row]):
-    """What is run over which images, and where the rows go.
+    """A network, the images it is run on, and the file its results are written to.
 
     Attributes:
       sources, images_dir: see `image_source.images`.
       result: the file to make.
-      format: of the result.
+      format: the format of that file.
       prepare: makes crops of images.
-      predict: the network: crops float32 [B, K, S, S, 3] -> numbers [B, ...].
-      describe: makes the rows of a batch, in order, of it and of what `predict` gave.
-      settings: whatever else decides on the rows; a resumed run must have the same.
-      batch_size: in images.
-      threads: that read and decode.
-      group: the processes that share the images; each takes a run of whole batches.
-      shown: how many of the first images `describe` has to see, even where an interrupted run
-        has done them.
+      predict: the network: float32 [B, K, S, S, 3], K crops of each of B images -> [B, ...].
+      describe: makes the rows of a batch, in order, from the batch and the output of `predict`.
+      settings: everything else that determines the rows; a resumed run must have the same.
+      batch_size: images per batch.
+      threads: threads that read and decode images.
+      group: the processes that share the images; each does consecutive whole batches.
+      shown: number of first images that `describe` must get in every run, even if an interrupted
+        run has done them.
     """
 
     sources: Sequence[str]
@@ -69,23 +69,23 @@ class BatchPredictor(Generic[Row]):
     images_dir: str | None = None
 
     def batches(self, start: int, stop: int | None) -> Iterator[ImageBatch]:
-        """Batches of the images from the `start`-th up to before the `stop`-th."""
+        """Batches of the images number `start` to `stop - 1` (None: to the end)."""
         found = image_source.images(self.sources, start, stop, None, self.images_dir)
         return batches(found, self.prepare, self.batch_size, self.threads)
 
     def run(self) -> Totals:
-        """Makes the result; all processes wait for each other, one of them completes it.
+        """Makes the result. All processes wait for each other; one of them completes it.
 
         Raises:
-          UserError: no images, a source that cannot be opened, or an unfinished result with other
-            settings is in the way.
+          UserError: there are no images, none can be read, a source cannot be opened, or an
+            unfinished result has other settings.
         """
         total = self._count()
         shards = ResultShards(self.result, self._settings())
         speed = self._fill(shards, total)
         self.group.wait()
         images, unreadable = shards.totals(total)
-        self.group.wait()  # all have read the totals before one cleans up
+        self.group.wait()  # until all have read the totals: one process removes the shards
         if self.group.collects:
             if images < (total or 0):
                 raise UserError(f"{self.result}: {total - images} images are missing; run again")
@@ -99,12 +99,12 @@ class BatchPredictor(Generic[Row]):
         return Totals(images, unreadable, speed)
 
     def _settings(self) -> dict[str, Any]:
-        """Whatever decides on the rows."""
+        """Everything that determines the rows."""
         settings = {**self.settings, "sources": self.sources, "batch_size": self.batch_size}
         return settings | ({"images_dir": self.images_dir} if self.images_dir else {})
 
     def _fill(self, shards: ResultShards, total: int | None) -> float:
-        """Does what is left of this process's shard; its images per second."""
+        """Does the rest of this process's shard; returns its images per second."""
         start, stop = _span(total, self.batch_size, self.group.shard)
         gaps = shards.gaps(start, stop, total, self.batch_size)
         images = None if stop is None else stop - start
@@ -116,7 +116,7 @@ class BatchPredictor(Generic[Row]):
             for first, end in gaps:
                 self._show_again(at, first, start)
                 at = end
-                # Rows are made and written while the network is at the next batch.
+                # Rows are made and written in a thread while the network does the next batch.
                 with (
                     ShardWriter(shards, first) as output,
                     ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
@@ -136,7 +136,12 @@ class BatchPredictor(Generic[Row]):
         return progress.per_second()
 
     def _show_again(self, first: int, stop: int, start: int) -> None:
-        """Gives `describe` those of our images to be shown that an interrupted run has done."""
+        """Gives `describe` the images to be shown that an interrupted run has already done.
+
+        Args:
+          first, stop: the range of done images.
+          start: the first image of this process.
+        """
         stop = min(stop, start + -(-self.shown // self.batch_size) * self.batch_size)
         if first >= stop:
             return
@@ -157,22 +162,22 @@ class BatchPredictor(Generic[Row]):
         problems.add(unreadable)
 
     def _count(self) -> int | None:
-        """Images in all; None where only reading them would show it."""
+        """Number of images; None for a list on standard input, whose length is not known."""
         if self.group.shard.count == 1 and image_source.STDIN in self.sources:
             return None
-        passed_over: Counter[str] = Counter()
-        total = image_source.count(self.sources, passed_over)
-        if passed_over and self.group.collects:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
-            _log.warning("passed over as no images: %d files (%s)", passed_over.total(), kinds)
+        skipped: Counter[str] = Counter()
+        total = image_source.count(self.sources, skipped)
+        if skipped and self.group.collects:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
+            _log.warning("skipped %d files that are not images (%s)", skipped.total(), kinds)
         return total
 
 
 def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | None]:
-    """First image of a process's shard, and the one after its last (None: to the end).
+    """Range (start, stop) of the images of a process; stop None: to the end.
 
-    Shards begin at whole batches, so any number of processes makes the same batches. The first
-    shard is never empty: it has the images of the page.
+    Shards begin at whole batches, so the batches are the same for any number of processes. The
+    first shard is never empty; it has the first images, which are shown on the page.
     """
     if total is None:
         return 0, None
@@ -181,7 +186,7 @@ def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | 
 
 
 class _Problems:
-    """Logs the first images that are unreadable."""
+    """Logs the first LOGGED_PROBLEMS unreadable images, and the number of others."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -194,4 +199,4 @@ class _Problems:
     def close(self) -> None:
         if self._count > LOGGED_PROBLEMS:
             more = self._count - LOGGED_PROBLEMS
-            _log.warning("%d more were unreadable; the result names each in its place", more)
+            _log.warning("%d more are unreadable; the result has the reason of each", more)

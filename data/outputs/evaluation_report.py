@@ -1,4 +1,4 @@
-"""The report of evaluate.py: JSON metrics, CSV with a row per class, HTML page."""
+"""The report of evaluate.py: metrics as JSON, a CSV with a row per class, an HTML page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from data.input.image_batches import Preparation, to_image
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3
 LISTED_CONFUSIONS = 30
-# Classes with fewer positives say little of the network; ranked only when all are so rare.
+# Classes with fewer positives have mostly random results: ranked only if all are so rare.
 ENOUGH_POSITIVES = 5
 THUMBNAIL_SIDE = 112
 HEADINGS = {
@@ -38,18 +38,22 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One checkpoint, measured.
+    """The measurements of one checkpoint.
 
     Attributes:
-      metrics: the numbers, by name.
+      checkpoint: its path.
+      step: its training step, if known.
+      metrics: values of the metrics, by name.
       classes: columns [C] of the table of classes, by name.
-      quality, positives: float and int [C], by what classes are ranked; NaN: not measured.
-      hardest: `false_negatives` and `false_positives`, the numbers of images, int64 [N, C], most
-        wrong first; below 0: none.
-      unreadable: images of all workers that were left out.
-      thresholds: float32 [C] with the best F1, of several labels per image.
-      curve: (recall, precision) of a class, or with None of all; of several labels per image.
-      confusions: int64 [N, 3], (label, prediction, images), of one label per image.
+      quality: float [C], ranks the classes; NaN if not measured.
+      positives: int [C], number of positive images of each class.
+      hardest: for `false_negatives` and `false_positives`: image numbers, int64 [N, C], the worst
+        first; below 0 for none.
+      unreadable: number of images that were left out, over all workers.
+      thresholds: float32 [C], the threshold with the best F1; only with several labels per image.
+      curve: gives (recall, precision) of a class, or of all with None; only with several labels
+        per image.
+      confusions: int64 [N, 3], rows (label, prediction, images); only with one label per image.
     """
 
     checkpoint: str
@@ -66,11 +70,11 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The checkpoint's own name with the folder it is in."""
+        """The names of the checkpoint and of its folder."""
         return "/".join(Path(self.checkpoint).parts[-2:])
 
     def ranked_classes(self) -> np.ndarray:
-        """Classes with enough positives, the worst first."""
+        """The classes with ENOUGH_POSITIVES positives, or all if none has them; the worst first."""
         measured = ~np.isnan(self.quality) & self.classes.get("supported", True)
         frequent = measured & (self.positives >= ENOUGH_POSITIVES)
         chosen = np.flatnonzero(frequent if frequent.any() else measured)
@@ -78,9 +82,12 @@ class Evaluation:
 
 
 def write_thresholds(path: str | os.PathLike, thresholds: np.ndarray) -> None:
-    """Writes rows `class<TAB>threshold`, as image_classification.py --threshold_file reads them.
+    """Writes rows `class<TAB>threshold`, for image_classification.py --threshold_file.
 
-    Nine digits bring every float32 back exactly.
+    Nine digits keep a float32 exact.
+
+    Args:
+      thresholds: float32 [C].
     """
     rows = [f"{c}\t{threshold:.9g}\n" for c, threshold in enumerate(thresholds.tolist())]
     atomic_write(path, "".join(rows))
@@ -88,16 +95,16 @@ def write_thresholds(path: str | os.PathLike, thresholds: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """What the report is made of.
+    """The content of a report.
 
     Attributes:
-      names: of the classes.
-      evaluations: of each checkpoint, by step; the classes shown are those of the last one.
-      compared: another checkpoint that the last one is set against.
-      define: a metric's `better` (higher, lower or count), `meaning` and `headline`, by its name.
-      settings: what decides on the numbers, by name.
-      images, prepare: give the images shown.
-      page_classes: worst classes that are shown with images.
+      names: names of the C classes.
+      evaluations: of each checkpoint, by step; tables of classes are those of the last one.
+      compared: evaluation of another checkpoint, to compare with the last one.
+      define: gives a metric's `better` (higher, lower or count), `meaning` and `headline` by name.
+      settings: values of the flags that influence the metrics, by name.
+      images, prepare: read the images that are shown.
+      page_classes: number of worst classes that are shown with images.
     """
 
     names: Sequence[str]
@@ -140,7 +147,7 @@ class Report:
         }
 
     def _write_classes(self, path: Path) -> None:
-        """A value that does not exist, such as the AP of a class without a positive, is empty."""
+        """Undefined values, such as the AP of a class without positives, are empty cells."""
         columns = self.evaluations[-1].classes
         rows = (
             (c, name, *(_cell(column[c]) for column in columns.values()))
@@ -176,7 +183,7 @@ class Report:
         return [*sections, ("Settings", html_report.table(["setting", "value"], settings))]
 
     def _metrics(self) -> str:
-        """A row per metric; of two checkpoints also how far the first is above the second."""
+        """A row per metric; with a compared checkpoint, also the difference (last - compared)."""
         shown = [e for e in (self.evaluations[-1], self.compared) if e]
         header = ["metric", *(e.title for e in shown), *["difference"][: len(shown) - 1], "meaning"]
         rows = []
@@ -218,7 +225,7 @@ class Report:
         return self._class_table(columns, order)
 
     def _curves(self) -> str:
-        """Precision against recall, over all classes and of the best and worst ones."""
+        """Precision against recall, for all classes together and for the best and worst ones."""
         last = self.evaluations[-1]
         classes = last.ranked_classes()
         drawn = [*classes[-DRAWN_CLASSES:][::-1], *classes[:DRAWN_CLASSES]]
@@ -237,7 +244,7 @@ class Report:
         return html_report.table(["label", "predicted", "images"], rows)
 
     def _class_table(self, columns: Mapping[str, np.ndarray], chosen: Sequence[int]) -> str:
-        """A row per chosen class: its index, its name and an entry of each column [C]."""
+        """A row per chosen class: its index, its name, and its value in each column [C]."""
         rows = [
             [int(c), self.names[c], *(column[c].item() for column in columns.values())]
             for c in chosen
@@ -262,7 +269,7 @@ class Report:
 
 
 def _write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Writes `content`; NumPy numbers become plain ones, and what is not finite becomes null."""
+    """Writes JSON; NumPy numbers become plain ones, NaN and infinity become null."""
     atomic_write(path, json.dumps(_plain(content), indent=1) + "\n")
 
 
@@ -294,7 +301,7 @@ def _plain(value: Any) -> Any:
 
 
 def _thumbnail(crop: np.ndarray) -> Image.Image:
-    """A small image of what the network saw: float32 [S, S, 3] in [-1, 1]."""
+    """A small image of a crop, float32 [S, S, 3] in [-1, 1]."""
     image = to_image(crop)
     image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     return image

@@ -1,7 +1,7 @@
 """Feature files, written and read: text as released, NumPy, Parquet; chosen by the suffix.
 
-NumPy and Parquet files cannot grow and survive a kill, so their bodies are rows of one JSON line
-and the raw numbers; the file is made from them at the end, a few rows at a time.
+NumPy and Parquet files cannot be appended to. Their bodies are rows of a JSON line and raw numbers,
+from which the file is made at the end, a few rows at a time.
 """
 
 import csv
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class Feature(NamedTuple):
-    """The numbers of one image, float [D]; not-a-number where it is unreadable (`problem`)."""
+    """The features of one image, float [D]; NaN if it is unreadable, for the reason `problem`."""
 
     image: str
     label: str
@@ -32,7 +32,7 @@ class Feature(NamedTuple):
 
 
 def formats(dtype: str) -> dict[str, ResultFormat]:
-    """Suffix -> format, for numbers of type "float32", or "float16" where a file can hold it."""
+    """The format of each suffix, for features of type "float32" or "float16" (not in text)."""
     writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     made = {
         suffix: ResultFormat(b"", lambda feature: _spool(feature, np.dtype(dtype)), _finish(write))
@@ -44,7 +44,7 @@ def formats(dtype: str) -> dict[str, ResultFormat]:
 
 
 def _text(feature: Feature) -> bytes:
-    """The released form (spec section 6): path, label and numbers; nine digits keep a float32."""
+    """The released form (spec section 6): path, label, numbers; nine digits keep float32 exact."""
     values = feature.values.tolist()
     numbers = " ".join(["%.9g"] * len(values)) % tuple(values)
     line = f"{one_line(feature.image)}\t{one_line(feature.label)}\t{numbers}\n"
@@ -58,7 +58,7 @@ def _spool(feature: Feature, dtype: np.dtype) -> bytes:
 
 
 class _Spool:
-    """The rows of a body, read as often as a format needs."""
+    """The rows of a body; can be iterated several times."""
 
     def __init__(self, body: Path) -> None:
         self._body = body
@@ -68,7 +68,7 @@ class _Spool:
             self.text_lengths = list(map(max, self.text_lengths, map(len, texts)))
 
     def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """([image, label, problem], numbers [D]) of each row."""
+        """Yields ([image, label, problem], features [D]) of each row."""
         with open(self._body, "rb") as file:
             while line := file.readline():
                 *texts, dtype, size = json.loads(line)
@@ -85,7 +85,7 @@ def _finish(write: Callable[[_Spool, IO[bytes], Path], None]) -> Callable[[Path,
 
 
 def _write_npy(spool: _Spool, file: IO[bytes], result: Path) -> None:
-    """The array [N, D]; names, labels and problems go next to it, a tab-separated row each."""
+    """The array [N, D]; a file next to it has rows of name, label and problem, tab-separated."""
     _write_array(file, spool)
     with rewritten(result.with_name(result.name + NAMES_SUFFIX)) as names:
         for texts, _ in spool:
@@ -124,7 +124,7 @@ def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> N
 
 
 def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
-    """Columns `image`, `label`, `problem` and `features`, a list of D numbers."""
+    """Columns `image`, `label`, `problem`, and `features` with a list of D numbers per row."""
     import pyarrow as pa  # heavy, and only needed for this format
     import pyarrow.parquet as pq
 
@@ -142,22 +142,22 @@ def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
 
 
 def _valid_text(text: str) -> str:
-    """A file name that is not UTF-8 cannot stand in a Parquet string as it is."""
+    """The text with `?` for invalid UTF-8 (in file names), which a Parquet string cannot hold."""
     return text.encode("utf-8", "replace").decode()
 
 
 class Table(NamedTuple):
-    """Names [N] and features float [N, D], which may lie in a file that is mapped, not read."""
+    """Names [N] and features, float [N, D], of images; the features may be memory-mapped."""
 
     names: list[str]
     values: np.ndarray
 
 
 def read_table(path: str) -> Table:
-    """What extract_feature.py wrote as .npz, .npy, .txt or .parquet.
+    """Reads a .npz, .npy, .txt or .parquet file of features that extract_feature.py wrote.
 
     Raises:
-      UserError: another suffix, or a file of another content.
+      UserError: the file has another suffix or other content.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".txt": _read_text, ".parquet": _read_parquet}
     read = readers.get(Path(path).suffix.lower())

@@ -1,4 +1,4 @@
-"""Prediction files: text as released, CSV, JSON lines, Parquet; chosen by the suffix."""
+"""Prediction files: the released text, CSV, JSON lines or Parquet, chosen by the suffix."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def _json(prediction: Prediction) -> bytes:
 
 
 def _valid_json(prediction: Prediction) -> bytes:
-    """As `_json`; what is not UTF-8 becomes `?`, for it cannot stand in a Parquet string."""
+    """As `_json`, with `?` for invalid UTF-8, which a Parquet string cannot hold."""
     return (json.dumps(_row(prediction), ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -55,7 +55,7 @@ def _row(prediction: Prediction) -> dict:
 
 
 def _to_parquet(body: Path, result: Path) -> None:
-    """Parquet files cannot grow and survive a kill, so the body is JSON lines."""
+    """Writes Parquet from a body of JSON lines: a Parquet file cannot be appended to."""
     import pyarrow as pa  # heavy, and only needed for this format
     import pyarrow.parquet as pq
 

@@ -13,31 +13,31 @@ from data.outputs.predictions import Prediction
 
 IMAGE_SIDE = 224
 SHEET_COLUMNS = 6
-CENTER = 4  # of ten crops: four corners, the center, and their mirrors
+CENTER = 4  # index of the center among ten crops: four corners, center, and their mirrors
 SUFFIXES = (".html", ".png")
 
 
-class Shown:
-    """The first `limit` predictions with their images; small, however long the run."""
+class PredictionPage:
+    """Collects the first `limit` predictions with small copies of their images."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._shown: list[tuple[Prediction, Image.Image | None]] = []
 
     def add(self, predictions: list[Prediction], batch: ImageBatch) -> None:
-        """Keeps what still fits of a batch's predictions."""
+        """Adds the predictions of a batch, up to the limit."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
             image = None if prediction.problem else to_image(crops[CENTER % len(crops)])
             self._shown.append((prediction, image))
 
     def write(self, path: str) -> None:
-        """Writes an HTML page with the images inside it, or a contact sheet, by the suffix.
+        """Writes an HTML page that contains the images, or a contact sheet as PNG, by the suffix.
 
         Raises:
-          UserError: another suffix.
+          UserError: the path has another suffix.
         """
-        check(path)
+        check_suffix(path)
         if path.endswith(".png"):
             tiles = [
                 html_report.Tile(_or_blank(image), _caption(row), _is_right(row))
@@ -58,7 +58,7 @@ class Shown:
         atomic_write(path, content.encode("utf-8", "replace"))
 
 
-def check(path: str) -> None:
+def check_suffix(path: str) -> None:
     """Raises UserError unless the path ends in one of SUFFIXES."""
     if not path.endswith(SUFFIXES):
         raise UserError(f"--page={path}: the name must end in {' or '.join(SUFFIXES)}")
@@ -71,7 +71,7 @@ def _caption(prediction: Prediction) -> str:
 
 
 def _is_right(prediction: Prediction) -> bool | None:
-    """Whether the best label is among those given in the list; None where none was."""
+    """Whether the best label is among those in the list; None without labels to compare."""
     given = re.findall(r"(?:^| )(\d+)(?=:| |$)", prediction.label)
     if not given or not prediction.labels:
         return None

@@ -1,4 +1,4 @@
-"""From scores to labels: top k, thresholds, class names, hierarchy."""
+"""Turns scores into labels: top k, thresholds, class names, hierarchy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PATH_SEPARATOR = " > "
 
 
 class Label(NamedTuple):
-    """A predicted class: its index, its name (or path from the root) and its probability."""
+    """A predicted class: its index, its name (or path of names from the root), its probability."""
 
     index: int
     name: str
@@ -34,15 +34,18 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Which labels of an image are shown, and by what names.
+    """Chooses which labels of an image are shown, and names them.
 
     Attributes:
-      names: of the classes.
-      top_k: at most so many labels.
-      thresholds: float32 [C]: a class is shown from this probability on.
-      show: "all"; "specific": without those that have a shown class below them; "path": all, named
-        by the path from the root.
-      hierarchy: needed by "specific" and "path".
+      names: names of the C classes.
+      top_k: maximum number of labels per image.
+      thresholds: float32 [C], minimum probability at which each class is shown.
+      show: "all"; "specific": without ancestors of other shown classes; "path": all, named by the
+        path from the root.
+      hierarchy: needed for "specific" and "path".
+
+    Raises:
+      UserError: `show` needs a hierarchy or a threshold that is not given.
     """
 
     names: Sequence[str]
@@ -61,7 +64,7 @@ class Labels:
             raise UserError("--show_labels=specific needs --threshold or --threshold_file")
 
     def choose(self, probabilities: np.ndarray) -> tuple[Label, ...]:
-        """The labels of one image, best first (of equals, the lower index).
+        """The labels of one image, best first (of equal probabilities, the lower index first).
 
         Args:
           probabilities: float [C].
@@ -69,7 +72,7 @@ class Labels:
         classes = np.flatnonzero(probabilities >= self.thresholds)
         if self.show == "specific":
             classes = self._without_ancestors(classes)
-        if len(classes) > self.top_k:  # a partial sort; equals of the last one stay for the sort
+        if len(classes) > self.top_k:  # a partial sort first; ties with the last one are kept
             least = np.partition(probabilities[classes], -self.top_k)[-self.top_k]
             classes = classes[probabilities[classes] >= least]
         order = np.argsort(-probabilities[classes], kind="stable")[: self.top_k]
@@ -88,10 +91,10 @@ class Labels:
 
 
 def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hierarchy | None]:
-    """Names of the classes, and the hierarchy if the dictionary is one.
+    """Names of the classes, and their hierarchy if the dictionary has one.
 
-    Without a dictionary, 1,000 classes are taken for those of ImageNet (as released did), and any
-    other number is named "class 0", "class 1" and so on.
+    Without a dictionary, 1,000 classes get ImageNet's names (as in the released code), and any
+    other number of classes the names "class 0", "class 1" and so on.
 
     Raises:
       UserError: the dictionary has another number of classes, or cannot be read.
@@ -110,12 +113,16 @@ def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hier
 
 
 def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
-    """Thresholds float32 [C] from rows `class<TAB>threshold`; `default` where no row names a class.
+    """Reads thresholds, float32 [C], from rows `class<TAB>threshold`.
 
-    A row that begins with `#` is passed over, and so is a header row that holds no number.
+    Rows that begin with `#` are skipped, and so is a header row without numbers.
+
+    Args:
+      class_num: number of classes C.
+      default: threshold of classes without a row.
 
     Raises:
-      UserError: a row of another form, or a class out of range, as `path:line: reason`.
+      UserError: a malformed row, or a class out of range, as `path:line: reason`.
     """
     thresholds = np.full(class_num, default, np.float32)
     for number, line in enumerate(read_text(path).splitlines(), 1):

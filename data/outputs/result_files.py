@@ -1,8 +1,9 @@
-"""Rows of a result in finished shards, so that a killed run continues.
+"""Result files: their format, and their rows in finished shards, so that a killed run resumes.
 
-The folder `<result>.partial` has a file of rows for every ten seconds of work, named by the number
-of its first image, and its report. Shards begin and end at whole batches, so that any number of
-processes may continue. When no image is left, the rows are joined, and the folder goes.
+For every ten seconds of work the folder `<result>.partial` has a shard: a file of rows, named by
+the number of its first image, and a report on it. Shards begin and end at whole batches, so that
+any number of processes can resume. When all images are done, the rows are joined to the result and
+the folder is removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from data.common.finished import Reports
 Row = TypeVar("Row")
 
 SHARD_SECONDS = 10.0
-"""At most so much work is lost to a kill."""
+"""Work, in seconds, that is lost at most when a run is killed."""
 
 _FORM = "result shard"
 _SCHEMA = {
@@ -41,12 +42,14 @@ _log = logging.getLogger(__name__)
 
 
 class ResultFormat(NamedTuple, Generic[Row]):
-    """How rows become a file.
+    """A file format: how rows become bytes, and these become a file.
+
+    The header and the bytes of all rows, joined in order, are the body.
 
     Attributes:
       header: first bytes of the body.
-      encode: a row's bytes; bodies of several processes are joined by laying them end to end.
-      finish: makes the result out of the body, which it may move.
+      encode: the bytes of a row.
+      finish: called with (body, result): makes the result from the body, which it may move.
     """
 
     header: bytes
@@ -55,10 +58,14 @@ class ResultFormat(NamedTuple, Generic[Row]):
 
 
 def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat:
-    """The format that the suffix of `result` names.
+    """The format for the suffix of `result`; fails before any work is done.
+
+    Args:
+      formats: format of each suffix, such as `.csv`.
+      result: name of the file.
 
     Raises:
-      UserError: none of them, or its package is missing: said before the work, not after it.
+      UserError: no format has this suffix, or its package is not installed.
     """
     suffix = Path(result).suffix.lower()
     if suffix not in formats:
@@ -69,21 +76,21 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
 
 
 def one_line(text: str) -> str:
-    """Text that may stand in a line of a text file: control characters are escaped."""
+    """The text with control characters escaped, so that it fits in a line of a text file."""
     if text.isprintable():
         return text
     return "".join(c if c >= " " and c != "\x7f" else repr(c)[1:-1] for c in text)
 
 
 class ResultShards:
-    """What is done of a result.
+    """The finished shards of a result.
 
     Args:
-      result: the file that is to be made.
-      settings: whatever decides on the rows; a run continues only what was begun with the same.
+      result: the file to make.
+      settings: everything that determines the rows; a run resumes only one with the same settings.
 
     Raises:
-      UserError, StateError: an unfinished result with other settings, or damaged, is there.
+      UserError: an unfinished result has other settings, or its reports are damaged.
     """
 
     def __init__(self, result: Path, settings: Mapping[str, Any]) -> None:
@@ -105,12 +112,19 @@ class ResultShards:
     def gaps(
         self, start: int, stop: int | None, total: int | None, batch_size: int
     ) -> list[tuple[int, int | None]]:
-        """What is left to do of the images from `start` to before `stop` (None: to the end).
+        """Ranges of the images `start` to `stop - 1` (None: to the end) that are still to do.
 
-        A shard that ends within a batch was the last one of fewer images: it is made again.
+        A shard that ends inside a batch was the end of a run over fewer images: it is made again.
 
         Args:
-          total: images in all; None where only reading them would show: `stop` is None then.
+          total: number of all images; None (as is `stop`) if it is not known before they are read.
+          batch_size: images per batch.
+
+        Returns:
+          (first, stop) of each range.
+
+        Raises:
+          UserError: the rows of a shard were altered.
         """
         gaps, at = [], start
         for first, report in self._all().items():
@@ -123,12 +137,12 @@ class ResultShards:
             if first > at:
                 gaps.append((at, first))
             at = end
-        if stop is None:  # what is read once has to be read in one go
+        if stop is None:  # standard input can be read only once, so in one range
             return [(gaps[0][0] if gaps else at, None)]
         return gaps if at >= stop else [*gaps, (at, stop)]
 
     def add(self, first: int, rows: Sequence[bytes], items: int, bad_items: int) -> None:
-        """Writes the rows of images, and remembers them as finished."""
+        """Writes a finished shard: the rows of `items` images from number `first` on."""
         name, data = f"{first:012d}", b"".join(rows)
         atomic_write(self.folder / name, data)
         report = {"name": name, "settings": self._settings, "items": items, "bad_items": bad_items}
@@ -136,12 +150,12 @@ class ResultShards:
         self._reports.add({**report, "bytes": len(data), "sha256": digest})
 
     def totals(self, total: int | None) -> tuple[int, int]:
-        """Images in the result, and how many of them are bad."""
+        """The numbers of images and of bad images in the result."""
         reports = self._joined(total)
         return sum(r["items"] for r in reports), sum(r["bad_items"] for r in reports)
 
     def join(self, total: int | None, header: bytes) -> Path:
-        """A file of all rows in order, behind the header."""
+        """Writes the header and all rows, in order, to a file in the folder; returns its path."""
         self.folder.mkdir(parents=True, exist_ok=True)
         joined = self.folder / "joined"
         with open(joined, "wb") as target:
@@ -152,7 +166,7 @@ class ResultShards:
         return joined
 
     def clean(self) -> None:
-        """Removes the shards once the result stands under its name."""
+        """Removes the shards, once the result is complete."""
         shutil.rmtree(self.folder)
 
     def _all(self) -> dict[int, dict[str, Any]]:
@@ -165,7 +179,7 @@ class ResultShards:
         return found
 
     def _joined(self, total: int | None) -> list[dict[str, Any]]:
-        """The reports whose rows, in order, are the result."""
+        """The reports of consecutive shards from image 0 on, whose rows make up the result."""
         chosen, at = [], 0
         for first, report in self._all().items():
             if first == at and (total is None or first < total):
@@ -174,7 +188,7 @@ class ResultShards:
         return chosen
 
     def _is_whole(self, report: dict[str, Any]) -> bool:
-        """Whether the rows are there as they were written. Raises UserError if they are not."""
+        """Whether the file of rows exists. Raises UserError if it was altered."""
         path = self.folder / report["name"]
         if not path.exists():
             return False
@@ -184,9 +198,9 @@ class ResultShards:
 
 
 class ShardWriter:
-    """Gathers the rows of the images from the `first`-th on.
+    """Collects the rows of consecutive images, from number `first` on.
 
-    Finishes a shard of them every few seconds, and when the block ends.
+    Finishes a shard every SHARD_SECONDS, and when the `with` block ends.
     """
 
     def __init__(self, shards: ResultShards, first: int) -> None:
@@ -200,7 +214,7 @@ class ShardWriter:
         self.finish_shard()
 
     def append(self, rows: bytes, items: int, bad_items: int) -> None:
-        """Adds the rows of a batch; they count once their shard is finished."""
+        """Adds the rows of a batch; they are kept after a kill once their shard is finished."""
         self._rows.append(rows)
         self._items += items
         self._bad_items += bad_items
@@ -208,6 +222,7 @@ class ShardWriter:
             self.finish_shard()
 
     def finish_shard(self) -> None:
+        """Writes the rows collected so far as a shard."""
         if self._items:
             self._shards.add(self._first, self._rows, self._items, self._bad_items)
             self._first += self._items

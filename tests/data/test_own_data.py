@@ -147,7 +147,7 @@ def test_what_systems_leave_is_no_class_and_no_image(tmp_path, capsys, left: lis
     assert whole(found) == CLASSES
     assert (tmp_path / "lists/dictionary.txt").read_text() == "0\tcat\n1\tdog\n"
     printed = capsys.readouterr().out
-    assert "passed over as no images: " in printed
+    assert "that are not images (" in printed
     assert all(Path(path).parts[0] in printed for path in left if "/" not in path)
 
 
@@ -155,7 +155,7 @@ def test_files_that_are_no_images_are_reported(tmp_path, capsys) -> None:
     others = ("cat/1.heic", "dog/notes.txt", "1.jpg")
     made(lay(tmp_path / "images", *CLASSES, *others), tmp_path / "lists")
     assert (
-        "passed over as no images: 3 files and folders"
+        "skipped 3 files and folders that are not images"
         " (1 files next to the folders, 1 .heic, 1 .txt)" in capsys.readouterr().out
     )
 

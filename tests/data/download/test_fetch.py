@@ -78,7 +78,7 @@ def test_few_bodies_at_a_time_are_large(web, monkeypatch) -> None:
     for _ in range(3):  # each gives its place back
         assert failure(fetcher, web.url("endless/1.jpg")).kind == "too_large"
     with ThreadPoolExecutor(1) as pool:
-        large = pool.submit(failure, fetcher, web.url("held/1.jpg"))
+        large = pool.submit(fetcher.fetch, web.url("held/1.jpg"))
         try:
             # Until the other thread has the only place, there is one for this body.
             errors = (failure(fetcher, web.url("endless/1.jpg")) for _ in range(1000))
@@ -87,7 +87,7 @@ def test_few_bodies_at_a_time_are_large(web, monkeypatch) -> None:
             assert fetcher.fetch(web.url("ok/1.jpg"))[0] == make_image(1)
         finally:
             web.released.set()
-        assert large.result().kind == "time_out"
+        assert len(large.result()[0]) == 200_000
     assert failure(fetcher, web.url("endless/1.jpg")).kind == "too_large"
 
 

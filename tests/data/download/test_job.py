@@ -394,7 +394,7 @@ def test_images_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
     arguments = ["--image_ids", ids, "--save_dir", save_dir]
     template = ["--url_template", web.url("ok/{id}.jpg")]
     assert run(*arguments, *template) == 0
-    assert "3 are turned upright, as the column Rotation says" in capsys.readouterr().out
+    assert "3 images are rotated by the column Rotation" in capsys.readouterr().out
     with Image.open(io.BytesIO(make_image(0))) as image:
         served = np.asarray(image, np.int16)
     for number, value in enumerate(degrees):

@@ -42,12 +42,12 @@ def test_a_folder_gives_its_images_in_order_of_path(folder):
     assert names(".") == ["./a/c.PNG", "./a/with blank.png", "./b.png"]
 
 
-def test_files_that_a_folder_passes_over_are_counted(folder):
+def test_files_skipped_in_a_folder_are_counted(folder):
     for name in ("a/x.heic", "a/y.HEIC", "README", "a/z.avif", "w.mpo"):
         (folder / name).write_bytes(b"")
-    passed_over = Counter()
-    assert count(["."], passed_over) == 5
-    assert passed_over == {".heic": 2, ".txt": 1, "README": 1}
+    skipped = Counter()
+    assert count(["."], skipped) == 5
+    assert skipped == {".heic": 2, ".txt": 1, "README": 1}
 
 
 def test_files_and_globs_keep_the_order_in_which_they_are_given(folder):
