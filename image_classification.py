@@ -12,7 +12,7 @@ from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
-from data.outputs.predictions import Labels, Prediction, class_names, read_thresholds
+from data.outputs.predictions import LabelSelector, Prediction, class_names, read_thresholds
 from data.outputs.result_files import choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
@@ -34,7 +34,7 @@ def main() -> int:
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
     script.set_defaults(image_job.label_mode(loaded.prefix))
-    labels = make_labels(loaded.network.class_num)
+    selector = make_selector(loaded.network.class_num)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shards has the first images.
@@ -42,7 +42,7 @@ def main() -> int:
     page = prediction_html.PredictionPage(count)
 
     def describe(batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
-        predictions = predict(labels, batch, probabilities)
+        predictions = predict(selector, batch, probabilities)
         page.add(predictions, batch)
         return predictions
 
@@ -54,21 +54,23 @@ def main() -> int:
     return code
 
 
-def make_labels(class_num: int) -> Labels:
+def make_selector(class_num: int) -> LabelSelector:
     """Which labels are shown, and how, as the flags say."""
     names, hierarchy = class_names(FLAGS.dictionary, class_num)
     thresholds = np.full(class_num, FLAGS.threshold, np.float32)
     if FLAGS.threshold_file:
         thresholds = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
-    return Labels(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
+    return LabelSelector(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
 
 
-def predict(labels: Labels, batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
+def predict(
+    selector: LabelSelector, batch: ImageBatch, probabilities: np.ndarray
+) -> list[Prediction]:
     """The prediction of each image of a batch, in order."""
     return [
         Prediction(image.name, image.label, (), image.problem)
         if image.problem
-        else Prediction(image.name, image.label, labels.choose(scores))
+        else Prediction(image.name, image.label, selector.choose(scores))
         for image, scores in zip(batch.images, probabilities, strict=True)
     ]
 

@@ -3,9 +3,9 @@
     python data/label_statistics.py --train train.txt --val val.txt --output statistics/ \\
         --dictionary dictionary_and_semantic_hierarchy.txt
 
-Prints the table of the data set, and what is wrong with the lists; writes images per class and
-annotations per image as CSV and PNG. The exit code is 0 if nothing is wrong, 1 if something is,
-2 if the statistics could not be made.
+Prints the table of the data set and what is wrong with the lists; with --output, writes images per
+class and annotations per image as CSV and PNG. The exit code is 0 if nothing is wrong, 1 if
+something is, 2 if the statistics could not be made.
 """
 
 from __future__ import annotations

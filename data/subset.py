@@ -4,7 +4,7 @@
         --per_class 500 --dictionary dictionary_and_semantic_hierarchy.txt
 
 Conditions are applied in this order: classes and sources, --per_class, then --count or --fraction.
-The same seed takes the same rows; they keep the order of the list.
+The same seed selects the same rows; they keep the order of the list.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SEED = 1234
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     hierarchy = Hierarchy.read(args.dictionary) if args.dictionary else None
-    names = frozenset(args.source) if args.source else None
-    rule = Filter(_wanted(args, hierarchy), hierarchy, names, args.above)
+    sources = frozenset(args.source) if args.source else None
+    rule = Filter(_wanted(args, hierarchy), hierarchy, sources, args.above)
     found, read, chunk_lines, refused = selection.find_candidates(args.list, rule, args.processes)
     rows = _chosen(args, found)
     selection.write_lines(args.list, args.output, rows.numbers, chunk_lines, args.processes)
@@ -53,19 +53,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="the list to write")
     add("--dictionary", help="the classes with their hierarchy; needed for names and --descendants")
     add("--classes", nargs="+", help="rows with one of these classes: indices, ids or names")
-    add("--classes_file", help="the same, a class a line")
+    add("--classes_file", help="the same, one class per line")
     add("--descendants", action="store_true", help="also all classes below --classes")
     add("--above", type=float, default=0.0, help="labels count above this confidence (%(default)s)")
-    add("--source", nargs="+", choices=SOURCES, help="rows with images from here")
-    add("--per_class", type=int, help="at most so many rows of each (most specific) class")
-    add("--count", type=int, help="so many rows in all, at random")
-    add("--fraction", type=float, help="this fraction of the rows, at random")
+    add("--source", nargs="+", choices=SOURCES, help="rows with images from these data sets")
+    add("--per_class", type=int, help="maximum rows of each (most specific) class")
+    add("--count", type=int, help="number of rows to select, at random")
+    add("--fraction", type=float, help="fraction of the rows to select, at random")
     add(
         "--stratified",
         action="store_true",
-        help="--count or --fraction, evenly of each class",
+        help="--count or --fraction: the same fraction of each class",
     )
-    add("--seed", type=int, default=SEED, help="of what is random (%(default)s)")
+    add("--seed", type=int, default=SEED, help="seed of the random choice (%(default)s)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     args = parser.parse_args(argv)
     if args.count is not None and args.fraction is not None:
@@ -75,14 +75,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.descendants and not (args.dictionary and (args.classes or args.classes_file)):
         parser.error("--descendants needs --dictionary, and --classes or --classes_file")
     if args.fraction is not None and not 0 <= args.fraction <= 1:
-        parser.error("--fraction is within 0..1")
+        parser.error("--fraction must be in 0..1")
     if min(args.per_class or 1, args.count or 0) < 0:
-        parser.error("--per_class and --count are not negative")
+        parser.error("--per_class and --count must not be negative")
     return args
 
 
 def _wanted(args: argparse.Namespace, hierarchy: Hierarchy | None) -> np.ndarray | None:
-    """bool by class: those asked for, or None for any."""
+    """bool [C]: the classes that were asked for; None for any."""
     texts = list(args.classes or [])
     if args.classes_file:
         lines = read_text(args.classes_file).splitlines()
@@ -92,7 +92,7 @@ def _wanted(args: argparse.Namespace, hierarchy: Hierarchy | None) -> np.ndarray
     if hierarchy is None:
         others = [text for text in texts if not text.isdecimal()]
         if others:
-            raise UserError(f"class {others[0]!r} is no index: --dictionary is needed")
+            raise UserError(f"class {others[0]!r} is not an index: --dictionary is needed")
         classes = [int(text) for text in texts]
     else:
         classes = [hierarchy.find(text) for text in texts]

@@ -16,7 +16,7 @@ from PIL import ImageFile
 MAX_IMAGE_BYTES = 512 << 20
 """Default limit on what a process allocates to decode images."""
 
-_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes a pixel; others 4
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel; others 4
 _LARGE = 128 << 20  # a fraction of what decoding it takes goes into giving its memory back
 _RESULT = 4  # bytes of a pixel of RGB, as Pillow stores it
 _COPY = 3  # and as an array, or as much of the JPEG that is made of it
@@ -32,7 +32,7 @@ def decode_cost(image: ImageFile.ImageFile, copies: int = 1) -> int:
     The encoded bytes, whose size has a limit of its own, are not counted.
 
     Args:
-        copies: of the pixels that are made of the decoded image, at 3 bytes a pixel.
+        copies: number of copies made of the decoded pixels, at 3 bytes per pixel.
     """
     pixels = image.width * image.height
     stored = _STORED.get(image.mode, 4)
@@ -44,7 +44,7 @@ def decode_cost(image: ImageFile.ImageFile, copies: int = 1) -> int:
 
 
 def _work(image: ImageFile.ImageFile) -> float:
-    """Bytes a pixel that the decoder needs besides the pixels."""
+    """Bytes per pixel that the decoder needs in addition to the pixels."""
     bands = len(image.getbands())
     if image.format in ("JPEG", "MPO"):
         return 0 if _is_one_scan(image) else 2 * bands  # all coefficients, of 16 bits
@@ -64,7 +64,7 @@ def _is_one_scan(image: ImageFile.ImageFile) -> bool:
 
 
 def _conversion(image: ImageFile.ImageFile) -> int:
-    """Bytes a pixel of what becomes of the loaded pixels on the way to RGB."""
+    """Bytes per pixel of what the conversion of loaded pixels to RGB makes."""
     if image.mode.startswith("I"):
         return 2 * _STORED.get(image.mode, 4) + 4
     if image.has_transparency_data:

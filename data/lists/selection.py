@@ -81,13 +81,13 @@ class Filter:
     Attributes:
         wanted: bool [C], a row must have a label of one of these classes; None accepts every row.
         hierarchy: defines the most specific classes; without it, all classes of a row count.
-        names: which of SOURCES are accepted; None accepts all.
+        sources: which of SOURCES are accepted; None accepts all.
         above: labels with a confidence above this count.
     """
 
     wanted: np.ndarray | None = None
     hierarchy: Hierarchy | None = None
-    names: frozenset[str] | None = None
+    sources: frozenset[str] | None = None
     above: float = 0.0
 
     def __call__(self, chunk: Chunk) -> _Candidates:
@@ -108,9 +108,9 @@ class Filter:
         return _Candidates(numbers, sizes, labels.classes, len(block), block.lines, block.problems)
 
     def _of_source(self, block: Block) -> np.ndarray:
-        if self.names is None:
+        if self.sources is None:
             return np.ones(len(block), bool)
-        return np.array([name in self.names for name in SOURCES])[sources(block)]
+        return np.array([source in self.sources for source in SOURCES])[sources(block)]
 
 
 def most_specific(labels: Labels, hierarchy: Hierarchy) -> Labels:

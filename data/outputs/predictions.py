@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class LabelSelector:
     """Chooses which labels of an image are shown, and names them.
 
     Attributes:

@@ -22,7 +22,7 @@ from data.common.errors import UserError
 from data.input.image_batches import to_image
 from data.lists.hierarchy import Hierarchy
 from data.outputs.prediction_files import FORMATS
-from data.outputs.predictions import Label, Labels, Prediction, class_names, read_thresholds
+from data.outputs.predictions import Label, LabelSelector, Prediction, class_names, read_thresholds
 from data.outputs.result_files import ShardWriter, choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
@@ -60,26 +60,26 @@ def at(threshold, classes=5):
 
 
 def test_the_best_classes_come_first_and_equals_by_index(hierarchy):
-    assert chosen(Labels(hierarchy.names, 3, at(0))) == [0, 1, 2]
+    assert chosen(LabelSelector(hierarchy.names, 3, at(0))) == [0, 1, 2]
     ties = np.array([0.1, 0.5, 0.5, 0.5, 0.2], np.float32)
-    assert chosen(Labels(hierarchy.names, 2, at(0)), ties) == [1, 2]
+    assert chosen(LabelSelector(hierarchy.names, 2, at(0)), ties) == [1, 2]
 
 
 def test_a_threshold_counts_what_reaches_it(hierarchy):
-    assert chosen(Labels(hierarchy.names, 9, at(0.7))) == [0, 1, 2]
+    assert chosen(LabelSelector(hierarchy.names, 9, at(0.7))) == [0, 1, 2]
     per_class = np.array([1, 0, 0.71, 0.1, 0.7], np.float32)
-    assert chosen(Labels(hierarchy.names, 9, per_class)) == [1, 3]
-    assert chosen(Labels(hierarchy.names, 9, at(0.95))) == []
+    assert chosen(LabelSelector(hierarchy.names, 9, per_class)) == [1, 3]
+    assert chosen(LabelSelector(hierarchy.names, 9, at(0.95))) == []
 
 
 def test_only_the_most_specific_labels_on_request(hierarchy):
-    labels = Labels(hierarchy.names, 9, at(0.5), "specific", hierarchy)
+    labels = LabelSelector(hierarchy.names, 9, at(0.5), "specific", hierarchy)
     assert chosen(labels) == [2, 4]  # cat for animal and thing; tool stands alone
     assert chosen(labels, np.array([0.9, 0.8, 0.1, 0.1, 0.1], np.float32)) == [1]
 
 
 def test_paths_lead_from_the_root_to_the_label(hierarchy):
-    labels = Labels(hierarchy.names, 3, at(0.65), "path", hierarchy)
+    labels = LabelSelector(hierarchy.names, 3, at(0.65), "path", hierarchy)
     assert [label.name for label in labels.choose(SCORES)] == [
         "thing",
         "thing > animal",
@@ -89,9 +89,9 @@ def test_paths_lead_from_the_root_to_the_label(hierarchy):
 
 def test_what_needs_a_hierarchy_or_a_threshold_says_so(hierarchy):
     with pytest.raises(UserError, match="--dictionary"):
-        Labels(hierarchy.names, 5, at(0.5), "path")
+        LabelSelector(hierarchy.names, 5, at(0.5), "path")
     with pytest.raises(UserError, match="--threshold"):
-        Labels(hierarchy.names, 5, at(0), "specific", hierarchy)
+        LabelSelector(hierarchy.names, 5, at(0), "specific", hierarchy)
 
 
 def test_names_are_whole_and_fit_the_checkpoint(hierarchy, tmp_path):

@@ -241,8 +241,8 @@ def test_an_empty_list_gives_an_empty_list(tmp_path, dictionary):
         (["--count", "3", "--fraction", "0.5"], "--count or --fraction, not both"),
         (["--stratified"], "--stratified needs"),
         (["--descendants", "--classes", "1"], "--descendants needs --dictionary"),
-        (["--fraction", "1.5"], "--fraction is within"),
-        (["--per_class", "-1"], "not negative"),
+        (["--fraction", "1.5"], "--fraction must be in"),
+        (["--per_class", "-1"], "must not be negative"),
     ],
 )
 def test_options_that_are_refused(tmp_path, capsys, options, message):
@@ -256,6 +256,6 @@ def test_unknown_classes_and_missing_files_are_one_line(tmp_path, dictionary, ca
     assert subset.main(arguments) == 1
     assert "no.txt" in capsys.readouterr().err
     assert subset.main([*arguments, "--classes", "dog"]) == 1
-    assert capsys.readouterr().err == "error: class 'dog' is no index: --dictionary is needed\n"
+    assert capsys.readouterr().err == "error: class 'dog' is not an index: --dictionary is needed\n"
     assert subset.main([*arguments, "--classes", "dog", "--dictionary", str(dictionary)]) == 1
     assert capsys.readouterr().err == "error: no class has the id or name 'dog'\n"
