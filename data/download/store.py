@@ -36,7 +36,7 @@ from data.tfrecords.records import RecordError, read_records
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
 """The placeholders that the project knows."""
 
-_MD5_BYTES = 16 << 10  # largest body whose MD5 is computed: listed placeholders are small
+_MD5_BYTES = 16 << 10  # largest body whose MD5 is computed, see data/placeholders.txt
 _CACHED_SHARDS = 32  # shards whose digests are kept in memory
 _PLACEHOLDER_LINE = re.compile(r"(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}|url:\S+)(\s.*)?")
 

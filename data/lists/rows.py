@@ -22,8 +22,8 @@ UNKNOWN = -1.0
 """The confidence of a label that nobody judged: masked out of the loss."""
 
 MAX_LINE_BYTES = 4 << 20
-"""Longest row that is read: one with all 11,166 classes takes 0.2 MiB. A binary file, which may
-have no line end at all, is so refused before it fills the memory."""
+"""Longest row that is read: one with all 11,166 classes takes 0.2 MiB. A binary file may have no
+line end at all; it is refused before it fills the memory."""
 
 CHUNK_BYTES = 1 << 20
 """Size of the blocks in which a list is read, in bytes."""
