@@ -32,8 +32,7 @@ from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.files import GLOB_CHARACTERS
 from models.export import model_card
-from models.export.checks import Check
-from models.export.exporting import EXPORTERS, Source
+from models.export.exporting import EXPORTERS, Check, Source
 from models.prediction.image_job import SCORES, label_mode
 from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, load
 

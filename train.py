@@ -24,8 +24,7 @@ from models.losses import LOSSES, ClassWeightOptions
 from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
 from models.training import loop, overview, resume
 from models.training.early_stopping import EarlyStopping
-from models.training.mixup import Mixup
-from models.training.objectives import ClassWeights, Objective
+from models.training.objectives import ClassWeights, Mixup, Objective
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer

@@ -12,7 +12,7 @@ limit.
 """
 
 import argparse
-import importlib
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -36,7 +36,7 @@ Pass = Callable[[], Any]
 def make_checkpoint(folder: Path, args: argparse.Namespace) -> None:
     """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
     from models.architecture import variable_shapes
-    from models.checkpoints import checkpoint
+    from models.checkpoints import checkpoint, weight_files
     from models.resnet import initial_value
 
     rng = np.random.default_rng(0)
@@ -48,15 +48,12 @@ def make_checkpoint(folder: Path, args: argparse.Namespace) -> None:
         elif name.endswith(("gamma", "moving_variance")):
             tensors[name] *= rng.uniform(0.8, 1.2, shape).astype(np.float32)
     checkpoint.save(folder / "model.ckpt-0", {**tensors, "global_step": 0}, {})
-    for module, suffix, options in (
-        ("models.export.onnx_file", "onnx", ["softmax"]),
-        ("models.checkpoints.pytorch_weights", "safetensors", [1e-5]),
-    ):
-        try:
-            writer = importlib.import_module(module)
-        except ImportError:
-            continue  # its contender will say so
-        writer.write(folder / f"model.{suffix}", tensors, args.depth, *options)
+    with contextlib.suppress(ImportError):  # its contender will say so
+        from models.export import onnx_file
+
+        onnx_file.write(folder / "model.onnx", tensors, args.depth, "softmax")
+    with contextlib.suppress(ImportError):
+        weight_files.write_safetensors(folder / "model.safetensors", tensors, args.depth, 1e-5)
 
 
 def random_crops(args: argparse.Namespace) -> np.ndarray:

@@ -6,7 +6,7 @@ Written from the specification alone: it shares no code and no list of names wit
 import numpy as np
 
 STAGES = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 Weights = dict[str, np.ndarray]
 
@@ -25,7 +25,7 @@ def convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
 def norm_relu(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     part = {p: weights[f"{name}/batch_normalization/{p}"] for p in
             ("gamma", "beta", "moving_mean", "moving_variance")}  # fmt: skip
-    normal = (x - part["moving_mean"]) / np.sqrt(part["moving_variance"] + _EPSILON)
+    normal = (x - part["moving_mean"]) / np.sqrt(part["moving_variance"] + EPSILON)
     return np.maximum(normal * part["gamma"] + part["beta"], 0)
 
 

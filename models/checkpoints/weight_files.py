@@ -1,9 +1,9 @@
-"""Imports weights from PyTorch, NumPy and Keras files.
+"""Weights in the file formats of PyTorch, NumPy and Keras: reads all three, writes PyTorch's.
 
-`.safetensors` holds a state dict under timm's names, as `export.py` writes it. `.npz`, `.h5` and
-`.hdf5` hold arrays whose names end in the checkpoint's names, in TensorFlow's layout: Keras 2
-repeats a layer's name and adds `:0`, which does not matter. Pickles (`.pth`, `.pt`) run code when
-they are read and so are refused.
+`.safetensors` holds a PyTorch state dict with the names of timm's `ResNetV2`: convolution kernels
+are OIHW, the dense kernel is [C, features]. `.npz`, `.h5` and `.hdf5` hold arrays in TensorFlow's
+layout whose names end in the checkpoint's names: the prefix of the layer's name and the suffix `:0`
+that Keras 2 adds are ignored. Pickles (`.pth`, `.pt`) are refused, because reading one runs code.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,28 @@ from pathlib import Path
 
 import numpy as np
 
-from models.architecture import BLOCKS, variable_shapes
+from models.architecture import (
+    BLOCKS,
+    DENSE_BIAS,
+    DENSE_KERNEL,
+    FINAL_NORM,
+    STEM,
+    blocks,
+    kernel_name,
+    norm_names,
+    variable_shapes,
+)
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
 
+_NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Checkpoint name -> float32 array of every variable of the network in a file.
+    """Reads a weight file: checkpoint name -> float32 array, for every variable of the network.
 
-    Raises CheckpointError: a file of another kind or damaged, missing, extra or mis-shaped arrays.
+    Raises CheckpointError: the file is damaged or of another kind, an array is missing, extra or
+    of the wrong shape, or the library that reads this kind of file is not installed.
     """
     path = Path(path)
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz, ".h5": _read_hdf5}
@@ -30,7 +43,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         tensors = reader(path)
     except ImportError as error:
         raise CheckpointError(f"{path}: {error}; pip install -e '.[export]'") from error
-    except Exception as error:  # each library has its own, and no file may end in a traceback
+    except Exception as error:  # Each library raises its own types; none may end in a traceback.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     kept = checkpoint.unskipped(tensors, checkpoint.TRAINING_STATE)
     shapes = {name: tensors[name].shape for name in kept}
@@ -39,10 +52,77 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(tensors[name], np.float32) for name in wanted}
 
 
+def write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], resnet_size: int, epsilon: float
+) -> None:
+    """Writes the safetensors file that `load` of models/export/pytorch_network.py reads.
+
+    Args:
+      tensors: checkpoint name -> array of the network's variables.
+      epsilon: of batch norm.
+
+    Raises ImportError where safetensors is not installed.
+    """
+    from safetensors.numpy import save
+
+    class_num, width = len(tensors[DENSE_BIAS]), tensors[kernel_name(STEM)].shape[-1]
+    sizes = {"resnet_size": resnet_size, "class_num": class_num, "width": width}
+    metadata = {"format": "pt", "batch_norm_epsilon": repr(epsilon)}
+    metadata |= {name: str(value) for name, value in sizes.items()}
+    path.write_bytes(save(to_pytorch(tensors, resnet_size), metadata))
+
+
+def pytorch_names(resnet_size: int) -> dict[str, str]:
+    """PyTorch's name of each variable -> its checkpoint name, in network order."""
+    names = {"stem.conv.weight": kernel_name(STEM)}
+    for block in blocks(resnet_size):
+        base = f"stages.{block.stage}.blocks.{block.index}"
+        if block.shortcut is not None:
+            names |= _pytorch_norm(f"{base}.downsample.norm", f"{block.shortcut.name}_bn")
+            names[f"{base}.downsample.conv.weight"] = kernel_name(block.shortcut.name)
+        for number, unit in enumerate(block.branch, start=1):
+            names |= _pytorch_norm(f"{base}.norm{number}", f"{unit.name}_bn")
+            names[f"{base}.conv{number}.weight"] = kernel_name(unit.name)
+    names |= _pytorch_norm("norm", FINAL_NORM)
+    return names | {"head.fc.weight": DENSE_KERNEL, "head.fc.bias": DENSE_BIAS}
+
+
+def _pytorch_norm(pytorch_name: str, checkpoint_name: str) -> dict[str, str]:
+    parts = zip(_NORM_PARTS, norm_names(checkpoint_name), strict=True)
+    return {f"{pytorch_name}.{part}": name for part, name in parts}
+
+
+def to_pytorch(tensors: Mapping[str, np.ndarray], resnet_size: int) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of checkpoint tensors: kernels HWIO become OIHW."""
+    return {
+        name: _transposed(tensors[checkpoint_name], (3, 2, 0, 1))
+        for name, checkpoint_name in pytorch_names(resnet_size).items()
+    }
+
+
+def from_pytorch(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The checkpoint tensors of a PyTorch state dict: kernels OIHW become HWIO.
+
+    The prefix `module.` that a wrapper adds and the counters `num_batches_tracked` are dropped.
+    A name that is not the network's is kept, so that `read` can list it.
+    """
+    known = {theirs: ours for depth in BLOCKS for theirs, ours in pytorch_names(depth).items()}
+    plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return {
+        known.get(name, name): _transposed(value, (2, 3, 1, 0))
+        for name, value in plain.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def _transposed(value: np.ndarray, kernel_axes: tuple[int, ...]) -> np.ndarray:
+    """Convolution kernels with their axes in the order `kernel_axes`; a dense kernel's swapped."""
+    axes = kernel_axes if value.ndim == 4 else tuple(reversed(range(value.ndim)))
+    return np.ascontiguousarray(value.transpose(axes))
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
-
-    from models.checkpoints.pytorch_weights import from_pytorch
 
     return from_pytorch(load_file(path))
 
@@ -56,28 +136,29 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     import h5py
 
     found = {}
+
+    def collect(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
     with h5py.File(path, "r") as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
+        file.visititems(collect)
     return _by_checkpoint_name(found)
 
 
 def _by_checkpoint_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names cut down to the checkpoint's name that they end in; others stay as they are.
+    """Shortens each name to the checkpoint name that it ends in; keeps names that end in none.
 
-    Raises CheckpointError for two arrays of one name.
+    Raises CheckpointError when two arrays get the same name.
     """
-    ours = {name for depth in BLOCKS for name in variable_shapes(depth, 1)}
+    known = {name for depth in BLOCKS for name in variable_shapes(depth, 1)}
     renamed = {}
     for name, value in arrays.items():
         plain = name.split(":")[0]
         parts = plain.split("/")
         endings = ("/".join(parts[start:]) for start in range(len(parts)))
-        own = next((ending for ending in endings if ending in ours), plain)
-        if own in renamed:
-            raise CheckpointError(f"two arrays are {own}, {name} the second of them")
-        renamed[own] = value
+        short = next((ending for ending in endings if ending in known), plain)
+        if short in renamed:
+            raise CheckpointError(f"two arrays are {short}, {name} the second of them")
+        renamed[short] = value
     return renamed

@@ -1,12 +1,14 @@
-"""Exports of a network, each run at once and compared with the network it comes from."""
+"""Exports a network; runs each export and compares its output with the network's."""
 
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,34 +16,65 @@ import tensorflow as tf
 from data.common.errors import UserError
 from data.common.images import probe
 from models.checkpoints import weight_files
-from models.export import checks as export_checks
-from models.export.checks import Check
 from models.export.saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
 from models.resnet import ResNet
 
 SAVED_MODEL, ONNX, PYTORCH = "saved_model", "model.onnx", "model.safetensors"
-IMAGE_FORMATS = ("JPEG", "PNG")  # that the SavedModel takes
-LOADER = Path(__file__).with_name("pytorch_network.py")
+SERVED_FORMATS = ("JPEG", "PNG")  # The SavedModel decodes no others.
+PYTORCH_LOADER = Path(__file__).with_name("pytorch_network.py")
+
+
+class Check(NamedTuple):
+    """A comparison of an export with the checkpoint.
+
+    Attributes:
+      what: the export and which of its outputs.
+      difference: the largest one, relative to the largest value of the checkpoint's output.
+      tolerance: the largest `difference` that is accepted.
+    """
+
+    what: str
+    difference: float
+    tolerance: float
+
+
+def compare(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> Check:
+    """Compares an export's output with the checkpoint's; the shapes must be equal.
+
+    Raises UserError when the shapes differ, the values differ by more than `tolerance`, or a value
+    is not a number.
+    """
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape:
+        raise UserError(f"{what}: shape {found.shape} instead of {expected.shape}")
+    difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+    if not difference <= tolerance:  # Also true of NaN.
+        raise UserError(
+            f"{what} differs from the checkpoint by {difference:.2e}, more than {tolerance:g}"
+        )
+    return Check(what, difference, tolerance)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A network and what its exports are checked with.
+    """A network to export, and the images on which each export is compared with it.
 
     Attributes:
-      network: with its batch norms as they are in the checkpoint.
-      served: the same network for the SavedModel, perhaps folded.
-      prepare: an encoded image (string scalar) to float32 [S, S, 3] in [-1, 1], in a graph.
-      image_size: S.
+      network: the checkpoint's network, with batch norms not folded.
+      served: the network that the SavedModel runs; its batch norms may be folded.
+      prepare: TensorFlow function from an encoded image (string scalar) to float32 [S, S, 3] in
+        [-1, 1]; it becomes part of the SavedModel.
+      image_size: S, in pixels.
       epsilon: of batch norm.
-      names: of the classes.
-      score: softmax or sigmoid.
-      top_k: best classes that the SavedModel names.
-      encoded: images as files, to compare outputs on.
-      images: the images as the network takes them, [B, S, S, 3], made without `prepare`.
-      tolerance: largest difference, relative to the largest logit.
+      names: of the classes, C of them.
+      score: how scores are computed from logits, softmax or sigmoid.
+      top_k: number of best classes that the SavedModel returns per image.
+      encoded: B image files as bytes, to compare outputs on.
+      images: the same images as the network's input, float32 [B, S, S, 3], computed without
+        `prepare`, so that a mistake in it is found.
+      tolerance: largest accepted difference of logits, relative to the largest one.
 
-    Raises UserError for another network than a `ResNet`, whose layers the exports do not know.
+    Raises UserError when the network is not a `ResNet`: exports are written for its layers.
     """
 
     network: ResNet
@@ -63,20 +96,23 @@ class Source:
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
-        """What every export must give for `images`, [B, C]."""
+        """The network's logits of `images`, [B, C], which every export must reproduce."""
         return self.network(self.images).numpy()
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Checkpoint name -> array of the network's variables."""
+        """The network's variables: checkpoint name -> array."""
         return {name: v.numpy() for name, v in self.network.variables_by_name().items()}
 
     def check(self, what: str, logits: np.ndarray) -> Check:
-        """Compares with `logits`; raises UserError."""
-        return export_checks.compare(what, logits, self.logits, self.tolerance)
+        """Compares an export's logits [B, C] with the network's; raises UserError."""
+        return compare(what, logits, self.logits, self.tolerance)
 
 
 def export_saved_model(source: Source, folder: Path) -> list[Check]:
-    """Writes `saved_model`, loads it again and runs both signatures."""
+    """Writes the folder `saved_model`, loads it again and checks both signatures.
+
+    The one that takes encoded images is checked on those in `SERVED_FORMATS`.
+    """
     served = ServedNetwork(
         *(source.served, source.prepare, source.image_size),
         *(source.names, source.score, source.top_k),
@@ -85,20 +121,20 @@ def export_saved_model(source: Source, folder: Path) -> list[Check]:
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     from_images = loaded.signatures[TENSOR_SIGNATURE](images=tf.constant(source.images))
     checks = [source.check(f"{SAVED_MODEL}, logits of images", from_images["logits"])]
-    taken = [probe(image).format in IMAGE_FORMATS for image in source.encoded]
-    if not any(taken):
+    servable = [probe(image).format in SERVED_FORMATS for image in source.encoded]
+    if not any(servable):
         return checks
-    images = [image for image, is_taken in zip(source.encoded, taken, strict=True) if is_taken]
+    images = list(itertools.compress(source.encoded, servable))
     best = loaded.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(images))
-    scores = SCORES[source.score](source.logits[taken]).numpy()
+    scores = SCORES[source.score](source.logits[servable]).numpy()
     best_scores = np.take_along_axis(scores, best["classes"].numpy(), axis=1)
     what = f"{SAVED_MODEL}, best scores of the {len(images)} that are JPEG or PNG"
-    return [*checks, export_checks.compare(what, best["scores"], best_scores, source.tolerance)]
+    return [*checks, compare(what, best["scores"], best_scores, source.tolerance)]
 
 
 def export_onnx(source: Source, folder: Path) -> list[Check]:
-    """Writes `model.onnx` and runs it in ONNX Runtime."""
-    onnx = _optional("models.export.onnx_file")
+    """Writes `model.onnx` and checks it in ONNX Runtime."""
+    onnx = _import_optional("models.export.onnx_file")
     onnx.write(
         folder / ONNX,
         source.tensors(),
@@ -111,17 +147,19 @@ def export_onnx(source: Source, folder: Path) -> list[Check]:
 
 
 def export_pytorch(source: Source, folder: Path) -> list[Check]:
-    """Writes `model.safetensors` and its loader; runs them where PyTorch is installed.
+    """Writes `model.safetensors` and the module that loads it; checks them in PyTorch.
 
-    Elsewhere the file is read back and compared tensor by tensor.
+    Without PyTorch, the file is read back and every tensor must be equal.
     """
-    weights = _optional("models.checkpoints.pytorch_weights")
-    weights.write(folder / PYTORCH, source.tensors(), source.network.resnet_size, source.epsilon)
-    shutil.copy(LOADER, folder)
+    _import_optional("safetensors")
+    weight_files.write_safetensors(
+        folder / PYTORCH, source.tensors(), source.network.resnet_size, source.epsilon
+    )
+    shutil.copy(PYTORCH_LOADER, folder)
     if importlib.util.find_spec("torch") is None:
         back = weight_files.read(folder / PYTORCH)
         checks = [
-            export_checks.compare(f"{PYTORCH}, {name}", back[name], value, 0.0)
+            compare(f"{PYTORCH}, {name}", back[name], value, 0.0)
             for name, value in source.tensors().items()
         ]
         return [checks[0]._replace(what=f"{PYTORCH}, {len(checks)} tensors (no PyTorch here)")]
@@ -129,9 +167,10 @@ def export_pytorch(source: Source, folder: Path) -> list[Check]:
 
 
 def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
+    """Logits [B, C] of images [B, H, W, 3], by the files in `folder` alone."""
     import torch
 
-    spec = importlib.util.spec_from_file_location(LOADER.stem, folder / LOADER.name)
+    spec = importlib.util.spec_from_file_location(PYTORCH_LOADER.stem, folder / PYTORCH_LOADER.name)
     loader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loader)
     network = loader.load(str(folder / PYTORCH))
@@ -139,7 +178,8 @@ def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
         return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
 
-def _optional(name: str) -> ModuleType:
+def _import_optional(name: str) -> ModuleType:
+    """Imports a module that only exports need; raises UserError when a package is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

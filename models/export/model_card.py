@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from data.common.files import sha256
 from models.architecture import parameter_count
 from models.checkpoints.checkpoint import Description
-from models.export.checks import Check
+from models.export.exporting import Check
 
 # What a reader of the card wants to know of the training; everything else is in the JSON.
 _TRAINING_FLAGS = (

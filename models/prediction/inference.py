@@ -1,23 +1,25 @@
-"""Loads a checkpoint as a network that predicts batches of images."""
+"""Loads a checkpoint as a network for inference, and predicts batches of images with it."""
 
 import dataclasses
+import itertools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
 from models import backbones
+from models.architecture import kernel_name, norm_names
 from models.backbones import RESNET
 from models.checkpoints import checkpoint
-from models.prediction.folding import FoldedResNet
+from models.layers import scale_and_shift
 from models.resnet import ResNet
 
-# The training flags of checkpoints without a JSON, such as the released ones.
+# Training flags of checkpoints that have no JSON next to them, such as the released ones.
 RELEASED = {"image_size": 224, "batch_norm_epsilon": 1e-5}
 STAGES = ("stage0", "stage1", "stage2", "stage3")
 OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
 _SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
-
 
 # Options that are read from the checkpoint unless the user sets them.
 FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
@@ -89,6 +91,40 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     if folds:
         network.fold()
     return Loaded(network, prefix, options.image_size, options.batch_norm_epsilon)
+
+
+class FoldedResNet(ResNet):
+    """A `ResNet` for inference, with batch norms folded into the convolutions before them.
+
+    In a pre-activation block (spec section 2) a batch norm that follows a convolution of the same
+    block scales and shifts that convolution's output: the scale goes into the kernel, the shift
+    becomes a bias. A block's first batch norm, its shortcut's, and the network's last one follow
+    no convolution of their block, so they stay.
+
+    It is the plain network until `fold` is called, after the checkpoint is restored.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._offsets: dict[str, tf.Variable] = {}
+
+    def fold(self) -> None:
+        """Folds two of the three batch norms of every block; it cannot be trained afterwards."""
+        for block in self._blocks:
+            for before, after in itertools.pairwise(block.branch):
+                norm = f"{after.name}_bn"
+                values = [self._by_name[name] for name in norm_names(norm)]
+                scale, offset = scale_and_shift(*values, self._epsilon)
+                kernel = self._by_name[kernel_name(before.name)]
+                kernel.assign(kernel * scale)
+                self._offsets[norm] = tf.Variable(offset, trainable=False)
+
+    def _norm_relu(self, x: tf.Tensor, name: str, training: bool, moments: dict) -> tf.Tensor:
+        offset = self._offsets.get(name)
+        if offset is None or training:
+            return super()._norm_relu(x, name, training, moments)
+        offset = tf.cast(offset, x.dtype)
+        return tf.nn.relu(tf.nn.bias_add(x, offset, data_format=self.data_format))
 
 
 class Predictor:

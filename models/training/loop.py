@@ -111,7 +111,7 @@ def train(
         learning_rate, position = schedule(step), int(trainer.position.numpy())
         with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
             loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
-            loss, stop = _all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
+            loss, stop = all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
         meter.step_done(int(trainer.position.numpy()) - position)
         overview.log_pace(meter, options.max_iter - step - 1, workers.rank)
         check.loss(loss)
@@ -186,7 +186,7 @@ def save(
     workers.sum(np.zeros(1))
 
 
-def _all_reduce_loss_and_stop(
+def all_reduce_loss_and_stop(
     loss: float, signal_number: int, workers: Distributed
 ) -> tuple[float, int]:
     """The mean loss of all workers, and a signal that any of them received; 0: none."""

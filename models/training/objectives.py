@@ -1,4 +1,4 @@
-"""The objective: a loss of `LOSSES` with its arguments and its state between steps."""
+"""What training minimizes: a loss of `LOSSES`, its class weights, and mixup of its inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tensorflow as tf
 from data.common.errors import UserError
 from models import losses
 from models.distributed.base import Distributed
-from models.losses import LOSSES, ClassWeightOptions, Counters
+from models.losses import LOSSES, ClassWeightOptions, Counters, mix_labels
+
+TINY = 1e-30  # Both gamma draws of mixup may round to 0 when alpha is small.
 
 
 class ClassWeights:
@@ -119,3 +121,32 @@ class Objective:
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Probabilities [B, C] of logits [B, C]: softmax for one label per image, else sigmoid."""
         return tf.nn.softmax(logits) if self._loss.single_label else tf.sigmoid(logits)
+
+
+class Mixup:
+    """Blends every image of a batch, and its labels, with another one of the batch.
+
+    Mixup, Zhang et al., arXiv 1710.09412. One fraction per batch, from Beta(alpha, alpha): a
+    stateless function of (seed, step, rank), so a resumed run blends as the uninterrupted one
+    would. Image i is blended with image B-1-i, as in timm: the batch is in random order already.
+    """
+
+    def __init__(self, alpha: float, seed: int, rank: int = 0) -> None:
+        self._alpha, self._seed, self._rank = alpha, seed, rank
+
+    def __call__(
+        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Blended images [B, H, W, 3] and padded-sparse labels [B, 2K].
+
+        Args:
+          images: float32 [B, H, W, 3].
+          index, value: padded-sparse labels [B, K].
+          step: int64 [].
+        """
+        key = tf.stack([tf.constant(self._seed, tf.int64), step * 2**16 + self._rank])
+        first, second = tf.unstack(tf.random.stateless_gamma([2], key, self._alpha))
+        fraction = first / tf.maximum(first + second, TINY)
+        order = tf.range(tf.shape(images)[0])[::-1]
+        blended = fraction * images + (1.0 - fraction) * tf.gather(images, order)
+        return blended, *mix_labels(index, value, order, fraction)

@@ -23,7 +23,6 @@ from models.architecture import variable_shapes
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import CheckpointError
-from models.export import checks as export_checks
 from models.export import exporting
 from models.resnet import ResNet
 
@@ -218,7 +217,7 @@ def test_the_epsilon_is_that_of_training_unless_a_flag_says_otherwise(
 
     images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     found = onnx_file.open_network(tmp_path / "made" / "model.onnx")(images)
-    monkeypatch.setattr(numpy_network, "_EPSILON", epsilon)
+    monkeypatch.setattr(numpy_network, "EPSILON", epsilon)
     assert_near(found["logits"], numpy_network.logits(weights, images, 14))
 
 
@@ -330,10 +329,10 @@ def test_an_export_that_differs_is_an_error(tmp_path):
 
 def test_what_is_no_number_is_no_match():
     with pytest.raises(UserError, match="differs"):
-        export_checks.compare("x", np.array([np.nan]), np.ones(1), 1e-4)
+        exporting.compare("x", np.array([np.nan]), np.ones(1), 1e-4)
     with pytest.raises(UserError, match="shape"):
-        export_checks.compare("x", np.ones(2), np.ones(1), 1e-4)
-    check = export_checks.compare("x", np.array([1.0, 4.0]), np.array([1.0, 3.999]), 1e-3)
+        exporting.compare("x", np.ones(2), np.ones(1), 1e-4)
+    check = exporting.compare("x", np.array([1.0, 4.0]), np.array([1.0, 3.999]), 1e-3)
     assert check.difference == pytest.approx(0.001 / 3.999)
 
 

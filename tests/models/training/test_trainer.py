@@ -1,6 +1,7 @@
 """The training step and the loop around it, on a tiny network and batches held in memory."""
 
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -23,8 +24,7 @@ from models.metrics.evaluators import MultiLabelEvaluator
 from models.training import loop, resume
 from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock
-from models.training.mixup import Mixup
-from models.training.objectives import Objective
+from models.training.objectives import Mixup, Objective
 from models.training.trainer import LOSS_SCALE_GROWTH_STEPS
 from models.training.validation import Validation
 
@@ -213,7 +213,7 @@ class OneOfFive(SingleProcess):
 
 @pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
 def test_all_workers_stop_for_a_signal_that_one_of_them_received(number: int) -> None:
-    loss, stop = loop._all_reduce_loss_and_stop(1.0, number, OneOfFive())
+    loss, stop = loop.all_reduce_loss_and_stop(1.0, number, OneOfFive())
     assert (loss, stop) == (1.0, number)
 
 
@@ -291,17 +291,31 @@ def test_the_record_of_another_run_is_kept(tmp_path) -> None:
     assert [json.loads((tmp_path / name).read_text())["loss"] for name in kept] == [1.0, 2.0, 3.0]
 
 
-def test_a_full_disk_keeps_the_log_waiting_and_not_the_training(tmp_path, caplog) -> None:
+class FileOnAFullDisk(io.FileIO):
+    """Takes nothing while `is_full` is set."""
+
+    is_full = True
+
+    def write(self, data: bytes) -> int:
+        if self.is_full:
+            with open("/dev/full", "ab", buffering=0) as full:
+                return full.write(data)
+        return super().write(data)
+
+
+def test_a_full_disk_keeps_the_log_waiting_and_not_the_training(
+    tmp_path, caplog, monkeypatch
+) -> None:
+    opened = "models.training.metric_writer.open"
+    monkeypatch.setattr(opened, lambda path, *_, **__: FileOnAFullDisk(path, "ab"), raising=False)
     writer = MetricWriter(str(tmp_path), start_step=0)
-    record, file = tmp_path / "training.jsonl", writer._lines
-    with open("/dev/full", "ab", buffering=0) as full:
-        writer._lines = full
-        for step in (1, 2):
-            writer.scalars(step, "train", {"loss": 1.0})
+    for step in (1, 2):
+        writer.scalars(step, "train", {"loss": 1.0})
     assert caplog.text.count("the log cannot be written, training continues") == 1
-    writer._lines = file
+    monkeypatch.setattr(FileOnAFullDisk, "is_full", False)
     writer.scalars(3, "train", {"loss": math.nan})
     writer.close()
+    record = tmp_path / "training.jsonl"
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, None)]
 
