@@ -77,7 +77,7 @@ def _wrong_content(prefix: str | Path, name: str) -> Iterator[str]:
             f"this name has depth {expected[0]} and {expected[1]} classes"
         )
     wanted = variable_shapes(found.resnet_size, found.class_num, found.width)
-    kept = checkpoint.unskipped(opened.shapes, checkpoint.TRAINING_STATE)
+    kept = checkpoint.not_matching(opened.shapes, checkpoint.TRAINING_STATE)
     checkpoint.compare(
         str(prefix), wanted, {variable: opened.shapes[variable] for variable in kept}
     )

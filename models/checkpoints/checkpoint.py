@@ -1,9 +1,10 @@
-"""Checkpoints of this network: what they hold, whether they fit, and the folder of a training run.
+"""Checkpoints of this network: describes, finds and restores them; the folder of a training run.
 
-The format itself is in files.py; `read`, `save` and `Checkpoint` come from there.
+The file format is in files.py; `read`, `save` and `Checkpoint` come from there.
 """
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from models.checkpoints.files import (
     Checkpoint,
     CheckpointError,
     files_of,
+    first_few,
     read,
     remove,
     save,
     save_meta,
-    some,
     versions,
 )
 
@@ -39,11 +40,11 @@ __all__ = [
 ]
 
 GLOBAL_STEP = "global_step"
-# What a training run stores besides the network: skipped when only the network is wanted.
+# Patterns of the variables that a training run stores in addition to the network's.
 TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
 
 _WEIGHT_FILES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
-_V1_END = bytes.fromhex("57fb808b247547db")  # the magic number of the tables of LevelDB
+_V1_END = bytes.fromhex("57fb808b247547db")  # LevelDB's magic number, which ends a V1 file.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
 _OWN_NAME = "model.ckpt-"
 _OWN_FILE = re.compile(r"(model\.ckpt-\d+)(\.tmp-\d+)?\.(index|meta|json|data-\d{5}-of-\d{5}.*)")
@@ -52,7 +53,18 @@ _DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
 class Description(NamedTuple):
-    """What a checkpoint says of its network. `step` is None where it holds no `global_step`."""
+    """The network that a checkpoint holds, and what else is stored with it.
+
+    Attributes:
+      prefix: path of the checkpoint without the suffixes of its files.
+      backbone: a key of `BACKBONES`.
+      resnet_size: depth.
+      class_num: number of classes.
+      width: filters of the stem.
+      step: training steps done; None without `global_step`.
+      has_momentum: whether it holds the optimizer's momentum.
+      has_average: whether it holds moving averages of the weights.
+    """
 
     prefix: str
     backbone: str
@@ -63,8 +75,8 @@ class Description(NamedTuple):
     has_momentum: bool
     has_average: bool
 
-    def agree(self, resnet_size: int | None = None, class_num: int | None = None) -> "Description":
-        """Itself; CheckpointError naming both numbers when a flag (None: not given) differs."""
+    def check(self, resnet_size: int | None = None, class_num: int | None = None) -> "Description":
+        """Returns itself; raises CheckpointError when a flag that is not None differs."""
         if class_num not in (None, self.class_num):
             raise CheckpointError(_classes_differ(self.prefix, self.class_num, class_num))
         if resnet_size not in (None, self.resnet_size):
@@ -73,12 +85,12 @@ class Description(NamedTuple):
 
 
 def describe(prefix: str | Path) -> Description:
-    """Backbone, depth, class count, width and step.
+    """Describes the network of a checkpoint.
 
-    A ResNet's are read from names and shapes alone, those of another backbone from the flags in
-    the JSON next to the checkpoint.
+    The sizes of a ResNet follow from the names and shapes of its variables; those of another
+    backbone are read from the flags in the JSON next to the checkpoint.
 
-    Raises CheckpointError for a checkpoint of something else.
+    Raises CheckpointError: the checkpoint cannot be read, or holds another kind of network.
     """
     checkpoint = read(prefix)
     shapes = checkpoint.shapes
@@ -103,23 +115,27 @@ def describe(prefix: str | Path) -> Description:
 
 
 def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
-    """Depth, class count and width, of the names and shapes that `source` holds.
+    """Depth, number of classes and width of a ResNet, from its variables' names and shapes.
 
-    Raises CheckpointError when they are not those of this network.
+    `source`, the file that they come from, is named in errors.
+
+    Raises CheckpointError when the variables are not those of this network.
     """
     absent = [name for name in (kernel_name(STEM), DENSE_BIAS) if name not in shapes]
     if absent:
         raise CheckpointError(
-            f"{source} does not hold this network: it has no {absent[0]}, but {some(shapes)}"
+            f"{source} does not hold this network: it has no {absent[0]}, but {first_few(shapes)}"
         )
     counts = _block_counts(shapes)
     if counts not in _DEPTHS:
-        raise CheckpointError(f"{source} has {counts} blocks: none of the depths {list(BLOCKS)}")
+        raise CheckpointError(
+            f"{source} has {counts} blocks per stage, unlike every depth of {list(BLOCKS)}"
+        )
     return _DEPTHS[counts], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
 
 
 def check_same_classes(prefixes: Sequence[str]) -> None:
-    """Raises CheckpointError unless the checkpoints have one number of classes."""
+    """Raises CheckpointError unless all checkpoints have the same number of classes."""
     counts = {prefix: describe(prefix).class_num for prefix in prefixes}
     other = next((p for p in prefixes if counts[p] != counts[prefixes[0]]), None)
     if other:
@@ -130,7 +146,7 @@ def check_same_classes(prefixes: Sequence[str]) -> None:
 
 
 def _block_counts(names: Iterable[str]) -> tuple[int, ...]:
-    """How many blocks each stage has, known from the names of its kernels."""
+    """Number of blocks in each stage, counted by the names of their first kernels."""
     stages = [match[1] for match in map(_BLOCK_KERNEL.match, names) if match]
     return tuple(stages.count(stage) for stage in sorted(set(stages)))
 
@@ -141,26 +157,33 @@ def restore(
     skip: Sequence[str] = (),
     average: bool = False,
 ) -> Checkpoint:
-    """Assigns every tensor of a checkpoint to the variable of its name; returns the checkpoint.
+    """Assigns every tensor of a checkpoint to the variable of the same name.
 
-    Names that match a pattern in `skip` (`*` matches anything, `/` too) are left alone on both
-    sides. Nothing is assigned, and one CheckpointError lists all of them, when a variable is
-    missing from the checkpoint, a tensor has no variable, or shapes differ.
+    Args:
+      variables: checkpoint name -> variable.
+      skip: patterns (`*` matches anything, `/` too) of variables to leave as they are and of
+        tensors to ignore.
+      average: assign the moving averages of the weights instead of the weights.
+
+    Returns the checkpoint.
+
+    Raises CheckpointError, which lists all differences, when a variable is missing from the
+    checkpoint, a tensor has no variable, or shapes differ; no variable is changed then.
     """
     checkpoint = read(prefix, average)
-    wanted = {name: tuple(variables[name].shape) for name in unskipped(variables, skip)}
-    held = {name: checkpoint.shapes[name] for name in unskipped(checkpoint.shapes, skip)}
+    wanted = {name: tuple(variables[name].shape) for name in not_matching(variables, skip)}
+    held = {name: checkpoint.shapes[name] for name in not_matching(checkpoint.shapes, skip)}
     depths = [_DEPTHS.get(_block_counts(names)) for names in (held, wanted)]
     if all(depths) and depths[0] != depths[1]:
         raise CheckpointError(_depths_differ(checkpoint.prefix, *depths))
-    stems = [
+    widths = [
         shapes[kernel_name(STEM)][-1] for shapes in (held, wanted) if kernel_name(STEM) in shapes
     ]
-    if len(set(stems)) == 2:
-        raise CheckpointError(_widths_differ(checkpoint.prefix, *stems))
-    theirs, ours = held.get(DENSE_BIAS), wanted.get(DENSE_BIAS)
-    if theirs and ours and theirs != ours:
-        raise CheckpointError(_classes_differ(checkpoint.prefix, *theirs, *ours))
+    if len(set(widths)) == 2:
+        raise CheckpointError(_widths_differ(checkpoint.prefix, *widths))
+    biases = [shapes[DENSE_BIAS] for shapes in (held, wanted) if DENSE_BIAS in shapes]
+    if len(set(biases)) == 2:
+        raise CheckpointError(_classes_differ(checkpoint.prefix, *biases[0], *biases[1]))
     compare(f"checkpoint {checkpoint.prefix}", wanted, held)
     values = {name: checkpoint.tensor(name) for name in wanted}
     for name, value in values.items():
@@ -168,13 +191,16 @@ def restore(
     return checkpoint
 
 
-def unskipped(names: Iterable[str], skip: Sequence[str]) -> list[str]:
-    """The names that match no pattern in `skip`."""
-    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in skip)]
+def not_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match none of the patterns."""
+    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
 
 
 def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
-    """Raises one CheckpointError that lists how names and shapes in `source` differ."""
+    """Compares the shapes by name that are `wanted` with those that the file `source` holds.
+
+    Raises one CheckpointError that lists all missing, extra and differently shaped tensors.
+    """
     differ = [n for n in wanted if n in held and wanted[n] != held[n]]
     shapes = [f"{n} {list(held[n])} instead of {list(wanted[n])}" for n in differ]
     problems = {
@@ -182,9 +208,9 @@ def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple])
         "extra": [n for n in held if n not in wanted],
         "of another shape": shapes,
     }
-    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise CheckpointError(f"{source} does not fit: " + "; ".join(found))
+    listed = [f"{len(n)} {kind}: {first_few(n)}" for kind, n in problems.items() if n]
+    if listed:
+        raise CheckpointError(f"{source} does not fit: {'; '.join(listed)}")
 
 
 def _classes_differ(prefix: str, held: int, wanted: int) -> str:
@@ -192,17 +218,19 @@ def _classes_differ(prefix: str, held: int, wanted: int) -> str:
 
 
 def _widths_differ(prefix: str, held: int, wanted: int) -> str:
-    return f"checkpoint {prefix} is of width {held}, --width is {wanted}: give --width={held}"
+    return f"checkpoint {prefix} has width {held}, --width is {wanted}: give --width={held}"
 
 
 def _depths_differ(prefix: str, held: int, wanted: int) -> str:
-    return f"checkpoint {prefix} is of depth {held}, --resnet_size is {wanted}"
+    return f"checkpoint {prefix} has depth {held}, --resnet_size is {wanted}"
 
 
 def find(path: str | Path) -> str:
-    """The prefix that `path` means: a prefix, one of a checkpoint's files, or a folder's latest.
+    """The prefix of a checkpoint; `path` is a prefix, one of its files, or a folder.
 
-    Raises CheckpointError when there is none.
+    Of a folder it is the checkpoint that was saved last.
+
+    Raises CheckpointError when there is no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -216,16 +244,16 @@ def find(path: str | Path) -> str:
     if _is_complete(prefix):
         return prefix
     _refuse_other_formats(path)
-    others = [p.name for p in files_of(prefix)] or "nothing of that name is there"
-    raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing ({others})")
+    others = ", ".join(p.name for p in files_of(prefix)) or "no file of this name"
+    raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing (found: {others})")
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Raises the CheckpointError that says how a file with weights becomes a checkpoint."""
+    """Raises CheckpointError for a file of weights in another format: how to convert it."""
     if path.suffix in _WEIGHT_FILES and path.is_file():
         raise CheckpointError(
-            f"{path} is no checkpoint of TensorFlow: make one of it with python export.py"
-            f" --import_weights={path} --result=out/imported/model.ckpt-0, and give that"
+            f"{path} is not a TensorFlow checkpoint: convert it with python export.py"
+            f" --import_weights={path} --result=out/imported/model.ckpt-0, and use the result"
         )
     if path.is_file() and _ends_with(path, _V1_END):
         raise CheckpointError(
@@ -247,32 +275,43 @@ def _is_complete(prefix: str | Path) -> bool:
 class CheckpointFolder:
     """The checkpoints `model.ckpt-STEP` of one run, and the file `checkpoint` that lists them.
 
-    `max_to_keep` 0 keeps all; files of another name are never deleted. Only the process that trains
-    may call `save`, which also removes what a run killed while saving has left.
+    Only the process that trains may call `save`. It also deletes the incomplete files of a run that
+    was killed while saving.
+
+    Args:
+      max_to_keep: number of latest checkpoints that `save` keeps; 0: all. Files with other names
+        are never deleted.
     """
 
     def __init__(self, model_dir: str | Path, max_to_keep: int = 0) -> None:
         self.model_dir, self.max_to_keep = Path(model_dir), max_to_keep
 
     def all(self) -> list[str]:
-        """Prefixes of whole checkpoints, the most recently saved last.
+        """Prefixes of the complete checkpoints, the most recently saved last.
 
-        Those the list file does not name (it is written after the checkpoint) go by their step.
+        The order is that of the list file. Checkpoints that are not in it go by their step: before
+        all others, or after them if the list may be out of date and their step is higher.
         """
         names = {path.stem for path in self.model_dir.glob("*.index") if ".tmp-" not in path.name}
-        entries, may_lack = list_file.read(self.model_dir)
+        entries, may_be_outdated = list_file.read(self.model_dir)
         listed = [name for name in entries if name in names]
         unlisted = sorted(names.difference(listed), key=_step_of)
-        newer = [n for n in unlisted if listed and _step_of(n) > _step_of(listed[-1])] * may_lack
-        older = [n for n in unlisted if n not in newer]
+        last_step = _step_of(listed[-1]) if listed and may_be_outdated else math.inf
+        newer = [name for name in unlisted if _step_of(name) > last_step]
+        older = [name for name in unlisted if name not in newer]
         return [str(self.model_dir / name) for name in older + listed + newer]
 
     def latest(self) -> str | None:
-        """Prefix of the most recently saved checkpoint, None when there is none."""
+        """Prefix of the most recently saved checkpoint; None when there is none."""
         return next(reversed(self.all()), None)
 
     def save(self, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-        """Saves `model.ckpt-{step}` (see `save`), lists it, deletes the oldest above the limit."""
+        """Saves `model.ckpt-STEP`, lists it, and deletes the oldest above `max_to_keep`.
+
+        The arguments `tensors` and `meta` are those of the function `save`. Returns the prefix.
+
+        Raises CheckpointError (disk full, no permission).
+        """
         self._remove_unfinished()
         prefix = save(self.model_dir / f"{_OWN_NAME}{step}", tensors, meta)
         everything = [other for other in self.all() if other != prefix] + [prefix]
@@ -284,14 +323,14 @@ class CheckpointFolder:
         return prefix
 
     def save_meta(self, step: int, meta: Mapping[str, Any]) -> None:
-        """Replaces the JSON next to `model.ckpt-{step}`."""
+        """Replaces the JSON next to `model.ckpt-STEP`. Raises CheckpointError."""
         save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
 
     def _remove_unfinished(self) -> None:
-        whole = set(self.all())
+        complete = set(self.all())
         for path in self.model_dir.glob(f"{_OWN_NAME}*"):
             own = _OWN_FILE.fullmatch(path.name)
-            if own and (own[2] or str(self.model_dir / own[1]) not in whole):
+            if own and (own[2] or str(self.model_dir / own[1]) not in complete):
                 path.unlink(missing_ok=True)
         for path in self.model_dir.glob(".*.tmp"):
             if path.name.startswith((f".{_OWN_NAME}", f".{list_file.NAME}.")):
@@ -299,5 +338,6 @@ class CheckpointFolder:
 
 
 def _step_of(name: str) -> int:
+    """The step at the end of a checkpoint's name; -1 for a name without one."""
     digits = re.search(r"\d+$", name)
     return int(digits[0]) if digits else -1

@@ -1,8 +1,9 @@
-"""The files of a checkpoint: the V2 format of TensorFlow 1's name-based `Saver`, and a JSON.
+"""Reads and writes the files of a checkpoint, in the V2 format of TensorFlow 1's `Saver`.
 
-Source: spec section 2. A checkpoint is `PREFIX.index`, `PREFIX.data-*`, and, ours, `PREFIX.json`
-with what tensors do not hold (flags, versions, loss scale). It exists when its index does: that is
-renamed into place last, so a run that is killed while saving leaves only files that nobody reads.
+Source: spec section 2. A checkpoint is `PREFIX.index`, `PREFIX.data-*`, and a file of ours,
+`PREFIX.json`, with the flags, versions and progress of the run. A checkpoint exists when its index
+exists. The index is renamed into place last, so a run that is killed while saving leaves only files
+that nobody reads.
 """
 
 import glob
@@ -26,9 +27,9 @@ MOMENTUM = "/Momentum"
 AVERAGE = "/ExponentialMovingAverage"
 
 _NAMES_SHOWN = 8
-# In the order in which they appear: the index last.
+# Renamed into place in this order, the index last.
 _SUFFIXES = (".data-00000-of-00001", ".json", ".index")
-# What TensorFlow's reader raises for absent, cut and altered files.
+# TensorFlow's reader raises these for missing, truncated and altered files.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 _META = {
     "flags?": {"*": state.is_anything},
@@ -38,21 +39,27 @@ _META = {
 }
 _META_FORM = "checkpoint"
 _META_REMEDY = (
-    "put back a copy or take an earlier checkpoint; the weights are whole, but flags and the"
-    " place in the data are not known"
+    "restore a copy or use an earlier checkpoint; the weights are intact, but the flags and the"
+    " position in the data are unknown"
 )
 _OPERATION_NOISE = re.compile(r"^\{\{.*?\}\} | \[Op:\w+\]$")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is absent, damaged, or not of the network at hand."""
+    """A checkpoint that is missing, damaged, or of another network."""
 
 
 class Checkpoint:
-    """Names, shapes and, one at a time, tensors of a checkpoint.
+    """An open checkpoint; tensors are read from the disk when they are asked for.
 
-    `average=True` shows the moving average of each weight (`NAME/ExponentialMovingAverage`) under
-    the name of the weight.
+    Args:
+      prefix: path without suffix.
+      average: replace each weight by its moving average, `NAME/ExponentialMovingAverage`.
+
+    Attributes:
+      shapes: name -> shape of every tensor, sorted by name.
+
+    Raises CheckpointError: it is missing or damaged, or `average` and it has no moving averages.
     """
 
     def __init__(self, prefix: str | Path, average: bool = False) -> None:
@@ -70,9 +77,10 @@ class Checkpoint:
         self.shapes = {name: tuple(stored[self._stored[name]]) for name in sorted(self._stored)}
 
     def _plain_prefix(self) -> str:
-        """The prefix, or another one of the same files where TensorFlow would take it for a glob.
+        """A prefix that TensorFlow's reader does not take for a glob.
 
-        Those other names last as long as this object: tensors are read when they are asked for.
+        Where `self.prefix` looks like one, this is a prefix of symbolic links to the same files.
+        They exist as long as this object, because tensors are read later.
         """
         if not set(self.prefix) & GLOB_CHARACTERS:
             return self.prefix
@@ -88,12 +96,15 @@ class Checkpoint:
         lacking = [n for n in names if "/" in n and is_trainable(n) and n not in averaged]
         if lacking or not averaged:
             raise CheckpointError(
-                f"checkpoint {self.prefix} has no moving average of {some(lacking)}"
+                f"checkpoint {self.prefix} has no moving average of {first_few(lacking)}"
             )
         self._stored = {name: averaged.get(name, name) for name in names}
 
     def tensor(self, name: str) -> np.ndarray:
-        """The array called `name`; its checksum is verified on the way."""
+        """The array called `name`.
+
+        Raises CheckpointError: there is none, or its checksum is wrong.
+        """
         try:
             return self._reader.get_tensor(self._stored[name])
         except KeyError:
@@ -104,7 +115,10 @@ class Checkpoint:
             ) from error
 
     def meta(self) -> dict[str, Any]:
-        """The JSON next to the checkpoint; empty where there is none, as for released ones."""
+        """The JSON next to the checkpoint; {} without one, as for the released checkpoints.
+
+        Raises CheckpointError when the file is damaged.
+        """
         path = Path(f"{self.prefix}.json")
         try:
             return state.read_document(path, _META_FORM, _META, _META_REMEDY)
@@ -115,12 +129,12 @@ class Checkpoint:
 
 
 def read(prefix: str | Path, average: bool = False) -> Checkpoint:
-    """Opens a checkpoint, see `Checkpoint`. Raises CheckpointError."""
+    """Opens a checkpoint; arguments and errors are those of `Checkpoint`."""
     return Checkpoint(prefix, average)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a resumed run should find again."""
+    """Versions of Python and the libraries, stored with each checkpoint."""
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -134,9 +148,9 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
     Args:
       prefix: path without suffix; a checkpoint of that name is replaced.
       tensors: name -> tf.Variable, tensor, array or number (an int is stored as int64).
-      meta: what goes into the JSON, besides `versions`.
+      meta: content of the JSON; `versions` is added.
 
-    Raises CheckpointError (disk full, no permission); older checkpoints are then untouched.
+    Raises CheckpointError (disk full, no permission); checkpoints of other names are unchanged.
     """
     prefix = str(prefix)
     temporary = f"{prefix}.tmp-{os.getpid()}"
@@ -146,7 +160,7 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
         _write_meta(temporary, meta)
         for suffix in _SUFFIXES:
             sync(f"{temporary}{suffix}")
-        # Never the old index next to the new data.
+        # A kill in between must not leave the old index next to the new data.
         Path(f"{prefix}.index").unlink(missing_ok=True)
         for suffix in _SUFFIXES:
             os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")
@@ -159,7 +173,7 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
 
 
 def save_meta(prefix: str | Path, meta: Mapping[str, Any]) -> None:
-    """Replaces the JSON of a checkpoint, and leaves its tensors. Raises CheckpointError."""
+    """Replaces the JSON of a checkpoint, not its tensors. Raises CheckpointError."""
     try:
         _write_meta(str(prefix), meta)
     except OSError as error:
@@ -167,21 +181,21 @@ def save_meta(prefix: str | Path, meta: Mapping[str, Any]) -> None:
 
 
 def files_of(prefix: str | Path) -> list[Path]:
-    """Every file of a checkpoint, finished or not, temporary ones included."""
+    """Every file of a checkpoint, complete or not, temporary files included."""
     prefix = Path(prefix)
     pattern = f"{glob.escape(prefix.name)}.*"
     return sorted(path for path in prefix.parent.glob(pattern) if path.is_file())
 
 
 def remove(prefix: str | Path) -> None:
-    """Deletes a checkpoint, its index first, so that half of one is never taken for a whole."""
+    """Deletes a checkpoint, its index first, so that half a checkpoint is never read."""
     Path(f"{prefix}.index").unlink(missing_ok=True)
     for path in files_of(prefix):
         path.unlink(missing_ok=True)
 
 
 def sync(path: str | Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Flushes a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -189,8 +203,8 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few of `names` for an error message, and how many more there are."""
+def first_few(names: Iterable[str]) -> str:
+    """The first few names, for an error message, and the number of the others."""
     names = list(names)
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -214,5 +228,6 @@ def _write_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
 
 
 def _line(error: Exception) -> str:
+    """The first line of an error, without the name of TensorFlow's operation."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return _OPERATION_NOISE.sub("", lines[0])

@@ -17,7 +17,7 @@ _STATISTICS = ("mean", "std", "min", "max")
 
 
 def lines(prefix: str | Path) -> Iterator[str]:
-    """The report, a line at a time; one tensor is in memory at a time.
+    """Lines of the report; each tensor is read when its line is due, so memory stays small.
 
     Raises CheckpointError when the checkpoint cannot be read.
     """
@@ -38,8 +38,8 @@ def lines(prefix: str | Path) -> Iterator[str]:
 
 
 def statistics(tensor: np.ndarray) -> tuple[str, ...]:
-    """Mean, standard deviation, least and largest value, as text; empty for what is no number."""
-    if tensor.size == 0 or tensor.dtype.kind not in "fiuV":
+    """Mean, standard deviation, minimum and maximum, as text; "" if the values are no numbers."""
+    if tensor.size == 0 or tensor.dtype.kind not in "fiuV":  # V: bfloat16 in NumPy.
         return ("",) * len(_STATISTICS)
     exact = tensor.astype(np.float64)
     values = (exact.mean(), exact.std(), exact.min(), exact.max())
@@ -47,17 +47,17 @@ def statistics(tensor: np.ndarray) -> tuple[str, ...]:
 
 
 def summary(opened: Checkpoint) -> str:
-    """One line: the network, its step and what is next to the weights."""
+    """One line: the network, its step, and whether momentum and averages are stored."""
     try:
         found = checkpoint.describe(opened.prefix)
     except CheckpointError as error:
-        return f"no network of ML-Images: {error}"
-    names = checkpoint.unskipped(opened.shapes, checkpoint.TRAINING_STATE)
+        return f"not a network of this project: {error}"
+    names = checkpoint.not_matching(opened.shapes, checkpoint.TRAINING_STATE)
     parameters = sum(math.prod(opened.shapes[name]) for name in names if is_trainable(name))
     kind = "ResNet" if found.backbone == RESNET else found.backbone
     step = "no step" if found.step is None else f"step {found.step:,}"
-    extras = [name for name, there in (("momentum", found.has_momentum),
-                                       ("moving average", found.has_average)) if there]  # fmt: skip
+    stored = {"momentum": found.has_momentum, "moving average": found.has_average}
+    extras = [name for name, is_stored in stored.items() if is_stored]
     return (
         f"{kind}-{found.resnet_size}, width {found.width}, {found.class_num:,} classes, "
         f"{parameters:,} parameters, {step}, with {' and '.join(extras) or 'weights only'}"

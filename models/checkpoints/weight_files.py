@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: {error}; pip install -e '.[export]'") from error
     except Exception as error:  # Each library raises its own types; none may end in a traceback.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    kept = checkpoint.unskipped(tensors, checkpoint.TRAINING_STATE)
+    kept = checkpoint.not_matching(tensors, checkpoint.TRAINING_STATE)
     shapes = {name: tensors[name].shape for name in kept}
     wanted = variable_shapes(*checkpoint.sizes_of(str(path), shapes))
     checkpoint.compare(str(path), wanted, shapes)

@@ -1,1 +1,1 @@
-"""Distributed training: a single process, or workers that Horovod joins."""
+"""Distributed training: a single process, or several that Horovod connects."""

@@ -13,11 +13,17 @@ from data.common.sharding import Shard
 
 @dataclasses.dataclass(frozen=True)
 class DistributedOptions:
-    """The fields are the flags of the same name.
+    """Options of collectives; each field is the flag of the same name.
 
-    `gradient_groups` is the number of all-reduce calls for the gradients of a step; with 0 it is
-    one per variable, which Horovod fuses as they become ready. With three workers or more the
-    rounding depends on what is fused, so `deterministic` always uses one group.
+    Attributes:
+      compression: type in which gradients are sent, "none" or "fp16".
+      gradient_groups: all-reduce calls for the gradients of a step; 0: one per variable, which
+        Horovod fuses as they become ready.
+      deterministic: send all gradients in one group, because with three or more workers the
+        rounding depends on which gradients are fused.
+      stall_seconds: until a missing worker is reported; 0: never.
+      stall_shutdown_seconds: until the absence of a worker ends the job; 0: never.
+      commit_steps: steps between two copies of the variables, in an elastic job.
     """
 
     compression: str = "none"
@@ -28,8 +34,8 @@ class DistributedOptions:
     commit_steps: int = 10
 
     def apply(self) -> None:
-        """Sets the environment variables of Horovod that are not set already."""
-        # Horovod: when workers wait for another one, rank 0 logs which, and later ends the job.
+        """Sets Horovod's environment variables, except those that the user has set."""
+        # Horovod: rank 0 logs which worker the others wait for, and later ends the job.
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(self.stall_seconds))
         os.environ.setdefault(
             "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(self.stall_shutdown_seconds)
@@ -37,19 +43,20 @@ class DistributedOptions:
         if self.deterministic:
             os.environ["HOROVOD_DISABLE_GROUP_FUSION"] = "1"
         if not tf.config.list_physical_devices("GPU"):
-            # Its thread takes turns with those that compute: at the 1 ms that suits GPUs it costs a
-            # fifth of a step (docs/distributed.md).
+            # Horovod's thread runs on the cores that compute. Waking every 1 ms, its default for
+            # GPUs, it costs a fifth of a step (docs/distributed.md).
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
 
 
 class Distributed(Protocol):
-    """The processes of one job. All of them call each method, in the same order.
+    """The workers (processes) of one job. All workers call every method, in the same order.
 
     Attributes:
-      rank, size: number of this process, from 0, and of all; in an elastic job they change.
-      local_rank: number of this process among those on this machine.
-      launched: whether a launcher started this process, so that others may be next to it.
-      elastic: whether workers may come and go.
+      rank: number of this worker, from 0; it may change in an elastic job.
+      size: number of workers; it may change in an elastic job.
+      local_rank: number of this worker among those on the same machine, from 0.
+      launched: whether a launcher started this worker, possibly with others.
+      elastic: whether workers may join and leave while the job runs.
     """
 
     rank: int
@@ -63,35 +70,41 @@ class Distributed(Protocol):
         """Shard `rank` of `size`."""
 
     def barrier(self) -> None:
-        """Waits until all workers are here."""
+        """Waits until all workers have called it."""
 
     def run(self, variables: Iterable[tf.Variable], body: Callable[[], Any]) -> Any:
-        """Gives every worker the variables of rank 0, then returns `body()`.
+        """Copies the variables of rank 0 to all workers, calls `body()`, and returns its result.
 
-        In an elastic job it broadcasts and calls `body` again whenever the workers have changed.
+        In an elastic job, does all this again whenever workers have joined or left.
 
         Raises:
-          UserError: a worker died, and the job is not elastic.
+          UserError: another worker died, and the job is not elastic.
         """
 
     def step_done(self) -> None:
-        """Called between two steps; in an elastic job this is where `body` may be left."""
+        """Called in `body` after each step; an elastic job may leave `body` here, to restart it."""
 
     def average_gradients(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Means over the workers, compressed and grouped as asked; usable in `tf.function`."""
+        """Mean of each gradient over the workers, compressed and grouped by the options.
+
+        Usable in `tf.function`.
+        """
 
     def average(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Exact means over the workers, with a gradient; usable in `tf.function`."""
+        """Mean of each tensor over the workers, without compression; it has a gradient.
+
+        Usable in `tf.function`.
+        """
 
     def any_positive(self, mask: tf.Tensor) -> tf.Tensor:
-        """Logical or over the workers of a bool tensor [C]; usable in `tf.function`."""
+        """Logical or of the workers' masks, bool [C]. Usable in `tf.function`."""
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """Sum over the workers of a float64 or int64 array, exact for integers."""
+        """Sum of the workers' arrays, float64 or int64; exact for integers."""
 
 
 class SingleProcess:
-    """A single process: sums and means over all workers are its own values."""
+    """A job of one process: each sum or mean over the workers is its own value."""
 
     rank = 0
     size = 1

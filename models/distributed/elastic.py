@@ -1,8 +1,8 @@
 """Elastic jobs: training continues when workers die, leave or join.
 
-Every worker keeps a copy of the variables in memory, as they were at the last commit. When one
-dies, the others go back to it, a few steps; when workers join or leave in good order, nothing is
-repeated.
+Every `commit_steps` steps, each worker copies the variables in memory (a commit). When a worker
+dies, the others return to the last commit and repeat the steps since then. When workers join, or
+leave without dying, no step is repeated.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ class ElasticProcesses(HorovodProcesses):
                 return body()
 
         self._state = _State(self._hvd, list(variables), self)
-        # Horovod: synchronize and call; after a change of the workers, connect anew and repeat.
+        # Horovod: synchronizes and calls `guarded`; reconnects and repeats when workers change.
         return run_fn(guarded, self._reconnect)(self._state)
 
     def step_done(self) -> None:
@@ -43,10 +43,10 @@ class ElasticProcesses(HorovodProcesses):
         if self._steps_until_commit == 0:
             self._steps_until_commit = self.options.commit_steps
             with _lost_connections():
-                self._state.commit()  # Horovod: leaves `body` when workers join or leave.
+                self._state.commit()  # Horovod: raises when workers have joined or left.
 
     def _reconnect(self) -> None:
-        logging.info("worker %d of %d: the workers change, connecting anew", self.rank, self.size)
+        logging.info("worker %d of %d: the workers change, reconnecting", self.rank, self.size)
         self._hvd.shutdown()
         self._hvd.init()
         self.refresh()
@@ -55,7 +55,7 @@ class ElasticProcesses(HorovodProcesses):
 
 
 class _State(State):
-    """The variables, and a copy of them in this process's memory."""
+    """The variables and, in this process's memory, the copy that Horovod returns to."""
 
     def __init__(self, hvd: Any, variables: list[tf.Variable], workers: HorovodProcesses) -> None:
         super().__init__(bcast_object=hvd.broadcast_object, get_rank=lambda: workers.rank)
@@ -71,14 +71,14 @@ class _State(State):
 
     def sync(self) -> None:
         with _lost_connections():
-            # Horovod: rank 0 is always one of those who stayed.
+            # Horovod: rank 0 is never a worker that has just joined.
             self._hvd.broadcast_variables(self._variables, root_rank=0)
         self.save()
 
 
 @contextmanager
 def _lost_connections() -> Iterator[None]:
-    """Gives TensorFlow's error about a dead worker the type that Horovod recovers from."""
+    """Turns TensorFlow's error about a dead worker into the one that Horovod recovers from."""
     try:
         yield
     except tf.errors.OpError as error:

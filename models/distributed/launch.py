@@ -1,7 +1,7 @@
-"""Joins the job that this process was launched in.
+"""Connects this process to the others of its job.
 
-Under `horovodrun`, `mpirun` or `srun` with more than one process, Horovod joins them; a process
-that was started alone runs the same code, and then Horovod need not be installed.
+Processes that `horovodrun`, `mpirun` or `srun` started together are connected by Horovod. A process
+that was started alone runs the same code and does not need Horovod.
 """
 
 from data.common.errors import UserError
@@ -10,10 +10,10 @@ from models.distributed.base import Distributed, DistributedOptions, SingleProce
 
 
 def start(options: DistributedOptions) -> Distributed:
-    """Joins the job that this process was launched in; alone, it is a job of one.
+    """Connects to the job that this process was launched in; alone, returns a `SingleProcess`.
 
     Raises:
-      UserError: launched with others, but Horovod is not installed or does not join them.
+      UserError: there are other processes, but Horovod is not installed or does not connect them.
     """
     process, elastic = this_process(), is_elastic()
     if not elastic and process.size == 1:
@@ -33,8 +33,8 @@ def start(options: DistributedOptions) -> Distributed:
     workers = HorovodProcesses(hvd, options)
     if workers.size != process.size:
         raise UserError(
-            f"{process.launcher} started {process.size} processes, but Horovod joins "
-            f"{workers.size}: under srun give --mpi=pmix, or whatever the MPI that Horovod was "
-            "built with talks to (srun --mpi=list)"
+            f"{process.launcher} started {process.size} processes, but Horovod connects "
+            f"{workers.size}: under srun, give --mpi=pmix, or the entry of srun --mpi=list that "
+            "the MPI of Horovod supports"
         )
     return workers

@@ -1,1 +1,1 @@
-"""Exports to SavedModel, ONNX and PyTorch, each compared with the network."""
+"""Exports to SavedModel, ONNX and PyTorch; compares each export with the network."""

@@ -1,4 +1,4 @@
-"""The model card (Markdown) that is next to an export."""
+"""Writes the model card, the Markdown file next to an export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from models.architecture import parameter_count
 from models.checkpoints.checkpoint import Description
 from models.export.exporting import Check
 
-# What a reader of the card wants to know of the training; everything else is in the JSON.
+# The flags that the card lists; the JSON next to the checkpoint has all of them.
 _TRAINING_FLAGS = (
     *("data_dir", "image_size", "batch_size", "accumulate_steps", "optimizer", "lr", "lr_policy"),
     *("weight_decay", "batch_norm_decay", "mask_thres", "neg_select", "loss", "max_iter"),
@@ -21,9 +21,9 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
 ## Input and output
 
 * RGB images of {side} x {side} pixels, values in [-1, 1] (pixel / 127.5 - 1).
-* Preprocessing: EXIF orientation applied; the short side resized to {short} pixels, the long side
-  in proportion and truncated (bilinear, half-pixel centers, no antialiasing); center crop of
-  {side}.
+* Preprocessing: apply the EXIF orientation; resize the short side to {short} pixels and the long
+  side in proportion, rounded down (bilinear, half-pixel centers, no antialiasing); crop the center
+  {side} x {side} pixels.
 * `features` [batch, {features}], `logits` and `scores` [batch, {class_num}]; scores are the
   {score} of the logits: {meaning}. `classes.txt` names the classes in order.
 
@@ -35,8 +35,8 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
 
 ## Checked when written
 
-The largest difference from the checkpoint's own output, relative to its largest value, on
-{images} images ({kind}):
+The largest difference from the checkpoint's output, relative to its largest value, on {images}
+images ({kind}):
 
 {checks}
 
@@ -46,11 +46,11 @@ The largest difference from the checkpoint's own output, relative to its largest
 
 ## Limits
 
-* The network knows only the classes it was trained on and gives every image some score for each
-  of them. Labels of ML-Images were partly derived by rules and from another model's predictions:
-  they are incomplete, and absent labels are not always wrong.
-* Images come from the web; what people photographed and labeled is not a fair sample of the world.
-  Measure on your own images before you rely on it, per group of people where people are shown.
+* The network knows only the classes it was trained on, and gives every image a score for each of
+  them. The labels of ML-Images were partly derived by rules and from another model's predictions:
+  they are incomplete, so a class that is not among an image's labels may still be in the image.
+* The images come from the web, which is not a fair sample of the world. Measure the accuracy on
+  your own images before you rely on it, separately for each group of people if people are shown.
 
 ## Citation
 
@@ -59,12 +59,12 @@ Representation Learning", IEEE Access 7, 2019, arXiv:1901.01703.
 """
 _MEANINGS = {
     "softmax": "probabilities of all classes that add up to 1",
-    "sigmoid": "a probability of each class on its own",
+    "sigmoid": "a separate probability for each class",
 }
 USES = {
-    "saved_model": """**SavedModel.** `serving_default` takes images, `tensors` takes images.
-Images are JPEG or PNG: convert others. Transparency goes over white, and JPEGs are turned by
-their EXIF orientation.
+    "saved_model": """**SavedModel.** The signature `serving_default` takes the bytes of JPEG or PNG
+files and preprocesses them: JPEGs are turned by their EXIF orientation, and transparency is blended
+with white. Convert files of other formats. The signature `tensors` takes preprocessed images.
 
     model = tf.saved_model.load("saved_model")
     model.signatures["serving_default"](image_bytes=tf.constant([open("a.jpg", "rb").read()]))
@@ -80,7 +80,18 @@ their EXIF orientation.
 
 
 class Exported(NamedTuple):
-    """What the card says. `kind` says what the images were; `meta` is the checkpoint's JSON."""
+    """What the card describes.
+
+    Attributes:
+      description: of the checkpoint.
+      image_size: side of the network's input in pixels.
+      score: how scores are computed from logits, softmax or sigmoid.
+      formats: keys of `USES`.
+      checks: comparisons of the exports with the checkpoint.
+      images: number of images that these were made on.
+      kind: where the images came from, "given" or "made up".
+      meta: the checkpoint's JSON.
+    """
 
     description: Description
     image_size: int
@@ -93,19 +104,19 @@ class Exported(NamedTuple):
 
 
 def text(exported: Exported, folder: Path) -> str:
-    """The card, Markdown, for the files in `folder`."""
-    found = exported.description
+    """The card in Markdown; lists the files in `folder` with their SHA-256."""
+    network = exported.description
     flags = exported.meta.get("flags", {})
     training = [f"* `--{name}={flags[name]}`" for name in _TRAINING_FLAGS if name in flags]
     return _CARD.format(
-        depth=found.resnet_size,
-        class_num=found.class_num,
-        checkpoint=Path(found.prefix).name,
-        step="no step stored" if found.step is None else f"step {found.step:,}",
-        parameters=parameter_count(found.resnet_size, found.class_num, found.width),
+        depth=network.resnet_size,
+        class_num=network.class_num,
+        checkpoint=Path(network.prefix).name,
+        step="of an unknown step" if network.step is None else f"step {network.step:,}",
+        parameters=parameter_count(network.resnet_size, network.class_num, network.width),
         side=exported.image_size,
         short=exported.image_size * 256 // 224,
-        features=32 * found.width,
+        features=32 * network.width,
         score=exported.score,
         meaning=_MEANINGS[exported.score],
         files=_table(("file", "bytes", "SHA-256"), _files(folder)),
@@ -116,7 +127,7 @@ def text(exported: Exported, folder: Path) -> str:
             ("what", "difference", "tolerance"),
             [(c.what, f"{c.difference:.1e}", f"{c.tolerance:g}") for c in exported.checks],
         ),
-        training="\n".join(training) or "The checkpoint does not say its flags.",
+        training="\n".join(training) or "The checkpoint does not record its training flags.",
     )
 
 

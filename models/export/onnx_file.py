@@ -1,6 +1,6 @@
-"""The network as an ONNX file, written node by node from `layout`, and run with ONNX Runtime.
+"""Writes the network as an ONNX file, node by node, and runs it with ONNX Runtime.
 
-Batch norms stay nodes: ONNX Runtime folds those it can into the convolutions when it loads.
+Batch norms are nodes of their own: ONNX Runtime folds them into convolutions when it loads a file.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from models.architecture import (
 
 INPUT = "images"
 OUTPUTS = ("features", "logits", "scores")
-# The oldest that has all we use, so that old runtimes load the file.
+# The oldest versions that have all operations used here, so that old runtimes load the file.
 _OPSET, _IR_VERSION = 13, 8
 _SCORES = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
 
@@ -38,15 +38,17 @@ def write(
     epsilon: float = 1e-5,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the network.
+    """Writes an ONNX file of the network.
 
-    Input `images` float32 [batch, 3, height, width], RGB in [-1, 1]; outputs `features`
-    [batch, 32 * width], `logits` and `scores` [batch, C].
+    Its input is `images`, float32 [batch, 3, height, width], RGB in [-1, 1]; its outputs are
+    `features` [batch, 32 * width], `logits` and `scores` [batch, C], all float32.
 
     Args:
       tensors: checkpoint name -> array of the network's variables.
-      score: softmax or sigmoid: how scores follow from logits.
-      metadata: stored in the file, for people and programs.
+      resnet_size: depth.
+      score: how scores are computed from logits, softmax or sigmoid.
+      epsilon: of batch norm.
+      metadata: key -> text, stored in the file.
     """
     width = tensors[kernel_name(STEM)].shape[-1]
     graph = _Graph(tensors, epsilon)
@@ -67,7 +69,10 @@ def write(
 
 
 def open_network(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The network in ONNX Runtime: images float32 [B, H, W, 3] to arrays by output name."""
+    """Loads the file in ONNX Runtime, on the CPU.
+
+    Returns a function from images, float32 [B, H, W, 3], to the arrays of `OUTPUTS` by name.
+    """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,7 +83,10 @@ def open_network(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
 
 class _Graph:
-    """Nodes and constants; every value bears the name of the layer that made it."""
+    """Collects nodes and constants. A node and its output have the name of the layer.
+
+    Methods that add nodes take and return the name of a value.
+    """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], epsilon: float) -> None:
         self._tensors, self._epsilon = tensors, epsilon
@@ -123,11 +131,11 @@ class _Graph:
         )
 
     def model(self, outputs: Mapping[str, list]) -> onnx.ModelProto:
-        sides = ["batch", 3, "height", "width"]
+        input_shape = ["batch", 3, "height", "width"]
         graph = helper.make_graph(
             self._nodes,
             "ml-images",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, sides)],
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape)],
             [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
                 for name, shape in outputs.items()

@@ -1,13 +1,13 @@
-"""The network of Tencent ML-Images in PyTorch, for weights that `export.py` has written.
+"""The network of Tencent ML-Images in PyTorch; loads the weights that `export.py` writes.
 
     from pytorch_network import load
     network = load("model.safetensors")     # in evaluation mode
     logits = network(images)                # float32 [B, 3, H, W], RGB in [-1, 1]
     features = network.features(images)     # [B, 2048]
 
-This file stands alone: it needs torch and safetensors, nothing else of the project.
-ResNet v2 without max pool; the first block of each stage has stride 2, and its shortcut has a
-batch norm and ReLU of its own.
+This file needs torch and safetensors, and no other file of the project.
+The network is a ResNet v2 without max pool. The first block of each stage has stride 2, and its
+shortcut has its own batch norm and ReLU.
 """
 
 import torch
@@ -19,17 +19,24 @@ BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36
 
 
 def load(path: str) -> "MLImagesResNet":
-    """The network of a safetensors file, in evaluation mode."""
+    """Loads a safetensors file; returns the network in evaluation mode."""
     with safe_open(path, "pt") as file:
-        about = file.metadata()
-    sizes = [int(about[name]) for name in ("resnet_size", "class_num", "width")]
-    network = MLImagesResNet(*sizes, float(about["batch_norm_epsilon"]))
+        metadata = file.metadata()
+    sizes = [int(metadata[name]) for name in ("resnet_size", "class_num", "width")]
+    network = MLImagesResNet(*sizes, float(metadata["batch_norm_epsilon"]))
     network.load_state_dict(load_file(path))
     return network.eval()
 
 
 class MLImagesResNet(nn.Module):
-    """`features` [B, 32 * width] and logits [B, class_num] of images [B, 3, H, W] in [-1, 1]."""
+    """Logits [B, class_num] of images float32 [B, 3, H, W], RGB in [-1, 1].
+
+    Args:
+      resnet_size: depth, a key of `BLOCKS`.
+      class_num: number of logits.
+      width: filters of the first convolution.
+      epsilon: of batch norm.
+    """
 
     def __init__(
         self, resnet_size: int, class_num: int, width: int = 64, epsilon: float = 1e-5
@@ -48,6 +55,7 @@ class MLImagesResNet(nn.Module):
         self.head = nn.ModuleDict({"fc": nn.Linear(inputs, class_num)})
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [B, 32 * width] of images [B, 3, H, W]: the input of the classifier."""
         x = self.stem["conv"](images)
         for stage in self.stages:
             x = stage["blocks"](x)
@@ -58,7 +66,13 @@ class MLImagesResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Three times batch norm, ReLU, convolution, and the shortcut."""
+    """Batch norm, ReLU and convolution, three times; adds the shortcut.
+
+    Args:
+      inputs: channels of the input; the output has 4 * inner.
+      inner: channels of the first two convolutions.
+      is_first: whether it is the first block of its stage: stride 2, and a projection shortcut.
+    """
 
     def __init__(self, inputs: int, inner: int, epsilon: float, is_first: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The network as a SavedModel with its preprocessing inside: encoded images in, names out."""
+"""The network and its preprocessing as a SavedModel: from image files to class names."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,15 +12,16 @@ SCORES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
 class ServedNetwork(tf.Module):
-    """A network and all that is needed to serve it.
+    """A network, its preprocessing and its class names.
 
     Args:
-      network: it computes in its own type; folded, it is faster.
-      prepare: one encoded image (string scalar) to float32 [S, S, 3] in [-1, 1].
-      image_size: S.
-      names: of the classes [C].
-      score: softmax or sigmoid.
-      top_k: best classes returned for an image.
+      network: is faster with folded batch norms.
+      prepare: TensorFlow function from an encoded image (string scalar) to float32 [S, S, 3] in
+        [-1, 1].
+      image_size: S, in pixels.
+      names: of the classes, C of them.
+      score: how scores are computed from logits, softmax or sigmoid.
+      top_k: number of best classes returned per image.
     """
 
     def __init__(
@@ -39,7 +40,14 @@ class ServedNetwork(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Encoded images [B] to `names`, `scores`, `classes` [B, top_k], best first."""
+        """The best classes of image files, best first.
+
+        Args:
+          image_bytes: string [B], the contents of JPEG or PNG files.
+
+        Returns:
+          `names` string, `scores` float32 and `classes` int32, each [B, top_k].
+        """
         side = self._image_size
         images = tf.map_fn(
             self._prepare,
@@ -54,12 +62,16 @@ class ServedNetwork(tf.Module):
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "images")],
     )
     def predict(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Images [B, H, W, 3] in [-1, 1] to `features` [B, D], `logits` and `scores` [B, C]."""
+        """`features` [B, D], `logits` and `scores` [B, C], all float32, of preprocessed images.
+
+        Args:
+          images: float32 [B, H, W, 3], RGB in [-1, 1].
+        """
         features = self._network.features(images)
         logits = self._network.logits(features)
         return {"features": features, "logits": logits, "scores": self._score(logits)}
 
     def save(self, path: Path) -> None:
-        """Writes the folder `path`, with the two functions as signatures."""
+        """Writes the SavedModel to the folder `path`, with both functions as signatures."""
         signatures = {BYTES_SIGNATURE: self.classify, TENSOR_SIGNATURE: self.predict}
         tf.saved_model.save(self, str(path), signatures=signatures)

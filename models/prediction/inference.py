@@ -71,7 +71,7 @@ def load(path: str, options: NetworkOptions) -> Loaded:
       UserError: the data format needs a GPU, and there is none.
     """
     prefix = checkpoint.find(path)
-    found = checkpoint.describe(prefix).agree(options.resnet_size, options.class_num)
+    found = checkpoint.describe(prefix).check(options.resnet_size, options.class_num)
     trained = RELEASED | checkpoint.read(prefix).meta().get("flags", {})
     reported = {name: trained[name] for name in RELEASED if getattr(options, name) is None}
     options = dataclasses.replace(options, **reported)

@@ -108,7 +108,7 @@ def test_processes_that_mpi_does_not_join_are_refused(started):
 
 def test_processes_that_horovod_does_not_join_are_refused(started):
     started(SRUN)
-    with pytest.raises(UserError, match="srun started 4 processes, but Horovod joins 1: "):
+    with pytest.raises(UserError, match="srun started 4 processes, but Horovod connects 1: "):
         launch.start(DistributedOptions())
 
 

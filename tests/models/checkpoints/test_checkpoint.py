@@ -98,11 +98,11 @@ def test_describe_reads_depth_classes_width_and_step(tmp_path):
 def test_disagreement_with_a_flag_names_both_numbers(tmp_path):
     prefix = checkpoint.save(tmp_path / "x", thin_tensors(10), {})
     described = checkpoint.describe(prefix)
-    assert described.agree(resnet_size=14, class_num=10).agree() == described
+    assert described.check(resnet_size=14, class_num=10).check() == described
     with pytest.raises(CheckpointError, match=r"has 10 classes, --class_num is 11166$"):
-        described.agree(class_num=11166)
-    with pytest.raises(CheckpointError, match=r"is of depth 14, --resnet_size is 101$"):
-        described.agree(resnet_size=101)
+        described.check(class_num=11166)
+    with pytest.raises(CheckpointError, match=r"has depth 14, --resnet_size is 101$"):
+        described.check(resnet_size=101)
     with pytest.raises(CheckpointError, match=r"x has 10 classes, --class_num is 5$"):
         checkpoint.restore(prefix, thin_network(5).variables_by_name())
 

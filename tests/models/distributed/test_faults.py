@@ -111,7 +111,7 @@ def test_a_killed_worker_ends_the_job_and_the_restart_ends_where_it_would(
     worker_with(job, HOROVOD_RANK="1").kill()
     wait_for(lambda: "== restart 1 of 1" in stage.output, stage, SECONDS_TO_END)
     assert "Process 1 exit with status code 137" in stage.output
-    assert "worker 0 of 2 lost another one" in stage.output
+    assert "worker 0 of 2 lost the connection to another worker" in stage.output
     assert not reached(stage, STEPS)
     assert job.wait() == 0, stage.output
     assert "resuming out/model.ckpt-" in stage.output

@@ -75,7 +75,7 @@ def test_a_start_takes_the_width_of_the_pretrained_weights(train, tmp_path):
     assert checkpoint.describe(made).width == 8
     assert checkpoint.read(made).meta()["flags"]["loss"] == "bce"
     reported = train("--pretrain_ckpt=run", "--width=4", folder="other")[2]
-    assert any("is of width 8, --width is 4" in line for line in reported)
+    assert any("has width 8, --width is 4" in line for line in reported)
 
 
 @pytest.mark.slow
