@@ -35,8 +35,8 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
 
 ## Checked when written
 
-The largest difference from the checkpoint's output, relative to its largest value, on {images}
-images ({kind}):
+The largest difference from the checkpoint's output, relative to its largest value, on
+{images} images ({kind}):
 
 {checks}
 
