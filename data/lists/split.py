@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter
 from typing import NamedTuple
 
+from data.common.errors import UserError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -52,6 +54,32 @@ def split(
     for name, fraction in (("val", val_fraction), ("test", test_fraction)):
         if fraction and not parts[name]:
             _fill(parts, name, trained)
+    return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
+
+
+def split_by_count(labeled: list[Labeled], count: int, seed: int) -> dict[str, list[Labeled]]:
+    """`count` training images a class, the first by a hash of their names; the rest is the test.
+
+    Args:
+      labeled: images of one class each.
+
+    Raises:
+      UserError: a class without more images than `count`.
+    """
+    of_class: dict[str, list[Labeled]] = {}
+    for row in labeled:
+        (name,) = row.confidences
+        of_class.setdefault(name, []).append(row)
+    parts: dict[str, list[Labeled]] = {"train": [], "test": []}
+    for name, rows in of_class.items():
+        if len(rows) <= count:
+            raise UserError(
+                f"class {name} has {len(rows)} images: {count} to train on and at least one to"
+                " test are needed"
+            )
+        rows.sort(key=lambda row: (_uniform(row.image, seed), row.image))
+        parts["train"] += rows[:count]
+        parts["test"] += rows[count:]
     return {name: sorted(rows, key=lambda row: row.image) for name, rows in parts.items()}
 
 
