@@ -28,8 +28,8 @@ import numpy as np
 from data import own_data
 from data.common import command
 from data.common.errors import UserError
-from data.common.files import atomic_write
-from data.common.folders import images_below, subfolders
+from data.common.files import atomic_write, files_below, subfolders
+from data.common.images import IMAGE_SUFFIXES
 from data.lists.rows import read_rows
 from data.lists.split import Labeled, split_by_count
 
@@ -75,15 +75,15 @@ def labeled_images(images: Path) -> list[Labeled]:
     Raises:
       UserError: see `class_folders`.
     """
-    found, passed_over = [], Counter()
+    found, skipped = [], Counter()
     for folder in class_folders(images):
-        for path in map(Path, images_below(folder, passed_over)):
+        for path in map(Path, files_below(folder, IMAGE_SUFFIXES, skipped)):
             if path.parent == folder:
                 found.append(Labeled(os.path.relpath(path, images), {folder.name: 1.0}))
             else:
-                passed_over["images in folders of a class"] += 1
-    if passed_over:
-        print("passed over:", ", ".join(f"{n} {kind}" for kind, n in passed_over.most_common()))
+                skipped["images in folders of a class"] += 1
+    if skipped:
+        print("skipped:", ", ".join(f"{n} {kind}" for kind, n in skipped.most_common()))
     return found
 
 
