@@ -20,11 +20,10 @@ FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
 def main() -> int:
     if not LOSSES[FLAGS.loss].single_label and not FLAGS["count_classes"].present:
         FLAGS.count_classes = True  # rare and empty classes are what to know of one's own labels
-    return train.fit(
-        trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable),
-        skip=("logits/*",),
-        bn_decay_fraction=FLAGS.bn_decay_fraction,
+    task = train.Classification(
+        trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable), skip=("logits/*",)
     )
+    return train.fit(task, train.run_options(FLAGS.bn_decay_fraction))
 
 
 def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import harness
+from data.input.pipeline import Batch
 from models.distributed.base import SingleProcess
 from models.losses import ClassWeightOptions, sparse_from_dense
 from models.training.objectives import ClassWeights, Objective
@@ -63,8 +64,9 @@ def contenders(batch: int, class_num: int) -> dict[str, Callable[[], Any]]:
     step = tf.constant(0, tf.int64)
 
     def ours(logits: tf.Tensor, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-        weights = objective.begin_step(index, value, step, SingleProcess())
-        return objective.loss(logits, index, value, weights)
+        batch = Batch(logits, index, value, index, value)
+        weights = objective.begin_step(batch, step, SingleProcess())
+        return objective.loss_of(logits, index, value, weights)
 
     def plain(logits: tf.Tensor) -> tf.Tensor:
         loss = tf.nn.sigmoid_cross_entropy_with_logits(dense, logits)

@@ -20,7 +20,10 @@ FINAL_NORM = "global_pool/bn"
 DENSE_KERNEL = "logits/dense/kernel"
 DENSE_BIAS = "logits/dense/bias"
 
-_STEM_SIZE = 7
+OUTPUT_STRIDES = (8, 16, 32)
+"""Sizes of the image over that of the last map: 32 as released, less for dense prediction."""
+
+_STEM_SIZE, _STEM_STRIDE = 7, 2
 _NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -31,7 +34,8 @@ class PreActConv(NamedTuple):
     size: int
     inputs: int
     outputs: int
-    stride: int
+    stride: int = 1
+    dilation: int = 1
 
 
 class Block(NamedTuple):
@@ -45,6 +49,16 @@ class Block(NamedTuple):
     def units(self) -> tuple[PreActConv, ...]:
         """All units, that of the shortcut first."""
         return self.branch if self.shortcut is None else (self.shortcut, *self.branch)
+
+    def with_stride(self, stride: int) -> "Block":
+        """The same block, undilated, with this stride where it has one."""
+        first = self.index == 0
+        branch = tuple(
+            unit._replace(stride=stride if first and unit.size > 1 else 1, dilation=1)
+            for unit in self.branch
+        )
+        shortcut = self.shortcut and self.shortcut._replace(stride=stride)
+        return self._replace(branch=branch, shortcut=shortcut)
 
 
 def kernel_name(conv: str) -> str:
@@ -67,29 +81,38 @@ def is_trainable(name: str) -> bool:
     return not name.endswith(_NORM_PARTS[2:])
 
 
-def blocks(resnet_size: int, width: int = 64) -> tuple[Block, ...]:
+def blocks(resnet_size: int, width: int = 64, output_stride: int = 32) -> tuple[Block, ...]:
     """The residual blocks from input to output (spec section 2), `width` being the stem's filters.
 
-    Raises UserError for a depth that is not in `BLOCKS`.
+    Once the map is `output_stride` times smaller than the image, later stages keep its size: their
+    3 x 3 kernels are dilated instead, so that they see what they would have seen. Every second row
+    and column of a map of output stride 16 is the map of output stride 32.
+
+    Raises UserError for a depth that is not in `BLOCKS`, or an output stride not in
+    `OUTPUT_STRIDES`.
     """
     if resnet_size not in BLOCKS:
         raise UserError(f"resnet_size is {resnet_size}: use one of {sorted(BLOCKS)}")
+    if output_stride not in OUTPUT_STRIDES:
+        raise UserError(f"output_stride is {output_stride}: use one of {OUTPUT_STRIDES}")
     made, inputs = [], width
+    reached, dilation = _STEM_STRIDE, 1
     for stage, count in enumerate(BLOCKS[resnet_size]):
-        inner = width << stage
+        inner, stride = width << stage, 2 if reached < output_stride else 1
         for index in range(count):
-            stride = 2 if index == 0 else 1
-            made.append(_block(stage, index, inputs, inner, stride))
+            made.append(_block(stage, index, inputs, inner, stride if index == 0 else 1, dilation))
             inputs = 4 * inner
+            if index == 0:  # the kernel that the stride was taken from reads the map as it was
+                reached, dilation = reached * stride, dilation * (2 // stride)
     return tuple(made)
 
 
-def _block(stage: int, index: int, inputs: int, inner: int, stride: int) -> Block:
+def _block(stage: int, index: int, inputs: int, inner: int, stride: int, dilation: int) -> Block:
     name, outputs = f"stages_{stage}_block_{index}", 4 * inner
     branch = (
-        PreActConv(f"{name}/conv1_b2", 1, inputs, inner, 1),
-        PreActConv(f"{name}/conv2_b2", 3, inner, inner, stride),
-        PreActConv(f"{name}/conv3_b2", 1, inner, outputs, 1),
+        PreActConv(f"{name}/conv1_b2", 1, inputs, inner),
+        PreActConv(f"{name}/conv2_b2", 3, inner, inner, stride, dilation),
+        PreActConv(f"{name}/conv3_b2", 1, inner, outputs),
     )
     shortcut = PreActConv(f"{name}/conv1_b1", 1, inputs, outputs, stride) if index == 0 else None
     return Block(stage, index, branch, shortcut)

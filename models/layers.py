@@ -1,13 +1,15 @@
-"""The operations of the network: convolution, batch norm with ReLU, and recomputation.
+"""The operations of the networks: convolution, batch norm with ReLU, and recomputation.
 
 x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
 Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from models.architecture import norm_names
 
 ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
@@ -31,11 +33,13 @@ class Normalized(NamedTuple):
     moments: Moments
 
 
-def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, data_format: str = "NHWC") -> tf.Tensor:
+def convolve(
+    x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, data_format: str = "NHWC", dilation: int = 1
+) -> tf.Tensor:
     """Convolution without bias of x, in its type, with a float32 kernel [size, size, in, out].
 
     With stride 1 the padding is SAME; with a larger one it is equal on both sides for every size of
-    x (spec section 2, "fixed padding").
+    x (spec section 2, "fixed padding"). The kernel's taps are `dilation` pixels apart.
     """
     size = kernel.shape[0]
     if stride > 1 and size > 1:
@@ -49,7 +53,9 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, data_format: str = "N
         x = x[:, ::stride, ::stride] if data_format == "NHWC" else x[:, :, ::stride, ::stride]
         stride = 1
     padding = "SAME" if stride == 1 else "VALID"
-    return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), stride, padding, data_format=data_format)
+    return tf.nn.conv2d(
+        x, tf.cast(kernel, x.dtype), stride, padding, data_format, dilations=dilation
+    )
 
 
 def scale_and_shift(
@@ -134,6 +140,65 @@ def normalize_by_all_batches(
     count = tf.cast(tf.size(x) // gamma.shape[0] * workers, tf.float32)
     unbiased = variance * count / tf.maximum(count - 1, 1)
     return Normalized(y, Moments(tf.stop_gradient(mean), tf.stop_gradient(unbiased)))
+
+
+BatchMoments = dict[str, Moments]
+"""Name of a batch norm -> the moments of the batch that it normalized."""
+
+
+class BatchNorms:
+    """The batch norms of a network, each followed by ReLU, by their checkpoint names.
+
+    Args:
+      variables: checkpoint name -> variable, of every batch norm (`architecture.norm_names`).
+      decay: of the moving statistics.
+      epsilon: added to the variance.
+      freeze: training, too, normalizes by the moving statistics.
+      reduce_moments: averages tensors over the `workers`, with a gradient; None: each worker
+        normalizes by its own batch.
+      data_format: NHWC or NCHW.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, tf.Variable],
+        decay: float,
+        epsilon: float,
+        freeze: bool = False,
+        reduce_moments: ReduceMoments | None = None,
+        workers: int = 1,
+        data_format: str = "NHWC",
+    ) -> None:
+        self._variables, self._decay, self.epsilon = variables, decay, epsilon
+        self._freeze, self._data_format = freeze, data_format
+        self._reduce_moments, self._workers = reduce_moments, workers
+
+    def __call__(self, x: tf.Tensor, name: str, training: bool, moments: BatchMoments) -> tf.Tensor:
+        """x after the batch norm `name` and ReLU; adds the batch's moments to `moments`."""
+        gamma, beta, mean, variance = (self._variables[n] for n in norm_names(name))
+        epsilon, data_format = self.epsilon, self._data_format
+        if not training or self._freeze:
+            return normalize_by_running_stats(x, gamma, beta, mean, variance, epsilon, data_format)
+        if self._reduce_moments is None:
+            y, moments[name] = normalize_by_batch(x, gamma, beta, epsilon, data_format)
+        else:
+            y, moments[name] = normalize_by_all_batches(
+                x, gamma, beta, epsilon, self._reduce_moments, self._workers, data_format
+            )
+        return y
+
+    def update(self, moments: BatchMoments) -> None:
+        """Moves the moving statistics toward the moments of a batch."""
+        if not moments:
+            return
+        # All in one vector: seven operations for each statistic would take long to trace.
+        values = [value for of_batch in moments.values() for value in of_batch]
+        statistics = [self._variables[n] for norm in moments for n in norm_names(norm)[2:]]
+        old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))
+        moved = old * self._decay + new * (1 - self._decay)
+        sizes = [statistic.shape[0] for statistic in statistics]
+        for statistic, value in zip(statistics, tf.split(moved, sizes), strict=True):
+            statistic.assign(value)
 
 
 def recompute(run: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:

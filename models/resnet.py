@@ -25,18 +25,15 @@ from models.architecture import (
     blocks,
     is_trainable,
     kernel_name,
-    norm_names,
     variable_shapes,
 )
 from models.devices import fast_dtype
+from models.layers import BatchMoments, BatchNorms
 
 __all__ = ["BLOCKS", "ResNet", "UserError", "initial_value"]
 
 DATA_FORMATS = ("NHWC", "NCHW")
 COMPUTE_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
-
-# Name of a batch norm -> the moments of the batch that it normalized.
-BatchMoments = dict[str, layers.Moments]
 
 # The standard deviation of a unit normal truncated at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -82,6 +79,8 @@ class ResNet(tf.Module):
       reduce_moments: averages tensors over the workers, with a gradient, which synchronizes batch
         norm; None: each worker normalizes by its own batch.
       moment_workers: the number of workers that `reduce_moments` averages over.
+      output_stride: size of an image over that of the last map: 32, or 16 or 8 for dense prediction
+        (see `architecture.blocks`); the variables stay the same.
 
     Raises:
       UserError: an argument out of range, or a data format that needs a GPU and there is none.
@@ -102,6 +101,7 @@ class ResNet(tf.Module):
         recompute: bool = False,
         reduce_moments: layers.ReduceMoments | None = None,
         moment_workers: int = 1,
+        output_stride: int = 32,
     ) -> None:
         super().__init__(name="resnet")
         self.resnet_size, self.class_num, self.width = resnet_size, class_num, width
@@ -113,10 +113,7 @@ class ResNet(tf.Module):
                 "this processor is slower in %s than in float32: it computes in float32",
                 self.compute_dtype.name,
             )
-        self._blocks = blocks(resnet_size, width)
-        self._decay, self._epsilon = batch_norm_decay, batch_norm_epsilon
-        self._freeze_batch_norm, self._recompute = freeze_batch_norm, recompute
-        self._reduce_moments, self._moment_workers = reduce_moments, moment_workers
+        self._blocks, self._recompute = blocks(resnet_size, width, output_stride), recompute
         self._by_name = {
             name: tf.Variable(
                 tf.zeros(shape) if seed is None else initial_value(name, shape, seed),
@@ -125,6 +122,10 @@ class ResNet(tf.Module):
             )
             for name, shape in variable_shapes(resnet_size, class_num, width).items()
         }
+        self._norms = BatchNorms(
+            *(self._by_name, batch_norm_decay, batch_norm_epsilon, freeze_batch_norm),
+            *(reduce_moments, moment_workers, data_format),
+        )
 
     def _check(self) -> None:
         if self.data_format not in DATA_FORMATS:
@@ -156,10 +157,45 @@ class ResNet(tf.Module):
         Batch norm, ReLU and global average pool of the last stage's output.
         """
         moments: BatchMoments = {}
-        x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
+        *_, x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
         x = self._norm_relu(x, FINAL_NORM, training, moments)
-        self._update_statistics(moments)
+        self._norms.update(moments)
         return self._pool(x)
+
+    def stage_maps(
+        self, images: tf.Tensor, training: bool = False, stages: int = 4
+    ) -> list[tf.Tensor]:
+        """The maps that the first `stages` stages end in, before the next batch norm.
+
+        Returns:
+          [B, ceil(H / s), ceil(W / s), 4 * width * 2**stage] each, in the type of the arithmetic
+          (transposed in NCHW); s is 4, 8, 16, 32 or, from there on, the output stride.
+        """
+        moments: BatchMoments = {}
+        maps = self._stages(images, training, stages, moments)
+        self._norms.update(moments)
+        return maps
+
+    def run_stage(
+        self, x: tf.Tensor, stage: int, training: bool = False, stride: int = 1
+    ) -> tf.Tensor:
+        """The map of `stage` from any map x of the one before, such as a region of it.
+
+        With `stride` 1, undilated, it keeps the size of x.
+        """
+        moments: BatchMoments = {}
+        for block in self._blocks:
+            if block.stage == stage:
+                x = self._block(x, block.with_stride(stride), training, moments)
+        self._norms.update(moments)
+        return x
+
+    def norm_relu(self, x: tf.Tensor, name: str, training: bool = False) -> tf.Tensor:
+        """A map after one of the network's batch norms, by its checkpoint name, and ReLU."""
+        moments: BatchMoments = {}
+        x = self._norm_relu(x, name, training, moments)
+        self._norms.update(moments)
+        return x
 
     def stage_features(self, images: tf.Tensor, stage: int) -> tf.Tensor:
         """The pooled output of `stage` (0 to 3), before the next batch norm, for inference.
@@ -172,7 +208,7 @@ class ResNet(tf.Module):
         """
         if not 0 <= stage < len(BLOCKS[self.resnet_size]):
             raise UserError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
-        return self._pool(self._stages(images, False, stage + 1, {}))
+        return self._pool(self._stages(images, False, stage + 1, {})[-1])
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Logits float32 [B, class_num] of features [B, 32 * width]."""
@@ -180,16 +216,17 @@ class ResNet(tf.Module):
 
     def _stages(
         self, images: tf.Tensor, training: bool, count: int, moments: BatchMoments
-    ) -> tf.Tensor:
-        """The output of the first `count` stages; adds their batch norms' moments to `moments`."""
+    ) -> list[tf.Tensor]:
+        """The outputs of the first `count` stages; adds the batch norms' moments to `moments`."""
         x = tf.cast(images, self._arithmetic)
         if self.data_format == "NCHW":
             x = tf.transpose(x, [0, 3, 1, 2])
         x = self._convolve(x, STEM, stride=2)
+        maps: dict[int, tf.Tensor] = {}
         for block in self._blocks:
             if block.stage < count:
-                x = self._block(x, block, training, moments)
-        return x
+                maps[block.stage] = x = self._block(x, block, training, moments)
+        return list(maps.values())
 
     def _block(
         self, x: tf.Tensor, block: Block, training: bool, moments: BatchMoments
@@ -211,39 +248,16 @@ class ResNet(tf.Module):
         self, x: tf.Tensor, unit: PreActConv, training: bool, moments: BatchMoments
     ) -> tf.Tensor:
         x = self._norm_relu(x, f"{unit.name}_bn", training, moments)
-        return self._convolve(x, unit.name, unit.stride)
+        return self._convolve(x, unit.name, unit.stride, unit.dilation)
 
-    def _convolve(self, x: tf.Tensor, name: str, stride: int) -> tf.Tensor:
-        return layers.convolve(x, self._by_name[kernel_name(name)], stride, self.data_format)
+    def _convolve(self, x: tf.Tensor, name: str, stride: int, dilation: int = 1) -> tf.Tensor:
+        kernel = self._by_name[kernel_name(name)]
+        return layers.convolve(x, kernel, stride, self.data_format, dilation)
 
     def _norm_relu(
         self, x: tf.Tensor, name: str, training: bool, moments: BatchMoments
     ) -> tf.Tensor:
-        gamma, beta, moving_mean, moving_variance = (self._by_name[n] for n in norm_names(name))
-        epsilon, data_format = self._epsilon, self.data_format
-        if not training or self._freeze_batch_norm:
-            return layers.normalize_by_running_stats(
-                x, gamma, beta, moving_mean, moving_variance, epsilon, data_format
-            )
-        if self._reduce_moments is None:
-            y, moments[name] = layers.normalize_by_batch(x, gamma, beta, epsilon, data_format)
-        else:
-            y, moments[name] = layers.normalize_by_all_batches(
-                x, gamma, beta, epsilon, self._reduce_moments, self._moment_workers, data_format
-            )
-        return y
-
-    def _update_statistics(self, moments: BatchMoments) -> None:
-        if not moments:
-            return
-        # All in one vector: seven operations for each statistic would take long to trace.
-        values = [value for of_batch in moments.values() for value in of_batch]
-        statistics = [self._by_name[n] for norm in moments for n in norm_names(norm)[2:]]
-        old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))
-        moved = old * self._decay + new * (1 - self._decay)
-        sizes = [statistic.shape[0] for statistic in statistics]
-        for statistic, value in zip(statistics, tf.split(moved, sizes), strict=True):
-            statistic.assign(value)
+        return self._norms(x, name, training, moments)
 
     def _pool(self, x: tf.Tensor) -> tf.Tensor:
         axes = [1, 2] if self.data_format == "NHWC" else [2, 3]

@@ -9,9 +9,9 @@ import glob
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,8 @@ class RecordSource:
         data_dir: folder, file or glob.
         split: see `find_files`.
         class_num: classes that labels may name.
+        parse: features, class_num -> what `read` returns; None: a `Sample`. Raises RecordError for
+            one bad record, UserError where all records will be like it.
         max_bad_records: more unreadable records than these, or all of them, end the run.
 
     Raises:
@@ -88,7 +90,9 @@ class RecordSource:
         class_num: int,
         max_bad_records: int,
         split: str = "train",
+        parse: Callable[[Features, int], Any] | None = None,
     ):
+        self._parse = parse or _sample
         self.files = find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0
@@ -150,7 +154,7 @@ class RecordSource:
     def _file_of(self, record: int) -> int:
         return bisect.bisect_right(self._first, record) - 1
 
-    def read(self, record: int) -> Sample:
+    def read(self, record: int) -> Any:
         """One record.
 
         Raises:
@@ -161,13 +165,11 @@ class RecordSource:
         payload = records.read_record(file.fileno(), offset, size)
         features = decode_example(payload)
         try:
-            sample = _sample(features, self._class_num)
+            return self._parse(features, self._class_num)
+        except RecordError:
+            raise
         except UserError as error:
             raise UserError(f"{self.where(record)}: {error}") from None
-        finite = np.isfinite(sample.values)
-        if not finite.all():
-            raise RecordError(f"a label value of {sample.values[~finite][0]}")
-        return sample
 
     def class_counts(self) -> np.ndarray:
         """int64 [class_num]: records with a positive label of each class.
@@ -236,6 +238,9 @@ def _sample(features: Features, class_num: int) -> Sample:
     outside = (classes < 0) | (classes >= class_num)
     if outside.any():
         raise UserError(_outside(classes[outside][0], class_num))
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise RecordError(f"a label value of {values[~finite][0]}")
     return Sample(image, name, classes.astype(np.int32), values)
 
 

@@ -114,7 +114,7 @@ class FoldedResNet(ResNet):
             for before, after in itertools.pairwise(block.branch):
                 norm = f"{after.name}_bn"
                 values = [self._by_name[name] for name in norm_names(norm)]
-                scale, offset = scale_and_shift(*values, self._epsilon)
+                scale, offset = scale_and_shift(*values, self._norms.epsilon)
                 kernel = self._by_name[kernel_name(before.name)]
                 kernel.assign(kernel * scale)
                 self._offsets[norm] = tf.Variable(offset, trainable=False)

@@ -121,6 +121,8 @@ def train(
             l2_loss = float(trainer.optimizer.l2_loss())
             check.decay_term(l2_loss)
             _log(writer, step, options.max_iter, (loss, l2_loss), learning_rate, meter)
+            parts = {f"loss_{name}": float(part) for name, part in trainer.loss_parts.items()}
+            writer.scalars(step, "train", parts)
         saves = step % options.snapshot == 0 or finished or stop
         # Not after a signal, whose sender does not wait: the next start evaluates this step.
         evaluates = evaluate and not stop and options.is_evaluated(step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -53,6 +55,8 @@ class ClassWeights:
 class Objective:
     """A loss of `LOSSES` as `Trainer` calls it: `check`, `begin_step`, then `loss` per micro-batch.
 
+    Batches are `data.input.pipeline.Batch`.
+
     Args:
       name: a key of `LOSSES`.
       class_weights: for a loss with `Loss.class_weights`.
@@ -72,16 +76,16 @@ class Objective:
         self._class_weights = class_weights
         self.state: dict[str, tf.Variable] = class_weights.state if class_weights else {}
         # Of an artificial image: an argument that the loss rejects ends a run before it starts.
-        self.loss(tf.zeros([1, 1]), tf.zeros([1, 1], tf.int32), tf.ones([1, 1]))
+        self.loss_of(tf.zeros([1, 1]), tf.zeros([1, 1], tf.int32), tf.ones([1, 1]))
 
-    def check(self, global_label_index: tf.Tensor, global_label_value: tf.Tensor) -> None:
-        """Raises UserError for labels [A*B, K] that this loss is not defined for.
+    def check(self, batch: Any) -> None:
+        """Raises UserError for labels of a step that this loss is not defined for.
 
         Called once before each optimizer step.
         """
         if not self._loss.single_label:
             return
-        index, value = np.asarray(global_label_index), np.asarray(global_label_value)
+        index, value = np.asarray(batch.global_label_index), np.asarray(batch.global_label_value)
         labels = ((index >= 0) & (value > 0)).sum(axis=1)
         others = labels[labels != 1]
         if others.size:
@@ -90,24 +94,21 @@ class Objective:
                 "for several use --loss=bce"
             )
 
-    def begin_step(
-        self,
-        global_label_index: tf.Tensor,
-        global_label_value: tf.Tensor,
-        step: tf.Tensor,
-        workers: Distributed,
-    ) -> tf.Tensor | None:
-        """Class weights float32 [C] of the optimizer step `step`, or None.
-
-        Args:
-          global_label_index, global_label_value: [A*B, K], this worker's labels of all A
-            micro-batches.
-        """
+    def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> tf.Tensor | None:
+        """Class weights float32 [C] of the optimizer step `step`, or None."""
         if not self._class_weights:
             return None
-        return self._class_weights.update(global_label_index, global_label_value, step, workers)
+        labels = batch.global_label_index, batch.global_label_value
+        return self._class_weights.update(*labels, step, workers)
 
     def loss(
+        self, network: Any, batch: Any, class_weights: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Runs the network in training; the mean loss of a micro-batch, and its parts: none."""
+        logits = network(batch.images, training=True)
+        return self.loss_of(logits, batch.label_index, batch.label_value, class_weights), {}
+
+    def loss_of(
         self,
         logits: tf.Tensor,
         label_index: tf.Tensor,
@@ -134,19 +135,17 @@ class Mixup:
     def __init__(self, alpha: float, seed: int, rank: int = 0) -> None:
         self._alpha, self._seed, self._rank = alpha, seed, rank
 
-    def __call__(
-        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Blended images [B, H, W, 3] and padded-sparse labels [B, 2K].
+    def __call__(self, batch: Any, step: tf.Tensor) -> Any:
+        """A batch of blended images [B, H, W, 3] and labels [B, 2K].
 
         Args:
-          images: float32 [B, H, W, 3].
-          index, value: padded-sparse labels [B, K].
+          batch: `data.input.pipeline.Batch`.
           step: int64 [].
         """
         key = tf.stack([tf.constant(self._seed, tf.int64), step * 2**16 + self._rank])
         first, second = tf.unstack(tf.random.stateless_gamma([2], key, self._alpha))
         fraction = first / tf.maximum(first + second, TINY)
-        order = tf.range(tf.shape(images)[0])[::-1]
-        blended = fraction * images + (1.0 - fraction) * tf.gather(images, order)
-        return blended, *mix_labels(index, value, order, fraction)
+        order = tf.range(tf.shape(batch.images)[0])[::-1]
+        blended = fraction * batch.images + (1.0 - fraction) * tf.gather(batch.images, order)
+        index, value = mix_labels(batch.label_index, batch.label_value, order, fraction)
+        return batch._replace(images=blended, label_index=index, label_value=value)

@@ -14,19 +14,21 @@ MOVING = "/moving_"
 INITIAL_LOSS_SCALE = 2.0**15
 # The loss scale doubles after this many steps without an overflow (as in NVIDIA's recipes).
 LOSS_SCALE_GROWTH_STEPS = 2000
+LossParts = dict[str, tf.Tensor]
 
 
 class Trainer(tf.Module):
     """Joins network, objective and optimizer into a step.
 
-    One micro-batch goes `step` -> `_gradients`: network -> logits -> `objective.loss` -> `_update`:
-    all-reduce -> `optimizer.apply`. A step is the same for one large batch, several micro-batches,
-    or several workers: the objective gets the labels of the whole step before the first gradient,
-    and gradients are means over all images.
+    One micro-batch goes `step` -> `_gradients`: `objective.loss`, which runs the network ->
+    `_update`: all-reduce -> `optimizer.apply`. A step is the same for one large batch, several
+    micro-batches, or several workers: the objective gets the labels of the whole step before the
+    first gradient, and gradients are means over all images.
 
     Args:
-      network: a backbone, such as `models.resnet.ResNet`.
-      objective: `models.training.objectives.Objective`.
+      network: a backbone, such as `models.resnet.ResNet`, or a network on top of one.
+      objective: `models.training.objectives.Objective`, or another with its methods that do not
+        take logits.
       optimizer: `models.training.optimizers.Optimizer`.
       average: optional `WeightAverage`, updated after every step.
       mixup: optional `Mixup` of each micro-batch.
@@ -36,6 +38,7 @@ class Trainer(tf.Module):
       global_step: optimizer steps done, int64; stored in checkpoints under this name.
       position: training records consumed by all workers together, int64.
       evaluated_step: the last step whose weights were evaluated, int64.
+      loss_parts: name -> float32 [], of this worker's last micro-batch.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Trainer(tf.Module):
         self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._sums: list[tf.Variable] = []  # of gradients, when a step has several micro-batches
         self._latest: tuple[Any, int] | None = None  # a micro-batch of the last step, and its total
+        self.loss_parts: dict[str, tf.Tensor] = {}
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Everything that a checkpoint stores under the released names."""
@@ -95,9 +99,8 @@ class Trainer(tf.Module):
         """Does one step, of which this worker computes the micro-batches `batches`.
 
         Args:
-          batches: A micro-batches (`data.input.pipeline.Batch`), read one at a time: `images`
-            float32 [B, H, W, 3], `label_index` int32 and `label_value` float32 [B, K], and the
-            labels of all A, `global_label_index` and `global_label_value` [A*B, K].
+          batches: A micro-batches, read one at a time, such as `data.input.pipeline.Batch`: named
+            tuples of tensors with `images` [B, H, W, 3] and what the objective reads.
           learning_rate: of this step.
           total: micro-batches of the step over all workers, whose numbers may differ; None: one
             per worker.
@@ -111,9 +114,9 @@ class Trainer(tf.Module):
         batches, learning_rate = iter(batches), tf.constant(learning_rate, tf.float32)
         first, total = next(batches), total or self._workers.size
         self._latest = first, total
-        self.objective.check(first.global_label_index, first.global_label_value)
+        self.objective.check(first)
         if total == self._workers.size:
-            loss = self._step(first.images, first.label_index, first.label_value, learning_rate)
+            loss, self.loss_parts = self._step(first, learning_rate)
         else:
             scale = self._workers.size / total
             loss = self._accumulated_step(itertools.chain([first], batches), learning_rate, scale)
@@ -165,64 +168,55 @@ class Trainer(tf.Module):
         scale, loss = tf.constant(scale, tf.float32), tf.constant(0.0)
         for number, batch in enumerate(batches):
             if number == 0:
-                weights = self._begin(batch.global_label_index, batch.global_label_value)
-            loss += self._accumulate(
-                batch.images, batch.label_index, batch.label_value, weights, scale
-            )
+                begun = self._begin(batch)
+            own_loss, self.loss_parts = self._accumulate(batch, begun, scale)
+            loss += own_loss
         self._finish(learning_rate)
         return loss
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def _step(
-        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, learning_rate: tf.Tensor
-    ) -> tf.Tensor:
-        weights = self.objective.begin_step(index, value, self.global_step, self._workers)
-        loss, gradients = self._gradients(images, index, value, weights)
+    def _step(self, batch: Any, learning_rate: tf.Tensor) -> tuple[tf.Tensor, LossParts]:
+        begun = self.objective.begin_step(batch, self.global_step, self._workers)
+        loss, parts, gradients = self._gradients(batch, begun)
         self._update(gradients, learning_rate)
-        return loss
+        return loss, parts
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def _begin(self, index: tf.Tensor, value: tf.Tensor) -> tf.Tensor | None:
+    def _begin(self, batch: Any) -> tf.Tensor | None:
         for total in self._sums:  # Not at the end: an elastic job may abort a step.
             total.assign(tf.zeros_like(total))
-        return self.objective.begin_step(index, value, self.global_step, self._workers)
+        return self.objective.begin_step(batch, self.global_step, self._workers)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _accumulate(
-        self,
-        images: tf.Tensor,
-        index: tf.Tensor,
-        value: tf.Tensor,
-        weights: tf.Tensor | None,
-        scale: tf.Tensor,
-    ) -> tf.Tensor:
+        self, batch: Any, begun: tf.Tensor | None, scale: tf.Tensor
+    ) -> tuple[tf.Tensor, LossParts]:
         """Adds a micro-batch's gradients; `scale` is workers / micro-batches over all workers."""
-        loss, gradients = self._gradients(images, index, value, weights)
+        loss, parts, gradients = self._gradients(batch, begun)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient * scale)
-        return loss * scale
+        return loss * scale, parts
 
     @tf.function(autograph=False)
     def _finish(self, learning_rate: tf.Tensor) -> None:
         self._update([total.value() for total in self._sums], learning_rate)
 
     def _gradients(
-        self, images: tf.Tensor, index: tf.Tensor, value: tf.Tensor, weights: tf.Tensor | None
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The micro-batch's loss, and its gradients multiplied by the loss scale."""
+        self, batch: Any, begun: tf.Tensor | None
+    ) -> tuple[tf.Tensor, LossParts, list[tf.Tensor]]:
+        """The micro-batch's loss, its parts, and its gradients multiplied by the loss scale."""
         if self._mixup:
-            images, index, value = self._mixup(images, index, value, self.global_step)
+            batch = self._mixup(batch, self.global_step)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trainable)
-            logits = self.network(images, training=True)
-            loss = self.objective.loss(logits, index, value, weights)
+            loss, parts = self.objective.loss(self.network, batch, begun)
             scaled = loss * self.loss_scale if self._scaled else loss
         gradients = tape.gradient(scaled, self._trainable)
         if not self._scaled:
             # oneDNN's batch norm with ReLU turns NaN into 0, so the loss may be finite by mistake.
             first = tf.reduce_sum(gradients[0])
             loss = tf.where(tf.math.is_finite(first), loss, first)
-        return loss, gradients
+        return loss, parts, gradients
 
     def _update(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
         # Horovod: mean over all workers' images.

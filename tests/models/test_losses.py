@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import flags
 from data.common.errors import UserError
+from data.input.pipeline import Batch
 from models import losses
 from models.distributed.base import SingleProcess
 from models.losses import LOSSES, ClassWeightOptions, Counters
@@ -31,6 +32,11 @@ def asymmetric(**numbers):
 
 def softmax(label_smoothing=0.0):
     return Objective("softmax", label_smoothing=label_smoothing)
+
+
+def of_labels(index, value):
+    """A step of one micro-batch with these labels."""
+    return Batch(tf.zeros([len(index), 1, 1, 3]), index, value, index, value)
 
 
 def random_labels(rng, batch, classes):
@@ -125,8 +131,8 @@ def test_thirty_batches_equal_numpy():
 
     @tf.function(reduce_retracing=True)
     def step_loss(logits, index, value, step):
-        weights = objective.begin_step(index, value, step, SingleProcess())
-        return objective.loss(logits, index, value, weights)
+        weights = objective.begin_step(of_labels(index, value), step, SingleProcess())
+        return objective.loss_of(logits, index, value, weights)
 
     for step in range(30):
         labels = random_labels(rng, 4, 20)
@@ -211,7 +217,7 @@ def test_extreme_logits_have_finite_loss_and_gradient(objective):
     index, value = tf.constant([[0, 1], [0, -1]]), tf.constant([[1.0, 1.0], [1.0, 0.0]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss = objective.loss(logits, index, value)
+        loss = objective.loss_of(logits, index, value)
     assert np.isfinite(loss)
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
@@ -223,34 +229,34 @@ def test_unknown_labels_add_neither_loss_nor_gradient():
     for objective in (bce(), asymmetric()):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            loss = objective.loss(logits, index, value)
-        alone = objective.loss(logits[:, :1], index[:, :0], value[:, :0])
+            loss = objective.loss_of(logits, index, value)
+        alone = objective.loss_of(logits[:, :1], index[:, :0], value[:, :0])
         assert loss.numpy() == pytest.approx(alone.numpy(), rel=1e-6)
         np.testing.assert_array_equal(tape.gradient(loss, logits)[0, 1:], [0, 0])
 
 
 def test_bce_of_zero_logits_is_log_two_a_class():
     index, value = tf.constant([[1]]), tf.constant([[1.0]])
-    assert bce().loss(tf.zeros([1, 3]), index, value).numpy() == pytest.approx(3 * np.log(2))
-    weighted = bce(positive_weight=5.0).loss(tf.zeros([1, 3]), index, value)
+    assert bce().loss_of(tf.zeros([1, 3]), index, value).numpy() == pytest.approx(3 * np.log(2))
+    weighted = bce(positive_weight=5.0).loss_of(tf.zeros([1, 3]), index, value)
     assert weighted.numpy() == pytest.approx(7 * np.log(2))
 
 
 def test_asymmetric_loss_by_hand():
     # p = 0.5: positive 0.5 ln 2; negative p_m = 0.45, -(0.45^4) ln(0.55).
     index, value = tf.constant([[0]]), tf.constant([[1.0]])
-    found = asymmetric().loss(tf.zeros([1, 2]), index, value)
+    found = asymmetric().loss_of(tf.zeros([1, 2]), index, value)
     assert found.numpy() == pytest.approx(0.5 * np.log(2) - 0.45**4 * np.log(0.55), rel=1e-6)
     # A negative below the clip, p = 0.0474, costs nothing at all.
-    easy = asymmetric().loss(tf.constant([[-3.0]]), index[:, :0], value[:, :0])
+    easy = asymmetric().loss_of(tf.constant([[-3.0]]), index[:, :0], value[:, :0])
     assert easy.numpy() == 0
 
 
 def test_softmax_by_hand():
     logits = tf.math.log([[1.0, 2.0, 5.0]])
     label = tf.constant([[1]]), tf.constant([[1.0]])
-    assert softmax().loss(logits, *label).numpy() == pytest.approx(-np.log(0.25))
-    smooth = softmax(label_smoothing=0.3).loss(logits, *label)
+    assert softmax().loss_of(logits, *label).numpy() == pytest.approx(-np.log(0.25))
+    smooth = softmax(label_smoothing=0.3).loss_of(logits, *label)
     expected = -0.8 * np.log(0.25) - 0.1 * np.log(0.125) - 0.1 * np.log(0.625)
     assert smooth.numpy() == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(softmax().probabilities(logits), [[0.125, 0.25, 0.625]])
@@ -258,9 +264,11 @@ def test_softmax_by_hand():
 
 def test_softmax_refuses_several_labels():
     objective = softmax()
-    objective.check(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1.0, 0.0]]))
+    objective.check(of_labels(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1, 0]])))
     with pytest.raises(UserError, match="exactly one label per image, and one has 2"):
-        objective.check(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1.0, 1.0]]))
+        objective.check(
+            of_labels(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1, 1]]))
+        )
 
 
 def test_mixed_labels_are_the_weighted_sum():
@@ -286,7 +294,7 @@ def test_local_statistics_ask_no_other_worker():
     for statistics in ("global", "local"):
         options = ClassWeightOptions(loss_statistics=statistics)
         objective = multi_label(3, options)
-        objective.begin_step(index, value, tf.constant(0, tf.int64), Others())
+        objective.begin_step(of_labels(index, value), tf.constant(0, tf.int64), Others())
         positives[statistics] = objective.state["Variable"].numpy().tolist()
     assert positives == {"global": [1, 1, 1], "local": [0, 1, 0]}
 

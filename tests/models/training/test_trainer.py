@@ -245,9 +245,7 @@ def test_float16_steps_like_float32_and_raises_its_loss_scale_when_due() -> None
 
 def test_mixup_blends_images_and_labels_alike() -> None:
     one = batch(0)
-    mixed, index, value = Mixup(0.4, seed=1)(
-        one.images, one.label_index, one.label_value, tf.constant(7, tf.int64)
-    )
+    mixed, index, value, *_ = Mixup(0.4, seed=1)(one, tf.constant(7, tf.int64))
     dense = np.zeros((BATCH, CLASSES))
     for row, (classes, values) in enumerate(zip(index.numpy(), value.numpy(), strict=True)):
         for c, v in zip(classes, values, strict=True):

@@ -1,0 +1,184 @@
+"""A run of any task: joins the workers, restores or initializes, then trains or evaluates.
+
+    task: network, objective, input, evaluation -> Trainer -> loop.train
+
+train.py and finetune.py run it for the labels of images, detect.py and segment.py for objects and
+pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.common.errors import UserError
+from data.common.sharding import StepOptions, StepShard, arithmetic, step_shard_of
+from models.checkpoints.checkpoint import CheckpointFolder, versions
+from models.devices import DeviceOptions
+from models.distributed import launch
+from models.distributed.base import Distributed, DistributedOptions
+from models.training import loop, overview, resume
+from models.training.early_stopping import EarlyStopping
+from models.training.objectives import Mixup
+from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
+from models.training.schedules import ScheduleOptions, make_schedule
+from models.training.trainer import Trainer
+
+
+class Input(Protocol):
+    """Training input: `records` per epoch, and micro-batches from a sample index on, endless."""
+
+    records: int
+
+    def batches(self, start: int = 0) -> Iterator[Any]: ...
+
+
+class Evaluation(Protocol):
+    """Measures the current weights; all workers call it, and the metrics are those of all."""
+
+    def __call__(self) -> dict[str, float]: ...
+
+    def names(self) -> list[str]:
+        """The names of the metrics, before anything is measured."""
+
+    def show(self, rank: int) -> None:
+        """Prints the metrics on rank 0."""
+
+
+class Task(Protocol):
+    """What a run trains.
+
+    Attributes:
+      skip: patterns of the variables that are not restored from `pretrain_ckpt`.
+    """
+
+    skip: Sequence[str]
+
+    def trains(self, name: str) -> bool:
+        """Whether the variable of this checkpoint name is trained."""
+
+    def network(self, job: Distributed, sizes: Mapping[str, int]) -> Any:
+        """The network with initial values; `sizes` are those of the checkpoint it starts from."""
+
+    def objective(self) -> Any:
+        """See `Trainer`."""
+
+    def training_input(self, step_shard: StepShard) -> Input:
+        """This worker's part of every step."""
+
+    def evaluation(self, trainer: Trainer, job: Distributed) -> Evaluation:
+        """On `val_dir`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What a run of any task needs; plain fields are the flags of the same name.
+
+    `flags` returns the flags for the record next to each checkpoint.
+    """
+
+    mode: str
+    restore: bool
+    pretrain_ckpt: str | None
+    model_dir: str
+    log_dir: str
+    max_to_keep: int
+    max_iter: int
+    best_metric: str | None
+    patience: int
+    val_dir: str | None
+    ema_decay: float
+    sync_batch_norm: bool
+    random_seed: int
+    distributed: DistributedOptions
+    devices: DeviceOptions
+    optimizer: OptimizerOptions
+    steps: StepOptions
+    schedule: ScheduleOptions
+    loop: loop.LoopOptions
+    overview: overview.OverviewOptions
+    flags: Callable[[], dict[str, Any]]
+    mixup_alpha: float = 0.0
+
+
+def fit(task: Task, options: RunOptions) -> int:
+    """Trains, or evaluates with `mode` val; returns the exit code. Raises UserError."""
+    job = launch.start(options.distributed)  # Horovod: join the other processes.
+    options.devices.apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    measures = options.mode == "val"  # Restores every variable, or fails.
+    skip, must_restore = () if measures else task.skip, measures or options.restore
+    if not measures:
+        resume.claim(options.model_dir, options.log_dir, job)
+    sizes = resume.sizes(options.model_dir, options.pretrain_ckpt, skip, job)
+    network, objective = task.network(job, sizes), task.objective()
+    trainable = {name: v for name, v in network.trainable_by_name().items() if task.trains(name)}
+    optimizer = Optimizer(trainable, options.optimizer)
+    weights = network.variables_by_name()
+    average = WeightAverage(weights, options.ema_decay) if options.ema_decay else None
+    mixup = None
+    if options.mixup_alpha:
+        mixup = Mixup(options.mixup_alpha, options.random_seed, job.rank)
+    checkpoints, best = CheckpointFolder(options.model_dir, options.max_to_keep), _best(options)
+    trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
+    start = options.pretrain_ckpt, skip, must_restore, options.flags()
+    resume.restore_or_start(trainer, checkpoints, job, *start)
+    variables = {**trainer.variables_by_name(), **trainer.progress()}
+    run = _Run(task, options, trainer, job, checkpoints, best)
+    # Horovod: broadcasts rank 0's variables now, and again when workers of an elastic job change.
+    return job.run(variables.values(), run)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Trains or evaluates from the trainer's step on, with the current workers."""
+
+    task: Task
+    options: RunOptions
+    trainer: Trainer
+    job: Distributed
+    checkpoints: CheckpointFolder
+    best: EarlyStopping | None
+
+    def __call__(self) -> int:
+        options, trainer, job = self.options, self.trainer, self.job
+        evaluate = None
+        if options.val_dir is not None:
+            evaluate = self.task.evaluation(trainer, job)
+        if options.mode == "val":
+            if evaluate is None:
+                raise UserError("--mode=val needs --val_dir")
+            evaluate.show(job.rank)
+            return 0
+        if self.best:
+            self.best.check(evaluate.names())
+        # Horovod: each worker trains on its own part of every step.
+        step_shard = step_shard_of(options.steps, job.shard, job.elastic, options.sync_batch_norm)
+        source = self.task.training_input(step_shard)
+        schedule = make_schedule(options.schedule, options.max_iter, step_shard.global_batch)
+        if job.rank == 0:
+            planned = arithmetic(step_shard, job.size, source.records, options.max_iter)
+            overview.show(trainer.network, planned, schedule, options.overview)
+        return loop.train(
+            trainer,
+            source.batches(int(trainer.position.numpy())),
+            schedule,
+            self.checkpoints,
+            options.loop,
+            job,
+            evaluate,
+            {"flags": options.flags(), "versions": versions(), "workers": job.size},
+            step_shard,
+            self.best,
+        )
+
+
+def _best(options: RunOptions) -> EarlyStopping | None:
+    """Keeps the best checkpoint in best/ of the folder of checkpoints; None without a metric."""
+    if not options.best_metric:
+        return None
+    if not options.val_dir:
+        raise UserError(f"--best_metric={options.best_metric} needs --val_dir")
+    folder = CheckpointFolder(Path(options.model_dir) / "best", max_to_keep=1)
+    return EarlyStopping(options.best_metric, options.patience, folder)
