@@ -120,9 +120,7 @@ def train(
         if step % options.log_interval == 0 or finished:
             l2_loss = float(trainer.optimizer.l2_loss())
             check.decay_term(l2_loss)
-            _log(writer, step, options.max_iter, (loss, l2_loss), learning_rate, meter)
-            parts = {f"loss_{name}": float(part) for name, part in trainer.loss_parts.items()}
-            writer.scalars(step, "train", parts)
+            _log(writer, trainer, options.max_iter, (loss, l2_loss), learning_rate, meter)
         saves = step % options.snapshot == 0 or finished or stop
         # Not after a signal, whose sender does not wait: the next start evaluates this step.
         evaluates = evaluate and not stop and options.is_evaluated(step)
@@ -200,14 +198,16 @@ def all_reduce_loss_and_stop(
 
 def _log(
     writer: MetricWriter,
-    step: int,
+    trainer: Trainer,
     max_iter: int,
     losses: tuple[float, float],
     learning_rate: float,
     meter: Meter,
 ) -> None:
-    (loss, l2_loss), speed = losses, meter.speed()
+    """Logs the last step; `losses` are the mean loss of all workers and the decay term."""
+    step, (loss, l2_loss), speed = int(trainer.global_step.numpy()), losses, meter.speed()
     values = {"loss": loss, "l2_loss": l2_loss, "rate": learning_rate, **speed}
+    values |= {f"loss_{name}": float(part) for name, part in trainer.loss_parts.items()}
     writer.scalars(step, "train", values)
     writer.log(
         "step %d/%d  loss %.4f + l2 %.4f  rate %.5g  %.1f images/s  waiting %.0f%%  left %s",
