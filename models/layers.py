@@ -4,6 +4,7 @@ x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are
 Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -172,6 +173,12 @@ class BatchNorms:
         self._variables, self._decay, self.epsilon = variables, decay, epsilon
         self._freeze, self._data_format = freeze, data_format
         self._reduce_moments, self._workers = reduce_moments, workers
+
+    def of(self, variables: Mapping[str, tf.Variable]) -> "BatchNorms":
+        """Batch norms of other variables that behave as these."""
+        other = copy.copy(self)
+        other._variables = variables
+        return other
 
     def __call__(self, x: tf.Tensor, name: str, training: bool, moments: BatchMoments) -> tf.Tensor:
         """x after the batch norm `name` and ReLU; adds the batch's moments to `moments`."""

@@ -7,7 +7,7 @@ and a projection shortcut has its own batch norm and ReLU before its convolution
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from absl import logging
@@ -113,6 +113,7 @@ class ResNet(tf.Module):
                 "this processor is slower in %s than in float32: it computes in float32",
                 self.compute_dtype.name,
             )
+        self.output_stride = output_stride
         self._blocks, self._recompute = blocks(resnet_size, width, output_stride), recompute
         self._by_name = {
             name: tf.Variable(
@@ -146,6 +147,10 @@ class ResNet(tf.Module):
     def trainable_by_name(self) -> dict[str, tf.Variable]:
         """Checkpoint name -> variable, of those with a gradient, in network order."""
         return {name: value for name, value in self._by_name.items() if value.trainable}
+
+    def batch_norms(self, variables: Mapping[str, tf.Variable]) -> BatchNorms:
+        """Batch norms of a head, of these variables, that behave as the network's own."""
+        return self._norms.of(variables)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits float32 [B, class_num] of images [B, H, W, 3]."""

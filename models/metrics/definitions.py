@@ -53,6 +53,7 @@ class Metric(NamedTuple):
 
 MULTI_LABEL: dict[str, Metric] = {}
 SINGLE_LABEL: dict[str, Metric] = {}
+SEGMENTATION: dict[str, Metric] = {}  # filled by models/metrics/segmentation.py
 
 
 def metric(
@@ -66,10 +67,11 @@ def metric(
 ) -> Callable[[Callable], Callable]:
     """Registers the function below as a metric.
 
-    The function takes `MultiLabelCounts` or, in the table SINGLE_LABEL, `SingleLabelCounts`, and
-    returns a number, or None if it is not defined. With `mean_over` it takes `ImageRankings` of
-    a batch and returns float64 [B], of which the mean over these images is the metric. A name with
-    `{k}` makes a metric of each k, which the function takes, too.
+    The function takes `MultiLabelCounts` or, in the table SINGLE_LABEL, `SingleLabelCounts` and, in
+    SEGMENTATION, `SegmentationCounts`; it returns a number, or None if it is not defined. With
+    `mean_over` it takes `ImageRankings` of a batch and returns float64 [B], of which the mean over
+    these images is the metric. A name with `{k}` makes a metric of each k, which the function
+    takes, too.
     """
 
     def register(function: Callable) -> Callable:
@@ -109,11 +111,12 @@ def means_over_images(top: tuple[int, ...]) -> dict[str, Metric]:
 def find(name: str) -> Metric | None:
     """The metric of this name, with or without `ema_` before it; None if there is none."""
     name = name.removeprefix("ema_")
+    every = SEGMENTATION | MULTI_LABEL | SINGLE_LABEL
     number = re.search(r"(?<=_)\d+", name)
     if number is None:
-        return {**MULTI_LABEL, **SINGLE_LABEL}.get(name)
+        return every.get(name)
     template = name[: number.start()] + "{k}" + name[number.end() :]
-    found = {**MULTI_LABEL, **SINGLE_LABEL}.get(template)
+    found = every.get(template)
     return found and found.at(int(number[0]))
 
 

@@ -124,7 +124,16 @@ def test_arrows_point_one_way(package, unknown):
     ("top", "layers"),
     [
         ("data", ["common", "lists", "tfrecords", "input download imagenet", "outputs"]),
-        ("models", ["models", "distributed checkpoints", "metrics", "training prediction export"]),
+        (
+            "models",
+            [
+                "models",
+                "distributed checkpoints",
+                "metrics",
+                "segmentation",
+                "training prediction export",
+            ],
+        ),
     ],
 )
 def test_packages_know_only_those_before_them(top, layers):

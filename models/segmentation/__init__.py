@@ -1,0 +1,1 @@
+"""Semantic segmentation on the backbone: DeepLabv3 and its loss."""

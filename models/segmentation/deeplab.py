@@ -1,0 +1,219 @@
+"""DeepLabv3: atrous spatial pyramid pooling (ASPP) on a dilated backbone.
+
+Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587),
+with output stride 16, or 8. The backbone's last map goes through its final batch norm and ReLU, as
+the features of the classifier do, into the ASPP.
+
+A pixel i of a map of output stride s is centered on the image's pixel s * i, because the network
+pads equally on both sides. So logits are read at (y / s, x / s), which for sides of 16 k + 1, such
+as 513, is TensorFlow 1's `align_corners`, and is right for all other sides, too; half-pixel centers
+would move all edges by half a map pixel less half an image pixel.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from data.common.errors import UserError
+from models import layers
+from models.architecture import (
+    DENSE_BIAS,
+    DENSE_KERNEL,
+    FINAL_NORM,
+    is_trainable,
+    kernel_name,
+    norm_names,
+)
+from models.layers import BatchMoments
+from models.resnet import ResNet, initial_value
+
+_ASPP = "segmentation/aspp"
+POINTWISE, IMAGE, PROJECTION = f"{_ASPP}/pointwise", f"{_ASPP}/image", f"{_ASPP}/projection"
+LOGITS_KERNEL, LOGITS_BIAS = "segmentation/logits/kernel", "segmentation/logits/bias"
+
+VOC_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""The scales of the paper's multi-scale test on PASCAL VOC."""
+
+_STRIDES = (16, 8)
+_LOGITS_STDDEV = 0.01
+
+
+@dataclass(frozen=True)
+class DeepLabOptions:
+    """The head.
+
+    Attributes:
+      filters: outputs of each ASPP branch and of their projection.
+      rates: dilations of the ASPP's 3 x 3 kernels for output stride 16; doubled for 8.
+    """
+
+    filters: int = 256
+    rates: tuple[int, ...] = (6, 12, 18)
+
+    def __post_init__(self) -> None:
+        if self.filters < 1:
+            raise UserError(f"filters is {self.filters}: it starts at 1")
+        if any(rate < 1 for rate in self.rates):
+            raise UserError(f"rates are {self.rates}: they start at 1")
+
+
+class DeepLab(tf.Module):
+    """The backbone and the head: images -> logits of each pixel.
+
+    Variables are those of the backbone without its logits layer, and the head's,
+    `segmentation/...`. The head's batch norms behave as the backbone's. In training, that of the
+    image pooling sees one value for each image and channel: use several images a worker, or freeze
+    the batch norms.
+
+    Args:
+      backbone: of output stride 16 or 8, in NHWC.
+      class_num: C, the background included.
+      seed: of the head's initial values; None for zeros.
+
+    Raises:
+      UserError: another output stride or data format.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        class_num: int,
+        options: DeepLabOptions = DeepLabOptions(),
+        seed: int | None = 1234,
+    ) -> None:
+        super().__init__(name="deeplab")
+        if backbone.output_stride not in _STRIDES:
+            raise UserError(f"output_stride is {backbone.output_stride}: DeepLab needs 16 or 8")
+        if backbone.data_format != "NHWC":
+            raise UserError(f"data_format is {backbone.data_format}: DeepLab needs NHWC")
+        self.backbone, self.class_num, self.options = backbone, class_num, options
+        self.compute_dtype = backbone.compute_dtype
+        scale = 16 // backbone.output_stride
+        self._atrous = {f"{_ASPP}/atrous{i}": r * scale for i, r in enumerate(options.rates, 1)}
+        self._head = {
+            name: tf.Variable(
+                tf.zeros(shape) if seed is None else _initial_value(name, shape, seed),
+                trainable=is_trainable(name),
+                name=name,
+            )
+            for name, shape in self._shapes().items()
+        }
+        self._norms = backbone.batch_norms(self._head)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the head's variables."""
+        features, filters = 32 * self.backbone.width, self.options.filters
+        branches = len(self._atrous) + 2
+        kernels = {
+            POINTWISE: (1, 1, features, filters),
+            **dict.fromkeys(self._atrous, (3, 3, features, filters)),
+            IMAGE: (1, 1, features, filters),
+            PROJECTION: (1, 1, branches * filters, filters),
+        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, shape in kernels.items():
+            shapes[kernel_name(name)] = shape
+            shapes |= dict.fromkeys(norm_names(f"{name}_bn"), (filters,))
+        shapes[LOGITS_KERNEL] = (1, 1, filters, self.class_num)
+        shapes[LOGITS_BIAS] = (self.class_num,)
+        return shapes
+
+    def variables_by_name(self) -> dict[str, tf.Variable]:
+        """Checkpoint name -> variable, moving statistics included."""
+        backbone = self.backbone.variables_by_name()
+        del backbone[DENSE_KERNEL], backbone[DENSE_BIAS]
+        return backbone | self._head
+
+    def trainable_by_name(self) -> dict[str, tf.Variable]:
+        """Checkpoint name -> variable, of those with a gradient."""
+        return {name: value for name, value in self.variables_by_name().items() if value.trainable}
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits float32 [B, H, W, C] of images [B, H, W, 3] in [-1, 1], of any size.
+
+        `training=True` normalizes by the batch and updates the moving statistics, unless the
+        backbone's batch norms are frozen.
+        """
+        x = self.backbone.stage_maps(images, training)[-1]
+        x = self.backbone.norm_relu(x, FINAL_NORM, training)
+        moments: BatchMoments = {}
+        x = self._pyramid(x, training, moments)
+        self._norms.update(moments)
+        x = layers.convolve(tf.cast(x, tf.float32), self._head[LOGITS_KERNEL])
+        return upsample(x + self._head[LOGITS_BIAS], self.backbone.output_stride, images)
+
+    def probabilities(
+        self, images: tf.Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
+    ) -> tf.Tensor:
+        """Probabilities float32 [B, H, W, C] of images [B, H, W, 3] of any size, for inference.
+
+        They are the mean over the images in all `scales`, `VOC_SCALES` for example, and with `flip`
+        over their mirror images.
+
+        Raises:
+          UserError: no scale, or one that is not above 0.
+        """
+        if not scales or min(scales) <= 0:
+            raise UserError(f"scales are {list(scales)}: use numbers above 0, such as 0.5,1,1.5")
+        images = tf.convert_to_tensor(images, tf.float32)
+        total = tf.zeros([])
+        for scale in scales:
+            total += self._scaled_probabilities(images, tf.constant(scale, tf.float32), flip)
+        return total / len(scales)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _scaled_probabilities(self, images: tf.Tensor, scale: tf.Tensor, flip: bool) -> tf.Tensor:
+        size = tf.shape(images)[1:3]
+        # As DeepLab scales: corners on corners, which `align_corners` turns back without a shift.
+        scaled = tf.cast(tf.cast(size - 1, tf.float32) * scale + 1, tf.int32)
+        resized = _resize(images, scaled)
+        found = tf.nn.softmax(_resize(self(resized), size))
+        if flip:
+            mirrored = self(tf.reverse(resized, [2]))
+            found = (found + tf.nn.softmax(_resize(tf.reverse(mirrored, [2]), size))) / 2
+        return found
+
+    def _pyramid(self, x: tf.Tensor, training: bool, moments: BatchMoments) -> tf.Tensor:
+        """The map [B, h, w, filters] of the backbone's [B, h, w, features]."""
+
+        def unit(x: tf.Tensor, name: str, dilation: int = 1) -> tf.Tensor:
+            x = layers.convolve(x, self._head[kernel_name(name)], dilation=dilation)
+            return self._norms(x, f"{name}_bn", training, moments)
+
+        branches = [unit(x, POINTWISE)]
+        branches += [unit(x, name, rate) for name, rate in self._atrous.items()]
+        # In float32: the mean of many.
+        mean = tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], keepdims=True)
+        pooled = unit(tf.cast(mean, x.dtype), IMAGE)
+        # What bilinear interpolation makes of a single pixel.
+        branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
+        return unit(tf.concat(branches, axis=3), PROJECTION)
+
+
+def upsample(x: tf.Tensor, stride: int, images: tf.Tensor) -> tf.Tensor:
+    """The map x [B, h, w, C], bilinear at (y / stride, x / stride), for each pixel of `images`.
+
+    Beyond the centers of the last row and column it stays what it is there.
+
+    Returns:
+      float32 [B, H, W, C] for images [B, H, W, 3], with h = ceil(H / stride).
+    """
+    # Another row and column: then corners on corners is `stride` pixels per map pixel, exactly.
+    x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]], "SYMMETRIC")
+    x = _resize(x, (tf.shape(x)[1:3] - 1) * stride + 1)
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    return x[:, :height, :width]
+
+
+def _resize(x: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """x float32 [B, h, w, C] resized to `size` [2], bilinear, corners on corners."""
+    return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
+
+
+def _initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
+    if name == LOGITS_KERNEL:
+        name_seed = [seed, zlib.crc32(name.encode())]
+        return tf.random.stateless_normal(shape, name_seed, stddev=_LOGITS_STDDEV)
+    return initial_value(name, shape, seed)

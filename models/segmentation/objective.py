@@ -1,0 +1,65 @@
+"""The loss of segmentation, as the trainer calls it."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data.common.errors import UserError
+from models.distributed.base import Distributed
+from models.metrics.segmentation import IGNORED
+
+
+def pixel_cross_entropy(logits: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+    """Scalar float32: softmax cross-entropy, mean of each image's labeled pixels, then of images.
+
+    The released DeepLab takes the mean over all labeled pixels of a worker's batch. Ours is the
+    mean of the images' means, because those can be averaged: two workers or micro-batches with an
+    image each are one with both, whatever is labeled in which. An image without a labeled pixel
+    adds 0.
+
+    Args:
+      logits: [B, H, W, C].
+      masks: int32 [B, H, W], classes, or `IGNORED`.
+    """
+    labeled = masks != IGNORED
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        tf.where(labeled, masks, 0), tf.cast(logits, tf.float32)
+    )
+    weights = tf.cast(labeled, tf.float32)
+    pixels = tf.reduce_sum(weights, [1, 2])
+    return tf.reduce_mean(tf.reduce_sum(losses * weights, [1, 2]) / tf.maximum(pixels, 1.0))
+
+
+class SegmentationObjective:
+    """`pixel_cross_entropy` of batches with `images` [B, H, W, 3] and `masks` [B, H, W].
+
+    Args:
+      class_num: C, the background included.
+
+    Attributes:
+      state: empty; no variables of its own.
+    """
+
+    def __init__(self, class_num: int) -> None:
+        self.class_num = class_num
+        self.state: dict[str, tf.Variable] = {}
+
+    def check(self, batch: Any) -> None:
+        """Raises UserError for a mask with a class that the network does not have."""
+        masks = np.asarray(batch.masks)
+        wrong = masks[((masks < 0) | (masks >= self.class_num)) & (masks != IGNORED)]
+        if wrong.size:
+            raise UserError(
+                f"a mask has class {wrong[0]}, but classes are 0 to {self.class_num - 1}, and"
+                f" {IGNORED} where pixels are ignored: check --class_num"
+            )
+
+    def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> None:
+        """Nothing: no micro-batch depends on the others."""
+
+    def loss(
+        self, network: Any, batch: Any, begun: None = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Runs the network in training; the mean loss of a micro-batch, and its parts: none."""
+        return pixel_cross_entropy(network(batch.images, training=True), batch.masks), {}
