@@ -136,13 +136,8 @@ class DeepLab(tf.Module):
         `training=True` normalizes by the batch and updates the moving statistics, unless the
         backbone's batch norms are frozen.
         """
-        x = self.backbone.stage_maps(images, training)[-1]
-        x = self.backbone.norm_relu(x, FINAL_NORM, training)
-        moments: BatchMoments = {}
-        x = self._pyramid(x, training, moments)
-        self._norms.update(moments)
-        x = layers.convolve(tf.cast(x, tf.float32), self._head[LOGITS_KERNEL])
-        return upsample(x + self._head[LOGITS_BIAS], self.backbone.output_stride, images)
+        size = tf.shape(images)[1:3]
+        return self._logits_at(images, training, size)
 
     def probabilities(
         self, images: tf.Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
@@ -166,14 +161,30 @@ class DeepLab(tf.Module):
     @tf.function(reduce_retracing=True, autograph=False)
     def _scaled_probabilities(self, images: tf.Tensor, scale: tf.Tensor, flip: bool) -> tf.Tensor:
         size = tf.shape(images)[1:3]
-        # As DeepLab scales: corners on corners, which `align_corners` turns back without a shift.
+        # As DeepLab scales: corners on corners.
         scaled = tf.cast(tf.cast(size - 1, tf.float32) * scale + 1, tf.int32)
-        resized = _resize(images, scaled)
-        found = tf.nn.softmax(_resize(self(resized), size))
+        resized = tf.raw_ops.ResizeBilinear(images=images, size=scaled, align_corners=True)
+        found = tf.nn.softmax(self._logits_at(resized, False, size))
         if flip:
-            mirrored = self(tf.reverse(resized, [2]))
-            found = (found + tf.nn.softmax(_resize(tf.reverse(mirrored, [2]), size))) / 2
+            logits = self._logits_at(tf.reverse(resized, [2]), False, size)
+            found = (found + tf.nn.softmax(tf.reverse(logits, [2]))) / 2
         return found
+
+    def _logits_at(self, images: tf.Tensor, training: bool, size: tf.Tensor) -> tf.Tensor:
+        """Logits float32 [B, *size, C] of images [B, h, w, 3], corners on corners."""
+        x = self.backbone.stage_maps(images, training)[-1]
+        x = self.backbone.norm_relu(x, FINAL_NORM, training)
+        moments: BatchMoments = {}
+        x = self._pyramid(x, training, moments)
+        self._norms.update(moments)
+        x = layers.convolve(tf.cast(x, tf.float32), self._head[LOGITS_KERNEL])
+        pixels = tf.cast(tf.shape(images)[1:3] - 1, tf.float32)
+        steps = tf.math.divide_no_nan(pixels, tf.cast(size - 1, tf.float32))
+        rows, columns = (
+            tf.range(tf.cast(size[i], tf.float32)) * steps[i] / self.backbone.output_stride
+            for i in range(2)
+        )
+        return interpolate(x + self._head[LOGITS_BIAS], rows, columns)
 
     def _pyramid(self, x: tf.Tensor, training: bool, moments: BatchMoments) -> tf.Tensor:
         """The map [B, h, w, filters] of the backbone's [B, h, w, features]."""
@@ -192,24 +203,26 @@ class DeepLab(tf.Module):
         return unit(tf.concat(branches, axis=3), PROJECTION)
 
 
-def upsample(x: tf.Tensor, stride: int, images: tf.Tensor) -> tf.Tensor:
-    """The map x [B, h, w, C], bilinear at (y / stride, x / stride), for each pixel of `images`.
+def interpolate(x: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """x float32 [B, h, w, C] at `rows` [H] and `columns` [W], in pixels of x, bilinear.
 
-    Beyond the centers of the last row and column it stays what it is there.
+    Beyond its edges it stays what it is there. Two matrix products: with the gradient they take a
+    ninth of the time of TensorFlow's operation for it (33 to 513 pixels, 21 classes, a CPU).
 
     Returns:
-      float32 [B, H, W, C] for images [B, H, W, 3], with h = ceil(H / stride).
+      float32 [B, H, W, C].
     """
-    # Another row and column: then corners on corners is `stride` pixels per map pixel, exactly.
-    x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]], "SYMMETRIC")
-    x = _resize(x, (tf.shape(x)[1:3] - 1) * stride + 1)
-    height, width = tf.unstack(tf.shape(images)[1:3])
-    return x[:, :height, :width]
+    batch, height, width, _ = tf.unstack(tf.shape(x))
+    channels = x.shape[3]
+    x = tf.matmul(_weights(rows, height), tf.reshape(x, [batch, height, width * channels]))
+    return tf.matmul(_weights(columns, width), tf.reshape(x, [batch, -1, width, channels]))
 
 
-def _resize(x: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """x float32 [B, h, w, C] resized to `size` [2], bilinear, corners on corners."""
-    return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
+def _weights(positions: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    """float32 [N, pixels]: how much each pixel adds at each of the `positions` [N]."""
+    centers = tf.range(tf.cast(pixels, tf.float32))
+    inside = tf.clip_by_value(positions, 0.0, centers[-1])
+    return tf.nn.relu(1 - tf.abs(inside[:, tf.newaxis] - centers))
 
 
 def _initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:

@@ -107,19 +107,20 @@ def test_initial_values_are_functions_of_name_and_seed():
     assert abs(kernel.std() * np.sqrt(4 * 8) - 1) < 0.2
 
 
-def test_upsampling_is_numpys_bilinear_with_clamped_corners():
+def test_interpolation_is_numpys_with_clamped_edges():
     """Map pixel i is the image's pixel 16 i: also where that is not corners on corners."""
     draw = np.random.default_rng(1)
     for height, width in ((513, 33), (40, 49), (1, 15), (64, 31)):
         maps = draw.normal(0, 1, (2, -(-height // 16), -(-width // 16), 3)).astype(np.float32)
-        found = deeplab.upsample(tf.constant(maps), 16, np.zeros((2, height, width, 3)))
+        positions = (np.arange(n, dtype=np.float32) / 16 for n in (height, width))
+        found = deeplab.interpolate(tf.constant(maps), *positions)
         rows, columns = (weights_of(n, 16) for n in (height, width))
         expected = np.einsum("yi,xj,bijc->byxc", rows, columns, maps)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     maps = tf.constant(draw.normal(0, 1, (1, 33, 33, 2)), tf.float32)
     corners = tf.compat.v1.image.resize_bilinear(maps, [513, 513], align_corners=True)
-    found = deeplab.upsample(maps, 16, np.zeros((1, 513, 513, 3)))
-    np.testing.assert_allclose(found, corners, atol=1e-5)
+    positions = np.arange(513, dtype=np.float32) / 16
+    np.testing.assert_allclose(deeplab.interpolate(maps, positions, positions), corners, atol=1e-5)
 
 
 def weights_of(size: int, stride: int) -> np.ndarray:
@@ -232,19 +233,25 @@ def test_inference_in_one_scale_is_the_softmax_of_the_logits():
 
 
 def test_inference_averages_scales_and_flips():
+    """Logits are read where an image's pixel is in the scaled image: corners on corners."""
     network = network_of()
     roughen(network)
     batch = tf.constant(images(1, 33, 49))
     found = network.probabilities(batch, scales=(0.5, 1.5), flip=True).numpy()
     parts = []
-    for size in ([17, 25], [49, 73]):
-        scaled = tf.compat.v1.image.resize_bilinear(batch, size, align_corners=True)
+    for height, width in ((17, 25), (49, 73)):
+        scaled = tf.compat.v1.image.resize_bilinear(batch, [height, width], align_corners=True)
         for turn in (lambda x: x, lambda x: tf.reverse(x, [2])):
-            logits = turn(network(turn(scaled)))
-            logits = tf.compat.v1.image.resize_bilinear(logits, [33, 49], align_corners=True)
-            parts.append(tf.nn.softmax(logits).numpy())
+            logits = network(turn(scaled))[:, ::16, ::16]
+            rows, columns = (
+                np.linspace(0, (n - 1) / 16, full, dtype=np.float32)
+                for n, full in ((height, 33), (width, 49))
+            )
+            parts.append(tf.nn.softmax(turn(deeplab.interpolate(logits, rows, columns))))
     np.testing.assert_allclose(found, np.mean(parts, 0), atol=1e-5)
     np.testing.assert_allclose(found.sum(-1), np.ones((1, 33, 49)), atol=1e-5)
+    one = network.probabilities(batch, scales=(0.5,)).numpy()
+    np.testing.assert_allclose(one, parts[0], atol=1e-5)
 
 
 def test_the_mirror_image_has_the_mirrored_probabilities():
