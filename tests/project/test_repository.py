@@ -123,14 +123,14 @@ def test_arrows_point_one_way(package, unknown):
 @pytest.mark.parametrize(
     ("top", "layers"),
     [
-        ("data", ["common", "lists", "tfrecords", "dense", "input download imagenet", "outputs"]),
+        ("data", ["common", "lists", "tfrecords", "input download imagenet", "outputs"]),
         (
             "models",
             [
                 "models",
                 "distributed checkpoints",
                 "metrics",
-                "training prediction export segmentation",
+                "training prediction export detection segmentation",
             ],
         ),
     ],
