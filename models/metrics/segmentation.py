@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.common.errors import UserError
+from data.dense.annotation import IGNORED
 from models.distributed.base import Distributed, SingleProcess
 from models.metrics.counts import UndefinedError, ratio
 from models.metrics.definitions import COUNT, HIGHER, SEGMENTATION, metric
-
-IGNORED = 255
-"""In a mask: a pixel that neither trains nor counts."""
 
 
 @dataclass(frozen=True)

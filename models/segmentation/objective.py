@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
+from data.dense.annotation import IGNORED
 from models.distributed.base import Distributed
-from models.metrics.segmentation import IGNORED
 
 
 def pixel_cross_entropy(logits: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from data.common.errors import UserError
+from data.dense.annotation import IGNORED
 from models.distributed.base import SingleProcess
 from models.metrics import definitions
 from models.metrics.counts import UndefinedError
-from models.metrics.segmentation import IGNORED, SegmentationEvaluator
+from models.metrics.segmentation import SegmentationEvaluator
 
 
 def evaluator_of(class_num: int, *pairs: tuple[list, list]) -> SegmentationEvaluator:

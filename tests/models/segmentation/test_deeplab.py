@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from data.common.errors import UserError
+from data.dense.annotation import IGNORED
 from models.architecture import kernel_name, norm_names
 from models.distributed.base import SingleProcess
-from models.metrics.segmentation import IGNORED
 from models.resnet import ResNet
 from models.segmentation import deeplab
 from models.segmentation.deeplab import DeepLab, DeepLabOptions

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from data.common.errors import UserError
+from data.dense.annotation import IGNORED
 from models.distributed.base import SingleProcess
-from models.metrics.segmentation import IGNORED
 from models.segmentation.objective import SegmentationObjective, pixel_cross_entropy
 
 
