@@ -18,13 +18,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import command
 from data.common.errors import UserError
-from data.common.image_memory import MAX_IMAGE_BYTES
-from data.common.images import JPEG_QUALITY, MAX_PIXELS
-from data.common.parallel import cores
-from data.common.processes import process_group
-from data.tfrecords.conversion import SHARD_SIZE, Options, convert, plan, suffix_in
+from data.tfrecords import conversion_script
+from data.tfrecords.conversion import ListRows, plan, suffix_in
 from data.tfrecords.examples import KINDS
-from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "")
 
@@ -33,20 +29,17 @@ _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     if args.verify:
-        return _verify(args)
-    group = process_group(args.part)
-    processes = args.processes or (1 if group.barrier else cores())
-    suffix = suffix_in(args.tfrecords)
-    shards = list(plan(_lists(args.indexs), args.shard_size, args.start_index, suffix))
+        return conversion_script.verify(args)
+    shards = list(
+        plan(_lists(args.indexs), args.shard_size, args.start_index, suffix_in(args.tfrecords))
+    )
     if not Path(args.images).is_dir():
         raise UserError(f"--images {args.images}: no such folder")
     if not shards:
         raise UserError(f"--indexs {args.indexs}: no row in it")
-    reports = convert(shards, _options(args), processes, group, args.retry_bad)
-    if reports is None:
-        group.report_rest()
-        return 0
-    return _report(args.tfrecords, reports)
+    options = conversion_script.image_options(args, args.short_side, args.exif)
+    rows = ListRows(args.images, args.kind or "sparse", args.num_class, options)
+    return conversion_script.run(args, shards, rows)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -55,26 +48,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("-idx", "--indexs", help="a list file, or a folder of list files, taken in order of name")
-    add("-tfs", "--tfrecords", required=True, help="the folder of shards to write")
     add("-im", "--images", help="the folder that the lists' image names are relative to")
     add("-cls", "--num_class", type=int, help="classes are 0..num_class-1; dense labels need it")
     add(
         *("-one", "--one_hot"), type=_boolean, nargs="?", const=True,
         help="True: dense labels (--kind=dense); False: one int64 (--kind=single), as released",
     )  # fmt: skip
-    add("-sidx", "--start_index", type=int, default=0, help="number of the first shard")
     add("--kind", choices=KINDS, help="of label (sparse)")
-    add("--shard_size", type=int, default=SHARD_SIZE, help="rows of a shard (%(default)s)")
     add("--short_side", type=int, help="shrink images to this short side, in pixels")
-    add("--quality", type=int, default=JPEG_QUALITY, help="of JPEGs encoded here (%(default)s)")
     add("--exif", choices=("apply", "keep"), default="apply", help="turn images upright, or not")
-    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused")
-    add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="of memory to decode one")
-    add("--retry_bad", action="store_true", help="make shards with bad rows again")
-    add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")
-    add("--part", help="i/n: make only every n-th shard from the i-th on, i from 0")
-    add("--verify", action="store_true", help="check the shards of --tfrecords and do nothing else")
-    args = parser.parse_args(argv)
+    args = conversion_script.parse(parser, argv)
     if not args.verify and not (args.indexs and args.images):
         parser.error("--indexs and --images are required (or --verify)")
     if args.one_hot is not None:
@@ -84,11 +67,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         args.kind = released
     if args.kind == "dense" and not args.num_class:
         parser.error("dense labels need --num_class")
-    for name in ("shard_size", "short_side", "num_class", "max_pixels", "max_image_bytes"):
+    for name in ("short_side", "num_class"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be positive")
-    if not 1 <= args.quality <= 100 or args.start_index < 0:
-        parser.error("--quality is 1 to 100, and --start_index not negative")
     return args
 
 
@@ -102,46 +83,6 @@ def _lists(path: str) -> list[Path]:
     if not Path(path).is_dir():
         return [Path(path)]
     return sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
-
-
-def _options(args: argparse.Namespace) -> Options:
-    return Options(
-        images=args.images,
-        output=args.tfrecords,
-        kind=args.kind or "sparse",
-        class_num=args.num_class,
-        short_side=args.short_side,
-        quality=args.quality,
-        orientation=args.exif,
-        max_pixels=args.max_pixels,
-        max_image_bytes=args.max_image_bytes,
-    )
-
-
-def _report(folder: str, reports: list[ShardReport]) -> int:
-    rows = sum(report.rows for report in reports)
-    kept = sum(report.kept for report in reports)
-    bad = bad_by_reason(reports)
-    print(f"{rows} images in {len(reports)} shards of {folder}: {kept} kept byte for byte,", end="")
-    print(f" {rows - kept} converted to JPEG; {sum(r.bytes for r in reports)} bytes")
-    print(f"{sum(bad.values())} rows left out", end="")
-    if bad:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        print(f" ({reasons}): see {Path(folder, BAD_IMAGES)}", end="")
-    print()
-    if not rows:
-        print("error: no row could be used", file=sys.stderr)
-    return 0 if rows else 1
-
-
-def _verify(args: argparse.Namespace) -> int:
-    reports, problems = ShardFolder(args.tfrecords).verify(args.processes or cores())
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    rows, size = sum(r.rows for r in reports), sum(r.bytes for r in reports)
-    print(f"{len(reports)} shards, {rows} rows, {size} bytes in {MANIFEST};", end=" ")
-    print(f"{len(problems)} problems" if problems else "no problems")
-    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = (  # of _FORMATS
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
+_MASK_DEPTHS = ((0, 1), (0, 8), (3, 1), (3, 2), (3, 4), (3, 8))  # color type, bits of a PNG
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more images behind it MPO
 
@@ -62,7 +63,8 @@ _ROTATED = {0: 1, 90: 8, 180: 3, 270: 6}  # degrees counter-clockwise -> EXIF or
 class ImageError(UserError):
     """Bytes that are not a whole, decodable image within the limits.
 
-    `kind` is one of a few words to count by: empty, not_an_image, truncated, too_large, corrupt.
+    `kind` is one of a few words to count by: empty, not_an_image, truncated, too_large, corrupt,
+    not_a_mask.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -139,6 +141,24 @@ def decoded(
         image = _rgb(opened)
         del opened
         yield _upright(image, turn)
+
+
+def class_indices(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> np.ndarray:
+    """uint8 [H, W] of a mask, a PNG: the indices into its palette, or its gray values.
+
+    Raises:
+        ImageError: as `whole`, or a PNG of colors, or of grays that Pillow would scale.
+    """
+    opened = _open(data, max_pixels)
+    # In a PNG, which begins with its header, the bits of a pixel and the type of its colors.
+    if opened.format != "PNG" or (data[25], data[24]) not in _MASK_DEPTHS:
+        found = f"{opened.format}, {opened.mode}"
+        raise ImageError("not_a_mask", f"{found}; expected a PNG with a palette or 8-bit grays")
+    with _reserved(opened, max_image_bytes):
+        _load(opened)
+        return np.array(opened, np.uint8)
 
 
 def to_jpeg(

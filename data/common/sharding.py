@@ -79,6 +79,11 @@ class StepShard(NamedTuple):
         """Images of a step, over all workers."""
         return self.micro_batch * self.total
 
+    def sample_indices(self, start: int, step: int) -> range:
+        """The worker's samples of a step; `start` samples were used, by all, before step 0."""
+        first = start + step * self.global_batch + self.first * self.micro_batch
+        return range(first, first + self.count * self.micro_batch)
+
 
 def cut_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
     """What a worker does of each step, micro-batches being of `largest` images at most.

@@ -69,7 +69,7 @@ class Preparation:
           ImageError: not a whole image within the limit.
         """
         with decoded(data, *self._limits) as image:
-            return self._to_crops(tf.constant(_pixels(_shortened(image)))).numpy()
+            return self._to_crops(tf.constant(pixels_of(_shortened(image)))).numpy()
 
 
 def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
@@ -93,7 +93,7 @@ def to_image(crop: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def pixels_of(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3], made in strips: at once, it would take twice its memory for a while."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _STRIP_ROWS):

@@ -13,15 +13,15 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from data.common.errors import UserError
+from data.common.images import ImageError
 from data.common.parallel import map_ahead
-from data.input.preprocess import CHANNELS
-from data.tfrecords.record_source import RecordSource, Sample
+from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import RecordError
 
 STEPS_READ_AHEAD = 2
@@ -31,37 +31,46 @@ ALIGNMENT = 64  # bytes; TensorFlow takes over arrays so aligned without a copy
 
 
 class IndexedSample(NamedTuple):
-    """What fills a place of a batch: the first sample, from its own index on, that can be read."""
+    """What fills a place of a batch: the first sample, from its own index on, that can be read.
+
+    `sample` is what `RecordSource.read` returns, as `Sample` or `DenseSample`.
+    """
 
     sample_index: int
-    sample: Sample
+    sample: Any
 
 
 MakeImages = Callable[[Sequence[IndexedSample], np.ndarray], None]
-"""Fills float32 [n, S, S, 3] with the images of n samples; tf.errors.OpError: one is damaged."""
+"""Fills an array, whose first axis is n, with what n samples become.
+
+tf.errors.OpError, ImageError or RecordError: one of them is damaged.
+"""
 
 
 class StepPlan(NamedTuple):
     """What a worker does in every step.
 
-    `sample_indices(step)` are int64 [micro_batches * batch_size].
+    `sample_indices(step)` are micro_batches * batch_size numbers. `new_images()` is an array for
+    the images of a micro-batch: `aligned([batch_size, S, S, 3])`, or of objects where images
+    differ in size. At most `group_size` images are made by a call.
     """
 
-    sample_indices: Callable[[int], np.ndarray]
+    sample_indices: Callable[[int], Sequence[int]]
     batch_size: int
     micro_batches: int
-    image_size: int
+    new_images: Callable[[], np.ndarray]
+    group_size: int = GROUP_SIZE
 
 
 class MicroBatch(NamedTuple):
-    """Micro-batch `number` of a step: images float32 [batch_size, S, S, 3].
+    """Micro-batch `number` of a step: its images in an array of `StepPlan.new_images`.
 
     `samples` are those of the whole step.
     """
 
     number: int
     samples: list[IndexedSample]
-    images: tf.Tensor
+    images: np.ndarray
 
 
 class SampleReader:
@@ -93,7 +102,7 @@ class SampleReader:
                     self.reject(sample_index, str(error))
             sample_index += 1
 
-    def read_all(self, sample_indices: list[int]) -> list[IndexedSample]:
+    def read_all(self, sample_indices: Sequence[int]) -> list[IndexedSample]:
         """The samples of several indices, fetched at once."""
         self._source.announce(self._record_at(index) for index in sample_indices)
         return [self.read(index) for index in sample_indices]
@@ -140,11 +149,11 @@ def load(
     Raises:
         UserError: see `SampleReader.read`.
     """
-    size = next(n for n in range(GROUP_SIZE, 0, -1) if plan.batch_size % n == 0)
+    size = next(n for n in range(plan.group_size, 0, -1) if plan.batch_size % n == 0)
     groups_per_batch = plan.batch_size // size
 
     def read(step: int) -> list[IndexedSample]:
-        return reader.read_all(plan.sample_indices(step).tolist())
+        return reader.read_all(plan.sample_indices(step))
 
     def make(group: _Group) -> _Group:
         samples = _make_or_replace(reader, make_images, group.samples, group.images)
@@ -161,16 +170,13 @@ def load(
             samples = [sample for group in made for sample in group.samples]
             if any(new is not old for new, old in zip(samples, step[begin:end], strict=True)):
                 step = [*step[:begin], *samples, *step[end:]]
-            # Not a copy, as tf.constant would make.
-            tensor = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
-            yield MicroBatch(number, step, tensor)
+            yield MicroBatch(number, step, images)
 
 
 def _groups(steps: Iterable[list[IndexedSample]], plan: StepPlan, size: int) -> Iterator[_Group]:
-    shape = plan.batch_size, plan.image_size, plan.image_size, CHANNELS
     for step in steps:
         for number in range(plan.micro_batches):
-            images = _aligned(shape)
+            images = plan.new_images()
             for row in range(0, plan.batch_size, size):
                 first = number * plan.batch_size + row
                 samples = step[first : first + size]
@@ -187,24 +193,35 @@ def _make_or_replace(
     try:
         make_images(samples, images)
         return samples
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, ImageError, RecordError) as error:
         if len(samples) > 1:  # one by one, to find which it is
             rows = range(len(samples))
             parts = ((samples[row : row + 1], images[row : row + 1]) for row in rows)
             return [_make_or_replace(reader, make_images, *part)[0] for part in parts]
         index = samples[0].sample_index
-        reader.reject(index, f"the image does not decode: {_reason(error)}")
+        reader.reject(index, _reason(error))
         return _make_or_replace(reader, make_images, [reader.read(index)], images)
 
 
-def _reason(error: tf.errors.OpError) -> str:
-    """The operation's own words, without the names of graph nodes around them."""
-    return error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1].split(" [Op:")[0]
+def _reason(error: tf.errors.OpError | ImageError | RecordError) -> str:
+    """What is wrong; an operation's own words, without the names of graph nodes around them."""
+    if isinstance(error, RecordError):
+        return str(error)
+    words = str(error)
+    if isinstance(error, tf.errors.OpError):
+        words = error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1]
+        words = words.split(" [Op:")[0]
+    return f"the image does not decode: {words}"
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
     """Float32 memory with arbitrary content that TensorFlow can take over."""
     count, step = math.prod(shape), ALIGNMENT // 4
     memory = np.empty(count + step, np.float32)
     start = -(memory.ctypes.data // 4) % step
     return memory[start : start + count].reshape(shape)
+
+
+def to_tensor(images: np.ndarray) -> tf.Tensor:
+    """An array of `aligned` as a tensor: not a copy, as tf.constant would make."""
+    return tf.experimental.dlpack.from_dlpack(images.__dlpack__())

@@ -10,6 +10,7 @@ the number of workers change it. No buffer of data is shuffled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +21,15 @@ import tensorflow as tf
 from data.common.sharding import StepShard
 from data.input import augment, preprocess
 from data.input.augment import Augmentation
-from data.input.loader import IndexedSample, MicroBatch, SampleReader, StepPlan, load
+from data.input.loader import (
+    IndexedSample,
+    MicroBatch,
+    SampleReader,
+    StepPlan,
+    aligned,
+    load,
+    to_tensor,
+)
 from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
@@ -99,17 +108,14 @@ class TrainingInput:
         return self._batches(start)
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        step_shard, threads = self._step_shard, self._options.num_preprocess_threads
-
-        def sample_indices(step: int) -> np.ndarray:
-            first = (
-                start + step * step_shard.global_batch + step_shard.first * step_shard.micro_batch
-            )
-            return np.arange(first, first + step_shard.count * step_shard.micro_batch)
-
+        micro_batch, size = self._step_shard.micro_batch, self._options.image_size
         plan = StepPlan(
-            sample_indices, step_shard.micro_batch, step_shard.count, self._options.image_size
+            functools.partial(self._step_shard.sample_indices, start),
+            micro_batch,
+            self._step_shard.count,
+            functools.partial(aligned, (micro_batch, size, size, preprocess.CHANNELS)),
         )
+        threads = self._options.num_preprocess_threads
         yield from _labeled(load(self._reader, self._make_images, plan, threads))
 
     def _make_images(self, samples: Sequence[IndexedSample], images: np.ndarray) -> None:
@@ -147,7 +153,7 @@ def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
         rows = slice(part.number * size, (part.number + 1) * size)
         whole = size == len(known)
         labels = step_labels if whole else (tf.constant(index[rows]), tf.constant(value[rows]))
-        yield Batch(part.images, *labels, *step_labels)
+        yield Batch(to_tensor(part.images), *labels, *step_labels)
 
 
 def _synthetic(options: InputOptions, step_shard: StepShard) -> Iterator[Batch]:

@@ -1,7 +1,8 @@
-"""Converts lists and images to shards of TFRecords: the same bytes for any number of workers.
+"""Converts annotated images to shards of TFRecords: the same bytes for any number of workers.
 
-One process writes a shard from `shard_size` consecutive rows of one list, and decodes every image
-to check that it is complete. Rows that cannot be used are left out of the shard and reported.
+One process writes a shard, and decodes every image to check that it is complete. Rows that cannot
+be used are left out of the shard and reported. What rows are is for a class with the methods of
+`Rows`: `ListRows` are those of image lists, `shard_size` consecutive ones of a list in a shard.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from data.common.errors import UserError
 from data.common.files import refuse_other_encodings
@@ -31,15 +32,48 @@ _OTHER_BYTES = 64 << 20  # of memory that a decode may take besides the image
 _BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
+class RowError(Exception):
+    """A row that is left out: its image's name, a word to count by, and the reason, one line."""
+
+    def __init__(self, image: str, kind: str, reason: str):
+        super().__init__(reason)
+        self.image, self.kind, self.reason = image, kind, " ".join(reason.split())
+
+
+class BadRow(NamedTuple):
+    """A row that was left out; `where` is the file, and the line, that it stands in."""
+
+    where: str
+    image: str
+    kind: str
+    reason: str
+
+
+class Converted(NamedTuple):
+    """A row's record; see `ShardWriter.add`."""
+
+    example: bytes
+    positives: Sequence[int]
+    image_bytes: int
+    is_kept: bool
+    clipped_boxes: int = 0
+
+
+class Rows(Protocol):
+    """What is converted, divided into shards that have a `name`."""
+
+    def source(self, shard: Any) -> str:
+        """A hash of all that determines the shard's content except the images."""
+
+    def converted(self, shard: Any) -> Iterator[Converted | BadRow]:
+        """The shard's rows in order."""
+
+
 @dataclass(frozen=True)
-class Options:
-    """How records are made.
+class ImageOptions:
+    """How images are stored.
 
     Attributes:
-        images: the folder that the list's names are relative to.
-        output: the folder of shards.
-        kind: of label, see `data/tfrecords/examples.py`.
-        class_num: classes are in 0..class_num-1; needed by dense labels.
         short_side: shrink images to it, in pixels; None keeps their size.
         quality: of JPEGs that have to be encoded, 1 to 95.
         orientation: `apply` turns images upright by their EXIF data, `keep` leaves them.
@@ -47,15 +81,36 @@ class Options:
         max_image_bytes: that decoding one may take in a process.
     """
 
-    images: str
-    output: str
-    kind: Literal["sparse", "dense", "single"] = "sparse"
-    class_num: int | None = None
     short_side: int | None = None
     quality: int = JPEG_QUALITY
     orientation: Literal["apply", "keep"] = "apply"
     max_pixels: int = MAX_PIXELS
     max_image_bytes: int = MAX_IMAGE_BYTES
+
+    def read(self, path: str | os.PathLike, name: str) -> tuple[bytes, Jpeg]:
+        """The bytes of an image file, and the image to store; they may be the same object.
+
+        Raises:
+            RowError: it cannot be read or is refused; `name` is what the row calls it.
+        """
+        try:
+            data = Path(path).read_bytes()
+            with bounded(self.max_image_bytes + _OTHER_BYTES):
+                jpeg = to_jpeg(
+                    data,
+                    self.short_side,
+                    self.quality,
+                    self.orientation,
+                    self.max_pixels,
+                    self.max_image_bytes,
+                )
+        except FileNotFoundError as error:
+            raise RowError(name, "missing", "no such file") from error
+        except OSError as error:
+            raise RowError(name, "unreadable", str(error.strerror)) from error
+        except ImageError as error:
+            raise RowError(name, error.kind, str(error)) from error
+        return data, jpeg
 
 
 class ShardPlan(NamedTuple):
@@ -105,8 +160,9 @@ def _pieces(path: Path, shard_size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def convert(
-    shards: Sequence[ShardPlan],
-    options: Options,
+    shards: Sequence[Any],
+    rows: Rows,
+    output: str | os.PathLike,
     processes: int,
     group: ProcessGroup,
     retry_bad: bool = False,
@@ -114,6 +170,8 @@ def convert(
     """Writes this process's shards that are missing, and the manifest if it is its job.
 
     Args:
+        shards: of `rows`, each with a `name`.
+        output: the folder of shards.
         retry_bad: write shards again from which rows were left out.
 
     Returns:
@@ -122,10 +180,9 @@ def convert(
     Raises:
         UserError: the folder has a shard of that name from another list or other options.
     """
-    folder = ShardFolder(options.output)
-    job = ShardJob(options)
+    folder = ShardFolder(output)
     done = folder.reports()
-    _check_sources(folder, shards, done, job)
+    _check_sources(folder, shards, done, rows)
     ours = group.shard.every(shards)
     todo = [
         shard
@@ -134,7 +191,7 @@ def convert(
     ]
     try:
         with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
-            for _ in ordered_map(job, todo, processes):
+            for _ in ordered_map(_ShardJob(rows, folder), todo, processes):
                 progress.update()
     except BaseException:  # Ctrl-C may end a worker between opening a file and watching over it
         folder.clear_leftovers({shard.name for shard in ours})
@@ -146,85 +203,78 @@ def convert(
 
 
 def _check_sources(
-    folder: ShardFolder, shards: Sequence[ShardPlan], done: dict[str, ShardReport], job: ShardJob
+    folder: ShardFolder, shards: Sequence[Any], done: dict[str, ShardReport], rows: Rows
 ) -> None:
     for shard in shards:
-        if shard.name in done and done[shard.name].source != job.source(shard):
+        if shard.name in done and done[shard.name].source != rows.source(shard):
             raise UserError(
                 f"{folder.path / shard.name} was made from other rows or with other options:"
                 " give another --tfrecords folder or --start_index, or delete the old shards"
             )
 
 
-@dataclass(frozen=True)
-class ShardJob:
+class _ShardJob(NamedTuple):
     """Makes one shard in a worker process."""
 
-    options: Options
+    rows: Rows
+    folder: ShardFolder
+
+    def __call__(self, shard: Any) -> None:
+        bad = []
+        writer = ShardWriter(self.folder.path / shard.name)
+        with writer:
+            for row in self.rows.converted(shard):
+                if isinstance(row, BadRow):
+                    bad.append(row)
+                else:
+                    writer.add(*row)
+        self.folder.add(writer.report(self.rows.source(shard), bad))
+
+
+@dataclass(frozen=True)
+class ListRows:
+    """Rows of image lists; their shards are of `plan`.
+
+    Attributes:
+        images: the folder that the list's names are relative to.
+        kind: of label, see `data/tfrecords/examples.py`.
+        class_num: classes are in 0..class_num-1; needed by dense labels.
+        options: how images are stored.
+    """
+
+    images: str
+    kind: Literal["sparse", "dense", "single"] = "sparse"
+    class_num: int | None = None
+    options: ImageOptions = field(default_factory=ImageOptions)
 
     def source(self, shard: ShardPlan) -> str:
-        """A hash of all that determines the shard's content except the images."""
-        made_from = (self.options.kind, self.options.class_num, self.options.short_side)
+        """See `Rows`."""
+        made_from = (self.kind, self.class_num, self.options.short_side)
         made_from += (self.options.quality, self.options.orientation, self.options.max_pixels)
         return hashlib.sha256(repr(made_from).encode() + _read(shard)).hexdigest()[:32]
 
-    def __call__(self, shard: ShardPlan) -> None:
-        bad = []
-        writer = ShardWriter(Path(self.options.output, shard.name))
-        with writer:
-            for number, line in enumerate(_read(shard).split(b"\n"), shard.line + 1):
+    def converted(self, shard: ShardPlan) -> Iterator[Converted | BadRow]:
+        """See `Rows`."""
+        for number, line in enumerate(_read(shard).split(b"\n"), shard.line + 1):
+            try:
+                row = _row(line, self.class_num)
+                if row is not None:
+                    yield self._converted(row)
+            except RowError as error:
                 where = f"{shard.list_path}:{number}"
-                try:
-                    row = _row(line, self.options.class_num)
-                    if row is None:
-                        continue
-                    original, jpeg = self._image(row)
-                    example = self._example(row, jpeg)
-                except _RowError as error:
-                    bad.append((where, error.image, error.kind, error.reason))
-                    continue
-                positives = positives_of(self.options.kind, row.classes, row.confidences)
-                writer.add(example, positives, len(jpeg.data), is_kept=jpeg.data is original)
-        ShardFolder(self.options.output).add(writer.report(self.source(shard), bad))
+                yield BadRow(where, error.image, error.kind, error.reason)
 
-    def _image(self, row: Row) -> tuple[bytes, Jpeg]:
-        """The bytes of the row's file, and the image to store; they may be the same object."""
+    def _converted(self, row: Row) -> Converted:
+        original, jpeg = self.options.read(Path(self.images, row.image), row.image)
         try:
-            data = Path(self.options.images, row.image).read_bytes()
-            with bounded(self.options.max_image_bytes + _OTHER_BYTES):
-                jpeg = to_jpeg(
-                    data,
-                    self.options.short_side,
-                    self.options.quality,
-                    self.options.orientation,
-                    self.options.max_pixels,
-                    self.options.max_image_bytes,
-                )
-        except FileNotFoundError as error:
-            raise _RowError(row.image, "missing", "no such file") from error
-        except OSError as error:
-            raise _RowError(row.image, "unreadable", str(error.strerror)) from error
-        except ImageError as error:
-            raise _RowError(row.image, error.kind, str(error)) from error
-        return data, jpeg
-
-    def _example(self, row: Row, jpeg: Jpeg) -> bytes:
-        options = self.options
-        try:
-            return encode_example(
-                options.kind, *(jpeg.data, row.image, jpeg.width, jpeg.height),
-                row.classes, row.confidences, options.class_num,
+            example = encode_example(
+                self.kind, *(jpeg.data, row.image, jpeg.width, jpeg.height),
+                row.classes, row.confidences, self.class_num,
             )  # fmt: skip
         except RecordError as error:
-            raise _RowError(row.image, "label", str(error)) from error
-
-
-class _RowError(Exception):
-    """A row that is left out."""
-
-    def __init__(self, image: str, kind: str, reason: str):
-        super().__init__(reason)
-        self.image, self.kind, self.reason = image, kind, " ".join(reason.split())
+            raise RowError(row.image, "label", str(error)) from error
+        positives = positives_of(self.kind, row.classes, row.confidences)
+        return Converted(example, positives, len(jpeg.data), jpeg.data is original)
 
 
 def _row(line: bytes, class_num: int | None) -> Row | None:
@@ -232,7 +282,7 @@ def _row(line: bytes, class_num: int | None) -> Row | None:
         return parse_row(line.decode(), "", class_num)
     except (ListError, UnicodeDecodeError) as error:
         image = line.partition(b"\t")[0].decode(errors="replace")
-        raise _RowError(" ".join(image.split()), "row", str(error).removeprefix(": ")) from error
+        raise RowError(" ".join(image.split()), "row", str(error).removeprefix(": ")) from error
 
 
 def _read(shard: ShardPlan) -> bytes:

@@ -84,6 +84,7 @@ def encode_example(
     classes: Sequence[int],
     confidences: Sequence[float] | None = None,
     class_num: int | None = None,
+    others: Mapping[str, bytes | np.ndarray] | None = None,
 ) -> bytes:
     """The serialized `tf.train.Example` of one image; the same bytes for the same arguments.
 
@@ -95,6 +96,7 @@ def encode_example(
         classes: class indices from 0; "single" takes exactly one.
         confidences: of each class, None: 1.0 each; -1 means unknown. Not stored by "single".
         class_num: length of the vector; needed by "dense" alone.
+        others: further features: bytes, or arrays of whole numbers or of floats.
 
     Raises:
         RecordError: labels that `kind` cannot hold.
@@ -121,6 +123,13 @@ def encode_example(
         features["label"].int64_list.value.extend(classes)
     else:
         raise RecordError(f"record kind {kind!r} is not one of {', '.join(KINDS)}")
+    for key, value in (others or {}).items():
+        if isinstance(value, bytes):
+            features[key].bytes_list.value.append(value)
+        elif value.dtype.kind == "f":
+            features[key].float_list.value.extend(value.ravel().tolist())
+        else:
+            features[key].int64_list.value.extend(value.ravel().tolist())
     return example.SerializeToString(deterministic=True)
 
 

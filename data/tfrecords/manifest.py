@@ -48,6 +48,7 @@ _SHARD = {
     "sha256": state.is_sha256,
     "bad": [[state.is_text]],
     "label_counts?": _is_label_counts,
+    "clipped_boxes?": state.is_count,
 }
 _SCHEMA = {"shards": [_SHARD], "label_counts?": _is_label_counts}
 
@@ -58,7 +59,8 @@ class ShardReport:
 
     `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
     is not in the shard, `list:line`, image, category and reason. `label_counts` has the number of
-    positive records of each class, as `3:17 8:2`; only while the conversion runs.
+    positive records of each class, as `3:17 8:2`; only while the conversion runs. `clipped_boxes`
+    were partly outside their image; it is stored where there are any.
     """
 
     name: str
@@ -70,6 +72,14 @@ class ShardReport:
     image_bytes: int
     bad: list[tuple[str, str, str, str]] = field(default_factory=list)
     label_counts: str | None = None
+    clipped_boxes: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """What is stored of it."""
+        content = asdict(self)
+        if not self.clipped_boxes:
+            del content["clipped_boxes"]
+        return content
 
 
 class ShardWriter(RecordWriter):
@@ -77,11 +87,16 @@ class ShardWriter(RecordWriter):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self._kept = self._image_bytes = 0
+        self._kept = self._image_bytes = self._clipped_boxes = 0
         self._labels: Counter[int] = Counter()
 
     def add(
-        self, example: bytes, positives: Sequence[int], image_bytes: int, is_kept: bool
+        self,
+        example: bytes,
+        positives: Sequence[int],
+        image_bytes: int,
+        is_kept: bool,
+        clipped_boxes: int = 0,
     ) -> None:
         """Appends an image.
 
@@ -90,11 +105,13 @@ class ShardWriter(RecordWriter):
             positives: the classes with a label above 0 in it, see `positives_of`.
             image_bytes: the size of the encoded image in it.
             is_kept: the image is as it was found, byte for byte.
+            clipped_boxes: boxes in it that were partly outside the image.
         """
         self.write(example)
         self._labels.update(positives)
         self._image_bytes += image_bytes
         self._kept += is_kept
+        self._clipped_boxes += clipped_boxes
 
     def report(self, source: str, bad: Sequence[tuple[str, str, str, str]] = ()) -> ShardReport:
         """The report of the finished shard; see `ShardReport` for the arguments."""
@@ -108,6 +125,7 @@ class ShardWriter(RecordWriter):
             image_bytes=self._image_bytes,
             bad=list(bad),
             label_counts=_format_counts(self._labels),
+            clipped_boxes=self._clipped_boxes,
         )
 
 
@@ -145,7 +163,7 @@ class ShardFolder:
 
     def add(self, report: ShardReport) -> None:
         """Stores the report of a finished shard."""
-        self._reports.add(asdict(report))
+        self._reports.add(report.document())
 
     def reports(self) -> dict[str, ShardReport]:
         """The finished shards by name: those of an earlier, whole conversion, and of this one."""
@@ -190,7 +208,7 @@ class ShardFolder:
         bad = [entry for report in reports for entry in report.bad]
         atomic_write(self.path / BAD_IMAGES, "".join("\t".join(entry) + "\n" for entry in bad))
         content = {
-            "shards": [asdict(report) for report in reports],
+            "shards": [report.document() for report in reports],
             "label_counts": None if counts is None else _format_counts(counts),
         }
         for shard in content["shards"]:

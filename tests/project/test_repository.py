@@ -123,7 +123,7 @@ def test_arrows_point_one_way(package, unknown):
 @pytest.mark.parametrize(
     ("top", "layers"),
     [
-        ("data", ["common", "lists", "tfrecords", "input download imagenet", "outputs"]),
+        ("data", ["common", "lists", "tfrecords", "dense", "input download imagenet", "outputs"]),
         (
             "models",
             [

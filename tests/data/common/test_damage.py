@@ -27,7 +27,7 @@ from data.download.manifest import Entry, Manifest
 from data.imagenet.extraction import Extractor
 from data.outputs.result_files import ResultShards, ShardWriter
 from data.tfrecords import conversion, records
-from data.tfrecords.conversion import Options
+from data.tfrecords.conversion import ListRows
 from data.tfrecords.manifest import ShardFolder
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
@@ -91,8 +91,8 @@ def build_records(folder: Path) -> Path:
 
 def convert(folder: Path) -> Any:
     shards = list(conversion.plan([folder / "list.txt"], shard_size=2))
-    options = Options(str(folder), str(folder / "records"), "sparse", 9)
-    return conversion.convert(shards, options, 1, conversion.ProcessGroup())
+    rows = ListRows(str(folder), "sparse", 9)
+    return conversion.convert(shards, rows, folder / "records", 1, conversion.ProcessGroup())
 
 
 def use_records(folder: Path) -> Any:

@@ -58,7 +58,8 @@ def load(source, undecodable=(), batch_size=12, micro_batches=1, threads=3, made
 
     count = batch_size * micro_batches
     plan = StepPlan(
-        lambda step: np.arange(step * count, (step + 1) * count), batch_size, micro_batches, SIDE
+        lambda step: range(step * count, (step + 1) * count),
+        *(batch_size, micro_batches, lambda: loader.aligned((batch_size, SIDE, SIDE, 3))),
     )
     return loader.load(SampleReader(source, lambda index: index), make_images, plan, threads)
 
@@ -70,7 +71,7 @@ def take(batches, count):
 
 
 def pixels(batches):
-    return [int(image[0, 0, 0]) for batch in batches for image in batch.images.numpy()]
+    return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(12, 3), (7, 1), (1, 2), (16, 5)])

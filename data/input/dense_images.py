@@ -1,0 +1,178 @@
+"""Images with boxes and masks, decoded, resized, cropped and flipped together; nothing is drawn.
+
+Resizing is bilinear (half-pixel centers, no antialiasing), of masks nearest with the same centers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data.common.images import ImageError, class_indices, decoded
+from data.dense.annotation import IGNORED
+from data.input.image_batches import pixels_of
+from data.input.loader import aligned, to_tensor
+from data.input.preprocess import CHANNELS
+from data.tfrecords.records import RecordError
+
+SIDE_MULTIPLE = 32  # of padded images: a compiled training step sees few shapes
+_CPU = "CPU:0"
+
+
+class DetectionInputs(NamedTuple):
+    """What a detector takes of one image; see `dense.DetectionImage`."""
+
+    image: tf.Tensor
+    sizes: tf.Tensor
+    scale: np.ndarray
+    size: tuple[int, int]
+
+
+def detection_image(contents: bytes, min_side: int, max_side: int) -> DetectionInputs:
+    """An encoded image as a detector takes it.
+
+    Raises:
+        ImageError: not a whole image within the limits.
+    """
+    pixels = decode(contents)
+    image, scale = resized(pixels, min_side, max_side)
+    return DetectionInputs(*padded([image]), scale, pixels.shape[:2])
+
+
+def segmentation_image(contents: bytes) -> tuple[tf.Tensor, tuple[int, int]]:
+    """An encoded image, float32 [1, H, W, 3] in [-1, 1], and its height and width.
+
+    Raises:
+        ImageError: not a whole image within the limits.
+    """
+    pixels = decode(contents)
+    image = aligned((1, *pixels.shape))
+    _to_unit(pixels, image[0])
+    return to_tensor(image), pixels.shape[:2]
+
+
+def decode(contents: bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of an encoded image, upright.
+
+    Raises:
+        ImageError: not a whole image within the limits.
+    """
+    with decoded(contents) as image:
+        return pixels_of(image)
+
+
+def mask_classes(contents: bytes, class_num: int, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W] of the encoded mask of an image of that size: classes below `class_num`, or 255.
+
+    Raises:
+        RecordError: it does not decode, or has another size or class.
+    """
+    try:
+        mask = class_indices(contents)
+    except ImageError as error:
+        raise RecordError(f"the mask does not decode: {error}") from error
+    if mask.shape != size:
+        of_mask, of_image = (f"{shape[1]} x {shape[0]}" for shape in (mask.shape, size))
+        raise RecordError(f"the mask has {of_mask} pixels, the image {of_image}")
+    unknown = mask[(mask >= class_num) & (mask != IGNORED)]
+    if unknown.size:
+        raise RecordError(f"the mask has class {unknown[0]}, out of range [0, {class_num})")
+    return mask
+
+
+def resized(pixels: np.ndarray, min_side: int, max_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 [h, w, 3] with its short side at `min_side`, its long one at most `max_side`.
+
+    Returns:
+        float32 [H, W, 3] in [0, 255], and the scale, float32 [4], by which its boxes grew.
+    """
+    height, width = pixels.shape[:2]
+    factor = min(min_side / min(height, width), max_side / max(height, width))
+    size = _times(height, factor), _times(width, factor)
+    scale = np.array([size[0] / height, size[1] / width] * 2, np.float32)
+    with tf.device(_CPU):
+        image = tf.raw_ops.ResizeBilinear(
+            images=pixels[np.newaxis], size=size, half_pixel_centers=True
+        )
+    return image.numpy()[0], scale
+
+
+def flipped(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes [N, 4] of the mirror image, left and right exchanged, of an image of this width."""
+    y1, x1, y2, x2 = boxes.T
+    return np.stack([y1, width - x2, y2, width - x1], 1)
+
+
+def padded(images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images of several sizes, in [0, 255], as one batch; see `dense.DetectionBatch`.
+
+    Returns:
+        float32 [B, H, W, 3] in [-1, 1], and int32 [B, 2], height and width of each.
+    """
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    height, width = (rounded_up(side, SIDE_MULTIPLE) for side in sizes.max(0).tolist())
+    batch = aligned((len(images), height, width, CHANNELS))
+    for place, image in zip(batch, images, strict=True):
+        below, right = image.shape[:2]
+        place[below:], place[:, right:] = 0, 0
+        _to_unit(image, place[:below, :right])
+    return to_tensor(batch), tf.constant(sizes)
+
+
+def cropped(
+    pixels: np.ndarray, mask: np.ndarray, factor: float, size: int, place: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of an image and its mask, both resized by a factor; only the crop is computed.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        mask: uint8 [h, w].
+        size: of the crop in pixels.
+        place: of the crop, from top to bottom and from left to right, in [0, 1). Where the resized
+            image is smaller, it is at 0, and the rest, below and at the right, gray and ignored.
+
+    Returns:
+        float32 [size, size, 3] in [-1, 1] and uint8 [size, size].
+    """
+    whole = np.array([_times(side, factor) for side in mask.shape])
+    first = (np.array(place) * (np.maximum(whole - size, 0) + 1)).astype(int)
+    below, right = np.minimum(whole - first, size).tolist()
+    image = np.zeros((size, size, CHANNELS), np.float32)
+    with tf.device(_CPU):
+        part = tf.raw_ops.ScaleAndTranslate(
+            images=pixels[np.newaxis],
+            size=[below, right],
+            scale=(whole / mask.shape).astype(np.float32),
+            translation=-first.astype(np.float32),
+            kernel_type="triangle",
+            antialias=False,
+        )
+    _to_unit(part.numpy()[0], image[:below, :right])
+    indices = np.full((size, size), IGNORED, np.uint8)
+    # The pixel with the center of pixel i is floor((i + 1/2) * h / H), in whole numbers.
+    rows, columns = (
+        (2 * np.arange(start, start + count) + 1) * side // (2 * resized_side)
+        for start, count, side, resized_side in zip(
+            first, (below, right), mask.shape, whole, strict=True
+        )
+    )
+    indices[:below, :right] = mask[rows[:, np.newaxis], columns]
+    return image, indices
+
+
+def rounded_up(number: int, multiple: int) -> int:
+    """The least multiple that is not below `number`."""
+    return -(-number // multiple) * multiple
+
+
+def _times(side: int, factor: float) -> int:
+    return max(1, round(side * factor))
+
+
+def _to_unit(pixels: np.ndarray, out: np.ndarray) -> None:
+    """Writes pixels in [0, 255], scaled to [-1, 1]."""
+    np.multiply(pixels, np.float32(2 / 255), out=out, dtype=np.float32)
+    out -= 1

@@ -1,0 +1,91 @@
+"""What the scripts that write records share: their arguments, the run, its report, `--verify`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.common.image_memory import MAX_IMAGE_BYTES
+from data.common.images import JPEG_QUALITY, MAX_PIXELS
+from data.common.parallel import cores
+from data.common.processes import process_group
+from data.tfrecords.conversion import SHARD_SIZE, ImageOptions, Rows, convert
+from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a script, to whose own the shared ones are added."""
+    add = parser.add_argument
+    add("-tfs", "--tfrecords", required=True, help="the folder of shards to write")
+    add("-sidx", "--start_index", type=int, default=0, help="number of the first shard")
+    add("--shard_size", type=int, default=SHARD_SIZE, help="rows of a shard (%(default)s)")
+    add("--quality", type=int, default=JPEG_QUALITY, help="of JPEGs encoded here (%(default)s)")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused")
+    add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="of memory to decode one")
+    add("--retry_bad", action="store_true", help="make shards with bad rows again")
+    add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")
+    add("--part", help="i/n: make only every n-th shard from the i-th on, i from 0")
+    add("--verify", action="store_true", help="check the shards of --tfrecords and do nothing else")
+    args = parser.parse_args(argv)
+    for name in ("shard_size", "max_pixels", "max_image_bytes"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be positive")
+    if not 1 <= args.quality <= 100 or args.start_index < 0:
+        parser.error("--quality is 1 to 100, and --start_index not negative")
+    return args
+
+
+def image_options(
+    args: argparse.Namespace, short_side: int | None = None, orientation: str = "apply"
+) -> ImageOptions:
+    """How the arguments say that images are stored."""
+    limits = args.max_pixels, args.max_image_bytes
+    return ImageOptions(short_side, args.quality, orientation, *limits)
+
+
+def run(args: argparse.Namespace, shards: Sequence[Any], rows: Rows) -> int:
+    """Converts the rows, or this process's part of them; the exit code.
+
+    Raises:
+        UserError: see `convert`.
+    """
+    group = process_group(args.part)
+    processes = args.processes or (1 if group.barrier else cores())
+    reports = convert(shards, rows, args.tfrecords, processes, group, args.retry_bad)
+    if reports is None:
+        group.report_rest()
+        return 0
+    return _report(args.tfrecords, reports)
+
+
+def _report(folder: str, reports: list[ShardReport]) -> int:
+    rows = sum(report.rows for report in reports)
+    kept = sum(report.kept for report in reports)
+    clipped = sum(report.clipped_boxes for report in reports)
+    bad = bad_by_reason(reports)
+    print(f"{rows} images in {len(reports)} shards of {folder}: {kept} kept byte for byte,", end="")
+    print(f" {rows - kept} converted to JPEG; {sum(r.bytes for r in reports)} bytes")
+    if clipped:
+        print(f"{clipped} boxes reached out of their image and were clipped to it")
+    print(f"{sum(bad.values())} rows left out", end="")
+    if bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
+        print(f" ({reasons}): see {Path(folder, BAD_IMAGES)}", end="")
+    print()
+    if not rows:
+        print("error: no row could be used", file=sys.stderr)
+    return 0 if rows else 1
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Checks the shards of `--tfrecords`; the exit code."""
+    reports, problems = ShardFolder(args.tfrecords).verify(args.processes or cores())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    rows, size = sum(r.rows for r in reports), sum(r.bytes for r in reports)
+    print(f"{len(reports)} shards, {rows} rows, {size} bytes in {MANIFEST};", end=" ")
+    print(f"{len(problems)} problems" if problems else "no problems")
+    return 1 if problems else 0
