@@ -1,4 +1,4 @@
-"""Crops of a map: each region resampled to the same size."""
+"""Crops of an image's map: each region resampled to the same size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from models.detection.boxes import STRIDE, clip
 _CELL_MARGIN = 1e-3
 
 
-def crop(maps: tf.Tensor, cells: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
-    """Resamples the regions `boxes` of maps of stride 16 to size x size, without averaging.
+def crop(image_map: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
+    """Resamples the regions `boxes` of a map of stride 16 to size x size, without averaging.
 
     A box is divided into size x size parts, and the map is interpolated bilinearly at the center
     of each, as torchvision's `roi_align` does with one sample per part.
@@ -25,51 +25,49 @@ def crop(maps: tf.Tensor, cells: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.T
     centers of the first and last cell, where there is nothing to interpolate, move there.
 
     Args:
-      maps: [B, h, w, C].
-      cells: int32 [B, 2], rows and columns of each map that belong to the image; the others are
-        never read.
-      boxes: [B, R, 4] in pixels; they have no gradient.
+      image_map: [1, h, w, C].
+      boxes: [R, 4] in pixels; they have no gradient.
 
     Returns:
-      float32 [B * R, size, size, C].
+      float32 [R, size, size, C].
     """
-    batch, regions = tf.shape(boxes)[0], tf.shape(boxes)[1]
     half_part = (boxes[..., 2:] - boxes[..., :2]) / (2 * size)
     points = tf.concat([boxes[..., :2] + half_part, boxes[..., 2:] - half_part], axis=-1)
-    last = tf.maximum(tf.cast(cells, tf.float32) - 1 - _CELL_MARGIN, 0.0)
-    points = tf.reshape(clip((points - 0.5) / STRIDE, last[:, None]), [-1, 4])
-    numbers = tf.repeat(tf.range(batch), regions)
+    cells = tf.cast(tf.shape(image_map)[1:3], tf.float32)
+    points = clip((points - 0.5) / STRIDE, tf.maximum(cells - 1 - _CELL_MARGIN, 0.0))
     # It has no bfloat16.
-    return _resample(tf.cast(maps, tf.float32), tf.stop_gradient(points), numbers, size)
+    return _resample(tf.cast(image_map, tf.float32), tf.stop_gradient(points), size)
 
 
-def _resample(maps: tf.Tensor, points: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor:
-    """size x size samples between the corners `points` [N, 4] of map `numbers` [N], in cells.
+def _resample(image_map: tf.Tensor, points: tf.Tensor, size: int) -> tf.Tensor:
+    """size x size samples between the corners `points` [R, 4] of a map [1, h, w, C], in cells.
 
     The gradient is ours: on a CPU with several threads that of `crop_and_resize` loses addends
     (TensorFlow 2.21: its threads add to the same cell without a lock).
     """
 
     @tf.custom_gradient
-    def resample(maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        whole = tf.maximum(tf.cast(tf.shape(maps)[1:3], tf.float32) - 1, 1.0)
-        crops = tf.image.crop_and_resize(maps, points / tf.tile(whole, [2]), numbers, [size, size])
-        return crops, lambda gradient: _spread(gradient, tf.shape(maps), points, numbers)
+    def resample(image_map: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        shape = tf.shape(image_map)
+        whole = tf.maximum(tf.cast(shape[1:3], tf.float32) - 1, 1.0)
+        first = tf.zeros(tf.shape(points)[:1], tf.int32)
+        crops = tf.image.crop_and_resize(
+            image_map, points / tf.tile(whole, [2]), first, [size, size]
+        )
+        return crops, lambda gradient: _spread(gradient, shape, points)
 
-    return resample(maps)
+    return resample(image_map)
 
 
-def _spread(
-    gradient: tf.Tensor, shape: tf.Tensor, points: tf.Tensor, numbers: tf.Tensor
-) -> tf.Tensor:
-    """The gradient of maps of this shape, from that of their crops [N, size, size, C].
+def _spread(gradient: tf.Tensor, shape: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+    """The gradient of a map of this shape, from that of its crops [R, size, size, C].
 
     Each sample is a weighted sum of four cells, so crops are a sparse matrix times the map.
     """
-    size, height, width = gradient.shape[1], shape[1], shape[2]
+    size, width = gradient.shape[1], shape[2]
     fractions = tf.linspace(0.0, 1.0, size)
     first, last = points[:, :2, None], points[:, 2:, None]
-    places = first + (last - first) * fractions  # [N, 2, size]
+    places = first + (last - first) * fractions  # [R, 2, size]
     lower = tf.floor(places)
     part, lower = places - lower, tf.cast(lower, tf.int32)
     upper = tf.minimum(lower + 1, shape[1:3][:, None] - 1)
@@ -77,12 +75,11 @@ def _spread(
     columns = (lower[:, 1], 1 - part[:, 1]), (upper[:, 1], part[:, 1])
     indices, weights = [], []
     for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
-        row += numbers[:, None] * height
         cell = tf.reshape(row[:, :, None] * width + column[:, None], [-1])
         indices.append(tf.stack([tf.range(tf.size(cell)), cell], axis=1))
         weights.append(tf.reshape(row_weight[:, :, None] * column_weight[:, None], [-1]))
     indices = tf.cast(tf.concat(indices, axis=0), tf.int64)
     gradient = tf.reshape(gradient, [-1, shape[3]])
-    cells = tf.stack([tf.shape(gradient)[0], shape[0] * height * width])
+    cells = tf.stack([tf.shape(gradient)[0], shape[1] * width])
     matrix = tf.SparseTensor(indices, tf.concat(weights, axis=0), tf.cast(cells, tf.int64))
     return tf.reshape(tf.sparse.sparse_dense_matmul(matrix, gradient, adjoint_a=True), shape)

@@ -19,7 +19,7 @@ from models import layers
 from models.architecture import FINAL_NORM
 from models.detection import anchors, boxes, crops, targets
 from models.detection.anchors import Proposals
-from models.detection.boxes import REGION_WEIGHTS, STRIDE
+from models.detection.boxes import REGION_WEIGHTS
 from models.detection.objective import PARTS, region_losses, rpn_losses
 from models.detection.options import DetectionOptions
 from models.detection.targets import Objects, RegionTargets
@@ -90,8 +90,8 @@ class FasterRCNN(tf.Module):
     """A detector: images -> `detect`; images and objects -> `losses`.
 
     Images are float32 [B, H, W, 3] in [-1, 1], with B known when a graph is traced, H and W not. An
-    image fills the first rows and columns, as `sizes` says. The heads see nothing of the rest; the
-    backbone's last cells do, as in all detectors of this kind.
+    image fills the first rows and columns, as `sizes` says, and the rest is cut off: a batch is the
+    same as its images one by one.
 
     Args:
       backbone: `models.resnet.ResNet` of output stride 32 in NHWC. Its batch norms should be frozen
@@ -143,11 +143,11 @@ class FasterRCNN(tf.Module):
             [B, N, 4], classes int32 [B, N] with -1 for padding, sample_index int64 [B].
           training: whether batch norms that are not frozen normalize by the batch.
         """
-        maps, cells = self._maps(batch.images, batch.sizes, training)
+        maps = self._maps(batch.images, batch.sizes, training)
         of_anchors, drawn = [], []
-        for i in range(batch.images.shape[0]):
+        for i, image_map in enumerate(maps):
             objects = Objects.padded(batch.boxes[i], batch.classes[i])
-            outputs = self._rpn(maps[i : i + 1], cells[i], training)
+            outputs = self._rpn(image_map, training)
             keys = [
                 targets.draw_seed(self.seed, purpose, batch.sample_index[i])
                 for purpose in (targets.ANCHOR_DRAW, targets.REGION_DRAW)
@@ -158,20 +158,20 @@ class FasterRCNN(tf.Module):
             proposals = self._propose(outputs, size, training=True)
             drawn.append(targets.region_targets(proposals, objects, keys[1], self.options))
         regions = RegionTargets(*(tf.stack(values) for values in zip(*drawn, strict=True)))
-        logits, offsets = self._classify(maps, cells, regions.boxes, training)
+        logits, offsets = self._classify(maps, regions.boxes, training)
         losses = *zip(*of_anchors, strict=True), *region_losses(logits, offsets, regions)
         return {name: tf.reduce_mean(loss) for name, loss in zip(PARTS, losses, strict=True)}
 
     def detect(self, images: tf.Tensor, sizes: tf.Tensor) -> Detections:
         """The objects in images [B, H, W, 3] of sizes int32 [B, 2] (height, width)."""
         options = self.options
-        maps, cells = self._maps(images, sizes, training=False)
+        maps = self._maps(images, sizes, training=False)
         proposals = [
-            self._propose(self._rpn(maps[i : i + 1], cells[i]), sizes[i], training=False)
-            for i in range(images.shape[0])
+            self._propose(self._rpn(image_map), sizes[i], training=False)
+            for i, image_map in enumerate(maps)
         ]
         regions, valid = (tf.stack(values) for values in zip(*proposals, strict=True))
-        logits, offsets = self._classify(maps, cells, regions)
+        logits, offsets = self._classify(maps, regions)
         found = boxes.decode(offsets, regions[:, :, None], REGION_WEIGHTS)
         scores = tf.nn.softmax(logits)[..., 1:]
         kept = tf.image.combined_non_max_suppression(
@@ -187,26 +187,23 @@ class FasterRCNN(tf.Module):
         classes = tf.where(real, tf.cast(kept.nmsed_classes, tf.int32), -1)
         return Detections(kept.nmsed_boxes, kept.nmsed_scores, classes)
 
-    def _maps(
-        self, images: tf.Tensor, sizes: tf.Tensor, training: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Stage 2's maps [B, h, w, 16 * width], and the cells int32 [B, 2] that images reach."""
-        maps = self.backbone.stage_maps(images, training, stages=_MAP_STAGES)[-1]
-        return maps, -(-sizes // STRIDE)
+    def _maps(self, images: tf.Tensor, sizes: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """Stage 2's map [1, h, w, 16 * width] of each image, without its padding."""
+        own = [images[i : i + 1, : sizes[i, 0], : sizes[i, 1]] for i in range(images.shape[0])]
+        return [self.backbone.stage_maps(x, training, stages=_MAP_STAGES)[-1] for x in own]
 
-    def _rpn(self, image_map: tf.Tensor, cells: tf.Tensor, training: bool = False) -> AnchorOutputs:
+    def _rpn(self, image_map: tf.Tensor, training: bool = False) -> AnchorOutputs:
         """What the region proposal network says of one image, [1, h, w, 16 * width].
 
         It reads the map through the batch norm and ReLU by which stage 3 does: the raw sums of a
         pre-activation network are not normalized.
         """
-        own = image_map[:, : cells[0], : cells[1]]
-        x = self.backbone.norm_relu(own, MAP_NORM, training)
+        x = self.backbone.norm_relu(image_map, MAP_NORM, training)
         x = tf.nn.relu(self._convolve(x, "rpn/conv"))
         scores, offsets = (
             tf.cast(self._convolve(x, name), tf.float32) for name in ("rpn/scores", "rpn/boxes")
         )
-        of_image = anchors.image_anchors(cells, self._cell_anchors)
+        of_image = anchors.image_anchors(tf.shape(image_map)[1:3], self._cell_anchors)
         return AnchorOutputs(of_image, tf.reshape(scores, [-1]), tf.reshape(offsets, [-1, 4]))
 
     def _convolve(self, x: tf.Tensor, name: str) -> tf.Tensor:
@@ -222,12 +219,15 @@ class FasterRCNN(tf.Module):
         )
 
     def _classify(
-        self, maps: tf.Tensor, cells: tf.Tensor, regions: tf.Tensor, training: bool = False
+        self, maps: list[tf.Tensor], regions: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits [B, R, C + 1] and offsets [B, R, C, 4], float32, of regions [B, R, 4]."""
-        batch, count, classes = maps.shape[0], regions.shape[1], self.class_num
-        x = crops.crop(maps, cells, tf.stop_gradient(regions), self.options.region_size)
-        x = tf.cast(x, maps.dtype)
+        count, classes = regions.shape[1], self.class_num
+        of_images = [
+            crops.crop(image_map, regions[i], self.options.region_size)
+            for i, image_map in enumerate(maps)
+        ]
+        x = tf.cast(tf.concat(of_images, axis=0), maps[0].dtype)
         x = self.backbone.run_stage(x, _REGION_STAGE, training, stride=1)
         x = self.backbone.norm_relu(x, FINAL_NORM, training)
         features = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
@@ -237,8 +237,8 @@ class FasterRCNN(tf.Module):
             for name in ("classes", "boxes")
         )
         return (
-            tf.reshape(logits, [batch, count, classes + 1]),
-            tf.reshape(offsets, [batch, count, classes, 4]),
+            tf.reshape(logits, [len(maps), count, classes + 1]),
+            tf.reshape(offsets, [len(maps), count, classes, 4]),
         )
 
 
