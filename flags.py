@@ -17,6 +17,28 @@ from models.losses import LOSSES
 FLAGS = flags.FLAGS
 
 # What a script has in place of the defaults below.
+_DETECTION = {  # as tf-faster-rcnn trained on VOC 2007 (docs/transfer.md)
+    "class_num": 20,
+    "batch_size": 1,
+    "freeze_batch_norm": True,
+    "lr": 0.001,
+    "lr_policy": "staircase",
+    "lr_decay_step": 50000,
+    "max_iter": 70000,
+    "mode": "predict",
+    "result": "detections.json",
+}
+_SEGMENTATION = {  # as DeepLabv3 in TensorFlow trained on VOC 2012 (docs/transfer.md)
+    "class_num": 21,
+    "batch_size": 16,
+    "batch_norm_decay": 0.9997,
+    "lr": 0.007,
+    "lr_policy": "polynomial",
+    "lr_power": 0.9,
+    "max_iter": 30000,
+    "mode": "predict",
+    "result": "masks.jsonl",
+}
 _IMAGE_BATCH = {"batch_size": 32}  # larger ones are not faster on a CPU, and need more memory
 DEFAULTS: dict[str, dict[str, object]] = {
     "train.py": {},
@@ -30,6 +52,8 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "image_classification.py": {"result": "label_pred.txt", **_IMAGE_BATCH},
     "extract_feature.py": {"result": "features.txt", **_IMAGE_BATCH},
     "export.py": {},
+    "detect.py": _DETECTION,
+    "segment.py": _SEGMENTATION,
 }
 
 # The released code defines these and never reads them.
@@ -56,6 +80,9 @@ ALIASES = {
 TRAINING = TRAIN, FINETUNE = "train.py", "finetune.py"
 PREDICTION = CLASSIFY, EXTRACT = "image_classification.py", "extract_feature.py"
 EVALUATE, EXPORT = "evaluate.py", "export.py"
+DENSE = DETECT, SEGMENT = "detect.py", "segment.py"  # objects and pixels of an image
+FITTING = *TRAINING, *DENSE
+LABELING = tuple(script for script in DEFAULTS if script not in DENSE)  # labels of whole images
 
 _group("Checkpoint", *DEFAULTS)
 flags.DEFINE_string(
@@ -70,11 +97,13 @@ flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)
 _DEPTHS = ", ".join(map(str, BLOCKS))
 flags.DEFINE_integer("resnet_size", 101, f"depth: {_DEPTHS}; 14 is for small data and tests")
 flags.register_validator("resnet_size", BLOCKS.__contains__, f"must be one of {_DEPTHS}")
-flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
-flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
 flags.DEFINE_float("batch_norm_epsilon", 1e-5, "added to the variance", lower_bound=0.0)
 
-_group("Records", *TRAINING, EVALUATE)
+_group("Network's input", *LABELING)
+flags.DEFINE_integer("image_size", 224, "side of the network's input in pixels", lower_bound=16)
+flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "layout; NCHW needs a GPU")
+
+_group("Records", *FITTING, EVALUATE)
 flags.DEFINE_string(
     "data_dir",
     "./data/train/",
@@ -82,6 +111,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
+
+_group("Positive labels", *TRAINING, EVALUATE)
 flags.DEFINE_float(
     "positive_threshold", 0.5, "confidence from which a label counts as positive", 0.0, 1.0
 )
@@ -89,7 +120,7 @@ flags.DEFINE_string(
     "scratch_dir", None, "folder of scores while evaluating: 4 bytes x images x classes"
 )
 
-_group("Input", *TRAINING, EVALUATE, *PREDICTION)
+_group("Input", *FITTING, EVALUATE, *PREDICTION)
 flags.DEFINE_integer("batch_size", 512, "images per micro-batch of one process", lower_bound=1)
 flags.DEFINE_integer("num_preprocess_threads", 4, "threads that decode images", lower_bound=1)
 flags.DEFINE_enum(
@@ -100,7 +131,7 @@ flags.DEFINE_enum(
     "statistics and loss stay float32",
 )
 
-_group("Devices", *TRAINING, EVALUATE, *PREDICTION)
+_group("Devices", *FITTING, EVALUATE, *PREDICTION)
 flags.DEFINE_string("visiable_gpu", "0", "indices of the GPUs to use, comma-separated")
 flags.DEFINE_integer("num_gpus", 1, "GPUs per process, always 1: start one process per GPU")
 flags.register_validator(
@@ -113,9 +144,12 @@ flags.DEFINE_boolean("xla", False, "compile clusters of operations with XLA; for
 flags.DEFINE_boolean("deterministic", False, "bit-identical runs, at some cost in speed")
 flags.DEFINE_integer("random_seed", 1234, "seed of weights, order, augmentation and draws")
 
-_group("Run", *TRAINING)
+_group("Run", *FITTING)
 flags.DEFINE_enum(
-    "mode", "train", ["train", "val"], "train, or val: evaluate the latest checkpoint once and stop"
+    "mode",
+    "train",
+    ["train", "val", "predict"],
+    "train; val: evaluate the latest checkpoint once and stop; predict: detect.py and segment.py",
 )
 flags.DEFINE_boolean("restore", False, "stop if there is no checkpoint to start from")
 flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
@@ -131,9 +165,11 @@ flags.DEFINE_integer(
     "patience", 0, "end after so many evaluations without a better one; 0: never", 0
 )
 
-_group("Order of records", *TRAINING)
+_group("Order of records", *FITTING)
 flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", lower_bound=1)
 flags.DEFINE_integer("shuffle_buffer", 2048, "records shuffled together, at least", lower_bound=1)
+
+_group("Classes of records", *TRAINING)
 flags.DEFINE_float(
     "class_balance", 0.0, "0: records as they are; 1: every class about equally often", 0.0
 )
@@ -142,12 +178,14 @@ flags.DEFINE_boolean(
 )
 flags.DEFINE_boolean("synthetic", False, "train on one artificial batch, to measure compute alone")
 
+_group("Mirrored images", *FITTING)
+flags.DEFINE_float("flip_probability", 0.5, "fraction of images mirrored", 0.0, 1.0)
+
 _group("Augmentation", *TRAINING)
 flags.DEFINE_float("area_min", 0.7, "minimum crop area as a fraction of the image", 0.0, 1.0)
 flags.DEFINE_float("area_max", 1.0, "largest fraction of the image that a crop keeps", 0.0, 1.0)
 flags.DEFINE_float("aspect_min", 0.75, "least width over height of a crop", 0.0)
 flags.DEFINE_float("aspect_max", 1.33, "largest width over height of a crop", 0.0)
-flags.DEFINE_float("flip_probability", 0.5, "fraction of images mirrored", 0.0, 1.0)
 flags.DEFINE_float("rotate_probability", 1 / 3, "fraction rotated, with color order A", 0.0, 1.0)
 flags.DEFINE_float("color_probability", 1 / 3, "fraction with color order B, unrotated", 0.0, 1.0)
 flags.DEFINE_float("rotate_degrees", 45.0, "largest angle of rotation, in degrees", 0.0, 180.0)
@@ -161,8 +199,10 @@ flags.DEFINE_integer("randaugment_layers", 0, "operations of RandAugment per ima
 flags.DEFINE_float("randaugment_magnitude", 9.0, "strength of RandAugment", 0.0, 10.0)
 flags.DEFINE_float("mixup_alpha", 0.0, "alpha of mixup's Beta distribution; 0: no mixup", 0.0)
 
-_group("Training of the network", *TRAINING)
+_group("Kind of network", *TRAINING)
 flags.DEFINE_enum("backbone", RESNET, list(BACKBONES), "kind of network")
+
+_group("Training of the network", *FITTING)
 flags.DEFINE_integer("width", 64, "filters of the stem, 64 in every released size", lower_bound=1)
 flags.DEFINE_float("batch_norm_decay", 0.997, "momentum of the moving statistics", 0.0, 1.0)
 flags.DEFINE_boolean(
@@ -202,16 +242,18 @@ flags.DEFINE_float("gamma_negative", 4.0, "asymmetric loss: focus on hard negati
 flags.DEFINE_float("gamma_positive", 1.0, "asymmetric loss: focus on hard positives", 0.0)
 flags.DEFINE_float("probability_shift", 0.05, "asymmetric loss: shift of negatives", 0.0, 1.0)
 
-_group("Optimization", *TRAINING)
+_group("Optimization", *FITTING)
 flags.DEFINE_enum("optimizer", "mom", ["mom", "sgd"], "momentum, or plain gradient descent")
 flags.DEFINE_float("opt_momentum", 0.9, "momentum", 0.0, 1.0)
 flags.DEFINE_float("weight_decay", 1e-4, "factor of half the squared weights", lower_bound=0.0)
 flags.DEFINE_float("gradient_clip", 0.0, "largest global norm of gradients; 0: no limit", 0.0)
 flags.DEFINE_integer("accumulate_steps", 1, "micro-batches per step of a worker", lower_bound=1)
-flags.DEFINE_float("head_lr_mult", 1.0, "factor of the learning rate of the logits layer", 0.0)
+flags.DEFINE_float(
+    "head_lr_mult", 1.0, "factor of the learning rate of the logits layer or the heads", 0.0
+)
 flags.DEFINE_float("backbone_lr_mult", 1.0, "factor of the learning rate of all other layers", 0.0)
 
-_group("Learning rate", *TRAINING)
+_group("Learning rate", *FITTING)
 flags.DEFINE_enum(
     "lr_policy",
     "pretraining",
@@ -229,25 +271,32 @@ flags.DEFINE_float("lr_warmup", 0.1, "learning rate at step 0 of the warm-up", l
 flags.DEFINE_integer("lr_warmup_decay_step", 4400, "steps between warm-up raises", lower_bound=1)
 flags.DEFINE_float("lr_warmup_decay_factor", 1.414, "factor of each warm-up raise", lower_bound=0.0)
 
+_group("Trained variables", FINETUNE, *DENSE)
+flags.DEFINE_list(
+    "trainable",
+    [],
+    "train variables like stages_3_*,logits/* (default: all; of a detector: its heads, and stages 1"
+    " to 3 without batch norms)",
+)
+
 _group("Finetuning", FINETUNE)
-flags.DEFINE_list("trainable", [], "train variables like stages_3_*,logits/* (default: all)")
 flags.DEFINE_boolean("FixBlock2", False, "train only stages 2 and 3, global_pool and logits")
 flags.DEFINE_float(
     "bn_decay_fraction", 0.1, "finetune.py: fraction of the decay on gamma, beta", 0.0
 )
 
-_group("Workers of a step", *TRAINING)
+_group("Workers of a step", *FITTING)
 flags.DEFINE_integer("global_batch", 0, "global batch size (0: batch_size x workers)", 0)
 flags.DEFINE_boolean("sync_batch_norm", False, "normalize by the batches of all workers")
 
-_group("Distributed", *TRAINING, EVALUATE)
+_group("Distributed", *FITTING, EVALUATE)
 flags.DEFINE_enum("compression", "none", ["none", "fp16"], "type in which gradients are sent")
 flags.DEFINE_integer("gradient_groups", 4, "all-reduce calls per step; 0: one per variable", 0)
 flags.DEFINE_integer("stall_seconds", 60, "until a missing worker is reported; 0: never", 0)
 flags.DEFINE_integer("stall_shutdown_seconds", 900, "until its absence ends the job; 0: never", 0)
 flags.DEFINE_integer("commit_steps", 10, "elastic: steps between copies to return to", 1)
 
-_group("Images", EVALUATE, *PREDICTION, EXPORT)
+_group("Images", EVALUATE, *PREDICTION, EXPORT, *DENSE)
 flags.DEFINE_multi_string(
     "images",
     [],
@@ -265,17 +314,21 @@ flags.DEFINE_string(
     None,
     "file to write, its suffix sets the format; evaluate.py: folder of its report",
 )
-flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
 flags.DEFINE_boolean("use_ema", False, "take the moving average of the weights")
 
-_group("Preparation", EVALUATE, *PREDICTION)
+_group("Folding", EVALUATE, *PREDICTION, EXPORT)
+flags.DEFINE_boolean("fold_batch_norm", True, "merge batch norm into the convolution before it")
+
+_group("Crops", EVALUATE, *PREDICTION)
 flags.DEFINE_boolean("ten_crop", False, "average over four corners, the center and their mirrors")
+
+_group("Limits of images", EVALUATE, *PREDICTION, *DENSE)
 flags.DEFINE_integer("max_pixels", 89478485, "larger images are refused", lower_bound=1)
 flags.DEFINE_integer(
     "max_image_bytes", 536870912, "bytes that decoding an image may take", lower_bound=1
 )
 
-_group("Prediction", *PREDICTION)
+_group("Prediction", *PREDICTION, *DENSE)
 flags.DEFINE_boolean("strict", False, "exit with code 1 if an image could not be read")
 
 _group("Scores", EVALUATE, CLASSIFY, EXPORT)
@@ -286,6 +339,8 @@ flags.DEFINE_enum(
     "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid); "
     "not given: as a checkpoint of ours was trained",
 )
+
+_group("Names of classes", EVALUATE, CLASSIFY, EXPORT, *DENSE)
 flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
 
 _group("Thresholds", EVALUATE, CLASSIFY)
@@ -342,6 +397,36 @@ flags.DEFINE_string(
     "import_weights", None, "weights (.safetensors, .npz, .h5) to make the checkpoint --result of"
 )
 flags.DEFINE_boolean("list", False, "print what the checkpoint holds, and stop")
+
+_group("Detection", DETECT)
+flags.DEFINE_integer("min_side", 600, "short side that images are resized to, in pixels", 16)
+flags.DEFINE_integer("max_side", 1000, "largest long side of a resized image, in pixels", 16)
+flags.DEFINE_list("anchor_scales", ["8", "16", "32"], "sides of square anchors, in 16 pixels")
+flags.DEFINE_list("anchor_ratios", ["0.5", "1", "2"], "heights of anchors over their widths")
+flags.DEFINE_integer("rpn_channels", 512, "filters of the region proposal network", 1)
+flags.DEFINE_integer("rpn_samples", 256, "anchors per image that have a loss", 1)
+flags.DEFINE_integer("proposals", 2000, "proposals per image in training", 1)
+flags.DEFINE_integer("test_proposals", 300, "proposals per image in detection", 1)
+flags.DEFINE_integer("regions", 256, "proposals per image that have a loss", 1)
+flags.DEFINE_float("nms_iou", 0.3, "overlap from which the worse of two detections goes", 0.0, 1.0)
+flags.DEFINE_float("score_threshold", 0.0, "least probability of a detection", 0.0, 1.0)
+flags.DEFINE_integer("max_detections", 100, "detections per image", 1)
+flags.DEFINE_boolean("coco_metrics", False, "evaluate by COCO's AP, too (needs the extra coco)")
+flags.DEFINE_float("draw_threshold", 0.5, "least probability of a box that is drawn", 0.0, 1.0)
+
+_group("Segmentation", SEGMENT)
+flags.DEFINE_integer("crop_size", 513, "side of training crops in pixels", 17)
+flags.DEFINE_float("scale_min", 0.5, "least factor that training images are resized by", 0.01)
+flags.DEFINE_float("scale_max", 2.0, "largest factor that training images are resized by", 0.01)
+flags.DEFINE_integer("output_stride", 16, "image over map size, 16 or 8", 8, 16)
+flags.DEFINE_integer("aspp_filters", 256, "outputs of each branch of the pyramid", 1)
+flags.DEFINE_list("aspp_rates", ["6", "12", "18"], "dilations of its branches, at stride 16")
+flags.DEFINE_list("test_scales", ["1"], "factors of an image whose predictions are averaged")
+flags.DEFINE_boolean("test_flip", False, "average over the mirror image, too")
+flags.DEFINE_string("masks_dir", "./out/masks/", "folder of the predicted masks")
+
+_group("Drawings", *DENSE)
+flags.DEFINE_string("draw_dir", None, "folder for the images with what was found drawn on them")
 
 FLAGS.set_default("log_dir", "./out/log/")
 

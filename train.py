@@ -25,7 +25,7 @@ from models.training.optimizers import OptimizerOptions
 from models.training.overview import OverviewOptions
 from models.training.schedules import ScheduleOptions
 from models.training.trainer import Trainer
-from models.training.validation import Validation
+from models.training.validation import LabelMeasure, Validation
 
 FLAGS = flags.FLAGS
 
@@ -52,6 +52,10 @@ class Classification:
         set_defaults(sizes)
         return make_backbone(job)
 
+    def image_sizes(self) -> str:
+        """The sizes of the images, for the log."""
+        return f"{FLAGS.image_size} x {FLAGS.image_size} pixels"
+
     def objective(self) -> Objective:
         """The loss that --loss names, with its keyword arguments filled from the flags."""
         loss, weights = LOSSES[FLAGS.loss], None
@@ -69,14 +73,14 @@ class Classification:
         """What measures the current weights on --val_dir."""
         held_out = EvaluationImages((), FLAGS.val_dir, FLAGS.class_num, FLAGS.max_bad_records)
         how = Preparation(FLAGS.image_size), FLAGS.batch_size, FLAGS.num_preprocess_threads
-        return Validation(
+        measure = LabelMeasure(
             trainer.network,
             trainer.objective.probabilities,
             # Horovod: each worker evaluates its own batches.
             lambda: held_out.batches(*how, job.rank, job.size),
             lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
-            trainer.average,
         )
+        return Validation(measure, trainer.average)
 
 
 def make_evaluator(job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluator:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 
 from data.common import command, flag_groups, output_lock
+from data.common.errors import UserError
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")
@@ -51,6 +52,18 @@ def values(*names: str) -> dict[str, Any]:
 def given(*names: str) -> dict[str, Any]:
     """The values of these flags where the command line names them; None for the others."""
     return {name: FLAGS[name].value if FLAGS[name].present else None for name in names}
+
+
+def numbers(name: str) -> tuple[float, ...]:
+    """The values of a list flag as numbers. Raises UserError unless all are above 0."""
+    given = FLAGS[name].value
+    try:
+        found = tuple(map(float, given))
+    except ValueError:
+        found = ()
+    if not found or min(found) <= 0:
+        raise UserError(f"--{name}={','.join(given)}: use numbers above 0, such as 0.5,1,2")
+    return found
 
 
 def set_defaults(values: Mapping[str, Any]) -> None:

@@ -206,6 +206,20 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     return names
 
 
+def names_of_classes(path: str | None, class_num: int) -> list[str]:
+    """The names in a file, see `read_class_names`; "class 0" and so on without one.
+
+    Raises:
+        UserError: they are not `class_num`.
+    """
+    if path is None:
+        return [f"class {cls}" for cls in range(class_num)]
+    names = read_class_names(path)
+    if len(names) != class_num:
+        raise UserError(f"{path} names {len(names)} classes, the checkpoint has {class_num}")
+    return names
+
+
 def check_class_names(names: Iterable[str], where: str) -> None:
     """Raises UserError unless names of classes fit into a file of one a line."""
     seen: set[str] = set()

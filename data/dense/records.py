@@ -102,6 +102,19 @@ def decode_mask(features: Features, class_num: int) -> DenseSample:
     return decode_dense(features, class_num)
 
 
+def classes_of_records(data_dir: str) -> dict[str, str | int]:
+    """The file of class names next to records, or in the folder above, and how many there are.
+
+    Returns:
+        The flags dictionary and class_num; {} without such a file.
+    """
+    for folder in (Path(data_dir), Path(data_dir).parent):
+        path = folder / CLASS_NAMES
+        if path.is_file():
+            return {"dictionary": str(path), "class_num": len(read_class_names(path))}
+    return {}
+
+
 def write_class_names(folder: str | os.PathLike, names: Sequence[str]) -> None:
     """Writes the names of the classes, one a line by index, next to records.
 

@@ -38,8 +38,22 @@ def detection_image(contents: bytes, min_side: int, max_side: int) -> DetectionI
         ImageError: not a whole image within the limits.
     """
     pixels = decode(contents)
+    return DetectionInputs(*resized_batch(pixels, min_side, max_side), pixels.shape[:2])
+
+
+def resized_batch(
+    pixels: np.ndarray, min_side: int, max_side: int
+) -> tuple[tf.Tensor, tf.Tensor, np.ndarray]:
+    """An image uint8 [H, W, 3] as a detector takes it: image, sizes and scale, see above."""
     image, scale = resized(pixels, min_side, max_side)
-    return DetectionInputs(*padded([image]), scale, pixels.shape[:2])
+    return *padded([image]), scale
+
+
+def to_network(pixels: np.ndarray) -> tf.Tensor:
+    """An image uint8 [H, W, 3] as a segmentation network takes it, float32 [1, H, W, 3]."""
+    image = aligned((1, *pixels.shape))
+    _to_unit(pixels, image[0])
+    return to_tensor(image)
 
 
 def segmentation_image(contents: bytes) -> tuple[tf.Tensor, tuple[int, int]]:
@@ -49,9 +63,7 @@ def segmentation_image(contents: bytes) -> tuple[tf.Tensor, tuple[int, int]]:
         ImageError: not a whole image within the limits.
     """
     pixels = decode(contents)
-    image = aligned((1, *pixels.shape))
-    _to_unit(pixels, image[0])
-    return to_tensor(image), pixels.shape[:2]
+    return to_network(pixels), pixels.shape[:2]
 
 
 def decode(contents: bytes) -> np.ndarray:

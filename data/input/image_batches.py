@@ -8,7 +8,7 @@ a run was interrupted or not, and so give the same numbers.
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,39 @@ class Preparation:
         with decoded(data, *self._limits) as image:
             return self._to_crops(tf.constant(pixels_of(_shortened(image)))).numpy()
 
+    def stack(self, images: Sequence[np.ndarray | None]) -> np.ndarray:
+        """The crops of several images, float32 [B, crops, S, S, 3]; zero where None."""
+        stacked = np.zeros((len(images), *self.shape), np.float32)
+        for place, crops in zip(stacked, images, strict=True):
+            if crops is not None:
+                place[...] = crops
+        return stacked
+
+
+class WholeImage:
+    """A preparation that leaves images as they are, uint8 [H, W, 3]; for batches of one image.
+
+    Args:
+      max_pixels, max_image_bytes: see `Preparation`.
+    """
+
+    crops = 1
+
+    def __init__(
+        self, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
+    ) -> None:
+        self._limits = max_pixels, max_image_bytes
+
+    def __call__(self, data: bytes) -> np.ndarray:
+        """The pixels. Raises ImageError: not a whole image within the limits."""
+        with decoded(data, *self._limits) as image:
+            return pixels_of(image)
+
+    def stack(self, images: Sequence[np.ndarray | None]) -> np.ndarray:
+        """uint8 [1, H, W, 3]; a single pixel if the image was unreadable."""
+        (image,) = images
+        return np.zeros((1, 1, 1, preprocess.CHANNELS), np.uint8) if image is None else image[None]
+
 
 def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
     """A few images' encoded bytes, and their crops one after another.
@@ -130,7 +163,7 @@ class ImageBatch(NamedTuple):
 
 def batches(
     images: Iterable[SourceImage],
-    prepare: Preparation,
+    prepare: Preparation | WholeImage,
     batch_size: int,
     threads: int,
 ) -> Iterator[ImageBatch]:
@@ -146,11 +179,7 @@ def batches(
     prepared = map_ahead(prepare_one, images, threads, BATCHES_AHEAD * batch_size)
     with contextlib.closing(prepared):
         while chunk := list(itertools.islice(prepared, batch_size)):
-            crops = np.zeros((len(chunk), *prepare.shape), np.float32)
-            for crop, image in zip(crops, chunk, strict=True):
-                if image.crops is not None:
-                    crop[...] = image.crops
-            yield ImageBatch(chunk, crops)
+            yield ImageBatch(chunk, prepare.stack([image.crops for image in chunk]))
 
 
 def _prepare(prepare: Preparation, image: SourceImage) -> Prepared:

@@ -49,6 +49,8 @@ _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
 _OWN_NAME = "model.ckpt-"
 _OWN_FILE = re.compile(r"(model\.ckpt-\d+)(\.tmp-\d+)?\.(index|meta|json|data-\d{5}-of-\d{5}.*)")
 _BLOCK_KERNEL = re.compile(r"stages_(\d)_block_\d+/conv1_b2/conv2d/kernel$")
+# The variable with one number per class, of each kind of head -> how many of them are no class.
+HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias": 0}
 _DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
@@ -121,7 +123,8 @@ def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
 
     Raises CheckpointError when the variables are not those of this network.
     """
-    absent = [name for name in (kernel_name(STEM), DENSE_BIAS) if name not in shapes]
+    heads = [name for name in HEADS if name in shapes]
+    absent = [kernel_name(STEM)] * (kernel_name(STEM) not in shapes) + [DENSE_BIAS] * (not heads)
     if absent:
         raise CheckpointError(
             f"{source} does not hold this network: it has no {absent[0]}, but {first_few(shapes)}"
@@ -131,7 +134,8 @@ def sizes_of(source: str, shapes: Mapping[str, tuple]) -> tuple[int, int, int]:
         raise CheckpointError(
             f"{source} has {counts} blocks per stage, unlike every depth of {list(BLOCKS)}"
         )
-    return _DEPTHS[counts], shapes[DENSE_BIAS][0], shapes[kernel_name(STEM)][-1]
+    class_num = shapes[heads[0]][0] - HEADS[heads[0]]
+    return _DEPTHS[counts], class_num, shapes[kernel_name(STEM)][-1]
 
 
 def check_same_classes(prefixes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from absl import logging
 
 from data.common import output_lock, processes
 from data.common.processes import ProcessGroup, this_process
-from data.input.image_batches import ImageBatch, Preparation
+from data.input.image_batches import ImageBatch, Preparation, WholeImage
 from data.outputs.batch_predictor import BatchPredictor
 from data.outputs.result_files import ResultFormat
 from models.checkpoints import checkpoint
@@ -23,7 +23,7 @@ from models.distributed import launch
 from models.distributed.base import DistributedOptions
 from models.losses import LOSSES
 from models.prediction import inference
-from models.prediction.inference import Loaded, NetworkOptions, Predictor
+from models.prediction.inference import Loaded, NetworkOptions
 
 SCORES = {"single": "softmax", "multi": "sigmoid"}
 """--label_mode -> the output of the network."""
@@ -75,10 +75,11 @@ def run(
     group: ProcessGroup,
     options: ImageJobOptions,
     result_format: ResultFormat,
-    predict: Predictor,
+    predict: Callable[[np.ndarray], Any],
     describe: Callable[[ImageBatch, np.ndarray], list],
     settings: Mapping[str, Any],
     shown: int = 0,
+    prepare: Preparation | WholeImage | None = None,
 ) -> int:
     """Predicts every batch of `options.images` and writes the result; returns the exit code.
 
@@ -86,14 +87,14 @@ def run(
       group: of `process_group`.
       describe, shown: see `BatchPredictor`.
       settings: the flags that change the rows, with those of `DECISIVE`.
+      prepare: from encoded bytes to what `predict` takes; None: crops as the options say.
     """
     result = Path(options.result)
     if group.shard.index == 0:
         output_lock.claim_file("result", result)
     warnings.filterwarnings("ignore", module="PIL")  # about metadata that we do not use
-    prepare = Preparation(
-        loaded.image_size, options.ten_crop, options.max_pixels, options.max_image_bytes
-    )
+    limits = options.max_pixels, options.max_image_bytes
+    prepare = prepare or Preparation(loaded.image_size, options.ten_crop, *limits)
     job = BatchPredictor(
         sources=options.images,
         result=result,

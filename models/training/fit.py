@@ -62,6 +62,9 @@ class Task(Protocol):
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> Any:
         """The network with initial values; `sizes` are those of the checkpoint it starts from."""
 
+    def image_sizes(self) -> str:
+        """The sizes of the images, for the log."""
+
     def objective(self) -> Any:
         """See `Trainer`."""
 
@@ -105,6 +108,8 @@ class RunOptions:
 
 def fit(task: Task, options: RunOptions) -> int:
     """Trains, or evaluates with `mode` val; returns the exit code. Raises UserError."""
+    if options.mode not in ("train", "val"):
+        raise UserError(f"--mode={options.mode} is for detect.py and segment.py")
     job = launch.start(options.distributed)  # Horovod: join the other processes.
     options.devices.apply(job.local_rank, job.launched)  # Horovod: a GPU each.
     measures = options.mode == "val"  # Restores every variable, or fails.
@@ -159,7 +164,8 @@ class _Run:
         schedule = make_schedule(options.schedule, options.max_iter, step_shard.global_batch)
         if job.rank == 0:
             planned = arithmetic(step_shard, job.size, source.records, options.max_iter)
-            overview.show(trainer.network, planned, schedule, options.overview)
+            sizes = self.task.image_sizes()
+            overview.show(trainer.network, sizes, planned, schedule, options.overview)
         return loop.train(
             trainer,
             source.batches(int(trainer.position.numpy())),

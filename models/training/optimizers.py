@@ -15,7 +15,8 @@ from data.common.errors import UserError
 from models.architecture import is_batch_norm
 from models.checkpoints.files import AVERAGE, MOMENTUM
 
-HEAD = "logits/"
+HEADS = ("logits/", "detection/", "segmentation/")
+"""Variables of what is on top of the backbone."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class OptimizerOptions:
 
     `bn_decay_fraction` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
     `gradient_clip` is the largest global norm, 0 for no limit. `head_lr_mult` multiplies the
-    learning rate of the logits layer, `backbone_lr_mult` that of all other layers.
+    learning rate of the logits layer, or of other heads, `backbone_lr_mult` that of the backbone.
 
     Raises:
       UserError: an unknown optimizer, or a value below 0.
@@ -122,7 +123,7 @@ class Optimizer:
         )
         momentum = tf.constant(self.options.opt_momentum)
         for name, gradient in totals.items():
-            own = head if name.startswith(HEAD) else backbone
+            own = head if name.startswith(HEADS) else backbone
             self._update(name, gradient, own, momentum)
 
     def _update(

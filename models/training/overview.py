@@ -18,21 +18,26 @@ LONG_SECONDS = 3600.0
 class OverviewOptions:
     """The fields are the flags of the same name."""
 
-    image_size: int
     warmup: int
     model_dir: str
     log_dir: str
 
 
 def show(
-    network: Any, steps: str, schedule: Callable[[int], float], options: OverviewOptions
+    network: Any,
+    image_sizes: str,
+    steps: str,
+    schedule: Callable[[int], float],
+    options: OverviewOptions,
 ) -> None:
     """Logs device, network, learning rate, output folders, and `steps` (see `arithmetic`)."""
+    backbone = getattr(network, "backbone", network)
+    kinds = dict.fromkeys(type(part).__name__ for part in (network, backbone))
     parameters = sum(math.prod(v.shape) for v in network.trainable_by_name().values())
     logging.info(
-        "%s-%d of width %d, %s parameters, %d classes, %d x %d pixels, on %s",
-        *(type(network).__name__, network.resnet_size, network.width, f"{parameters:,}"),
-        *(network.class_num, options.image_size, options.image_size, device()),
+        "%s-%d of width %d, %s parameters, %d classes, %s, on %s",
+        *(" on ".join(kinds), backbone.resnet_size, backbone.width, f"{parameters:,}"),
+        *(network.class_num, image_sizes, device()),
     )
     logging.info("%s", steps)
     logging.info("learning rate %g at first, %g warm", schedule(0), schedule(options.warmup))

@@ -15,7 +15,7 @@ from data.input.image_batches import Preparation
 from data.tfrecords import records
 from data.tfrecords.examples import KINDS, encode_example
 from models.metrics.evaluators import MultiLabelEvaluator
-from models.training.validation import Validation
+from models.training.validation import LabelMeasure
 
 CLASSES = 16
 SIZE = 16
@@ -99,13 +99,13 @@ def test_while_training_the_network_gets_what_evaluate_gives_it(tmp_path):
             return tf.tile(images[:, 0, :1, 0], [1, CLASSES])
 
     images, prepare = held_out(tmp_path / "records"), Preparation(SIZE)
-    validation = Validation(
+    measure = LabelMeasure(
         Network(),
         tf.sigmoid,
         lambda: images.batches(prepare, 5, 2),
         lambda: MultiLabelEvaluator(CLASSES),
     )
-    first, again = validation(), validation()
+    first, again = measure(), measure()
     assert first == again
     expected = np.concatenate([batch.crops[:, 0] for batch in batches(tmp_path / "records")])
     np.testing.assert_array_equal(np.concatenate(seen), np.concatenate([expected, expected]))

@@ -26,7 +26,7 @@ from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock
 from models.training.objectives import Mixup, Objective
 from models.training.trainer import LOSS_SCALE_GROWTH_STEPS
-from models.training.validation import Validation
+from models.training.validation import LabelMeasure, Validation
 
 
 @pytest.mark.slow
@@ -112,12 +112,13 @@ def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_pat
     one = batch(0)
     index, value = -np.ones_like(one.label_index), np.zeros_like(one.label_value)
     held = {"crops": one.images.numpy()[:, None], "label_index": index, "label_value": value}
-    evaluate = Validation(
+    measure = LabelMeasure(
         trainer.network,
         trainer.objective.probabilities,
         lambda: [types.SimpleNamespace(**held)],
         lambda: MultiLabelEvaluator(CLASSES),
     )
+    evaluate = Validation(measure)
     assert train(trainer, tmp_path, 3, eval_interval=1, evaluate=evaluate, best=best) == 0
     assert int(trainer.global_step) == 3 and not best.should_stop
     assert CheckpointFolder(tmp_path / "best").latest() is None

@@ -1,0 +1,178 @@
+"""What detectors and segmentation networks find: rows of result files, masks, and drawings."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from data.common.errors import UserError
+from data.common.files import atomic_write, rewritten
+from data.outputs.result_files import ResultFormat
+
+COCO, LINES = ".json", ".jsonl"
+LINE_PIXELS = 400  # of an image's long side for each pixel of a drawn line
+OVERLAY = 0.6  # weight of the classes' colors over the image
+_PART_LENGTH = 200  # of a name in a path; file systems take 255 bytes
+
+
+class Row(NamedTuple):
+    """An image in a result: its name, height and width, what was found, and why it was unreadable.
+
+    `found` is a list of objects, as `found_objects` makes them, or a mask, as `found_mask` does.
+    """
+
+    image: str
+    size: tuple[int, int]
+    found: Any
+    problem: str = ""
+
+
+def found_objects(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Objects of a row from boxes (y1, x1, y2, x2) [D, 4], scores [D] and classes [D]."""
+    return [
+        {
+            "class": int(cls),
+            "name": names[cls],
+            "score": round(float(score), 6),
+            "bbox": [round(float(n), 2) for n in (x1, y1, x2 - x1, y2 - y1)],
+        }
+        for (y1, x1, y2, x2), score, cls in zip(boxes, scores, classes, strict=True)
+    ]
+
+
+def found_mask(mask: np.ndarray, names: Sequence[str], path: str) -> dict[str, Any]:
+    """A mask of a row: its file, and the pixels of each class in it by name."""
+    classes, pixels = np.unique(mask, return_counts=True)
+    counts = {names[cls]: int(count) for cls, count in zip(classes, pixels, strict=True)}
+    return {"mask": path, "pixels": counts}
+
+
+def formats(names: Sequence[str]) -> dict[str, ResultFormat]:
+    """Suffix -> format: COCO's JSON of objects, or a JSON line per image."""
+    finish = functools.partial(_write_coco, names)
+    return {COCO: ResultFormat(b"", _line, finish), LINES: ResultFormat(b"", _line)}
+
+
+def _line(row: Row) -> bytes:
+    height, width = row.size
+    content = {"image": row.image, "width": width, "height": height, "found": row.found}
+    return (json.dumps(content | {"problem": row.problem or None}) + "\n").encode()
+
+
+def _write_coco(names: Sequence[str], body: Path, result: Path) -> None:
+    """COCO's format of instances, with a `score` each; category k + 1 is class k."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    with rewritten(result) as file:
+        file.write(b'{"images": [')
+        _write_items(file, _coco_images(body))
+        file.write(b'],\n"categories": ' + json.dumps(categories).encode())
+        file.write(b',\n"annotations": [')
+        _write_items(file, _coco_annotations(body))
+        file.write(b"]}\n")
+
+
+def _write_items(file: Any, items: Iterator[dict[str, Any]]) -> None:
+    separator = b"\n"
+    for item in items:
+        file.write(separator + json.dumps(item).encode())
+        separator = b",\n"
+
+
+def _rows(body: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open(body, "rb") as lines:
+        yield from ((number, json.loads(line)) for number, line in enumerate(lines, 1))
+
+
+def _coco_images(body: Path) -> Iterator[dict[str, Any]]:
+    for number, row in _rows(body):
+        sizes = {"width": row["width"], "height": row["height"]}
+        problem = {"problem": row["problem"]} if row["problem"] else {}
+        yield {"id": number, "file_name": row["image"], **sizes, **problem}
+
+
+def _coco_annotations(body: Path) -> Iterator[dict[str, Any]]:
+    count = 0
+    for number, row in _rows(body):
+        for found in row["found"] or ():
+            count += 1
+            _, _, width, height = found["bbox"]
+            yield {
+                "id": count,
+                "image_id": number,
+                "category_id": found["class"] + 1,
+                "bbox": found["bbox"],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": found["score"],
+            }
+
+
+def file_in(folder: str | os.PathLike, name: str, suffix: str) -> Path:
+    """The file of an image in a folder for outputs: never outside it, whatever the name is."""
+    parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part != "/"]
+    safe = ["_up_" if part == ".." else part[:_PART_LENGTH] for part in parts] or ["image"]
+    return Path(folder, *safe[:-1], safe[-1] + suffix)
+
+
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Writes an image file whole or not at all, in the format of its suffix.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    encoded = io.BytesIO()
+    image.save(encoded, Image.registered_extensions()[path.suffix], **options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, encoded.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def palette() -> np.ndarray:
+    """uint8 [256, 3]: PASCAL VOC's colors of classes; bit k of a class goes to channel k % 3."""
+    colors, classes = np.zeros((256, 3), np.uint8), np.arange(256)
+    for bit in range(8):
+        place, channel = divmod(bit, 3)
+        colors[:, channel] |= ((classes >> bit & 1) << (7 - place)).astype(np.uint8)
+    return colors
+
+
+def mask_image(mask: np.ndarray) -> Image.Image:
+    """A mask int [H, W] of classes below 256 as a palette image, whose pixels are the classes."""
+    image = Image.frombytes("P", mask.shape[::-1], mask.astype(np.uint8).tobytes())
+    image.putpalette(palette().ravel().tolist())
+    return image
+
+
+def draw_mask(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """An image uint8 [H, W, 3] with the colors of its classes over all but the background."""
+    colors = palette()[mask]
+    weight = np.where(mask[..., np.newaxis] > 0, OVERLAY, 0.0)
+    return Image.fromarray(np.rint(pixels * (1 - weight) + colors * weight).astype(np.uint8))
+
+
+def draw_objects(pixels: np.ndarray, objects: Sequence[dict[str, Any]]) -> Image.Image:
+    """An image uint8 [H, W, 3] with a box, a name and a score for each object of a row."""
+    image = Image.fromarray(pixels)
+    draw, line = ImageDraw.Draw(image), max(1, max(image.size) // LINE_PIXELS)
+    for found in reversed(objects):  # the best ones on top
+        color = tuple(palette()[(found["class"] + 1) % 256].tolist())
+        x, y, width, height = found["bbox"]
+        draw.rectangle([x, y, x + width, y + height], outline=color, width=line)
+        text = f"{found['name']} {found['score']:.2f}"
+        frame = draw.textbbox((x + line, y + line), text)
+        draw.rectangle(frame, fill=color)
+        ink = "black" if sum(color) > 3 * 128 else "white"
+        draw.text((x + line, y + line), text, fill=ink)
+    return image

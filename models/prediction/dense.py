@@ -1,0 +1,56 @@
+"""Loads the checkpoints of detect.py and segment.py, with what they were trained with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from data.common.processes import this_process
+from models.checkpoints import checkpoint
+from models.devices import DeviceOptions
+from models.prediction.inference import Loaded
+
+
+def trained_with(path: str, names: Sequence[str]) -> dict[str, Any]:
+    """The flags with these names of the run that made a checkpoint; {} if none were kept.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
+    flags = checkpoint.read(checkpoint.find(path)).meta().get("flags", {})
+    found = {name: flags[name] for name in names if name in flags}
+    dictionary = found.get("dictionary")
+    if dictionary and not os.path.exists(dictionary):
+        logging.warning("%s is not there any more: give --dictionary for names", dictionary)
+        del found["dictionary"]
+    return found
+
+
+def load(
+    path: str,
+    make_network: Callable[[Mapping[str, int]], Any],
+    devices: DeviceOptions,
+    use_ema: bool = False,
+) -> Loaded:
+    """The network of a checkpoint, on the devices of this process.
+
+    Args:
+      path: the checkpoint, or a folder for the latest one in it.
+      make_network: sizes by flag -> the network.
+
+    Raises:
+      CheckpointError: it is missing or damaged, or of another network.
+    """
+    process = this_process()
+    devices.apply(process.local_rank, process.size > 1)
+    prefix = checkpoint.find(path)
+    held = checkpoint.describe(prefix)
+    sizes = {name: getattr(held, name) for name in ("resnet_size", "class_num", "width")}
+    network = make_network(sizes)
+    skip = "logits/*", *checkpoint.TRAINING_STATE
+    checkpoint.restore(prefix, network.variables_by_name(), skip, average=use_ema)
+    logging.info("%s: depth %d, %d classes", prefix, held.resnet_size, held.class_num)
+    return Loaded(network, prefix, 0, 0.0)
