@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Segmentation of PASCAL VOC 2012: from the unpacked VOCdevkit to the mIoU of its val set, by
+# DeepLabv3 on the pretrained network (docs/transfer.md).
+#
+#   example/segment_voc2012.sh                       # images in VOCdevkit/VOC2012
+#   MASKS=SegmentationClassAug SPLIT=train_aug example/segment_voc2012.sh     # with SBD, 10,582
+#   NP=4 example/train_distributed.sh example/segment_voc2012.sh --batch_size=4     # 16 a step
+#
+# The data: VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; the
+# masks of SBD as SegmentationClassAug, and their list as ImageSets/Segmentation/train_aug.txt.
+# Flags given to this script come last and win. Killed anywhere, the same command continues. Paths
+# are relative to where the script is called.
+#
+# VOC=VOCdevkit
+# MASKS=SegmentationClass SPLIT=train
+# CHECKPOINT=...      to start from (default: the released ResNet-101)
+# OUTPUT=out/segment_voc2012_$SPLIT
+#
+# Prints miou at output stride 16. Then, at stride 8, at several scales and mirrored:
+#
+#   python segment.py --mode=val --val_dir=$OUTPUT/records/val --data_dir=$OUTPUT/records/train \
+#     --model_dir=$OUTPUT/model --output_stride=8 --test_scales=0.5,0.75,1,1.25,1.5,1.75 --test_flip
+#
+# Not run on VOC here: it takes a GPU.
+set -euo pipefail
+
+# shellcheck source=example/environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+answer_help segment.py "$@"
+prepare_environment
+
+VOC="${VOC:-VOCdevkit}"
+MASKS="${MASKS:-SegmentationClass}"
+SPLIT="${SPLIT:-train}"
+CHECKPOINT="${CHECKPOINT:-$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages}"
+OUTPUT="${OUTPUT:-out/segment_voc2012_$SPLIT}"
+
+records=(python "$PROJECT_ROOT/data/dense_records.py" --voc "$VOC/VOC2012" --tasks masks)
+"${records[@]}" --mask_folder "$MASKS" --split "$SPLIT" --tfrecords "$OUTPUT/records/train"
+"${records[@]}" --split val --tfrecords "$OUTPUT/records/val"
+
+# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+exec ${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
+  --mode=train \
+  --data_dir="$OUTPUT/records/train" \
+  --val_dir="$OUTPUT/records/val" \
+  --pretrain_ckpt="$CHECKPOINT" \
+  --model_dir="$OUTPUT/model" \
+  --log_dir="$OUTPUT/model/log" \
+  --resnet_size=101 \
+  --output_stride=16 \
+  --aspp_rates=6,12,18 \
+  --crop_size=513 \
+  --scale_min=0.5 \
+  --scale_max=2 \
+  --batch_size=16 \
+  --batch_norm_decay=0.9997 \
+  --optimizer=mom \
+  --opt_momentum=0.9 \
+  --weight_decay=1e-4 \
+  --lr_policy=polynomial \
+  --lr=0.007 \
+  --lr_power=0.9 \
+  --lr_end=0 \
+  --max_iter=30000 \
+  --snapshot=1000 \
+  --max_to_keep=3 \
+  --log_interval=50 \
+  --random_seed=1234 \
+  "$@"
