@@ -52,8 +52,9 @@ EXTRAS = {
         "pyarrow>=20,<27",
         "safetensors>=0.4,<1",
     ],
-    # Runs exported PyTorch weights; on Linux PyPI's wheel brings CUDA along, gigabytes of it.
-    "pytorch": ["torch>=2.5,<3"],
+    # Runs exported PyTorch weights, in torchvision's detector, too; on Linux PyPI's wheel of torch
+    # brings CUDA along, gigabytes of it.
+    "pytorch": ["torch>=2.5,<3", "torchvision>=0.20,<1"],
     "test": [
         "hypothesis>=6.100,<7",
         "psutil>=6,<8",
