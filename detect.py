@@ -27,6 +27,7 @@ from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
+from models.checkpoints.checkpoint import CheckpointFolder
 from models.detection.faster_rcnn import FasterRCNN, is_frozen
 from models.detection.inference import DetectionMeasure, Detector, Objects
 from models.detection.objective import DetectionObjective
@@ -56,7 +57,11 @@ SETTINGS = (
 def main() -> int:
     if FLAGS.mode == "predict":
         return predict()
-    script.set_defaults(classes_of_records(FLAGS.data_dir))
+    if FLAGS.mode == "val":
+        held = CheckpointFolder(FLAGS.model_dir).latest() or FLAGS.pretrain_ckpt
+        script.set_defaults(dense.trained_with(held, FROM_CHECKPOINT) if held else {})
+    else:
+        script.set_defaults(classes_of_records(FLAGS.data_dir))
     return fit(Detection(), train.run_options())
 
 

@@ -27,6 +27,7 @@ from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
+from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, SingleProcess
 from models.prediction import dense, image_job
@@ -57,7 +58,11 @@ SETTINGS = (
 def main() -> int:
     if FLAGS.mode == "predict":
         return predict()
-    script.set_defaults(classes_of_records(FLAGS.data_dir))
+    if FLAGS.mode == "val":
+        held = CheckpointFolder(FLAGS.model_dir).latest() or FLAGS.pretrain_ckpt
+        script.set_defaults(dense.trained_with(held, FROM_CHECKPOINT) if held else {})
+    else:
+        script.set_defaults(classes_of_records(FLAGS.data_dir))
     return fit(Segmentation(), train.run_options())
 
 

@@ -48,7 +48,8 @@ def test_trains_resumes_evaluates_and_predicts(call_script, records, tmp_path, c
         path.name: path.read_bytes() for path in (tmp_path / "run").glob("*-4.data*")
     } == weights
     capsys.readouterr()
-    shared = f"--val_dir={records}", "--model_dir=run", *SIZES, f"--data_dir={records}"
+    # Sizes of the network and of its images are those of the checkpoint.
+    shared = f"--val_dir={records}", "--model_dir=run", *PROPOSALS
     assert call_script("detect.py", "--mode=val", *shared) == 0
     found = dict(re.findall(r"(\w+): ([\d.]+)", capsys.readouterr().out))
     assert {"voc07_ap", "voc_ap"} <= found.keys()

@@ -37,7 +37,7 @@ def test_trains_evaluates_and_predicts(call_script, records, tmp_path, capsys):
     measured = {}
     for stride in ("16", "8"):
         flags = "--mode=val", f"--output_stride={stride}", "--test_scales=1,1.5", "--test_flip"
-        assert call_script("segment.py", *flags, *shared, *held_out) == 0
+        assert call_script("segment.py", *flags, "--model_dir=run", *held_out) == 0
         measured[stride] = dict(re.findall(r"(\w+): ([\d.]+)", capsys.readouterr().out))
         assert {"miou", "pixel_accuracy", "mean_accuracy"} <= measured[stride].keys()
 
