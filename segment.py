@@ -20,14 +20,12 @@ from data.common import script
 from data.common.script import from_flags
 from data.common.sharding import StepShard
 from data.dense.annotation import names_of_classes
-from data.dense.records import classes_of_records
 from data.input.dense import SegmentationImages, SegmentationInput, SegmentationInputOptions
 from data.input.dense_images import to_network
 from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
-from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, SingleProcess
 from models.prediction import dense, image_job
@@ -58,11 +56,8 @@ SETTINGS = (
 def main() -> int:
     if FLAGS.mode == "predict":
         return predict()
-    if FLAGS.mode == "val":
-        held = CheckpointFolder(FLAGS.model_dir).latest() or FLAGS.pretrain_ckpt
-        script.set_defaults(dense.trained_with(held, FROM_CHECKPOINT) if held else {})
-    else:
-        script.set_defaults(classes_of_records(FLAGS.data_dir))
+    places = FLAGS.model_dir, FLAGS.pretrain_ckpt, FLAGS.data_dir
+    script.set_defaults(dense.run_defaults(FLAGS.mode, *places, FROM_CHECKPOINT))
     return fit(Segmentation(), train.run_options())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 
 from data.common.processes import this_process
+from data.dense.records import classes_of_records
 from models.checkpoints import checkpoint
 from models.devices import DeviceOptions
 from models.prediction.inference import Loaded
@@ -27,6 +28,20 @@ def trained_with(path: str, names: Sequence[str]) -> dict[str, Any]:
         logging.warning("%s is not there any more: give --dictionary for names", dictionary)
         del found["dictionary"]
     return found
+
+
+def run_defaults(
+    mode: str, model_dir: str, pretrain_ckpt: str | None, data_dir: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """Flags of a run that are known without being given.
+
+    In an evaluation they are those of the run that made the checkpoint, with these names; in
+    training, the classes that the records name.
+    """
+    if mode == "train":
+        return classes_of_records(data_dir)
+    held = checkpoint.CheckpointFolder(model_dir).latest() or pretrain_ckpt
+    return trained_with(held, names) if held else {}
 
 
 def load(
