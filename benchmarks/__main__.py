@@ -5,7 +5,7 @@
 Without parts: all, in about an hour on two cores. The JSON of each part goes to the folder, and the
 last table is made of what is there, so a part that was not run again stands as it was measured
 last. Peers that are not installed are left out with a note; they are wanted for benchmarks only:
-pip install torch nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
+pip install torch torchvision nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
 """
 
 import argparse
@@ -28,6 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("training_step", "--precision=bfloat16", "--contenders"),
         *("ours", "ours, --recompute", "ours, in float32"),
     ),
+    "dense": ("dense",),
     "loss": ("loss",),
     "input": ("input",),
     "inference": ("inference",),

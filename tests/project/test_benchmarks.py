@@ -17,6 +17,12 @@ COMMIT = "HEAD"
 # What the first columns of a part's rows say, with --quick.
 PROMISED = {
     "training_step": ["ours", "pytorch"],
+    "dense": [
+        "detection, ours",
+        "detection, torchvision",
+        "segmentation, ours",
+        "segmentation, torchvision",
+    ],
     "loss": [
         "limit: sigmoid(x) alone",
         "tf.nn.sigmoid_cross_entropy_with_logits",
