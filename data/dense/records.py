@@ -77,7 +77,9 @@ def decode_dense(features: Features, class_num: int) -> DenseSample:
         found = f"{len(classes)} `box_classes`, {len(difficult)} `box_difficult`"
         raise UserError(f"{len(boxes)} numbers in `boxes`, but {found}")
     boxes = boxes.reshape(-1, 4)
-    outside = classes[(classes < 0) | (classes >= class_num)]
+    # Those in a mask are known without decoding it, so a wrong number of classes is found at once.
+    present = np.array([*classes, *features["label_index"].int64_list.value], np.int64)
+    outside = present[(present < 0) | (present >= class_num)]
     if outside.size:
         label = f"class {outside[0]} is out of range [0, {class_num})"
         raise UserError(f"{label}: check --class_num, the lines of {CLASS_NAMES}")

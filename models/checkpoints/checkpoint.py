@@ -54,6 +54,10 @@ HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias":
 _DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
+class OtherTaskError(CheckpointError):
+    """A checkpoint with the head of another task: of labels, of objects, or of pixels."""
+
+
 class Description(NamedTuple):
     """The network that a checkpoint holds, and what else is stored with it.
 
@@ -177,6 +181,9 @@ def restore(
     checkpoint = read(prefix, average)
     wanted = {name: tuple(variables[name].shape) for name in not_matching(variables, skip)}
     held = {name: checkpoint.shapes[name] for name in not_matching(checkpoint.shapes, skip)}
+    heads = [next((n for n in HEADS if n in names), "") for names in (checkpoint.shapes, wanted)]
+    if all(heads) and heads[1] not in checkpoint.shapes:
+        raise OtherTaskError(_heads_differ(checkpoint.prefix, *heads))
     depths = [_DEPTHS.get(_block_counts(names)) for names in (held, wanted)]
     if all(depths) and depths[0] != depths[1]:
         raise CheckpointError(_depths_differ(checkpoint.prefix, *depths))
@@ -185,9 +192,10 @@ def restore(
     ]
     if len(set(widths)) == 2:
         raise CheckpointError(_widths_differ(checkpoint.prefix, *widths))
-    biases = [shapes[DENSE_BIAS] for shapes in (held, wanted) if DENSE_BIAS in shapes]
-    if len(set(biases)) == 2:
-        raise CheckpointError(_classes_differ(checkpoint.prefix, *biases[0], *biases[1]))
+    head = heads[1]
+    if head in held and held[head] != wanted[head]:
+        counts = (shapes[head][0] - HEADS[head] for shapes in (held, wanted))
+        raise CheckpointError(_classes_differ(checkpoint.prefix, *counts))
     compare(f"checkpoint {checkpoint.prefix}", wanted, held)
     values = {name: checkpoint.tensor(name) for name in wanted}
     for name, value in values.items():
@@ -215,6 +223,13 @@ def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple])
     listed = [f"{len(n)} {kind}: {first_few(n)}" for kind, n in problems.items() if n]
     if listed:
         raise CheckpointError(f"{source} does not fit: {'; '.join(listed)}")
+
+
+def _heads_differ(prefix: str, held: str, wanted: str) -> str:
+    return (
+        f"checkpoint {prefix} is of another task: it has {held}, not {wanted}; to train from its "
+        "weights, give it as --pretrain_ckpt, and another --model_dir"
+    )
 
 
 def _classes_differ(prefix: str, held: int, wanted: int) -> str:
