@@ -40,6 +40,11 @@ def gradients_are_finite(model, loss, frozen):
         assert parameter.grad.any()
 
 
+def watch(module, name):
+    # Keeps what a module is called with.
+    module.register_forward_pre_hook(lambda _, inputs: found.update({name: inputs[0]}))
+
+
 for first, stride in ((2, 8), (3, 16), (4, 32)):
     network = load(path)
     dilate(network.stages[first:])
@@ -56,18 +61,21 @@ with torch.no_grad():
     objects = model([images[0] / 2 + 0.5])[0]
     features = model.backbone(images)
     found["map"] = features
-    found["read"] = torch.relu(model.rpn.head.norm(features))
+    watch(model.rpn.head.head.conv, "read")
+    model.rpn.head([features])
     found["regions"] = model.roi_heads.box_head(features[:, :, :5, :5])
 assert len(objects["boxes"]) and objects["boxes"].isfinite().all()
 assert objects["labels"].min() >= 1 and objects["labels"].max() <= 3
 
-model = Segmenter(path, 4).train()
-masks = torch.randint(4, (2, *images.shape[2:]))
-gradients_are_finite(model, cross_entropy(model(images), masks), frozen=False)
+model = Segmenter(path, 4).eval()
 with torch.no_grad():
-    logits = model.eval()(images)
+    watch(model.head[0], "segmented")
+    logits = model(images)
 assert logits.shape == (2, 4, *images.shape[2:]) and logits.isfinite().all()
 numpy.savez("found.npz", **found)
+model.train()
+masks = torch.randint(4, (2, *images.shape[2:]))
+gradients_are_finite(model, cross_entropy(model(images), masks), frozen=False)
 """
 
 
@@ -125,6 +133,12 @@ pytestmark = [
 def test_dilated_maps_are_ours(found, weights, images, stride):
     expected = network(weights, stride).stage_maps(tf.constant(images))[-1]
     assert_near(found[f"map{stride}"], expected.numpy())
+
+
+def test_the_head_of_segmentation_reads_our_features(found, weights, images):
+    ours = network(weights, 16)
+    image_map = ours.stage_maps(tf.constant(images))[-1]
+    assert_near(found["segmented"], ours.norm_relu(image_map, FINAL_NORM).numpy())
 
 
 def test_the_detector_reads_our_maps(found, weights, images):
