@@ -2,12 +2,20 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dense_folders import convert, photo, save, voc_folder, xml
 from PIL import Image
 
+from models.checkpoints import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ("--resnet_size=14", "--width=4", "--min_side=48", "--max_side=64")
 HEADS = ("--anchor_scales=0.5,1,2", "--rpn_channels=8", "--rpn_samples=16", "--regions=16")
 PROPOSALS = ("--proposals=40", "--test_proposals=20")
@@ -76,6 +84,36 @@ def test_trains_resumes_evaluates_and_predicts(call_script, records, tmp_path, c
     drawn = np.asarray(Image.open(tmp_path / "drawn/own/b.png.jpg"))
     assert drawn.shape == (120, 30, 3)
     assert not (tmp_path / "drawn/own/bad.jpg.jpg").exists()
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    reader = checkpoint.read(checkpoint.find(folder))
+    return {name: reader.tensor(name) for name in reader.shapes}
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_for_bit_where_the_straight_one_does(records, tmp_path):
+    def command(folder: Path) -> list[str]:
+        data = f"--data_dir={records}", f"--model_dir={folder}", f"--log_dir={folder}/log"
+        schedule = "--max_iter=12", "--snapshot=4", "--lr=0.01", "--batch_size=2"
+        flags = "--mode=train", "--deterministic", *data, *SIZES, *schedule
+        return [sys.executable, str(ROOT / "detect.py"), *flags]
+
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert subprocess.run(command(straight)).returncode == 0
+    process = subprocess.Popen(command(killed))
+    while not (killed / "model.ckpt-4.index").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model.ckpt-12.index").exists()
+    resumed = subprocess.run(command(killed), capture_output=True, text=True)
+    assert resumed.returncode == 0 and "resuming" in resumed.stderr, resumed.stderr
+    one, other = tensors(straight), tensors(killed)
+    assert one.keys() == other.keys() and int(one["global_step"]) == 12
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
 def test_mistakes_are_one_line(run_script, records, tmp_path):
