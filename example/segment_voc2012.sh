@@ -4,23 +4,21 @@
 #
 #   example/segment_voc2012.sh                       # images in VOCdevkit/VOC2012
 #   MASKS=SegmentationClassAug SPLIT=train_aug example/segment_voc2012.sh     # with SBD, 10,582
-#   NP=4 example/train_distributed.sh example/segment_voc2012.sh --batch_size=4     # 16 a step
+#   NP=4 example/train_distributed.sh example/segment_voc2012.sh     # 4 of the 16 crops each
+#   example/segment_voc2012.sh --test_flip --test_scales=0.5,0.75,1,1.25,1.5,1.75   # once trained
 #
 # The data: VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; the
 # masks of SBD as SegmentationClassAug, and their list as ImageSets/Segmentation/train_aug.txt.
-# Flags given to this script come last and win. Killed anywhere, the same command continues. Paths
-# are relative to where the script is called.
+# Flags given to this script come last and win, in training and in the evaluation. Killed anywhere,
+# the same command continues. Paths are relative to where the script is called. All workers share
+# the statistics of batch norm.
 #
 # VOC=VOCdevkit
 # MASKS=SegmentationClass SPLIT=train
 # CHECKPOINT=...      to start from (default: the released ResNet-101)
 # OUTPUT=out/segment_voc2012_$SPLIT
 #
-# Prints miou at output stride 16. Then, at stride 8, at several scales and mirrored:
-#
-#   python segment.py --mode=val --val_dir=$OUTPUT/records/val --data_dir=$OUTPUT/records/train \
-#     --model_dir=$OUTPUT/model --output_stride=8 --test_scales=0.5,0.75,1,1.25,1.5,1.75 --test_flip
-#
+# Prints miou at output stride 8; the usage's last line that of several scales and mirrored.
 # Not run on VOC here: it takes a GPU.
 set -euo pipefail
 
@@ -40,10 +38,9 @@ records=(python "$PROJECT_ROOT/data/dense_records.py" --voc "$VOC/VOC2012" --tas
 "${records[@]}" --split val --tfrecords "$OUTPUT/records/val"
 
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
-exec ${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
+${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
   --mode=train \
   --data_dir="$OUTPUT/records/train" \
-  --val_dir="$OUTPUT/records/val" \
   --pretrain_ckpt="$CHECKPOINT" \
   --model_dir="$OUTPUT/model" \
   --log_dir="$OUTPUT/model/log" \
@@ -54,6 +51,8 @@ exec ${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
   --scale_min=0.5 \
   --scale_max=2 \
   --batch_size=16 \
+  --global_batch=16 \
+  --sync_batch_norm \
   --batch_norm_decay=0.9997 \
   --optimizer=mom \
   --opt_momentum=0.9 \
@@ -67,4 +66,13 @@ exec ${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
   --max_to_keep=3 \
   --log_interval=50 \
   --random_seed=1234 \
+  "$@"
+# shellcheck disable=SC2086 # LAUNCH is several words
+${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
+  --mode=val \
+  --data_dir="$OUTPUT/records/train" \
+  --val_dir="$OUTPUT/records/val" \
+  --model_dir="$OUTPUT/model" \
+  --output_stride=8 \
+  --aspp_rates=6,12,18 \
   "$@"
