@@ -116,6 +116,7 @@ def test_a_killed_run_ends_bit_for_bit_where_the_straight_one_does(records, tmp_
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(run_script, records, tmp_path):
     for arguments, message in {
         ("--mode=train", f"--data_dir={records}", "--anchor_scales=8,x"): (
