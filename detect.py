@@ -42,6 +42,7 @@ FLAGS = flags.FLAGS
 # What the flags kept with a checkpoint say where the command line does not.
 FROM_CHECKPOINT = (
     *("batch_norm_epsilon", "dictionary", "min_side", "max_side"),
+    *("trainable", "optimizer", "ema_decay"),
     *("anchor_scales", "anchor_ratios", "rpn_channels"),
 )
 # What determines the rows of a result; an interrupted one continues with the same alone.

@@ -40,11 +40,8 @@ from models.training.validation import Validation
 FLAGS = flags.FLAGS
 # What the flags kept with a checkpoint say where the command line does not.
 FROM_CHECKPOINT = (
-    "batch_norm_epsilon",
-    "dictionary",
-    "output_stride",
-    "aspp_filters",
-    "aspp_rates",
+    *("batch_norm_epsilon", "dictionary", "trainable", "optimizer", "ema_decay"),
+    *("output_stride", "aspp_filters", "aspp_rates"),
 )
 # What determines the rows of a result; an interrupted one continues with the same alone.
 SETTINGS = (
