@@ -8,7 +8,6 @@ Faster R-CNN on the third stage of the network (docs/transfer.md). data/dense_re
 records. Predictions are in COCO's JSON form, or JSON lines (.jsonl), by the suffix of --result.
 """
 
-import fnmatch
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +25,7 @@ from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
+from models.architecture import matches
 from models.detection.faster_rcnn import FasterRCNN, is_frozen
 from models.detection.inference import DetectionMeasure, Detector, Objects
 from models.detection.objective import DetectionObjective
@@ -68,9 +68,7 @@ class Detection:
 
     def trains(self, name: str) -> bool:
         """Whether a variable is trained: as --trainable says, else as the protocol does."""
-        if FLAGS.trainable:
-            return any(fnmatch.fnmatchcase(name, pattern) for pattern in FLAGS.trainable)
-        return not is_frozen(name)
+        return matches(name, FLAGS.trainable) if FLAGS.trainable else not is_frozen(name)
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> FasterRCNN:
         """The detector that the flags describe, with initial values."""

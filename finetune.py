@@ -4,12 +4,12 @@ Shares its run with train.py; as released, it restores all but the logits, decay
 tenth, and crops down to 5 % of an image.
 """
 
-import fnmatch
 from collections.abc import Callable
 
 import flags
 import train
 from data.common import script
+from models.architecture import matches
 from models.losses import LOSSES
 
 FLAGS = flags.FLAGS
@@ -28,7 +28,7 @@ def main() -> int:
 
 def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a variable's checkpoint name matches a pattern; no pattern: all do."""
-    return lambda name: not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    return lambda name: not patterns or matches(name, patterns)
 
 
 if __name__ == "__main__":

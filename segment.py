@@ -8,7 +8,6 @@ DeepLabv3 on the network with dilated kernels (docs/transfer.md). data/dense_rec
 records. Masks are PNGs whose pixels are classes, in VOC's colors; --result lists them.
 """
 
-import fnmatch
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +25,7 @@ from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
+from models.architecture import matches
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, SingleProcess
 from models.prediction import dense, image_job
@@ -65,8 +65,7 @@ class Segmentation:
 
     def trains(self, name: str) -> bool:
         """Whether a variable is trained: those that match --trainable; all without it."""
-        patterns = FLAGS.trainable
-        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        return not FLAGS.trainable or matches(name, FLAGS.trainable)
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> DeepLab:
         """The network that the flags describe, with initial values."""
@@ -99,8 +98,7 @@ class Segmentation:
 
 def predict() -> int:
     """Writes the masks of images, lists them, and draws them if --draw_dir is given."""
-    formats = {dense_files.LINES: dense_files.formats([])[dense_files.LINES]}
-    result_format = choose_format(formats, FLAGS.result)
+    result_format = choose_format(dense_files.LINE_FORMATS, FLAGS.result)
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     script.set_defaults(dense.trained_with(path, FROM_CHECKPOINT))
     make_network = functools.partial(Segmentation().network, SingleProcess())

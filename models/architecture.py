@@ -4,7 +4,9 @@ Source: spec section 2. Pure Python, so that checkpoints and exports are checked
 Variables are addressed by the names they have in the released checkpoints, never by `v.name`.
 """
 
+import fnmatch
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from data.common.errors import UserError
@@ -79,6 +81,11 @@ def is_batch_norm(name: str) -> bool:
 def is_trainable(name: str) -> bool:
     """Whether a network variable's checkpoint name is not that of a moving statistic."""
     return not name.endswith(_NORM_PARTS[2:])
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a checkpoint name matches one of the patterns, such as `stages_3_*`."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def blocks(resnet_size: int, width: int = 64, output_stride: int = 32) -> tuple[Block, ...]:

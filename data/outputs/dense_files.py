@@ -17,7 +17,6 @@ from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
 from data.outputs.result_files import ResultFormat
 
-COCO, LINES = ".json", ".jsonl"
 LINE_PIXELS = 400  # of an image's long side for each pixel of a drawn line
 OVERLAY = 0.6  # weight of the classes' colors over the image
 _PART_LENGTH = 200  # of a name in a path; file systems take 255 bytes
@@ -59,14 +58,17 @@ def found_mask(mask: np.ndarray, names: Sequence[str], path: str) -> dict[str, A
 
 def formats(names: Sequence[str]) -> dict[str, ResultFormat]:
     """Suffix -> format: COCO's JSON of objects, or a JSON line per image."""
-    finish = functools.partial(_write_coco, names)
-    return {COCO: ResultFormat(b"", _line, finish), LINES: ResultFormat(b"", _line)}
+    coco = ResultFormat(b"", _line, functools.partial(_write_coco, names))
+    return {".json": coco, **LINE_FORMATS}
 
 
 def _line(row: Row) -> bytes:
     height, width = row.size
     content = {"image": row.image, "width": width, "height": height, "found": row.found}
     return (json.dumps(content | {"problem": row.problem or None}) + "\n").encode()
+
+
+LINE_FORMATS = {".jsonl": ResultFormat(b"", _line)}
 
 
 def _write_coco(names: Sequence[str], body: Path, result: Path) -> None:
@@ -139,6 +141,7 @@ def save_image(image: Image.Image, path: Path, **options: Any) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
+@functools.cache
 def palette() -> np.ndarray:
     """uint8 [256, 3]: PASCAL VOC's colors of classes; bit k of a class goes to channel k % 3."""
     colors, classes = np.zeros((256, 3), np.uint8), np.arange(256)

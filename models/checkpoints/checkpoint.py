@@ -3,7 +3,6 @@
 The file format is in files.py; `read`, `save` and `Checkpoint` come from there.
 """
 
-import fnmatch
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from models.architecture import BLOCKS, DENSE_BIAS, STEM, kernel_name
+from models.architecture import BLOCKS, DENSE_BIAS, STEM, kernel_name, matches
 from models.backbones import RESNET
 from models.checkpoints import list_file
 from models.checkpoints.files import (
@@ -205,7 +204,7 @@ def restore(
 
 def not_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The names that match none of the patterns."""
-    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    return [name for name in names if not matches(name, patterns)]
 
 
 def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from data.common.errors import UserError
 from models import layers
-from models.architecture import FINAL_NORM
+from models.architecture import FINAL_NORM, matches
 from models.detection import anchors, boxes, crops, targets
 from models.detection.anchors import Proposals
 from models.detection.boxes import REGION_WEIGHTS
@@ -56,7 +55,7 @@ class AnchorOutputs(NamedTuple):
 
 def is_frozen(name: str) -> bool:
     """Whether the protocol leaves the variable of this checkpoint name as it is."""
-    return any(fnmatchcase(name, pattern) for pattern in FROZEN)
+    return matches(name, FROZEN)
 
 
 def head_shapes(

@@ -86,15 +86,12 @@ class RunOptions:
     restore: bool
     pretrain_ckpt: str | None
     model_dir: str
-    log_dir: str
     max_to_keep: int
-    max_iter: int
     best_metric: str | None
     patience: int
     val_dir: str | None
     ema_decay: float
     sync_batch_norm: bool
-    random_seed: int
     distributed: DistributedOptions
     devices: DeviceOptions
     optimizer: OptimizerOptions
@@ -115,7 +112,7 @@ def fit(task: Task, options: RunOptions) -> int:
     measures = options.mode == "val"  # Restores every variable, or fails.
     skip, must_restore = () if measures else task.skip, measures or options.restore
     if not measures:
-        resume.claim(options.model_dir, options.log_dir, job)
+        resume.claim(options.model_dir, options.loop.log_dir, job)
     sizes = resume.sizes(options.model_dir, options.pretrain_ckpt, skip, job)
     network, objective = task.network(job, sizes), task.objective()
     trainable = {name: v for name, v in network.trainable_by_name().items() if task.trains(name)}
@@ -124,7 +121,7 @@ def fit(task: Task, options: RunOptions) -> int:
     average = WeightAverage(weights, options.ema_decay) if options.ema_decay else None
     mixup = None
     if options.mixup_alpha:
-        mixup = Mixup(options.mixup_alpha, options.random_seed, job.rank)
+        mixup = Mixup(options.mixup_alpha, options.devices.random_seed, job.rank)
     checkpoints, best = CheckpointFolder(options.model_dir, options.max_to_keep), _best(options)
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     start = options.pretrain_ckpt, skip, must_restore, options.flags()
@@ -161,9 +158,10 @@ class _Run:
         # Horovod: each worker trains on its own part of every step.
         step_shard = step_shard_of(options.steps, job.shard, job.elastic, options.sync_batch_norm)
         source = self.task.training_input(step_shard)
-        schedule = make_schedule(options.schedule, options.max_iter, step_shard.global_batch)
+        steps = options.loop.max_iter
+        schedule = make_schedule(options.schedule, steps, step_shard.global_batch)
         if job.rank == 0:
-            planned = arithmetic(step_shard, job.size, source.records, options.max_iter)
+            planned = arithmetic(step_shard, job.size, source.records, steps)
             sizes = self.task.image_sizes()
             overview.show(trainer.network, sizes, planned, schedule, options.overview)
         return loop.train(

@@ -107,9 +107,9 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
     ]
     try:
         meta = checkpoint.restore(prefix, trainer.variables_by_name()).meta()
+    except checkpoint.OtherTaskError:  # no flag is to blame
+        raise
     except checkpoint.CheckpointError as error:
-        if isinstance(error, checkpoint.OtherTaskError):
-            raise
         to_blame = [f"--{n}={then} then, {now} now" for n, then, now in changed if n in _FITTING]
         if not to_blame:
             raise
