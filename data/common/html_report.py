@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from warnings import catch_warnings, simplefilter
 
@@ -200,3 +202,18 @@ def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
     """An HTML page without outside parts, of (heading, HTML) sections."""
     body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n{text}" for heading, text in sections)
     return PAGE.format(title=html.escape(title), body=body)
+
+
+def data_block(name: str, content: object) -> str:
+    """JSON in a page, for its script: `JSON.parse(document.getElementById(name).textContent)`.
+
+    `<` is escaped, so no text in it can end the block.
+    """
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    escaped = text.replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{escaped}</script>'
+
+
+def script(path: Path) -> str:
+    """The JavaScript of a file of the project, to run at the end of a page's section."""
+    return f"<script>\n{path.read_text('utf-8')}</script>"

@@ -121,3 +121,17 @@ def test_reports_without_matplotlib_say_how_to_get_plots(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     text = html_report.line_plot({"a": ([1], [2])}, "x", "y")
     assert text == "<p>plots need Matplotlib: pip install matplotlib</p>"
+
+
+def test_a_page_reads_its_data_and_no_name_becomes_code(tmp_path, open_page):
+    names = ["</script><script>document.title = 'taken'</script>", "<b>&amp;", "\u2028 ü 猫"]
+    (tmp_path / "show.js").write_text(
+        "const names = JSON.parse(document.getElementById('names').textContent);\n"
+        "document.querySelector('p').textContent = names.join('|');\n"
+    )
+    show = html_report.script(tmp_path / "show.js")
+    content = html_report.page("A page", [("", f"<p></p>{html_report.data_block('names', names)}{show}")])
+    (tmp_path / "page.html").write_text(content, "utf-8")
+    browser = open_page(tmp_path / "page.html")
+    assert browser.find_element("tag name", "p").text == "|".join(names)
+    assert browser.title == "A page"
