@@ -130,7 +130,9 @@ def test_a_page_reads_its_data_and_no_name_becomes_code(tmp_path, open_page):
         "document.querySelector('p').textContent = names.join('|');\n"
     )
     show = html_report.script(tmp_path / "show.js")
-    content = html_report.page("A page", [("", f"<p></p>{html_report.data_block('names', names)}{show}")])
+    content = html_report.page(
+        "A page", [("", f"<p></p>{html_report.data_block('names', names)}{show}")]
+    )
     (tmp_path / "page.html").write_text(content, "utf-8")
     browser = open_page(tmp_path / "page.html")
     assert browser.find_element("tag name", "p").text == "|".join(names)
