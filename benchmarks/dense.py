@@ -1,7 +1,7 @@
 """A training step of detection and of segmentation next to torchvision on the same network.
 
     python benchmarks/dense.py [--depth 101] [--short_side 600] [--long_side 1000] [--crop 513]
-        [--batch 2] [--rounds 5] [--json FILE]
+        [--batch 2] [--recompute 1] [--rounds 5] [--json FILE]
 
 Ours are the steps of detect.py (one image, frozen batch norm) and segment.py (`--batch` crops),
 torchvision's those of handover.py in docs/transfer.md, with as many anchors, proposals, regions and
@@ -51,7 +51,8 @@ def our_detection(args: argparse.Namespace) -> Step:
     from models.detection.objective import DetectionObjective
     from models.resnet import ResNet
 
-    backbone = ResNet(args.depth, 1, width=args.width, freeze_batch_norm=True)
+    kept = {"freeze_batch_norm": True, "recompute": bool(args.recompute)}
+    backbone = ResNet(args.depth, 1, width=args.width, **kept)
     network = FasterRCNN(backbone, CLASSES)
     images, sizes = padded([255 * _image(args)])
     boxes = OBJECTS * np.tile([args.short_side, args.long_side], 2)
@@ -231,5 +232,6 @@ if __name__ == "__main__":
         long_side=(1000, 160),
         crop=(513, 65),
         batch=(2, 2),
+        recompute=(0, 0),
         rounds=(5, 1),
     )

@@ -135,5 +135,5 @@ def test_a_page_reads_its_data_and_no_name_becomes_code(tmp_path, open_page):
     )
     (tmp_path / "page.html").write_text(content, "utf-8")
     browser = open_page(tmp_path / "page.html")
-    assert browser.find_element("tag name", "p").text == "|".join(names)
+    assert browser.find_element("tag name", "p").get_property("textContent") == "|".join(names)
     assert browser.title == "A page"
