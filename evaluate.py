@@ -8,27 +8,25 @@ Runs as one process, or as many under `horovodrun`: the numbers are the same to 
 
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 
 import flags
 from data.common import output_lock, script
 from data.common.errors import UserError
-from data.input.evaluation import EvaluationImages, read_classes, watched
+from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
-from data.outputs.predictions import class_names, read_thresholds
+from data.outputs.predictions import class_names
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
-from models.distributed.base import Distributed, DistributedOptions
+from models.distributed.base import DistributedOptions
 from models.metrics import definitions
-from models.metrics.accumulators import HardestExamples, gather_rows
-from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
 from models.prediction import inference
-from models.prediction.image_job import SCORES, label_mode
-from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, Predictor
+from models.prediction.evaluation import EvaluationOptions, evaluate
+from models.prediction.image_job import label_mode
+from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions
 
 FLAGS = flags.FLAGS
 # What decides on the numbers, besides checkpoint and data.
@@ -50,16 +48,19 @@ def main() -> int:
     script.set_defaults(label_mode(prefixes[-1]))
     if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
         raise UserError("--fit_thresholds needs --label_mode=multi")
-    options = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
+    network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
+    options = script.from_flags(EvaluationOptions)
     measured = []
     for prefix in [*compared, *prefixes]:
-        loaded = inference.load(prefix, options)
+        loaded = inference.load(prefix, network)
         images = labeled_images(loaded.network.class_num)
-        measured.append(measure(loaded, images, job))
+        measured.append(evaluate(loaded, images, options, job))
         if job.rank == 0:
             show(measured[-1])
     if job.rank == 0:  # Horovod: one of them writes.
-        write(loaded, images, measured[len(compared) :], measured[0] if compared else None)
+        prepare = options.preparation(loaded.image_size)
+        evaluations, other = measured[len(compared) :], measured[0] if compared else None
+        write(loaded, images, prepare, evaluations, other)
     return 0
 
 
@@ -80,62 +81,6 @@ def labeled_images(class_num: int) -> EvaluationImages:
     return EvaluationImages(FLAGS.images, records, class_num, *limits)
 
 
-def measure(loaded: Loaded, images: EvaluationImages, job: Distributed) -> Evaluation:
-    """The metrics of a checkpoint over this worker's batches and all others'."""
-    class_num, prepare = loaded.network.class_num, preparation(loaded)
-    batches = images.batches(
-        prepare,
-        max(1, FLAGS.batch_size // prepare.crops),
-        FLAGS.num_preprocess_threads,
-        *(job.rank, job.size),  # Horovod: each evaluates its own batches.
-    )
-    evaluator = make_evaluator(class_num, job)
-    hardest = HardestExamples(class_num, positive_threshold=FLAGS.positive_threshold)
-    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
-    for batch in watched(batches):
-        scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
-        evaluator.update(scores, *labels)
-        hardest.update(scores, *labels, batch.sample_index)
-    hardest.gather(job)  # Horovod: the report is of the images of all workers.
-    images.left_out = gather_rows(images.left_out, job)
-    images.check_any(job.sum(np.array([images.readable]))[0])
-    counts = evaluator.measure()
-    return Evaluation(
-        checkpoint=loaded.prefix,
-        step=checkpoint.describe(loaded.prefix).step,
-        metrics=definitions.compute_all(counts),
-        hardest=hardest.sample_index,
-        unreadable=len(images.left_out),
-        **counts.for_report(),
-    )
-
-
-def preparation(loaded: Loaded) -> Preparation:
-    return Preparation(loaded.image_size, FLAGS.ten_crop, FLAGS.max_pixels, FLAGS.max_image_bytes)
-
-
-def make_evaluator(class_num: int, job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluator:
-    """An empty evaluator as the flags say."""
-    if FLAGS.label_mode == "single":
-        return SingleLabelEvaluator(class_num, job)
-    _, hierarchy = class_names(FLAGS.dictionary, class_num)
-    threshold: float | np.ndarray = FLAGS.threshold
-    if FLAGS.threshold_file:
-        threshold = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
-    supported = FLAGS.supported_classes and read_classes(FLAGS.supported_classes, class_num)
-    if not all(k.isdecimal() and int(k) for k in FLAGS.at_k):
-        raise UserError(f"--at_k={','.join(FLAGS.at_k)}: use numbers above 0, such as 5,10")
-    options = MultiLabelOptions(
-        top=tuple(map(int, FLAGS.at_k)),
-        threshold=threshold,
-        positive_threshold=FLAGS.positive_threshold,
-        supported=supported,
-        parents=None if hierarchy is None else hierarchy.parents,
-        scratch_dir=FLAGS.scratch_dir,
-    )
-    return MultiLabelEvaluator(class_num, job, options)
-
-
 def show(evaluation: Evaluation) -> None:
     """Prints the metrics of a checkpoint, one per line."""
     print(f"\n{evaluation.checkpoint}\n{'unreadable, left out':30} {evaluation.unreadable}")
@@ -146,6 +91,7 @@ def show(evaluation: Evaluation) -> None:
 def write(
     loaded: Loaded,
     images: EvaluationImages,
+    prepare: Preparation,
     evaluations: list[Evaluation],
     compared: Evaluation | None,
 ) -> None:
@@ -154,7 +100,7 @@ def write(
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
-    shown = images, preparation(loaded), FLAGS.page_classes
+    shown = images, prepare, FLAGS.page_classes
     report = Report(names, evaluations, compared, definitions.find, settings, *shown)
     report.write(folder)
     if FLAGS.fit_thresholds:

@@ -29,6 +29,8 @@ from models.architecture import variable_shapes
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import CheckpointError
 from models.prediction import inference
+from models.prediction.evaluation import EvaluationOptions
+from models.prediction.evaluation import evaluate as evaluate_checkpoint
 
 CLASSES = 14
 SIDE = 32
@@ -123,6 +125,14 @@ def test_multi_label_report(data, capsys):
     page = (data / "multi/report.html").read_text()
     for part in ("hierarchical_f1_at_5", "difference", "<svg", "data:image/jpeg", "even digit"):
         assert part in page
+
+
+def test_a_python_program_gets_the_same_numbers(data):
+    loaded = inference.load(str(data / "run"), inference.NetworkOptions())
+    images = EvaluationImages([str(data / "list.txt")], "", CLASSES, 0)
+    options = EvaluationOptions("multi", str(data / "dictionary.txt"), batch_size=16)
+    expected = run(data, "script", "list.txt")["evaluations"][0]["metrics"]
+    assert evaluate_checkpoint(loaded, images, options).metrics == expected
 
 
 def test_every_checkpoint_of_a_folder_as_a_curve(data):
