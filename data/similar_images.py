@@ -17,12 +17,11 @@ import numpy as np
 from data.common import command, html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.common.images import ImageError, decode
+from data.common.images import ImageError
 from data.outputs.feature_files import Table, read_table
+from data.outputs.neighbors import nearest
 
 THUMBNAIL_SIDE = 144
-ROWS_AT_ONCE = 1 << 14
-"""Rows of the table that are compared with the queries at once."""
 
 
 @command.one_line_errors()
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     queries = read_table(options.queries) if options.queries else table
     rows = _query_rows(queries, options)
     # One neighbor more: a query from the table finds itself first, and is left out.
-    found, cosines = nearest(table, queries.values[rows], options.neighbors + 1)
+    found, cosines = nearest(table.values, queries.values[rows], options.neighbors + 1)
     sections = [
         _section(table, queries.names[row], *pair, options.neighbors)
         for row, *pair in zip(rows, found, cosines, strict=True)
@@ -70,45 +69,6 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
     return [row_of[name] for name in options.names]
 
 
-def unit_rows(values: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, float32 [N, D]; a row of zeros becomes NaN."""
-    values = np.asarray(values, np.float32)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 0, lengths, np.nan)
-
-
-def nearest(table: Table, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of the table with the largest cosine to each query, nearest first.
-
-    Rows of NaN (unreadable images) come last; of equals, the earlier row comes first. The table is
-    read once, ROWS_AT_ONCE rows at a time.
-
-    Args:
-      queries: float [Q, D].
-
-    Returns:
-      rows int64 [Q, K] and cosines float32 [Q, K]; K is `count`, or all rows if they are fewer.
-
-    Raises:
-      UserError: the queries have another number of features than the table.
-    """
-    if queries.shape[1] != table.values.shape[1]:
-        raise UserError(
-            f"queries have {queries.shape[1]} numbers, the features {table.values.shape[1]}"
-        )
-    queries = unit_rows(queries)
-    rows = np.zeros((len(queries), 0), np.int64)
-    cosines = np.zeros((len(queries), 0), np.float32)
-    for start in range(0, len(table.values), ROWS_AT_ONCE):
-        block = unit_rows(table.values[start : start + ROWS_AT_ONCE])
-        found = np.nan_to_num(queries @ block.T, nan=-np.inf)
-        numbers = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
-        rows, cosines = np.hstack([rows, numbers]), np.hstack([cosines, found])
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        rows, cosines = (np.take_along_axis(x, best, 1) for x in (rows, cosines))
-    return rows, cosines
-
-
 def _section(
     table: Table, name: str, rows: np.ndarray, cosines: np.ndarray, count: int
 ) -> tuple[str, str]:
@@ -126,11 +86,9 @@ def _section(
 def _thumbnail(name: str) -> str:
     """An image as a data address; empty where it cannot be read (a record, a moved file)."""
     try:
-        image = decode(Path(name).read_bytes())
+        return html_report.thumbnail(Path(name).read_bytes(), THUMBNAIL_SIDE)
     except (ImageError, OSError):
         return ""
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return html_report.image_address(image)
 
 
 if __name__ == "__main__":

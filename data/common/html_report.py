@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.common.errors import UserError
 from data.common.files import atomic_write
+from data.common.images import to_jpeg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,9 +187,38 @@ def _cell(value: object) -> str:
 
 def image_address(image: Image.Image) -> str:
     """The image itself as an address, so that a page needs no other files."""
+    return jpeg_address(_jpeg(image))
+
+
+def jpeg_address(jpeg: bytes) -> str:
+    """The bytes of a JPEG file as an address."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def thumbnail(data: bytes, side: int) -> str:
+    """The address of an image file's content, shrunk to fit into side x side pixels.
+
+    Raises:
+        ImageError: not a whole image within the limits.
+    """
+    return jpeg_address(small_jpeg(data, side))
+
+
+def small_jpeg(data: bytes, side: int) -> bytes:
+    """An image file's content, upright and shrunk to fit into side x side pixels, as JPEG.
+
+    Raises:
+        ImageError: not a whole image within the limits.
+    """
+    image = Image.open(io.BytesIO(to_jpeg(data, short_side=side).data))
+    image.thumbnail((side, side))
+    return _jpeg(image)
 
 
 def figure(source: str, caption: str, width: int | None = None) -> str:

@@ -130,6 +130,12 @@ def listed_in(images_dir: str | None, image: SourceImage) -> SourceImage:
     return replace(image, path=os.path.join(images_dir, image.name), path_by_list="")
 
 
+def in_list(list_path: str | os.PathLike, name: str, images_dir: str | None) -> SourceImage:
+    """The image that a row of a list names, looked for as `images` does."""
+    by_list = os.path.join(os.path.dirname(list_path), name)
+    return listed_in(images_dir, SourceImage(name, "", name, by_list))
+
+
 def count(sources: Sequence[str], skipped: Counter[str] | None = None) -> int:
     """How many images the sources hold; nothing but lists, folders and indexes is read.
 

@@ -7,9 +7,8 @@ from skimage import data as photographs
 
 from data import similar_images
 from data.outputs import feature_files
-from data.outputs.feature_files import Feature, Table
+from data.outputs.feature_files import Feature
 from data.outputs.result_files import choose_format
-from data.similar_images import nearest
 
 
 def write(path, rows):
@@ -20,29 +19,6 @@ def write(path, rows):
     body.write_bytes(b"".join(map(chosen.encode, features)))
     chosen.finish(body, path)
     return str(path)
-
-
-ROWS = {"a.jpg": [1, 0], "b.jpg": [0, 2], "bad.jpg": [np.nan, np.nan], "c.jpg": [3, 3]}
-
-
-def test_neighbors_go_by_the_angle_and_leave_out_the_unreadable():
-    table = Table(list(ROWS), np.array(list(ROWS.values()), np.float32))
-    rows, cosines = nearest(table, np.array([[2.0, 0.1]]), 3)
-    assert rows.tolist() == [[0, 3, 1]]
-    expected = [2 / np.hypot(2, 0.1), 2.1 / np.hypot(2, 0.1) / 2**0.5, 0.1 / np.hypot(2, 0.1)]
-    np.testing.assert_allclose(cosines[0], expected, rtol=1e-6)
-
-
-def test_a_table_read_in_parts_gives_the_neighbors_of_the_whole(monkeypatch):
-    rng = np.random.default_rng(0)
-    table = Table([""] * 1000, rng.standard_normal((1000, 8)))
-    queries = rng.standard_normal((5, 8))
-    monkeypatch.setattr(similar_images, "ROWS_AT_ONCE", 64)
-    rows, cosines = nearest(table, queries, 10)
-    unit = table.values / np.linalg.norm(table.values, axis=1, keepdims=True)
-    all_cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
-    np.testing.assert_array_equal(rows, np.argsort(-all_cosines, axis=1)[:, :10])
-    np.testing.assert_allclose(cosines, -np.sort(-all_cosines, axis=1)[:, :10], rtol=1e-5)
 
 
 @pytest.fixture

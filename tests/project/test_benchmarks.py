@@ -41,6 +41,7 @@ PROMISED = {
     "download": ["ours", "ours"],
     "lists": ["ancestors", "statistics", "subset", "all", "features of a long list"],
     "metrics": ["200 images"],
+    "neighbors": ["2,000 x 256"],
     "startup": [
         "import TensorFlow",
         "train.py --help",
