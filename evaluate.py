@@ -15,6 +15,8 @@ from data.common import output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
+from data.outputs import evaluated_images
+from data.outputs.evaluated_images import EvaluatedImages, write_files
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
 from data.outputs.predictions import class_names
 from models.checkpoints import checkpoint
@@ -33,7 +35,7 @@ FLAGS = flags.FLAGS
 SETTINGS = (
     *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
     *("at_k", "threshold", "threshold_file", "positive_threshold", "supported_classes"),
-    *("dictionary", "max_pixels", "max_image_bytes"),
+    *("top_k_pred", "dictionary", "max_pixels", "max_image_bytes"),
 )
 
 
@@ -50,17 +52,23 @@ def main() -> int:
         raise UserError("--fit_thresholds needs --label_mode=multi")
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     options = script.from_flags(EvaluationOptions)
+    formats, log = evaluated_images.chosen_formats(FLAGS.predictions), None
     measured = []
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, network)
         images = labeled_images(loaded.network.class_num)
-        measured.append(evaluate(loaded, images, options, job))
+        if formats and len(measured) == len(compared) + len(prefixes) - 1:  # the last one
+            log = EvaluatedImages(Path(FLAGS.result), job.rank, job.size)
+        measured.append(evaluate(loaded, images, options, job, log))
         if job.rank == 0:
             show(measured[-1])
     if job.rank == 0:  # Horovod: one of them writes.
         prepare = options.preparation(loaded.image_size)
         evaluations, other = measured[len(compared) :], measured[0] if compared else None
-        write(loaded, images, prepare, evaluations, other)
+        names = write(loaded, images, prepare, evaluations, other)
+        write_files(Path(FLAGS.result), formats, names, log, images.left_out)
+        if log:
+            log.remove()
     return 0
 
 
@@ -94,8 +102,8 @@ def write(
     prepare: Preparation,
     evaluations: list[Evaluation],
     compared: Evaluation | None,
-) -> None:
-    """Writes the report, and the fitted thresholds where they are asked for."""
+) -> list[str]:
+    """Writes the report, and fitted thresholds where asked for; returns the classes' names."""
     names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
@@ -106,6 +114,7 @@ def write(
     if FLAGS.fit_thresholds:
         write_thresholds(FLAGS.fit_thresholds, evaluations[-1].thresholds)
     logging.info("report: %s", folder / "report.html")
+    return names
 
 
 if __name__ == "__main__":

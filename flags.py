@@ -48,7 +48,12 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "lr_decay_step": 150000,
         "area_min": 0.05,
     },
-    "evaluate.py": {"result": "./out/evaluation/", "threshold": 0.5, **_IMAGE_BATCH},
+    "evaluate.py": {
+        "result": "./out/evaluation/",
+        "threshold": 0.5,
+        "top_k_pred": 10,
+        **_IMAGE_BATCH,
+    },
     "image_classification.py": {"result": "label_pred.txt", **_IMAGE_BATCH},
     "extract_feature.py": {"result": "features.txt", **_IMAGE_BATCH},
     "export.py": {},
@@ -347,7 +352,7 @@ _group("Thresholds", EVALUATE, CLASSIFY)
 flags.DEFINE_float("threshold", 0.0, "least probability that is written", 0.0, 1.0)
 flags.DEFINE_string("threshold_file", None, "rows class<TAB>threshold; --threshold for the others")
 
-_group("Best classes", CLASSIFY, EXPORT)
+_group("Best classes", CLASSIFY, EXPORT, EVALUATE)
 flags.DEFINE_integer("top_k_pred", 5, "best classes written for an image", lower_bound=1)
 
 _group("Classification", CLASSIFY)
@@ -371,6 +376,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
 flags.DEFINE_integer("page_classes", 6, "worst classes shown with images", lower_bound=0)
+flags.DEFINE_enum(
+    "predictions",
+    "all",
+    ["all", "csv", "parquet", "none"],
+    "files of a row per image: predictions.csv, and predictions.parquet if pyarrow is installed",
+)
 
 _group("Features", EXTRACT)
 flags.DEFINE_enum(

@@ -53,7 +53,9 @@ class Evaluation:
       thresholds: float32 [C], the threshold with the best F1; only with several labels per image.
       curve: gives (recall, precision) of a class, or of all with None; only with several labels
         per image.
-      confusions: int64 [N, 3], rows (label, prediction, images); only with one label per image.
+      confusions: int64 [N, 3], rows (missed class, wrong class, images), the most frequent first.
+      mean_if_present, mean_if_absent: float64 [C], mean score of a class over the images that have
+        it as a label, and that do not.
     """
 
     checkpoint: str
@@ -64,9 +66,11 @@ class Evaluation:
     positives: np.ndarray
     hardest: Mapping[str, np.ndarray]
     unreadable: int
+    confusions: np.ndarray
+    mean_if_present: np.ndarray
+    mean_if_absent: np.ndarray
     thresholds: np.ndarray | None = None
     curve: Callable[[int | None], Curve] | None = None
-    confusions: np.ndarray | None = None
 
     @property
     def title(self) -> str:
@@ -117,12 +121,11 @@ class Report:
     page_classes: int
 
     def write(self, folder: Path) -> None:
-        """Writes metrics.json, classes.csv, confusions.csv (single label) and report.html."""
+        """Writes metrics.json, classes.csv, confusions.csv and report.html."""
         last = self.evaluations[-1]
         _write_json(folder / "metrics.json", self._numbers())
         self._write_classes(folder / "classes.csv")
-        if last.confusions is not None:
-            self._write_confusions(folder / "confusions.csv")
+        self._write_confusions(folder / "confusions.csv")
         page = html_report.page(f"Evaluation of {last.title}", self._sections())
         atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
 
@@ -169,8 +172,7 @@ class Report:
             sections.append(("Classes that changed most", self._changes(compared)))
         if last.curve:
             sections.append(("Precision and recall", self._curves()))
-        if last.confusions is not None:
-            sections.append(("Confusions", self._confusions()))
+        sections.append(("Confusions", self._confusions()))
         worst = last.ranked_classes()[:LISTED_CLASSES]
         best = last.ranked_classes()[::-1][:LISTED_CLASSES]
         sections.append(("Worst classes", self._class_table(last.classes, worst)))

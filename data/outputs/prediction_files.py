@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data.common.files import rewritten
 from data.outputs.predictions import Prediction
@@ -57,7 +59,6 @@ def _row(prediction: Prediction) -> dict:
 def _to_parquet(body: Path, result: Path) -> None:
     """Writes Parquet from a body of JSON lines: a Parquet file cannot be appended to."""
     import pyarrow as pa  # heavy, and only needed for this format
-    import pyarrow.parquet as pq
 
     label = pa.struct({"index": pa.int32(), "name": pa.string(), "probability": pa.float32()})
     schema = pa.schema(
@@ -68,13 +69,19 @@ def _to_parquet(body: Path, result: Path) -> None:
             "problem": pa.string(),
         }
     )
-    with (
-        open(body, "rb") as lines,
-        rewritten(result) as file,
-        pq.ParquetWriter(file, schema) as writer,
-    ):
-        while rows := list(map(json.loads, islice(lines, _ROW_GROUP_ROWS))):
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+    with open(body, "rb") as lines:
+        write_parquet(result, schema, map(json.loads, lines))
+
+
+def write_parquet(result: Path, schema: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows, a mapping of the columns of a pyarrow `schema` each, a group at a time."""
+    import pyarrow as pa  # heavy, and only needed for this format
+    import pyarrow.parquet as pq
+
+    left = iter(rows)
+    with rewritten(result) as file, pq.ParquetWriter(file, schema) as writer:
+        while group := list(islice(left, _ROW_GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema))
 
 
 FORMATS = {

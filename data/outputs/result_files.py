@@ -70,9 +70,14 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
     suffix = Path(result).suffix.lower()
     if suffix not in formats:
         raise UserError(f"--result={result}: the name must end in {', '.join(formats)}")
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    if suffix == ".parquet" and not has_pyarrow():
         raise UserError(f"--result={result}: Parquet needs pyarrow: pip install pyarrow")
     return formats[suffix]
+
+
+def has_pyarrow() -> bool:
+    """Whether Parquet files can be written."""
+    return importlib.util.find_spec("pyarrow") is not None
 
 
 def one_line(text: str) -> str:

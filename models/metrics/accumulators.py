@@ -1,4 +1,4 @@
-"""Accumulators of the evaluators: scores on disk, exact sums, hardest examples.
+"""Accumulators of the evaluators: scores on disk, exact sums, pairs of classes, hardest examples.
 
 Sums over workers do not depend on the order of images or the number of workers.
 """
@@ -22,6 +22,7 @@ BLOCK_BYTES = 16 << 20
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
+PENDING_PAIRS = 1 << 20
 NOBODY = -1  # the sample_index of no image
 
 
@@ -149,6 +150,47 @@ class ExactSums:
         """Sums over all workers, for `names`, the same ones on every worker."""
         own = np.array([self._sums.get(name, 0) for name in names], np.int64)
         return dict(zip(names, (workers.sum(own) / FIXED_POINT).tolist(), strict=True))
+
+
+class PairCounts:
+    """Counts pairs of classes, such as a label and the class predicted in its place."""
+
+    def __init__(self, class_num: int) -> None:
+        self._class_num = class_num
+        self._counted = np.zeros((2, 0), np.int64)  # first * class_num + second; its count
+        self._pending: list[np.ndarray] = []
+        self._pending_pairs = 0
+
+    def add(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Counts pairs (first[i], second[i]) of classes, int64 [P]."""
+        self._pending.append(first * self._class_num + second)
+        self._pending_pairs += len(first)
+        if self._pending_pairs > PENDING_PAIRS:
+            self._merge()
+
+    def gather(self, workers: Distributed) -> np.ndarray:
+        """int64 [N, 3]: (first, second, count) over all workers, the most frequent pair first.
+
+        All workers call this and get the same.
+        """
+        self._merge()
+        keys, count = _add_counts(*(gather(part, workers) for part in self._counted))
+        order = np.argsort(-count, kind="stable")  # among ties the lower classes first
+        return np.stack([*np.divmod(keys[order], self._class_num), count[order]], axis=1)
+
+    def _merge(self) -> None:
+        keys = np.concatenate([self._counted[0], *self._pending])
+        added = np.ones(len(keys) - self._counted.shape[1], np.int64)
+        self._counted = _add_counts(keys, np.concatenate([self._counted[1], added]))
+        self._pending, self._pending_pairs = [], 0
+
+
+def _add_counts(keys: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """int64 [2, N]: each key once, in ascending order, and the total of its counts."""
+    unique, inverse = np.unique(keys, return_inverse=True)
+    totals = np.zeros(len(unique), np.int64)
+    np.add.at(totals, inverse, count)
+    return np.stack([unique, totals])
 
 
 def gather(array: np.ndarray, workers: Distributed) -> np.ndarray:

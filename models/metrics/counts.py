@@ -341,15 +341,12 @@ class SingleLabelCounts:
     Attributes:
       class_images: int64 [C], images of each class.
       correct: int64 [len(top), C], those with their label among the best k.
-      confusions: int64 [N, 3]: label, prediction, images; wrong predictions only, the most frequent
-        first.
     """
 
     top: tuple[int, ...]
     class_images: np.ndarray
     correct: np.ndarray
     loss_sum: float
-    confusions: np.ndarray
 
     @property
     def images(self) -> int:
@@ -375,5 +372,4 @@ class SingleLabelCounts:
             "classes": self.class_table,
             "quality": self.class_table[f"top_{self.top[0]}"],
             "positives": self.class_images,
-            "confusions": self.confusions,
         }

@@ -263,7 +263,7 @@ class MultiLabelEvaluator:
 
 
 class SingleLabelEvaluator:
-    """Top-k accuracy, loss and confusions of probabilities where an image has one label.
+    """Top-k accuracy and loss of probabilities where an image has one label.
 
     Args:
       class_num, workers: as `MultiLabelEvaluator`.
@@ -278,7 +278,6 @@ class SingleLabelEvaluator:
         self._sums = ExactSums()
         self._images = np.zeros(class_num, np.int64)
         self._correct = np.zeros((len(top), class_num), np.int64)
-        self._confusions = np.zeros((2, 0), np.int64)  # label * class_num + prediction; its count
 
     def update(
         self,
@@ -303,9 +302,6 @@ class SingleLabelEvaluator:
         for k, correct in zip(self.top, self._correct, strict=True):
             correct += np.bincount(labels.classes[before < k], minlength=self.class_num)
         self._sums.add({"loss": -np.log(np.maximum(own, np.finfo(np.float32).tiny))})
-        wrong = before > 0
-        keys = labels.classes[wrong] * self.class_num + scores.argmax(axis=1)[wrong]
-        self._confusions = _add_counts(self._confusions, keys, np.ones_like(keys))
 
     def measure(self) -> SingleLabelCounts:
         """The counts of all images of all workers; every worker calls this and gets the same.
@@ -315,27 +311,13 @@ class SingleLabelEvaluator:
         images = self.workers.sum(self._images)
         if not images.any():
             raise UndefinedError("there is no image to evaluate")
-        keys, confused = (gather(part, self.workers) for part in self._confusions)
-        keys, confused = _add_counts(np.zeros((2, 0), np.int64), keys, confused)
-        order = np.argsort(-confused, kind="stable")  # among ties the lower classes first
-        label, prediction = np.divmod(keys[order], self.class_num)
         return SingleLabelCounts(
             top=self.top,
             class_images=images,
             correct=self.workers.sum(self._correct),
             loss_sum=self._sums.totals(("loss",), self.workers)["loss"],
-            confusions=np.stack([label, prediction, confused[order]], axis=1),
         )
 
     def result(self) -> dict[str, float]:
         """Every metric of `measure`, by name."""
         return definitions.compute_all(self.measure())
-
-
-def _add_counts(counted: np.ndarray, keys: np.ndarray, added: np.ndarray) -> np.ndarray:
-    """int64 [2, N]: ascending keys and their counts, of `counted` and the new ones together."""
-    joined = np.concatenate([counted[0], keys])
-    unique, inverse = np.unique(joined, return_inverse=True)
-    totals = np.zeros(len(unique), np.int64)
-    np.add.at(totals, inverse, np.concatenate([counted[1], added]))
-    return np.stack([unique, totals])

@@ -7,7 +7,8 @@ evaluate.py calls it with its flags, a Python program with options:
     print(evaluate(loaded, images, EvaluationOptions(label_mode="multi")).metrics)
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,9 @@ import numpy as np
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS
-from data.input.evaluation import EvaluationImages, read_classes, watched
+from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classes, watched
 from data.input.image_batches import Preparation
+from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
 from data.outputs.predictions import class_names, read_thresholds
 from models.checkpoints import checkpoint
@@ -24,8 +26,11 @@ from models.distributed.base import Distributed, SingleProcess
 from models.metrics import definitions
 from models.metrics.accumulators import HardestExamples, gather_rows
 from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions, SingleLabelEvaluator
+from models.metrics.mistakes import ImageLabelCounter, ImageLabels
 from models.prediction.image_job import SCORES
 from models.prediction.inference import Loaded, Predictor
+
+SCORE_DIGITS = 7
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class EvaluationOptions:
     threshold_file: str | None = None
     positive_threshold: float = 0.5
     supported_classes: str | None = None
+    top_k_pred: int = 10
     scratch_dir: str | None = None
     batch_size: int = 32
     num_preprocess_threads: int = 4
@@ -50,17 +56,25 @@ class EvaluationOptions:
         """Makes crops of this size of the images."""
         return Preparation(image_size, self.ten_crop, self.max_pixels, self.max_image_bytes)
 
+    def thresholds(self, class_num: int) -> np.ndarray:
+        """float32 [C], the scores from which classes are predicted, with several labels."""
+        if self.threshold_file:
+            return read_thresholds(self.threshold_file, class_num, self.threshold)
+        return np.full(class_num, self.threshold, np.float32)
+
 
 def evaluate(
     loaded: Loaded,
     images: EvaluationImages,
     options: EvaluationOptions,
     job: Distributed | None = None,
+    log: EvaluatedImages | None = None,
 ) -> Evaluation:
     """The metrics of a checkpoint over all images.
 
     Args:
       job: the workers that share the images; all of them call this and get the same.
+      log: takes the labels of this worker's images, and is closed.
 
     Raises:
       UserError: an option, a label or a file of the options is wrong, or no image can be read.
@@ -75,23 +89,43 @@ def evaluate(
     )
     evaluator = make_evaluator(class_num, options, job)
     hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
+    labels_of_images = make_label_counter(class_num, options)
     predictor = Predictor(loaded.network, SCORES[options.label_mode])
     for batch in watched(batches):
         scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
         evaluator.update(scores, *labels)
         hardest.update(scores, *labels, batch.sample_index)
+        found = labels_of_images.update(scores, *labels)
+        if log:
+            log.add(_described(batch, found))
+    if log:
+        log.close()
     hardest.gather(job)  # Horovod: the report is of the images of all workers.
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
-    counts = evaluator.measure()
+    counts, statistics = evaluator.measure(), labels_of_images.measure(job)
     return Evaluation(
         checkpoint=loaded.prefix,
         step=checkpoint.describe(loaded.prefix).step,
         metrics=definitions.compute_all(counts),
         hardest=hardest.sample_index,
         unreadable=len(images.left_out),
+        mean_if_present=statistics.present,
+        mean_if_absent=statistics.absent,
+        confusions=statistics.confusions,
         **counts.for_report(),
     )
+
+
+def _described(batch: EvaluationBatch, found: ImageLabels) -> Iterator[EvaluatedImage]:
+    """The images of a batch with their labels."""
+    scores = found.scores.astype(np.float64).round(SCORE_DIGITS)  # shorter, and good enough
+    columns = (c.tolist() for c in (found.classes, scores, found.positive, found.predicted))
+    labels = list(itertools.starmap(ScoredLabel, zip(*columns, strict=True)))
+    bounds = np.searchsorted(found.rows, np.arange(len(batch.names) + 1)).tolist()
+    images = zip(batch.sample_index.tolist(), batch.names, found.losses.tolist(), strict=True)
+    for image, (start, stop) in zip(images, itertools.pairwise(bounds), strict=True):
+        yield EvaluatedImage(*image, tuple(labels[start:stop]))
 
 
 def make_evaluator(
@@ -101,18 +135,23 @@ def make_evaluator(
     if options.label_mode == "single":
         return SingleLabelEvaluator(class_num, job)
     _, hierarchy = class_names(options.dictionary, class_num)
-    threshold: float | np.ndarray = options.threshold
-    if options.threshold_file:
-        threshold = read_thresholds(options.threshold_file, class_num, options.threshold)
     supported = options.supported_classes and read_classes(options.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in options.at_k):
         raise UserError(f"--at_k={','.join(options.at_k)}: use numbers above 0, such as 5,10")
     measured = MultiLabelOptions(
         top=tuple(map(int, options.at_k)),
-        threshold=threshold,
+        threshold=options.thresholds(class_num),
         positive_threshold=options.positive_threshold,
         supported=supported,
         parents=None if hierarchy is None else hierarchy.parents,
         scratch_dir=options.scratch_dir,
     )
     return MultiLabelEvaluator(class_num, job, measured)
+
+
+def make_label_counter(class_num: int, options: EvaluationOptions) -> ImageLabelCounter:
+    """An empty counter as the options say."""
+    if options.label_mode == "single":  # the one label is positive whatever its confidence
+        return ImageLabelCounter(class_num, options.top_k_pred, None, np.finfo(np.float32).tiny)
+    thresholds = options.thresholds(class_num)
+    return ImageLabelCounter(class_num, options.top_k_pred, thresholds, options.positive_threshold)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy_network
+import pyarrow.parquet as pq
 import pytest
 from absl.testing import flagsaver
 from launching import Stage
@@ -21,6 +22,8 @@ from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages, read_classes
 from data.input.image_batches import Preparation
 from data.lists.rows import ListError, read_rows
+from data.outputs import evaluated_images
+from data.outputs.evaluated_images import EvaluatedImages
 from data.outputs.evaluation_report import write_thresholds
 from data.outputs.predictions import read_thresholds
 from data.tfrecords.examples import encode_example
@@ -68,6 +71,7 @@ def run(folder, name, *sources, **values):
         "label_mode": "multi",
         "threshold": 0.5,
         "batch_size": 16,
+        "top_k_pred": 10,
         **values,
     }
     if not flags.FLAGS.is_parsed():
@@ -152,6 +156,85 @@ def test_single_label_report_with_ten_crops(data):
     assert "Confusions" in (data / "single/report.html").read_text()
 
 
+def labels_of(cell):
+    """`class:score ...` as a dict."""
+    pairs = (part.split(":") for part in cell.split())
+    return {int(c): float(score) for c, score in pairs}
+
+
+def test_predictions_of_each_image(data):
+    run(data, "images", "list.txt", threshold=0.4, top_k_pred=3)
+    scores, labels = scores_of(data, 12)
+    rows = list(csv.DictReader((data / "images/predictions.csv").open()))
+    table = pq.read_table(data / "images/predictions.parquet").to_pylist()
+    assert [int(row["number"]) for row in rows] == [row["number"] for row in table]
+    assert len(rows) == IMAGES
+    names = [row["name"] for row in csv.DictReader((data / "images/classes.csv").open())]
+    for number, row in enumerate(rows):
+        own, true = scores[number], labels[number] > 0
+        best = np.isin(np.arange(CLASSES), np.argsort(-own, kind="stable")[:3])
+        predicted = (own >= 0.4) & (best | true)
+        expected = {
+            "labels": true,
+            "predicted": predicted,
+            "missed": true & ~predicted,
+            "wrong": predicted & ~true,
+            "best": best | true,
+        }
+        for column, holds in expected.items():
+            found = labels_of(row[column])
+            assert sorted(found) == np.flatnonzero(holds).tolist(), column
+            np.testing.assert_allclose([*found.values()], own[[*found]], rtol=1e-4, atol=1e-7)
+        assert [*labels_of(row["best"]).values()] == sorted(
+            labels_of(row["best"]).values(), reverse=True
+        )
+        missed = "; ".join(names[c] for c in labels_of(row["missed"]))
+        assert row["missed_names"] == missed
+        loss = -np.log(np.where(true, own, 1 - own)).sum()
+        assert float(row["loss"]) == pytest.approx(loss, rel=1e-4)
+        assert [label["index"] for label in table[number]["labels"]] == [*labels_of(row["best"])]
+        assert table[number]["image"] == row["image"]
+    assert not list((data / "images").glob("*.partial"))
+
+
+def test_predictions_of_single_labels(data):
+    metrics = run(data, "one_label", "single.txt", label_mode="single")["evaluations"][0]["metrics"]
+    rows = list(csv.DictReader((data / "one_label/predictions.csv").open()))
+    assert sum(not row["wrong"] for row in rows) == round(IMAGES * metrics["top_1"])
+    assert all(len(labels_of(row["predicted"])) == 1 for row in rows)
+    assert np.mean([float(row["loss"]) for row in rows]) == pytest.approx(metrics["loss"], abs=1e-4)
+
+
+def test_unreadable_images_have_their_row(data):
+    lines = (data / "list.txt").read_text().splitlines()
+    lines[3:3] = ["gone.jpg\t3:1"]
+    (data / "gap.txt").write_text("\n".join(lines) + "\n")
+    run(data, "gap", "gap.txt")
+    rows = list(csv.DictReader((data / "gap/predictions.csv").open()))
+    assert [int(row["number"]) for row in rows] == list(range(IMAGES + 1))
+    assert rows[3]["problem"] and (rows[3]["image"], rows[3]["loss"]) == ("gone.jpg", "")
+    assert not rows[2]["problem"]
+
+
+def test_prediction_files_that_are_not_asked_for_are_not_there(data, monkeypatch):
+    run(data, "formats", "list.txt", predictions="csv")
+    assert not (data / "formats/predictions.parquet").exists()
+    run(data, "formats", "list.txt", predictions="none")
+    assert not (data / "formats/predictions.csv").exists()  # that of the first run
+    monkeypatch.setattr(evaluated_images, "has_pyarrow", lambda: False)
+    run(data, "formats", "list.txt")
+    assert [path.name for path in (data / "formats").glob("predictions.*")] == ["predictions.csv"]
+    with pytest.raises(UserError, match="--predictions=parquet needs pyarrow"):
+        run(data, "formats", "list.txt", predictions="parquet")
+
+
+def test_a_worker_whose_file_is_elsewhere_is_missed(tmp_path):
+    log = EvaluatedImages(tmp_path, 0, 2)
+    log.close()
+    with pytest.raises(UserError, match="000001-of-000002 is missing: all workers"):
+        list(log.read())
+
+
 def test_thresholds_fitted_on_one_split_apply_to_another(data):
     before = run(data, "fit", "list.txt", fit_thresholds=str(data / "thresholds.tsv"))
     after = run(data, "apply", "list.txt", threshold_file=str(data / "thresholds.tsv"))
@@ -207,6 +290,8 @@ def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     assert together["evaluations"] == alone["evaluations"]
     assert together["evaluations"][0]["unreadable_images"] == 2
     assert [name for name, _ in together["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
+    for name in ("predictions.csv", "predictions.parquet"):
+        assert (data / "two" / name).read_bytes() == (data / "one" / name).read_bytes()
     pages = [(data / folder / "report.html").read_text() for folder in ("one", "two")]
     shown = [page[page.index("Images of the worst") : page.index("Settings")] for page in pages]
     assert "<img" in shown[0] and shown[0] == shown[1]
