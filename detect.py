@@ -18,7 +18,7 @@ import train
 from data.common import script
 from data.common.script import from_flags
 from data.common.sharding import StepShard
-from data.dense.annotation import names_of_classes
+from data.dense.annotation import read_classes
 from data.input.dense import DetectionImages, DetectionInput, DetectionInputOptions
 from data.input.dense_images import resized_batch
 from data.input.image_batches import ImageBatch, WholeImage
@@ -26,6 +26,7 @@ from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
 from models.architecture import matches
+from models.checkpoints import metadata
 from models.detection.faster_rcnn import FasterRCNN, is_frozen
 from models.detection.inference import DetectionMeasure, Detector, Objects
 from models.detection.objective import DetectionObjective
@@ -41,7 +42,7 @@ from models.training.validation import Validation
 FLAGS = flags.FLAGS
 # What the flags kept with a checkpoint say where the command line does not.
 FROM_CHECKPOINT = (
-    *("batch_norm_epsilon", "dictionary", "min_side", "max_side"),
+    *("batch_norm_epsilon", "min_side", "max_side"),
     *("trainable", "optimizer", "ema_decay"),
     *("anchor_scales", "anchor_ratios", "rpn_channels"),
 )
@@ -65,6 +66,7 @@ class Detection:
     """Boxes and classes of objects; see `models.training.fit.Task`."""
 
     skip: Sequence[str] = ("logits/*", "detection/*")
+    read_classes = staticmethod(read_classes)
 
     def trains(self, name: str) -> bool:
         """Whether a variable is trained: as --trainable says, else as the protocol does."""
@@ -106,7 +108,8 @@ def predict() -> int:
     script.set_defaults(dense.trained_with(path, FROM_CHECKPOINT))
     make_network = functools.partial(Detection().network, SingleProcess())
     loaded = dense.load(path, make_network, from_flags(DeviceOptions), FLAGS.use_ema)
-    names = names_of_classes(FLAGS.dictionary, loaded.network.class_num)
+    known = loaded.prefix, loaded.network.class_num, FLAGS.dictionary, read_classes
+    names = metadata.classes_of(*known).names
     detector = Detector(loaded.network)
 
     def detect(pixels: np.ndarray) -> tuple[np.ndarray, Objects]:

@@ -6,6 +6,7 @@
 Runs as one process, or as many under `horovodrun`: the numbers are the same to the last digit.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
@@ -18,8 +19,7 @@ from data.input.image_batches import Preparation
 from data.outputs import evaluated_images
 from data.outputs.evaluated_images import EvaluatedImages, write_files
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
-from data.outputs.predictions import class_names
-from models.checkpoints import checkpoint
+from models.checkpoints import checkpoint, metadata
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
@@ -102,13 +102,14 @@ def write(
     prepare: Preparation,
     evaluations: list[Evaluation],
     compared: Evaluation | None,
-) -> list[str]:
+) -> Sequence[str]:
     """Writes the report, and fitted thresholds where asked for; returns the classes' names."""
-    names, _ = class_names(FLAGS.dictionary, loaded.network.class_num)
+    known = loaded.prefix, loaded.network.class_num, FLAGS.dictionary
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
     shown = images, prepare, FLAGS.page_classes
+    names = metadata.classes_of(*known).names
     report = Report(names, evaluations, compared, definitions.find, settings, *shown)
     report.write(folder)
     if FLAGS.fit_thresholds:

@@ -27,8 +27,9 @@ from data.common import output_lock
 from data.common.errors import UserError
 from data.input import exif_ops, image_source, preprocess
 from data.input.image_batches import Preparation, load_all
-from data.outputs.predictions import class_names
-from models.checkpoints import checkpoint, weight_files
+from data.lists.classes import Classes
+from models.architecture import DENSE_BIAS
+from models.checkpoints import checkpoint, metadata, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.files import GLOB_CHARACTERS
 from models.export import model_card
@@ -59,11 +60,11 @@ def import_weights() -> int:
     given = (name for name in ("image_size", "batch_norm_epsilon") if FLAGS[name].present)
     meta = {"imported_from": str(FLAGS.import_weights)}
     meta["flags"] = {name: FLAGS[name].value for name in given}
-    prefix = checkpoint.save(FLAGS.result, tensors, meta)
-    written = checkpoint.read(prefix)
-    for name, value in tensors.items():
-        if not np.array_equal(written.tensor(name), value, equal_nan=True):
-            raise UserError(f"{prefix}: {name} was not written as it was read")
+    if FLAGS.dictionary:
+        classes = Classes.read(FLAGS.dictionary)
+        classes.check_number(len(tensors[DENSE_BIAS]), FLAGS.dictionary)
+        meta["classes"] = classes.section()
+    prefix = weight_files.write_checkpoint(FLAGS.result, tensors, meta)
     logging.info("%s: %d tensors, read back and equal", prefix, len(tensors))
     return 0
 
@@ -103,7 +104,7 @@ def _run(name: str, source: Source, folder: Path) -> list[Check]:
 
 
 def _source(plain: Loaded) -> Source:
-    names, _ = class_names(FLAGS.dictionary, plain.network.class_num)
+    known = plain.prefix, plain.network.class_num, FLAGS.dictionary
 
     def prepare(contents: tf.Tensor) -> tf.Tensor:
         image = exif_ops.upright(preprocess.decode_jpeg_or_png(contents), contents)
@@ -116,7 +117,7 @@ def _source(plain: Loaded) -> Source:
         prepare=prepare,
         image_size=plain.image_size,
         epsilon=plain.batch_norm_epsilon,
-        names=names,
+        names=metadata.classes_of(*known).names,
         score=SCORES[FLAGS.label_mode],
         top_k=FLAGS.top_k_pred,
         encoded=encoded,

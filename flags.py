@@ -345,8 +345,13 @@ flags.DEFINE_enum(
     "not given: as a checkpoint of ours was trained",
 )
 
-_group("Names of classes", EVALUATE, CLASSIFY, EXPORT, *DENSE)
-flags.DEFINE_string("dictionary", None, "file of class names, or dictionary with the hierarchy")
+_group("Names of classes", *FITTING, EVALUATE, CLASSIFY, EXPORT)
+flags.DEFINE_string(
+    "dictionary",
+    None,
+    "file of class names, or dictionary with the hierarchy; training keeps it with the checkpoint, "
+    "where other scripts find it",
+)
 
 _group("Thresholds", EVALUATE, CLASSIFY)
 flags.DEFINE_float("threshold", 0.0, "least probability that is written", 0.0, 1.0)

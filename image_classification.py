@@ -12,12 +12,13 @@ from data.common import script
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
-from data.outputs.predictions import LabelSelector, Prediction, class_names, read_thresholds
+from data.outputs.predictions import LabelSelector, Prediction, read_thresholds
 from data.outputs.result_files import choose_format
+from models.checkpoints import metadata
 from models.devices import DeviceOptions
 from models.prediction import image_job
 from models.prediction.image_job import DECISIVE, SCORES, ImageJobOptions
-from models.prediction.inference import FROM_CHECKPOINT, NetworkOptions, Predictor
+from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, Predictor
 
 FLAGS = flags.FLAGS
 SETTINGS = (
@@ -34,7 +35,7 @@ def main() -> int:
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
     script.set_defaults(image_job.label_mode(loaded.prefix))
-    selector = make_selector(loaded.network.class_num)
+    selector = make_selector(loaded)
     predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shards has the first images.
@@ -54,13 +55,15 @@ def main() -> int:
     return code
 
 
-def make_selector(class_num: int) -> LabelSelector:
-    """Which labels are shown, and how, as the flags say."""
-    names, hierarchy = class_names(FLAGS.dictionary, class_num)
+def make_selector(loaded: Loaded) -> LabelSelector:
+    """Which labels are shown, and how, as the flags and the checkpoint say."""
+    class_num = loaded.network.class_num
+    classes = metadata.classes_of(loaded.prefix, class_num, FLAGS.dictionary)
     thresholds = np.full(class_num, FLAGS.threshold, np.float32)
     if FLAGS.threshold_file:
         thresholds = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
-    return LabelSelector(names, FLAGS.top_k_pred, thresholds, FLAGS.show_labels, hierarchy)
+    chosen = FLAGS.top_k_pred, thresholds, FLAGS.show_labels
+    return LabelSelector(classes.names, *chosen, classes.hierarchy)
 
 
 def predict(

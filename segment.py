@@ -18,7 +18,7 @@ import train
 from data.common import script
 from data.common.script import from_flags
 from data.common.sharding import StepShard
-from data.dense.annotation import names_of_classes
+from data.dense.annotation import read_classes
 from data.input.dense import SegmentationImages, SegmentationInput, SegmentationInputOptions
 from data.input.dense_images import to_network
 from data.input.image_batches import ImageBatch, WholeImage
@@ -26,6 +26,7 @@ from data.outputs import dense_files
 from data.outputs.dense_files import Row
 from data.outputs.result_files import choose_format
 from models.architecture import matches
+from models.checkpoints import metadata
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, SingleProcess
 from models.prediction import dense, image_job
@@ -40,7 +41,7 @@ from models.training.validation import Validation
 FLAGS = flags.FLAGS
 # What the flags kept with a checkpoint say where the command line does not.
 FROM_CHECKPOINT = (
-    *("batch_norm_epsilon", "dictionary", "trainable", "optimizer", "ema_decay"),
+    *("batch_norm_epsilon", "trainable", "optimizer", "ema_decay"),
     *("output_stride", "aspp_filters", "aspp_rates"),
 )
 # What determines the rows of a result; an interrupted one continues with the same alone.
@@ -62,6 +63,7 @@ class Segmentation:
     """The class of each pixel; see `models.training.fit.Task`."""
 
     skip: Sequence[str] = ("logits/*", "segmentation/*")
+    read_classes = staticmethod(read_classes)
 
     def trains(self, name: str) -> bool:
         """Whether a variable is trained: those that match --trainable; all without it."""
@@ -103,7 +105,8 @@ def predict() -> int:
     script.set_defaults(dense.trained_with(path, FROM_CHECKPOINT))
     make_network = functools.partial(Segmentation().network, SingleProcess())
     loaded = dense.load(path, make_network, from_flags(DeviceOptions), FLAGS.use_ema)
-    names = names_of_classes(FLAGS.dictionary, loaded.network.class_num)
+    known = loaded.prefix, loaded.network.class_num, FLAGS.dictionary, read_classes
+    names = metadata.classes_of(*known).names
     segmenter = Segmenter(loaded.network, script.numbers("test_scales"), FLAGS.test_flip)
 
     def segment(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

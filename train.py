@@ -13,6 +13,7 @@ from data.common.sharding import StepOptions, StepShard
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages, Preparation
 from data.input.pipeline import InputOptions, TrainingInput
+from data.lists.classes import Classes
 from models import backbones
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, DistributedOptions
@@ -45,7 +46,7 @@ class Classification:
     def __init__(
         self, trains: Callable[[str], bool] = lambda name: True, skip: Sequence[str] = ()
     ) -> None:
-        self.trains, self.skip = trains, skip
+        self.trains, self.skip, self.read_classes = trains, skip, Classes.read
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> Any:
         """The network that the flags describe, with initial values."""

@@ -218,7 +218,8 @@ def write_crops(output: Path, counts: Sequence[int], class_num: int, seed: int) 
             atomic_write(output / name, contents, sync=False)
             lines.append(format_row(Row(name, (int(made.classes[0]),), (1.0,))))
         _write_lines(output / f"{part}_list.txt", lines)
-    _write_lines(output / "dictionary.txt", DIGIT_NAMES[:class_num])
+    names = enumerate(DIGIT_NAMES[:class_num])
+    _write_lines(output / "dictionary.txt", [f"{number}\t{name}" for number, name in names])
 
 
 def _encoded(image: Image.Image, image_format: str) -> bytes:

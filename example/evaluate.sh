@@ -8,7 +8,8 @@
 #   example/evaluate.sh --fit_thresholds=thresholds.tsv  a threshold a class, from this split;
 #   example/evaluate.sh --threshold_file=thresholds.tsv  ... applied to another
 #
-# One label an image (ImageNet): --label_mode=single, and --image_size=299 or --ten_crop as wished.
+# What the checkpoint does not say, such as a released one: --label_mode=multi, --dictionary=FILE.
+# One label an image (ImageNet): --image_size=299 or --ten_crop as wished.
 # On several GPUs: NP=8 example/train_distributed.sh example/evaluate.sh; the numbers are the same
 # to the last digit. Flags given to this script come last and win. Paths are relative to the
 # project's folder.
@@ -30,8 +31,6 @@ exec ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
   --model_dir=./out/pretrain/ \
   --val_dir=./data/val/ \
   --result=./out/evaluation/ \
-  --label_mode=multi \
-  --dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
   --at_k=5,10 \
   --threshold=0.5 \
   --positive_threshold=0.5 \

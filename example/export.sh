@@ -3,7 +3,7 @@
 #
 #   example/export.sh                                       the finetuned ResNet-101
 #   example/export.sh --export_format=onnx photo.jpg        one format, checked on your images
-#   example/export.sh --model_dir=out/checkpoint --label_mode=multi --dictionary=dictionary.txt
+#   example/export.sh --model_dir=out/checkpoint            names and kind of labels are in it
 #   example/export.sh --model_dir=out/checkpoint --list     what is in a checkpoint
 #   example/export.sh --import_weights=model.safetensors --result=out/imported/model.ckpt-0
 #
@@ -22,7 +22,6 @@ prepare_environment export
 
 exec python "$PROJECT_ROOT/export.py" \
   --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages-imagenet" \
-  --label_mode=single \
   --top_k_pred=5 \
   --tolerance=1e-4 \
   --export_dir=out/export \

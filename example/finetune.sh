@@ -26,6 +26,7 @@ exec ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --log_dir=./out/finetune/log/ \
   --loss=softmax \
   --class_num=1000 \
+  --dictionary="$PROJECT_ROOT/data/imagenet2012_dictionary.txt" \
   --resnet_size=101 \
   --image_size=224 \
   --data_format=NHWC \

@@ -77,6 +77,7 @@ for ((number = 1; number <= SPLITS; number++)); do
     ${CHECKPOINT:+"--pretrain_ckpt=$CHECKPOINT"} \
     --loss=softmax \
     --class_num="$classes" \
+    --dictionary="$split/dictionary.txt" \
     --image_size="$IMAGE_SIZE" \
     --batch_size="$BATCH" \
     --area_min=0.25 \
@@ -94,8 +95,6 @@ for ((number = 1; number <= SPLITS; number++)); do
     --pretrain_ckpt="$split/model" \
     --images="$split/test_list.txt" \
     --images_dir="$IMAGES" \
-    --label_mode=single \
-    --dictionary="$split/dictionary.txt" \
     --result="$split/report"
 done
 

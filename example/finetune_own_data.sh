@@ -26,12 +26,12 @@ OUTPUT="${OUTPUT:-out/own}"
 IMAGE_SIZE="${IMAGE_SIZE:-224}"
 BATCH="${BATCH:-32}"
 STEPS="${STEPS:-1000}"
-split=() images="" loss=softmax best=top_1 mode=single
+split=() images="" loss=softmax best=top_1
 while (($#)) && [[ "$1" != -- ]]; do
   case "$1" in
     --images) images="${2:?--images needs a folder}" ;;
     --images=*) images="${1#*=}" ;;
-    --csv | --csv=*) loss=bce best=map_macro mode=multi ;;
+    --csv | --csv=*) loss=bce best=map_macro ;;
   esac
   split+=("$1")
   shift
@@ -63,6 +63,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir="$OUTPUT/records/train" \
   --model_dir="$OUTPUT/model" \
   --log_dir="$OUTPUT/model/log" \
+  --dictionary="$OUTPUT/lists/dictionary.txt" \
   "${network[@]}" \
   --lr_policy=cosine \
   --lr=0.02 \
@@ -80,6 +81,4 @@ fi
 ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
   --data_dir="$OUTPUT/records/test" \
   --model_dir="$model" \
-  --label_mode="$mode" \
-  --dictionary="$OUTPUT/lists/dictionary.txt" \
   --result="$OUTPUT/report"

@@ -10,7 +10,8 @@
 # Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16
 # on hardware that has it, --use_ema, --strict. Paths are relative to where the script is called.
 #
-# Where to get the checkpoint: checkpoints/README.md. Depth and class count are read from it.
+# Where to get the checkpoint: checkpoints/README.md. Depth, class count and, in one of ours, names
+# and kind of labels are read from it; 1,000 classes without names get those of ImageNet.
 #
 # Writes label_pred.txt, as the released code did, and a page to look at:
 #
@@ -28,8 +29,6 @@ prepare_environment
 # shellcheck disable=SC2086 # LAUNCH is several words
 exec ${LAUNCH:-python} "$PROJECT_ROOT/image_classification.py" \
   --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages-imagenet" \
-  --dictionary="$PROJECT_ROOT/data/imagenet2012_dictionary.txt" \
-  --label_mode=single \
   --top_k_pred=5 \
   --batch_size=32 \
   --num_preprocess_threads=4 \

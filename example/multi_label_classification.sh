@@ -9,7 +9,8 @@
 #       as example/evaluate.sh --fit_thresholds=thresholds.tsv finds them
 #
 # Flags given to this script come last and win. Paths are relative to where the script is called.
-# The dictionary is the one of the released data set; it holds the hierarchy too.
+# The dictionary is the one of the released data set; it holds the hierarchy too. A checkpoint that
+# was trained here has its own: --dictionary= (nothing after it) takes those.
 #
 # Writes label_pred.txt and a page to look at: for each image, the classes above the threshold
 # that have no class below them above it, best first.

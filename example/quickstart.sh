@@ -44,6 +44,7 @@ python "$PROJECT_ROOT/train.py" \
   --model_dir="$OUT/checkpoint" \
   --log_dir="$OUT/log" \
   --class_num="$CLASSES" \
+  --dictionary="$OUT/digits/dictionary_and_semantic_hierarchy.txt" \
   --resnet_size=14 \
   --width=32 \
   --image_size=32 \
@@ -74,11 +75,11 @@ curves="$(python "$PROJECT_ROOT/data/plot_training.py" \
 echo "$curves"
 
 step "4/5 predictions for the held-out images"
+# The checkpoint knows its classes' names and hierarchy, and that an image has several labels.
 # The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92.
 python "$PROJECT_ROOT/image_classification.py" --model_dir="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" \
-  --label_mode=multi --threshold=0.92 --top_k_pred=3 \
-  --dictionary="$OUT/digits/dictionary_and_semantic_hierarchy.txt" \
+  --threshold=0.92 --top_k_pred=3 \
   --result="$OUT/label_pred.txt" --page="$OUT/predictions.png" --page_images=48
 
 step "5/5 features of the held-out images"
@@ -92,7 +93,7 @@ cat << TABLE
 
   $OUT/digits/             images, lists and the dictionary with the hierarchy
   $OUT/train/, val/        TFRecords with sparse labels
-  $OUT/checkpoint/         checkpoints in the released format; flags and versions next to
+  $OUT/checkpoint/         checkpoints in the released format; flags, classes next to them
   $OUT/curves.png          $(grep mAP <<< "$curves")
   $OUT/predictions.png     contact sheet of held-out images
   $OUT/label_pred.txt      labels of all held-out images, in the released format

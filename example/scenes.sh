@@ -61,6 +61,7 @@ python "$PROJECT_ROOT/train.py" \
   --log_dir="$OUT/log/pretrained" \
   --loss=softmax \
   --class_num="$CLASSES" \
+  --dictionary="$data/crops/dictionary.txt" \
   --image_size=64 \
   --batch_size=32 \
   --batch_norm_decay=0.9 \
@@ -88,7 +89,6 @@ if [[ " $TASKS " == *" detect "* ]]; then
     --pretrain_ckpt="$OUT/pretrained" \
     --model_dir="$OUT/detector" \
     --log_dir="$OUT/log/detector" \
-    --dictionary="$data/objects.txt" \
     --min_side="$SIDE" \
     --max_side="$SIDE" \
     --anchor_scales=2,3,4.5 \
@@ -125,7 +125,6 @@ if [[ " $TASKS " == *" segment "* ]]; then
     --pretrain_ckpt="$OUT/pretrained" \
     --model_dir="$OUT/segmenter" \
     --log_dir="$OUT/log/segmenter" \
-    --dictionary="$data/regions.txt" \
     --crop_size=$((SIDE + 1)) \
     --scale_min=0.8 \
     --scale_max=1.25 \

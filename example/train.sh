@@ -21,12 +21,17 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help train.py "$@"
 prepare_environment
 
+# The released dictionary, where it is: names and hierarchy stay with the checkpoints.
+dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt"
+[[ -e "$dictionary" ]] || dictionary=""
+
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
 exec ${LAUNCH:-python} "$PROJECT_ROOT/train.py" \
   --data_dir=./data/train/ \
   --model_dir=./out/pretrain/ \
   --log_dir=./out/pretrain/log/ \
   --class_num=11166 \
+  --dictionary="$dictionary" \
   --resnet_size=101 \
   --image_size=224 \
   --data_format=NHWC \

@@ -15,8 +15,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from data.common.errors import UserError
-from data.common.files import read_text
+from data.common.files import read_text, sha256
 from data.common.images import IMAGE_SUFFIXES, ImageError, class_indices, probe
+from data.lists.classes import Classes
 from data.tfrecords.conversion import RowError
 
 IGNORED = 255
@@ -206,18 +207,9 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
     return names
 
 
-def names_of_classes(path: str | None, class_num: int) -> list[str]:
-    """The names in a file, see `read_class_names`; "class 0" and so on without one.
-
-    Raises:
-        UserError: they are not `class_num`.
-    """
-    if path is None:
-        return [f"class {cls}" for cls in range(class_num)]
-    names = read_class_names(path)
-    if len(names) != class_num:
-        raise UserError(f"{path} names {len(names)} classes, the checkpoint has {class_num}")
-    return names
+def read_classes(path: str | os.PathLike) -> Classes:
+    """The classes that a file names, see `read_class_names`."""
+    return Classes(read_class_names(path), None, sha256(path))
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:

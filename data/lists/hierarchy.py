@@ -64,7 +64,7 @@ class Hierarchy:
         _check_range(path, lines, classes)
         parents, identities, names = zip(*(classes[c] for c in range(len(classes))), strict=True)
         hierarchy = cls(np.array(parents, np.int32), identities, names)
-        loop = hierarchy._cycle()
+        loop = hierarchy.cycle()
         if loop:
             chain = " -> ".join(map(str, loop))
             where = f"{os.fspath(path)}:{lines[loop[0]]}"
@@ -161,7 +161,7 @@ class Hierarchy:
     def _parent_of(self, classes: np.ndarray) -> np.ndarray:
         return np.where(classes == NO_PARENT, NO_PARENT, self.parents[classes])
 
-    def _cycle(self) -> list[int]:
+    def cycle(self) -> list[int]:
         """The classes of one cycle, the first one repeated at the end; empty if there is none."""
         above = self.parents
         for _ in range(len(self)):

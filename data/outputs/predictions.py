@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.common.errors import UserError
 from data.common.files import read_text
-from data.lists.hierarchy import Hierarchy, read_names
+from data.lists.hierarchy import Hierarchy
 
-IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
 PATH_SEPARATOR = " > "
 
 
@@ -88,28 +86,6 @@ class LabelSelector:
             return self.names[index]
         chain = [index, *self.hierarchy.ancestors(index)]
         return PATH_SEPARATOR.join(self.names[c] for c in reversed(chain))
-
-
-def class_names(dictionary: str | None, class_num: int) -> tuple[list[str], Hierarchy | None]:
-    """Names of the classes, and their hierarchy if the dictionary has one.
-
-    Without a dictionary, 1,000 classes get ImageNet's names (as in the released code), and any
-    other number of classes the names "class 0", "class 1" and so on.
-
-    Raises:
-      UserError: the dictionary has another number of classes, or cannot be read.
-    """
-    if dictionary is None:
-        if class_num == 1000:
-            return read_names(IMAGENET_DICTIONARY), None
-        return [f"class {c}" for c in range(class_num)], None
-    names = read_names(dictionary)
-    if len(names) != class_num:
-        raise UserError(f"{dictionary} names {len(names)} classes, the checkpoint has {class_num}")
-    try:
-        return names, Hierarchy.read(dictionary)
-    except UserError:
-        return names, None
 
 
 def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:

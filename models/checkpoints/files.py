@@ -1,9 +1,9 @@
 """Reads and writes the files of a checkpoint, in the V2 format of TensorFlow 1's `Saver`.
 
 Source: spec section 2. A checkpoint is `PREFIX.index`, `PREFIX.data-*`, and a file of ours,
-`PREFIX.json`, with the flags, versions and progress of the run. A checkpoint exists when its index
-exists. The index is renamed into place last, so a run that is killed while saving leaves only files
-that nobody reads.
+`PREFIX.json`, with the flags, versions, classes and progress of the run. A checkpoint exists when
+its index exists. The index is renamed into place last, so a run that is killed while saving leaves
+only files that nobody reads.
 """
 
 import glob
@@ -31,9 +31,21 @@ _NAMES_SHOWN = 8
 _SUFFIXES = (".data-00000-of-00001", ".json", ".index")
 # TensorFlow's reader raises these for missing, truncated and altered files.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+
+def _is_parent(value: Any) -> bool:
+    """a class, or -1"""
+    return value == -1 or state.is_count(value)
+
+
 _META = {
     "flags?": {"*": state.is_anything},
     "progress?": {"*": state.is_number},
+    "classes?": {  # `Classes.section` of data/lists/classes.py
+        "names": [state.is_text],
+        "sha256": state.is_sha256,
+        "hierarchy?": {"parents": [_is_parent], "ids": [state.is_text]},
+    },
     "versions": {"*": state.is_text},
     "*": state.is_anything,
 }

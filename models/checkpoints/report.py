@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data.lists.classes import Classes
 from models.architecture import is_trainable
 from models.backbones import RESNET
-from models.checkpoints import checkpoint
+from models.checkpoints import checkpoint, metadata
 from models.checkpoints.checkpoint import Checkpoint, CheckpointError
 
 _COLUMNS = "{:<62} {:<18} {:<8} {:>11} {:>11} {:>11} {:>11}"
+CLASSES_SHOWN = 5
 _STATISTICS = ("mean", "std", "min", "max")
 
 
@@ -34,7 +36,22 @@ def lines(prefix: str | Path) -> Iterator[str]:
     yield ""
     yield f"{len(opened.shapes):,} tensors, {total_bytes / 1e6:,.1f} MB"
     for key, value in opened.meta().items():
-        yield f"{key}: {json.dumps(value, sort_keys=True)}"
+        if key != "classes":
+            yield f"{key}: {json.dumps(value, sort_keys=True)}"
+    yield f"classes: {classes_line(metadata.kept_classes(prefix))}"
+
+
+def classes_line(classes: Classes | None) -> str:
+    """What is known of the classes, in one line."""
+    if classes is None:
+        return "the checkpoint does not name them"
+    shown, more = classes.names[:CLASSES_SHOWN], len(classes.names) - CLASSES_SHOWN
+    hierarchy = "without a hierarchy" if classes.hierarchy is None else "with their hierarchy"
+    return (
+        f"{len(classes.names):,}, {hierarchy}, of a dictionary with SHA-256 {classes.sha256}: "
+        + ", ".join(shown)
+        + (f" and {more:,} more" if more > 0 else "")
+    )
 
 
 def statistics(tensor: np.ndarray) -> tuple[str, ...]:

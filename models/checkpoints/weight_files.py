@@ -8,6 +8,7 @@ that Keras 2 adds are ignored. Pickles (`.pth`, `.pt`) are refused, because read
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,21 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     wanted = variable_shapes(*checkpoint.sizes_of(str(path), shapes))
     checkpoint.compare(str(path), wanted, shapes)
     return {name: np.asarray(tensors[name], np.float32) for name in wanted}
+
+
+def write_checkpoint(
+    prefix: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+) -> str:
+    """Saves a checkpoint, and reads it back; arguments and result as `checkpoint.save`.
+
+    Raises CheckpointError: it cannot be saved, or is not what was to be written.
+    """
+    prefix = checkpoint.save(prefix, tensors, meta)
+    written = checkpoint.read(prefix)
+    for name, value in tensors.items():
+        if not np.array_equal(written.tensor(name), value, equal_nan=True):
+            raise CheckpointError(f"{prefix}: {name} was not written as it was read")
+    return prefix
 
 
 def write_safetensors(

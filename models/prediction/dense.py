@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +21,7 @@ def trained_with(path: str, names: Sequence[str]) -> dict[str, Any]:
       CheckpointError: there is no checkpoint.
     """
     flags = checkpoint.read(checkpoint.find(path)).meta().get("flags", {})
-    found = {name: flags[name] for name in names if name in flags}
-    dictionary = found.get("dictionary")
-    if dictionary and not os.path.exists(dictionary):
-        logging.warning("%s is not there any more: give --dictionary for names", dictionary)
-        del found["dictionary"]
-    return found
+    return {name: flags[name] for name in names if name in flags}
 
 
 def run_defaults(

@@ -20,8 +20,8 @@ from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classe
 from data.input.image_batches import Preparation
 from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
-from data.outputs.predictions import class_names, read_thresholds
-from models.checkpoints import checkpoint
+from data.outputs.predictions import read_thresholds
+from models.checkpoints import checkpoint, metadata
 from models.distributed.base import Distributed, SingleProcess
 from models.metrics import definitions
 from models.metrics.accumulators import HardestExamples, gather_rows
@@ -87,7 +87,7 @@ def evaluate(
         options.num_preprocess_threads,
         *(job.rank, job.size),  # Horovod: each evaluates its own batches.
     )
-    evaluator = make_evaluator(class_num, options, job)
+    evaluator = make_evaluator(loaded, options, job)
     hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
     labels_of_images = make_label_counter(class_num, options)
     predictor = Predictor(loaded.network, SCORES[options.label_mode])
@@ -129,12 +129,13 @@ def _described(batch: EvaluationBatch, found: ImageLabels) -> Iterator[Evaluated
 
 
 def make_evaluator(
-    class_num: int, options: EvaluationOptions, job: Distributed
+    loaded: Loaded, options: EvaluationOptions, job: Distributed
 ) -> MultiLabelEvaluator | SingleLabelEvaluator:
     """An empty evaluator as the options say."""
+    class_num = loaded.network.class_num
     if options.label_mode == "single":
         return SingleLabelEvaluator(class_num, job)
-    _, hierarchy = class_names(options.dictionary, class_num)
+    hierarchy = metadata.classes_of(loaded.prefix, class_num, options.dictionary).hierarchy
     supported = options.supported_classes and read_classes(options.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in options.at_k):
         raise UserError(f"--at_k={','.join(options.at_k)}: use numbers above 0, such as 5,10")

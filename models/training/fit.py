@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from data.common.errors import UserError
 from data.common.sharding import StepOptions, StepShard, arithmetic, step_shard_of
+from data.lists.classes import Classes
 from models.checkpoints.checkpoint import CheckpointFolder, versions
 from models.devices import DeviceOptions
 from models.distributed import launch
@@ -52,9 +53,11 @@ class Task(Protocol):
 
     Attributes:
       skip: patterns of the variables that are not restored from `pretrain_ckpt`.
+      read_classes: reads `dictionary`.
     """
 
     skip: Sequence[str]
+    read_classes: Callable[[str], Classes]
 
     def trains(self, name: str) -> bool:
         """Whether the variable of this checkpoint name is trained."""
@@ -90,6 +93,7 @@ class RunOptions:
     best_metric: str | None
     patience: int
     val_dir: str | None
+    dictionary: str | None
     ema_decay: float
     sync_batch_norm: bool
     distributed: DistributedOptions
@@ -115,6 +119,10 @@ def fit(task: Task, options: RunOptions) -> int:
         resume.claim(options.model_dir, options.loop.log_dir, job)
     sizes = resume.sizes(options.model_dir, options.pretrain_ckpt, skip, job)
     network, objective = task.network(job, sizes), task.objective()
+    classes = None
+    if options.dictionary:
+        classes = task.read_classes(options.dictionary)
+        classes.check_number(network.class_num, options.dictionary)
     trainable = {name: v for name, v in network.trainable_by_name().items() if task.trains(name)}
     optimizer = Optimizer(trainable, options.optimizer)
     weights = network.variables_by_name()
@@ -127,7 +135,7 @@ def fit(task: Task, options: RunOptions) -> int:
     start = options.pretrain_ckpt, skip, must_restore, options.flags()
     resume.restore_or_start(trainer, checkpoints, job, *start)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
-    run = _Run(task, options, trainer, job, checkpoints, best)
+    run = _Run(task, options, trainer, job, checkpoints, best, classes)
     # Horovod: broadcasts rank 0's variables now, and again when workers of an elastic job change.
     return job.run(variables.values(), run)
 
@@ -142,6 +150,7 @@ class _Run:
     job: Distributed
     checkpoints: CheckpointFolder
     best: EarlyStopping | None
+    classes: Classes | None
 
     def __call__(self) -> int:
         options, trainer, job = self.options, self.trainer, self.job
@@ -172,10 +181,19 @@ class _Run:
             options.loop,
             job,
             evaluate,
-            {"flags": options.flags(), "versions": versions(), "workers": job.size},
+            self._meta(),
             step_shard,
             self.best,
         )
+
+    def _meta(self) -> dict[str, Any]:
+        """What is written next to each checkpoint, its progress aside; rank 0 writes it."""
+        options, classes = self.options, self.classes
+        if self.job.rank == 0 and classes is None:
+            start = options.model_dir, options.pretrain_ckpt, self.task.skip
+            classes = resume.kept_classes(*start)
+        meta = {"flags": options.flags(), "versions": versions(), "workers": self.job.size}
+        return meta | ({"classes": classes.section()} if classes else {})
 
 
 def _best(options: RunOptions) -> EarlyStopping | None:

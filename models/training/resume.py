@@ -9,7 +9,8 @@ import numpy as np
 from absl import logging
 
 from data.common import output_lock
-from models.checkpoints import checkpoint
+from data.lists.classes import Classes
+from models.checkpoints import checkpoint, metadata
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
@@ -83,14 +84,27 @@ def sizes(
     if workers.elastic:
         return {}
     if workers.rank == 0:
-        own = CheckpointFolder(model_dir).latest()
-        prefix = own or (pretrain_ckpt and checkpoint.find(pretrain_ckpt))
+        prefix, has_same_classes = _start(model_dir, pretrain_ckpt, skip)
         if prefix:
             held = checkpoint.describe(prefix)
-            found[:] = held.resnet_size, held.width, held.class_num if own or not skip else 0
+            found[:] = held.resnet_size, held.width, held.class_num if has_same_classes else 0
     values = workers.sum(found).astype(int).tolist()
     named = zip(("resnet_size", "width", "class_num"), values, strict=True)
     return {name: value for name, value in named if value}
+
+
+def kept_classes(model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str]) -> Classes | None:
+    """The classes kept with the checkpoint that a run starts from, if the run has the same."""
+    prefix, has_same_classes = _start(model_dir, pretrain_ckpt, skip)
+    return metadata.kept_classes(prefix) if prefix and has_same_classes else None
+
+
+def _start(
+    model_dir: str, pretrain_ckpt: str | None, skip: Sequence[str]
+) -> tuple[str | None, bool]:
+    """The checkpoint that a run starts from, and whether its classes are the run's."""
+    own = CheckpointFolder(model_dir).latest()
+    return own or (pretrain_ckpt and checkpoint.find(pretrain_ckpt)), bool(own or not skip)
 
 
 def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 from data import scenes
 from data.dense.annotation import read_class_names
 from data.dense.voc import box_images, mask_images
+from data.lists.hierarchy import read_names
 from data.lists.rows import read_rows
 
 CLASSES = 4
@@ -74,7 +75,7 @@ def test_parts_share_neither_digits_nor_photographs():
 
 
 def test_crops_are_listed_with_their_class(folder):
-    assert read_class_names(folder / "crops" / "dictionary.txt")[3] == "three"
+    assert read_names(folder / "crops" / "dictionary.txt")[3] == "three"
     for part, count in (("train", 12), ("val", 5)):
         rows = list(read_rows(folder / "crops" / f"{part}_list.txt", CLASSES))
         assert len(rows) == count and all(len(row.classes) == 1 for row in rows)

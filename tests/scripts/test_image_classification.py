@@ -22,7 +22,7 @@ from data.common.errors import UserError
 from data.input.image_batches import to_image
 from data.lists.hierarchy import Hierarchy
 from data.outputs.prediction_files import FORMATS
-from data.outputs.predictions import Label, LabelSelector, Prediction, class_names, read_thresholds
+from data.outputs.predictions import Label, LabelSelector, Prediction, read_thresholds
 from data.outputs.result_files import ShardWriter, choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
@@ -92,16 +92,6 @@ def test_what_needs_a_hierarchy_or_a_threshold_says_so(hierarchy):
         LabelSelector(hierarchy.names, 5, at(0.5), "path")
     with pytest.raises(UserError, match="--threshold"):
         LabelSelector(hierarchy.names, 5, at(0), "specific", hierarchy)
-
-
-def test_names_are_whole_and_fit_the_checkpoint(hierarchy, tmp_path):
-    names, found = class_names(str(tmp_path / "tree.txt"), 5)
-    assert (names[2], len(found)) == ("cat, tabby", 5)
-    imagenet, none = class_names(None, 1000)
-    assert (none, imagenet[2].split(",")[0]) == (None, "great white shark")
-    assert class_names(None, 3)[0] == ["class 0", "class 1", "class 2"]
-    with pytest.raises(UserError, match="5 classes, the checkpoint has 6"):
-        class_names(str(tmp_path / "tree.txt"), 6)
 
 
 def test_a_threshold_file_overrides_the_threshold(tmp_path):
