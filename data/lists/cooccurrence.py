@@ -109,7 +109,7 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
         yield image, found
 
 
-class _Counts:
+class Counts:
     """Counts of keys, stored for keys that occur only.
 
     Attributes:
@@ -154,14 +154,14 @@ def count(
             output beyond `mapping`.
     """
     images = np.zeros(class_num, np.int64)
-    pairs = _Counts()
+    pairs = Counts()
     reader = _PredictionReader(predictions_path, mapping, posterior)
     for block, labels in annotated:
         rows, seen_rows, seen = reader.match(block)
         labels = labels.of_rows(rows)
         labels = labels.where(labels.confidences > 0)
         images += np.bincount(labels.classes, minlength=class_num)
-        pairs.add(_pair_keys(labels, seen_rows, seen, class_num))
+        pairs.add(pair_keys(labels, seen_rows, seen, class_num))
     reader.finish()
     classes, seen_labels = np.divmod(pairs.keys, class_num)
     return Cooccurrence(
@@ -169,7 +169,7 @@ def count(
     )
 
 
-def _pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
+def pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int) -> np.ndarray:
     """int64: a key `class * class_num + label` for each pair of an annotated and a predicted label.
 
     Args:

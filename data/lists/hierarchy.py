@@ -71,6 +71,18 @@ class Hierarchy:
             raise UserError(f"{where}: class {loop[0]} is its own ancestor ({chain})")
         return hierarchy
 
+    @classmethod
+    def read_any(cls, path: str | os.PathLike) -> Hierarchy:
+        """Reads a dictionary of either form, see `read_names`; one of names alone has only roots.
+
+        Raises:
+            UserError: as `read` and `read_names`.
+        """
+        if _is_hierarchy(path):
+            return cls.read(path)
+        names, ids = zip(*_names_and_ids(path), strict=True)
+        return cls(np.full(len(names), NO_PARENT, np.int32), ids, names)
+
     def __len__(self) -> int:
         return len(self.parents)
 

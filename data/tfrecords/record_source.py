@@ -147,9 +147,14 @@ class RecordSource:
         file = self._file_of(record)
         return f"{self.files[file]}: record {record - self._first[file]}"
 
+    def place(self, record: int) -> tuple[str, int, int]:
+        """The file of a record, and its offset and size in there, in bytes."""
+        path = self.files[self._file_of(record)]
+        return path, int(self._offsets[record]), int(self._sizes[record])
+
     def _place(self, record: int) -> tuple[BinaryIO, int, int]:
-        file = self._open(self.files[self._file_of(record)])
-        return file, int(self._offsets[record]), int(self._sizes[record])
+        path, offset, size = self.place(record)
+        return self._open(path), offset, size
 
     def _file_of(self, record: int) -> int:
         return bisect.bisect_right(self._first, record) - 1
