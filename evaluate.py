@@ -16,9 +16,10 @@ from data.common import output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
-from data.outputs import evaluated_images
+from data.outputs import evaluated_images, mistakes_page
 from data.outputs.evaluated_images import EvaluatedImages, write_files
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
+from data.outputs.mistakes_page import MistakesPage
 from models.checkpoints import checkpoint, metadata
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.devices import DeviceOptions
@@ -54,10 +55,11 @@ def main() -> int:
     options = script.from_flags(EvaluationOptions)
     formats, log = evaluated_images.chosen_formats(FLAGS.predictions), None
     measured = []
+    last = len(compared) + len(prefixes) - 1
     for prefix in [*compared, *prefixes]:
         loaded = inference.load(prefix, network)
         images = labeled_images(loaded.network.class_num)
-        if formats and len(measured) == len(compared) + len(prefixes) - 1:  # the last one
+        if (formats or FLAGS.page_mistakes) and len(measured) == last:
             log = EvaluatedImages(Path(FLAGS.result), job.rank, job.size)
         measured.append(evaluate(loaded, images, options, job, log))
         if job.rank == 0:
@@ -66,9 +68,7 @@ def main() -> int:
         prepare = options.preparation(loaded.image_size)
         evaluations, other = measured[len(compared) :], measured[0] if compared else None
         names = write(loaded, images, prepare, evaluations, other)
-        write_files(Path(FLAGS.result), formats, names, log, images.left_out)
-        if log:
-            log.remove()
+        write_images(evaluations[-1], names, images, prepare, formats, log)
     return 0
 
 
@@ -108,7 +108,7 @@ def write(
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
     folder = Path(FLAGS.result)
-    shown = images, prepare, FLAGS.page_classes
+    shown = images, prepare, FLAGS.page_classes, mistakes_page.NAME if FLAGS.page_mistakes else None
     names = metadata.classes_of(*known).names
     report = Report(names, evaluations, compared, definitions.find, settings, *shown)
     report.write(folder)
@@ -116,6 +116,27 @@ def write(
         write_thresholds(FLAGS.fit_thresholds, evaluations[-1].thresholds)
     logging.info("report: %s", folder / "report.html")
     return names
+
+
+def write_images(
+    evaluation: Evaluation,
+    names: list[str],
+    images: EvaluationImages,
+    prepare: Preparation,
+    formats: list[str],
+    log: EvaluatedImages | None,
+) -> None:
+    """Writes the files with a row per image, and the page of mistakes."""
+    folder = Path(FLAGS.result)
+    write_files(folder, formats, names, log, images.left_out)
+    path = folder / mistakes_page.NAME
+    if FLAGS.page_mistakes:
+        page = MistakesPage(evaluation, names, images, prepare, FLAGS.page_mistakes)
+        page.write(path, lambda: log.read(images.left_out))
+    else:
+        path.unlink(missing_ok=True)  # of an earlier evaluation
+    if log:
+        log.remove()
 
 
 if __name__ == "__main__":

@@ -381,6 +381,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
 flags.DEFINE_integer("page_classes", 6, "worst classes shown with images", lower_bound=0)
+flags.DEFINE_integer(
+    "page_mistakes", 1000, "images on the page of mistakes, images.html; 0: no page", lower_bound=0
+)
 flags.DEFINE_enum(
     "predictions",
     "all",

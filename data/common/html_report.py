@@ -7,7 +7,7 @@ import html
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from warnings import catch_warnings, simplefilter
@@ -40,6 +40,11 @@ PAGE = """<!doctype html>
   table {{ border-collapse: collapse; }}
   th, td {{ padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd; }}
   td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+  .heat {{ margin: 1rem 0; font-size: 13px; }}
+  .heat td {{ text-align: center; min-width: 1.6rem; padding: .1rem; border: 1px solid #eee; }}
+  .heat tr:first-child {{ vertical-align: bottom; }}
+  .heat tr:first-child span {{ writing-mode: vertical-rl; transform: rotate(180deg); }}
+  .heat a {{ color: inherit; text-decoration: none; }}
   figure {{ display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; }}
   figcaption {{ font-size: 13px; white-space: pre-line; }}
   img {{ max-width: 100%; }}
@@ -177,12 +182,60 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
+class Link(NamedTuple):
+    """A cell of a table that leads to an address; None: its text alone."""
+
+    text: str
+    address: str | None
+
+
+def link(address: str, text: str) -> str:
+    """An HTML link; text and address are escaped."""
+    return f'<a href="{html.escape(address)}">{html.escape(text)}</a>'
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    address: Callable[[int, int], str | None],
+) -> str:
+    """An HTML table of numbers above 0, the darker the larger, that lead to addresses.
+
+    Args:
+        rows, columns: their names.
+        counts: [rows][columns].
+        address: of a row and a column; None: the number leads nowhere.
+    """
+    head = "".join(f"<th><span>{html.escape(name)}</span></th>" for name in columns)
+    largest = max((n for row in counts for n in row), default=0)
+    body = []
+    for i, (name, row) in enumerate(zip(rows, counts, strict=True)):
+        cells = (
+            _heat(Link(f"{n:,}", address(i, j)), n / largest) if n else "<td></td>"
+            for j, n in enumerate(row)
+        )
+        body.append(f"<tr><th>{html.escape(name)}</th>{''.join(cells)}</tr>")
+    return '<table class="heat">\n<tr><th></th>' + head + "</tr>\n" + "\n".join(body) + "</table>"
+
+
+def _heat(number: Link, share: float) -> str:
+    """A cell colored by a share of the largest number, 0 to 1."""
+    return f'<td style="background: rgb(179 38 30 / {0.7 * share:.0%})">{_text(number)}</td>'
+
+
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f'<td class="number">{value:.4g}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
+    return f"<td>{_text(value)}</td>"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Link):
+        return link(value.address, value.text) if value.address else html.escape(value.text)
+    return html.escape(str(value))
 
 
 def image_address(image: Image.Image) -> str:

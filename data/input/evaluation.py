@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -166,11 +166,13 @@ class EvaluationImages:
                 f"{reason} (names in a list are relative to --images_dir)"
             )
 
-    def some(self, numbers: Iterable[int], prepare: Preparation) -> dict[int, np.ndarray]:
-        """Crops float32 [crops, S, S, 3] of the images with these numbers."""
-        wanted = set(numbers)
-        chosen = ((n, p) for n, p in enumerate(self) if n in wanted)
-        return {number: prepare(image.load().data) for number, image in chosen}
+    def some(
+        self, numbers: Container[int], prepare: Preparation
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, crops float32 [crops, S, S, 3]) of the images with these numbers, in order."""
+        for number, image in enumerate(self):
+            if number in numbers:
+                yield number, prepare(image.load().data)
 
     def _readable(self, start: int, batch: ImageBatch) -> EvaluationBatch:
         for number, image in enumerate(batch.images, start):

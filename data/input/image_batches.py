@@ -26,6 +26,7 @@ MAX_ASPECT = 64
 """How many times as long as wide an image may be; of longer ones the middle is taken."""
 
 BATCHES_AHEAD = 2
+CENTER = 4  # index of the center among ten crops: four corners, center, and their mirrors
 _STRIP_ROWS = 512
 
 
@@ -124,6 +125,11 @@ def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[
 def to_image(crop: np.ndarray) -> Image.Image:
     """A crop as the network takes it, float32 [S, S, 3] in [-1, 1], for people to look at."""
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
+
+
+def center_image(crops: np.ndarray) -> Image.Image:
+    """The center crop of an image's crops, float32 [1 or 10, S, S, 3] in [-1, 1], for people."""
+    return to_image(crops[CENTER % len(crops)])
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

@@ -19,11 +19,12 @@ from PIL import Image
 from data.common import html_report
 from data.common.files import atomic_write
 from data.input.evaluation import EvaluationImages
-from data.input.image_batches import Preparation, to_image
+from data.input.image_batches import Preparation, center_image
 
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3
 LISTED_CONFUSIONS = 30
+MAPPED_CLASSES = 40  # more make a map of confusions too wide to read
 # Classes with fewer positives have mostly random results: ranked only if all are so rare.
 ENOUGH_POSITIVES = 5
 THUMBNAIL_SIDE = 112
@@ -109,6 +110,7 @@ class Report:
       settings: values of the flags that influence the metrics, by name.
       images, prepare: read the images that are shown.
       page_classes: number of worst classes that are shown with images.
+      mistakes: name of the page of mistakes in the same folder, if there is one.
     """
 
     names: Sequence[str]
@@ -119,6 +121,7 @@ class Report:
     images: EvaluationImages
     prepare: Preparation
     page_classes: int
+    mistakes: str | None = None
 
     def write(self, folder: Path) -> None:
         """Writes metrics.json, classes.csv, confusions.csv and report.html."""
@@ -166,6 +169,9 @@ class Report:
     def _sections(self) -> list[tuple[str, str]]:
         last, compared = self.evaluations[-1], self.compared
         sections = [("Metrics", self._metrics())]
+        if self.mistakes:
+            link = html_report.link(self.mistakes, "images with missed and wrong labels")
+            sections.append(("Mistakes", f"<p>{link}, by class and kind</p>"))
         if len(self.evaluations) > 1:
             sections.append(("Checkpoints", self._checkpoints()))
         if compared:
@@ -232,7 +238,10 @@ class Report:
         classes = last.ranked_classes()
         drawn = [*classes[-DRAWN_CLASSES:][::-1], *classes[:DRAWN_CLASSES]]
         curves = {"all classes (micro)": last.curve(None)}
-        curves |= {f"{self.names[c]} ({c})": last.curve(c) for c in dict.fromkeys(drawn)}
+        curves |= {
+            f"{self.names[c]} ({c}, {last.positives[c]:,} images)": last.curve(c)
+            for c in dict.fromkeys(drawn)
+        }
         lines = {
             name: ([0.0, *recall], [precision[0], *precision])
             for name, (recall, precision) in curves.items()
@@ -241,38 +250,67 @@ class Report:
         return html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
 
     def _confusions(self) -> str:
-        confusions = self.evaluations[-1].confusions[:LISTED_CONFUSIONS].tolist()
-        rows = [(self.names[t], self.names[p], n) for t, p, n in confusions]
-        return html_report.table(["label", "predicted", "images"], rows)
+        """All pairs of few classes as a map, and the most frequent ones as a table."""
+        last, count = self.evaluations[-1], len(self.names)
+        confusions = last.confusions
+        rows = [
+            (
+                html_report.Link(self.names[t], self._mistakes_of(t, p)),
+                *(last.positives[t].item(), self.names[p], n),
+            )
+            for t, p, n in confusions[:LISTED_CONFUSIONS].tolist()
+        ]
+        table = html_report.table(["label", "images of it", "predicted", "images"], rows)
+        if count > MAPPED_CLASSES or not len(confusions):
+            return table
+        counts = np.zeros((count, count), np.int64)
+        counts[confusions[:, 0], confusions[:, 1]] = confusions[:, 2]
+        names = [f"{name} ({n:,})" for name, n in zip(self.names, last.positives, strict=True)]
+        note = "rows: the missed label and its images; columns: the class predicted in such images"
+        cells = html_report.heat_map(names, self.names, counts, self._mistakes_of)
+        return f"<p>{note}</p>\n{cells}\n{table}"
+
+    def _mistakes_of(self, label: int, wrong: int | None = None) -> str | None:
+        """The address of a class's mistakes: of all, or where `wrong` is predicted."""
+        if not self.mistakes:
+            return None
+        pair = "" if wrong is None else f"&kind=missed&with={wrong}"
+        return f"{self.mistakes}#class={label}{pair}"
 
     def _class_table(self, columns: Mapping[str, np.ndarray], chosen: Sequence[int]) -> str:
         """A row per chosen class: its index, its name, and its value in each column [C]."""
         rows = [
-            [int(c), self.names[c], *(column[c].item() for column in columns.values())]
+            [
+                int(c),
+                html_report.Link(self.names[c], self._mistakes_of(c)),
+                *(column[c].item() for column in columns.values()),
+            ]
             for c in chosen
         ]
         return html_report.table(["class", "name", *columns], rows)
 
     def _images(self, classes: np.ndarray) -> str:
         """The hardest images of each class, under a heading."""
-        hardest = self.evaluations[-1].hardest
+        last = self.evaluations[-1]
+        hardest = last.hardest
         wanted = {int(p) for found in hardest.values() for c in classes for p in found[:, c]}
-        crops = self.images.some({p for p in wanted if p >= 0}, self.prepare)
+        crops = dict(self.images.some({p for p in wanted if p >= 0}, self.prepare))
         parts = []
         for c in classes:
             for kind, heading in HEADINGS.items():
                 shown = [int(p) for p in hardest[kind][:, c] if p >= 0]
                 if shown:
-                    parts.append(f"<h3>{html.escape(f'{self.names[c]}: {heading}')}</h3>")
+                    name = f"{self.names[c]} (a label of {last.positives[c]:,} images)"
+                    parts.append(f"<h3>{html.escape(f'{name}: {heading}')}</h3>")
                 for p in shown:
-                    address = html_report.image_address(_thumbnail(crops[p][0]))
+                    address = html_report.image_address(thumbnail(crops[p]))
                     parts.append(html_report.figure(address, f"image {p}", THUMBNAIL_SIDE))
         return "\n".join(parts)
 
 
 def _write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes JSON; NumPy numbers become plain ones, NaN and infinity become null."""
-    atomic_write(path, json.dumps(_plain(content), indent=1) + "\n")
+    atomic_write(path, json.dumps(plain(content), indent=1) + "\n")
 
 
 def _write_csv(
@@ -286,24 +324,25 @@ def _write_csv(
 
 
 def _cell(value: Any) -> Any:
-    value = _plain(value)
+    value = plain(value)
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else int(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value for JSON: NumPy's numbers and arrays as Python's, NaN and infinity as None."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _thumbnail(crop: np.ndarray) -> Image.Image:
-    """A small image of a crop, float32 [S, S, 3] in [-1, 1]."""
-    image = to_image(crop)
+def thumbnail(crops: np.ndarray) -> Image.Image:
+    """A small image of an image's crops, float32 [crops, S, S, 3] in [-1, 1]."""
+    image = center_image(crops)
     image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     return image

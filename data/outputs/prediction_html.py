@@ -8,12 +8,11 @@ from PIL import Image
 from data.common import html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.input.image_batches import ImageBatch, to_image
+from data.input.image_batches import ImageBatch, center_image
 from data.outputs.predictions import Prediction
 
 IMAGE_SIDE = 224
 SHEET_COLUMNS = 6
-CENTER = 4  # index of the center among ten crops: four corners, center, and their mirrors
 SUFFIXES = (".html", ".png")
 
 
@@ -28,7 +27,7 @@ class PredictionPage:
         """Adds the predictions of a batch, up to the limit."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            image = None if prediction.problem else to_image(crops[CENTER % len(crops)])
+            image = None if prediction.problem else center_image(crops)
             self._shown.append((prediction, image))
 
     def write(self, path: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -129,6 +130,13 @@ def test_multi_label_report(data, capsys):
     page = (data / "multi/report.html").read_text()
     for part in ("hierarchical_f1_at_5", "difference", "<svg", "data:image/jpeg", "even digit"):
         assert part in page
+    assert '<a href="images.html">' in page
+    pair = next(csv.DictReader((data / "multi/confusions.csv").open()))
+    assert f"#class={pair['label']}&amp;kind=missed&amp;with={pair['predicted']}" in page
+    found = {int(row["number"]) for row in csv.DictReader((data / "multi/predictions.csv").open())
+             if row["missed"] or row["wrong"]}  # fmt: skip
+    content = re.search(r'id="mistakes">(.*?)</script>', (data / "multi/images.html").read_text())
+    assert {shown[0] for shown in json.loads(content[1])["images"]} == found != set()
 
 
 def test_a_python_program_gets_the_same_numbers(data):
@@ -154,6 +162,10 @@ def test_single_label_report_with_ten_crops(data):
     wrong = sum(int(row["images"]) for row in confused)
     assert wrong == round(IMAGES * (1 - metrics["top_1"]))
     assert "Confusions" in (data / "single/report.html").read_text()
+    assert "where another class is the best" in (data / "single/images.html").read_text()
+    run(data, "single", "single.txt", label_mode="single", page_mistakes=0, predictions="none")
+    assert not (data / "single/images.html").exists()
+    assert "images.html" not in (data / "single/report.html").read_text()
 
 
 def labels_of(cell):
@@ -290,7 +302,7 @@ def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     assert together["evaluations"] == alone["evaluations"]
     assert together["evaluations"][0]["unreadable_images"] == 2
     assert [name for name, _ in together["unreadable"]] == ["gone_1.jpg", "gone_2.jpg"]
-    for name in ("predictions.csv", "predictions.parquet"):
+    for name in ("predictions.csv", "predictions.parquet", "images.html"):
         assert (data / "two" / name).read_bytes() == (data / "one" / name).read_bytes()
     pages = [(data / folder / "report.html").read_text() for folder in ("one", "two")]
     shown = [page[page.index("Images of the worst") : page.index("Settings")] for page in pages]

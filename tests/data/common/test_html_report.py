@@ -64,6 +64,21 @@ def test_a_page_escapes_what_it_shows():
     assert 'src="a&quot;.jpg"' in html_report.figure('a".jpg', "caption")
 
 
+def test_a_heat_map_is_darkest_where_the_number_is_largest():
+    text = html_report.heat_map(
+        ["<a>", "b"], ["c", "d"], [[0, 4], [2, 1000]], lambda i, j: f"p?{i}&{j}" if i else None
+    )
+    assert "<th>&lt;a&gt;</th><td></td>" in text
+    assert '<td style="background: rgb(179 38 30 / 0%)">4</td>' in text
+    assert 'rgb(179 38 30 / 70%)"><a href="p?1&amp;1">1,000</a></td>' in text
+
+
+def test_cells_of_a_table_may_lead_somewhere():
+    rows = [(html_report.Link("a<b", 'x"y'), html_report.Link("c&d", None))]
+    cells = '<td><a href="x&quot;y">a&lt;b</a></td><td>c&amp;d</td>'
+    assert cells in html_report.table(["one", "two"], rows)
+
+
 @pytest.fixture
 def log_dir(tmp_path):
     records = [
