@@ -1,5 +1,7 @@
 """Adapts a network to other data, single label or multi-label; see example/finetune.sh.
 
+    python finetune.py --pretrain_ckpt=CHECKPOINT --data_dir=RECORDS --class_num=1000
+
 Shares its run with train.py; as released, it restores all but the logits, decays batch norm by a
 tenth, and crops down to 5 % of an image.
 """

@@ -158,6 +158,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_boolean("restore", False, "stop if there is no checkpoint to start from")
 flags.DEFINE_integer("max_iter", 1000000, "steps to train", lower_bound=1)
+flags.DEFINE_float("epochs", 0.0, "passes over the records, in place of --max_iter", 0.0)
 flags.DEFINE_integer("snapshot", 4400, "steps between checkpoints", lower_bound=1)
 flags.DEFINE_integer("max_to_keep", 200, "latest checkpoints kept", lower_bound=1)
 flags.DEFINE_integer("log_interval", 10, "steps between log lines", lower_bound=1)

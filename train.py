@@ -1,13 +1,18 @@
 """Pretrains on multi-label TFRecords with the loss of ML-Images; see example/train.sh.
 
-Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
+    python train.py --data_dir=RECORDS --class_num=11166 --model_dir=FOLDER
+
+The same command resumes. Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 import flags
 from data.common import script
+from data.common.errors import UserError
 from data.common.script import as_dict, from_flags, set_defaults
 from data.common.sharding import StepOptions, StepShard
 from data.input.augment import Augmentation
@@ -56,6 +61,18 @@ class Classification:
     def image_sizes(self) -> str:
         """The sizes of the images, for the log."""
         return f"{FLAGS.image_size} x {FLAGS.image_size} pixels"
+
+    def trial_images(self) -> np.ndarray:
+        """A few images, to estimate a step's time by."""
+        return np.zeros([min(FLAGS.batch_size, 8), *[FLAGS.image_size] * 2, 3], np.float32)
+
+    def next_commands(self) -> Sequence[str]:
+        """What to run with the checkpoint."""
+        data = FLAGS.val_dir or "RECORDS"
+        return (
+            f"python evaluate.py --model_dir={{model_dir}} --val_dir={data}",
+            "python image_classification.py --model_dir={model_dir} --page=page.html IMAGE...",
+        )
 
     def objective(self) -> Objective:
         """The loss that --loss names, with its keyword arguments filled from the flags."""
@@ -116,6 +133,8 @@ def run_options(bn_decay_fraction: float = 0.0) -> RunOptions:
 
     `bn_decay_fraction` is the fraction of the weight decay that batch norm's gamma and beta get.
     """
+    if FLAGS.epochs and FLAGS["max_iter"].present:
+        raise UserError("--epochs and --max_iter are two lengths of the run: give one")
     return from_flags(
         RunOptions,
         distributed=from_flags(DistributedOptions),

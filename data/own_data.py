@@ -4,12 +4,18 @@
     python data/own_data.py --images images/ --csv labels.csv --output mine/
 
 A folder has one subfolder per class, or `train`, `val` and `test` with the classes below them; that
-split is kept. Hidden and system files are skipped and counted. A CSV file has the columns `image`
-(below --images) and `labels`: class names, several joined by `;`, each with an optional
-`:confidence` (-1: unknown). Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and
-`dictionary.txt` into the output folder. An image's split is a function of its name and the seed, so
-that images added later leave the others where they are; yet every class has an image in training,
-and validation has one if training can spare it.
+split is kept. With --nested, folders below a class are its subclasses, and an image has all classes
+on its path. Hidden and system files are skipped and counted.
+
+A CSV file has the columns `image` (below --images) and `labels`: class names, several joined by
+`;`, each with an optional `:confidence` (-1: unknown). Other names of columns are options, and so
+is a column that says of each row: train, val or test. --val_csv and --test_csv are files of such
+rows.
+
+Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into the output
+folder. Without a given split, that of an image is a function of its name and the seed; yet every
+class has an image in training, and validation has one if training can spare it. --update takes in
+images that were added later: those that were there stay in their split.
 """
 
 from __future__ import annotations
@@ -21,8 +27,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -36,6 +43,7 @@ from data.lists.split import SPLITS, Labeled, positives, split
 _SPLIT_OF = {name: name for name in SPLITS} | {
     **{"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 }
+HEADER = "index\tid\tparent\tname"  # of a dictionary with a hierarchy
 _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[01](?:\.0*)?))?")
 
 
@@ -61,6 +69,28 @@ def from_folder(images: Path, skipped: Counter[str]) -> list[Labeled]:
     return found
 
 
+def from_tree(images: Path, skipped: Counter[str]) -> list[Labeled]:
+    """Every image below `images`, with the folders on its way there as its classes.
+
+    A class is named by its path, such as `animal/dog`. Arguments as those of `from_folder`.
+
+    Raises:
+      UserError: there is none, or a name that lists cannot hold.
+    """
+    paths = [Path(p).relative_to(images) for p in files_below(images, IMAGE_SUFFIXES, skipped)]
+    loose = [path for path in paths if len(path.parts) == 1]
+    if loose:
+        skipped["files next to the folders"] += len(loose)
+    found = [
+        _labeled(str(path), {str(above): 1.0 for above in path.parents[:-1]}, str(images))
+        for path in paths
+        if len(path.parts) > 1
+    ]
+    if not found:
+        raise UserError(f"{images} has no image in a folder below it")
+    return found
+
+
 def given_splits(images: Path) -> dict[str, Path]:
     """The folders of splits, by split, where `images` has `train` with classes below it.
 
@@ -82,8 +112,21 @@ def given_splits(images: Path) -> dict[str, Path]:
     return found
 
 
-def from_csv(path: Path, images: Path) -> list[Labeled]:
-    """The rows of a CSV file with the columns image and labels.
+class Columns(NamedTuple):
+    """Names of the columns of a CSV file; `split` None: the rows do not say."""
+
+    image: str = "image"
+    labels: str = "labels"
+    split: str | None = None
+
+
+COLUMNS = Columns()
+
+
+def from_csv(
+    path: Path, images: Path, columns: Columns = COLUMNS
+) -> dict[str | None, list[Labeled]]:
+    """The rows of a CSV file, by split; all under None without a column of splits.
 
     Raises:
       UserError: not UTF-8, a column, a name or images are missing, or a label is malformed.
@@ -94,17 +137,22 @@ def from_csv(path: Path, images: Path) -> list[Labeled]:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise UserError(f"{path}:{line}: not UTF-8; save it as CSV UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows = []
+    rows, parts = [], {}
     try:
-        absent = {"image", "labels"}.difference(reader.fieldnames or ())
+        absent = {name for name in columns if name}.difference(reader.fieldnames or ())
         if absent:
-            raise UserError(f"{path} has no column {sorted(absent)[0]!r} in its first line")
+            raise UserError(
+                f"{path} has no column {min(absent)!r} in its first line: name yours by"
+                " --image_column, --labels_column, --split_column"
+            )
         for row in reader:  # a short row has None in its last cells
             where = f"{path}:{reader.line_num}"
             if None in row:
                 raise UserError(f"{where}: more cells than columns; labels are joined by ;")
-            labels = dict(_labels(row["labels"] or "", where))
-            rows.append(_labeled(row["image"] or "", labels, where))
+            labels = dict(_labels(row[columns.labels] or "", where))
+            rows.append(_labeled(row[columns.image] or "", labels, where))
+            part = _split_named(row[columns.split], where) if columns.split else None
+            parts.setdefault(part, []).append(rows[-1])
     except csv.Error as error:  # a quotation mark that is not closed, say
         raise UserError(f"{path}: after line {reader.line_num}: {error}") from None
     missing = [row.image for row in rows if not (images / row.image).is_file()]
@@ -115,7 +163,14 @@ def from_csv(path: Path, images: Path) -> list[Labeled]:
         raise UserError(f"{path} has several rows of {repeated[0]}: join their labels by ;")
     if not rows:
         raise UserError(f"{path} has no row below its first line")
-    return rows
+    return parts
+
+
+def _split_named(text: str | None, where: str) -> str:
+    name = _SPLIT_OF.get((text or "").strip().lower())
+    if not name:
+        raise UserError(f"{where}: the split is {text!r}: use {', '.join(SPLITS)}")
+    return name
 
 
 def _labeled(image: str, confidences: dict[str, float], where: str) -> Labeled:
@@ -136,15 +191,38 @@ def _labels(text: str, where: str) -> Iterator[tuple[str, float]]:
         yield match["name"].strip(), float(match["confidence"] or 1.0)
 
 
-def write(output: Path, parts: Mapping[str, list[Labeled]], replace: bool = False) -> list[str]:
+def dictionary(names: Sequence[str], nested: bool) -> str:
+    """The text of the dictionary of these classes; `nested` names are paths, see `from_tree`."""
+    if not nested:
+        return "".join(f"{number}\t{name}\n" for number, name in enumerate(names))
+    index = {name: number for number, name in enumerate(names)}
+    rows = (
+        f"{number}\t{name}\t{index.get(os.path.dirname(name), -1)}\t{os.path.basename(name)}\n"
+        for number, name in enumerate(names)
+    )
+    return "".join([f"{HEADER}\n", *rows])
+
+
+def write(
+    output: Path,
+    parts: Mapping[str, list[Labeled]],
+    nested: bool = False,
+    replace: bool = False,
+    update: bool = False,
+) -> list[str]:
     """Writes the lists and the dictionary; the class names by index.
 
+    Args:
+      nested: class names are paths, see `from_tree`.
+      replace: write over other lists.
+      update: write over lists of the same classes that lack some of the images.
+
     Raises:
-      UserError: the folder has other lists, of which none is written over without `replace`.
+      UserError: the folder has other lists.
     """
     names = sorted({name for rows in parts.values() for row in rows for name in row.confidences})
     index = {name: number for number, name in enumerate(names)}
-    files = {"dictionary.txt": "".join(f"{number}\t{name}\n" for number, name in enumerate(names))}
+    files = {"dictionary.txt": dictionary(names, nested)}
     for split_name, rows in parts.items():
         lines = [
             format_row(
@@ -159,10 +237,19 @@ def write(output: Path, parts: Mapping[str, list[Labeled]], replace: bool = Fals
         files[f"{split_name}_list.txt"] = "".join(f"{line}\n" for line in lines)
     for name, text in files.items():
         path = output / name
-        if not replace and path.exists() and path.read_bytes() != text.encode():
+        if replace or not path.exists() or path.read_bytes() == text.encode():
+            continue
+        if not update:
             raise UserError(
                 f"{path} was made of other images, labels or options; nothing is written:"
-                " give another --output, or --replace"
+                " give another --output, or --update for images added since, or --replace"
+            )
+        lost = set(path.read_text("utf-8").splitlines()) - set(text.splitlines())
+        if lost or name == "dictionary.txt":
+            row = min(lost, default="a new class")
+            raise UserError(
+                f"--update: {path} would change in more than new images ({row}): give another"
+                " --output; a network that was trained is a good CHECKPOINT for that"
             )
     for name, text in files.items():
         atomic_write(output / name, text)
@@ -174,6 +261,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--csv", type=Path, help="labels; without it, subfolders are the classes")
+    for part in SPLITS[1:]:
+        parser.add_argument(f"--{part}_csv", type=Path, help=f"rows of the split {part}")
+    for field, default in Columns._field_defaults.items():
+        parser.add_argument(f"--{field}_column", default=default, help="its name in the CSV files")
+    parser.add_argument("--nested", action="store_true", help="subfolders are subclasses")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
         "--val_fraction",
@@ -186,6 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         "--test_fraction", "--test_share", type=float, default=0.1, help="fraction of test images"
     )
     parser.add_argument("--replace", action="store_true", help="write over lists of other images")
+    parser.add_argument("--update", action="store_true", help="take in images added since")
     parser.add_argument("--seed", type=int, default=1234)
     arguments = parser.parse_args(argv)
     fractions = arguments.val_fraction, arguments.test_fraction
@@ -193,31 +286,55 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--val_fraction and --test_fraction must not be below 0, and leave some to train on"
         )
+    if not arguments.csv and (arguments.val_csv or arguments.test_csv or arguments.split_column):
+        parser.error("--val_csv, --test_csv and --split_column need --csv")
+    if arguments.csv and arguments.nested:
+        parser.error("--nested is for folders: give the labels of each row in --csv")
     skipped = Counter()
     parts = _parts(arguments, skipped)
-    names = write(arguments.output, parts, arguments.replace)
+    changes = arguments.nested, arguments.replace, arguments.update
+    names = write(arguments.output, parts, *changes)
     report(names, parts, skipped)
     return 0
 
 
 def _parts(arguments: argparse.Namespace, skipped: Counter[str]) -> dict[str, list[Labeled]]:
     images, fractions = arguments.images, (arguments.val_fraction, arguments.test_fraction)
+    read = from_tree if arguments.nested else from_folder
     if arguments.csv:
-        return split(from_csv(arguments.csv, images), *fractions, arguments.seed)
-    folders = given_splits(images)
-    if not folders:
-        return split(from_folder(images, skipped), *fractions, arguments.seed)
-    given = {
-        name: [
-            row._replace(image=f"{folder.name}/{row.image}") for row in from_folder(folder, skipped)
-        ]
-        for name, folder in folders.items()
-    }
+        given = _given_rows(arguments, images)
+    elif folders := given_splits(images):
+        given = {
+            name: [
+                row._replace(image=f"{folder.name}/{row.image}") for row in read(folder, skipped)
+            ]
+            for name, folder in folders.items()
+        }
+    else:
+        given = {"train": read(images, skipped)}
     # What is not given is taken from the training images.
     fractions = tuple(0.0 if n in given else s for n, s in zip(SPLITS[1:], fractions, strict=True))
     return split(given["train"], *fractions, arguments.seed) | {
         name: rows for name, rows in given.items() if name != "train"
     }
+
+
+def _given_rows(arguments: argparse.Namespace, images: Path) -> dict[str, list[Labeled]]:
+    """The rows of all CSV files, by split; those without one are to train on, or to be split."""
+    columns = Columns(*(getattr(arguments, f"{name}_column") for name in Columns._fields))
+    given = from_csv(arguments.csv, images, columns)
+    parts = {part or "train": rows for part, rows in given.items()}
+    files = {part: getattr(arguments, f"{part}_csv") for part in SPLITS[1:]}
+    for part, path in files.items():
+        if path:
+            rows = from_csv(path, images, columns._replace(split=None))[None]
+            parts[part] = [*parts.get(part, ()), *rows]
+    if "train" not in parts:
+        raise UserError(f"{arguments.csv} has no row of the split train")
+    names = Counter(row.image for rows in parts.values() for row in rows)
+    for name in (name for name, count in names.items() if count > 1):
+        raise UserError(f"{name} is in two of the CSV files")
+    return parts
 
 
 def report(names: list[str], parts: Mapping[str, list[Labeled]], skipped: Counter[str]) -> None:

@@ -2,16 +2,23 @@
 # From one's own images to a finetuned network and its report, in one command.
 #
 #   example/finetune_own_data.sh --images images/                    # a subfolder per class
+#   example/finetune_own_data.sh --images images/ --nested           # ... and of subclasses
 #   example/finetune_own_data.sh --images images/ --csv labels.csv   # image,labels (a;b;c)
-#   ... -- --lr=0.01 --max_iter=2000      # after --, flags of finetune.py
+#   ... -- --lr=0.01      # after --, flags of finetune.py
+#
+# Before -- are options of data/own_data.py: splits, names of columns, and --update, which takes in
+# images added since and goes on from the last checkpoint (with more EPOCHS).
 #
 # OUTPUT=out/own      where everything goes; the same command again resumes
 # CHECKPOINT=...      a pretrained checkpoint to start from; its depth is taken too. None: scratch
-# IMAGE_SIZE=224 BATCH=32 STEPS=1000
+# EPOCHS=20           passes over the training images; or STEPS=1000
+# IMAGE_SIZE=224 BATCH=32 DEPTH=101
 #
-# Batch norm's statistics have a momentum of 0.9, because the released 0.997 is for long runs: it
-# was worse at every length tried (after 300 steps top-1 0.28 against 0.38, mAP 0.127 against 0.220)
-# and made early evaluations, by which the best checkpoint is chosen, misleading.
+# On a machine without a GPU, a network from scratch is small by default: DEPTH=14 IMAGE_SIZE=112.
+# Batch norm's statistics have a memory of a thirtieth of the run: the released momentum of 0.997 is
+# for long ones. In short runs 0.9 was better at every length tried (after 300 steps top-1 0.38
+# against 0.28, mAP 0.220 against 0.127), and early evaluations, by which the best checkpoint is
+# chosen, mislead with 0.997.
 #
 # Expect: OUTPUT/lists (splits and dictionary), OUTPUT/records, OUTPUT/model/best (the checkpoint
 # that was best on the validation split) and OUTPUT/report (metrics on the test split).
@@ -23,15 +30,19 @@ answer_help data/own_data.py "$@"
 prepare_environment
 
 OUTPUT="${OUTPUT:-out/own}"
-IMAGE_SIZE="${IMAGE_SIZE:-224}"
 BATCH="${BATCH:-32}"
-STEPS="${STEPS:-1000}"
+EPOCHS="${EPOCHS:-20}"
+if [[ -z "${CHECKPOINT:-}${DEPTH:-}${IMAGE_SIZE:-}" ]] && ! has_gpu; then
+  DEPTH=14 IMAGE_SIZE=112
+  echo "== no GPU and no CHECKPOINT: a small network (DEPTH=$DEPTH IMAGE_SIZE=$IMAGE_SIZE)"
+fi
+IMAGE_SIZE="${IMAGE_SIZE:-224}"
 split=() images="" loss=softmax best=top_1
 while (($#)) && [[ "$1" != -- ]]; do
   case "$1" in
     --images) images="${2:?--images needs a folder}" ;;
     --images=*) images="${1#*=}" ;;
-    --csv | --csv=*) loss=bce best=map_macro ;;
+    --csv | --csv=* | --nested) loss=bce best=map_macro ;;
   esac
   split+=("$1")
   shift
@@ -39,28 +50,39 @@ done
 shift || true
 
 python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists"
-classes="$(wc -l < "$OUTPUT/lists/dictionary.txt")"
+classes="$(grep -c '^[0-9]' "$OUTPUT/lists/dictionary.txt")"
+images_of() { wc -l < "$OUTPUT/lists/$1_list.txt"; }
+STEPS="${STEPS:-$(((EPOCHS * $(images_of train) + BATCH - 1) / BATCH))}"
 parts=(train)
 for part in val test; do # of very few images, there may be none for them
-  [[ ! -s "$OUTPUT/lists/${part}_list.txt" ]] || parts+=("$part")
+  (($(images_of "$part") == 0)) || parts+=("$part")
 done
+# The records of a list are in a folder named by its checksum: with --update the list is another.
+records_of() { echo "$OUTPUT/records/$1-$(cksum < "$OUTPUT/lists/$1_list.txt" | cut -d' ' -f1)"; }
 for part in "${parts[@]}"; do
+  records="$(records_of "$part")"
   python "$PROJECT_ROOT/data/tfrecord.py" --indexs "$OUTPUT/lists/${part}_list.txt" \
-    --tfrecords "$OUTPUT/records/$part" --images "$images" --num_class "$classes"
+    --tfrecords "$records" --images "$images" --num_class "$classes"
+  find "$OUTPUT/records" -mindepth 1 -maxdepth 1 -name "$part-*" ! -path "$records" \
+    -exec rm -r {} +
 done
 
 network=(--class_num="$classes" --image_size="$IMAGE_SIZE" --batch_size="$BATCH" --loss="$loss")
-if [[ -n "${CHECKPOINT:-}" ]]; then
-  network+=(--pretrain_ckpt="$CHECKPOINT")
-fi
+[[ -z "${CHECKPOINT:-}" ]] || network+=(--pretrain_ckpt="$CHECKPOINT")
+[[ -z "${DEPTH:-}" ]] || network+=(--resnet_size="$DEPTH")
 model="$OUTPUT/model"
+often=$((STEPS > 1000 ? STEPS / 10 : 100))
+momentum="$(awk -v steps="$STEPS" 'BEGIN {
+  fitting = 1 - 30 / steps
+  print fitting < 0.9 ? 0.9 : fitting > 0.997 ? 0.997 : fitting
+}')"
 if [[ " ${parts[*]} " == *" val "* ]]; then
-  network+=(--val_dir="$OUTPUT/records/val" --eval_interval=100 --best_metric="$best")
+  network+=(--val_dir="$(records_of val)" --eval_interval="$often" --best_metric="$best")
   model+=/best
 fi
 # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
 ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
-  --data_dir="$OUTPUT/records/train" \
+  --data_dir="$(records_of train)" \
   --model_dir="$OUTPUT/model" \
   --log_dir="$OUTPUT/model/log" \
   --dictionary="$OUTPUT/lists/dictionary.txt" \
@@ -68,9 +90,9 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --lr_policy=cosine \
   --lr=0.02 \
   --warmup=$((STEPS / 10)) \
-  --batch_norm_decay=0.9 \
+  --batch_norm_decay="$momentum" \
   --max_iter="$STEPS" \
-  --snapshot=100 \
+  --snapshot="$often" \
   --max_to_keep=3 \
   "$@"
 if [[ " ${parts[*]} " != *" test "* ]]; then
@@ -79,6 +101,7 @@ if [[ " ${parts[*]} " != *" test "* ]]; then
 fi
 # shellcheck disable=SC2086 # LAUNCH is several words
 ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
-  --data_dir="$OUTPUT/records/test" \
+  --data_dir="$(records_of test)" \
   --model_dir="$model" \
   --result="$OUTPUT/report"
+echo "== report: $OUTPUT/report/report.html"

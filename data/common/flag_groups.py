@@ -53,6 +53,18 @@ def close_groups(
     WITHOUT_EFFECT.update(without_effect)
 
 
+ENVIRONMENT = """
+Environment variables:
+  TF_NUM_INTRAOP_THREADS, OMP_NUM_THREADS: threads of TensorFlow, and of its convolutions
+  CUDA_VISIBLE_DEVICES: the GPUs that the script sees
+  TF_ENABLE_ONEDNN_OPTS=0: convolutions without oneDNN
+  TF_CPP_MIN_LOG_LEVEL=0: the messages of TensorFlow itself
+
+--flagfile=FILE reads flags from a file, one a line.
+"""
+"""What --help says of every root script."""
+
+
 def names_of(script: str) -> list[str]:
     """The flags that a root script reads."""
     return [name for group in GROUPS if script in group.scripts for name in group.names]
@@ -65,7 +77,7 @@ def help_text(script: str, about: str) -> str:
         if script in group.scripts:
             lines += ["", f"{group.title}:"]
             lines += [_help_of(name, DEFAULTS[script]) for name in group.names]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + ENVIRONMENT
 
 
 def _help_of(name: str, defaults: Mapping[str, object]) -> str:

@@ -6,6 +6,7 @@ without it and its variables are set.
 
 import dataclasses
 import difflib
+import logging as standard_logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,11 @@ from absl import app, flags, logging
 
 from data.common import command, flag_groups, output_lock
 from data.common.errors import UserError
+from data.common.progress import LogHandler
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")
 HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
-EPOCHS = "a run's length is --max_iter, in steps: epochs x images / images of a step"
 
 
 def _script() -> str:
@@ -105,7 +106,7 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         near = difflib.get_close_matches(name, flag_groups.names_of(script), n=1)
-        instead = [EPOCHS] if "epoch" in name else [f"did you mean --{near[0]}?"] if near else []
+        instead = [f"did you mean --{near[0]}?"] if near else []
         mistake = ": ".join([f"unknown flag --{name}", *instead])
     except flags.Error as error:
         mistake = str(error)
@@ -122,12 +123,22 @@ def _refuse_others_flags(script: str) -> None:
                 raise flags.Error(f"{script} does not read --{name}; it is a flag of {readers}")
 
 
+def _set_up_logging() -> None:
+    """Logs to the standard error stream, in short lines that do not mix with progress bars."""
+    logging.use_absl_handler()  # sets the levels of Python's own logging, too
+    logging.set_verbosity(logging.INFO)
+    root = standard_logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, LogHandler | logging.ABSLHandler):
+            root.removeHandler(handler)
+    root.addHandler(LogHandler())
+
+
 @command.one_line_errors()
 def _run_checked(
     main: Callable[[], int | None], files: str | None, argv: Sequence[str]
 ) -> int | None:
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    _set_up_logging()
     if files:
         FLAGS[files].value = [*FLAGS[files].value, *argv[1:]]
     elif len(argv) > 1:

@@ -68,6 +68,12 @@ class Task(Protocol):
     def image_sizes(self) -> str:
         """The sizes of the images, for the log."""
 
+    def trial_images(self) -> Any | None:
+        """Images [B, H, W, 3] that a step's time is estimated by; None: it is not."""
+
+    def next_commands(self) -> Sequence[str]:
+        """What to run with the checkpoint; `{model_dir}` stands for its folder."""
+
     def objective(self) -> Any:
         """See `Trainer`."""
 
@@ -167,24 +173,31 @@ class _Run:
         # Horovod: each worker trains on its own part of every step.
         step_shard = step_shard_of(options.steps, job.shard, job.elastic, options.sync_batch_norm)
         source = self.task.training_input(step_shard)
-        steps = options.loop.max_iter
+        in_steps = options.loop.in_steps(source.records, step_shard.global_batch)
+        steps = in_steps.max_iter
         schedule = make_schedule(options.schedule, steps, step_shard.global_batch)
         if job.rank == 0:
             planned = arithmetic(step_shard, job.size, source.records, steps)
             sizes = self.task.image_sizes()
             overview.show(trainer.network, sizes, planned, schedule, options.overview)
-        return loop.train(
+            left = max(0, steps - int(trainer.global_step.numpy()))
+            images = left * step_shard.count * step_shard.micro_batch
+            overview.show_estimate(trainer.network, self.task.trial_images(), images)
+        code = loop.train(
             trainer,
             source.batches(int(trainer.position.numpy())),
             schedule,
             self.checkpoints,
-            options.loop,
+            in_steps,
             job,
             evaluate,
             self._meta(),
             step_shard,
             self.best,
         )
+        if job.rank == 0 and not code:
+            overview.show_next(self.task.next_commands(), options.overview)
+        return code
 
     def _meta(self) -> dict[str, Any]:
         """What is written next to each checkpoint, its progress aside; rank 0 writes it."""

@@ -1,7 +1,9 @@
 """The training loop that `train.py` and `finetune.py` share: step, log, evaluate, checkpoint."""
 
+import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import signal
 import time
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.common.progress import Progress
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
 from models.metrics import definitions
@@ -25,15 +28,21 @@ STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """Intervals in steps, and the log's folder; the fields are the flags of the same name."""
+    """Length and intervals in steps, the log's folder; the fields are the flags of that name."""
 
     max_iter: int
+    epochs: float = 0.0
     log_interval: int = 10
     prof_interval: int = 10
     eval_interval: int = 0
     snapshot: int = 4400
     stall_seconds: int = 60
     log_dir: str = "./out/log/"
+
+    def in_steps(self, records: int, global_batch: int) -> "LoopOptions":
+        """The same with `max_iter` from `epochs`, if that is not 0."""
+        steps = max(1, math.ceil(self.epochs * records / global_batch))
+        return dataclasses.replace(self, max_iter=steps) if self.epochs else self
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the weights after `step` steps are to be evaluated."""
@@ -101,41 +110,51 @@ def train(
     step = int(trainer.global_step.numpy())
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
     writer = MetricWriter(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
+    if step >= options.max_iter:
+        writer.log(
+            "the run is at its end, step %d; a larger --max_iter or --epochs continues", step
+        )
     meta, stop = meta or {}, 0  # The signal that all workers stop for.
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(writer, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
-    meter, check = Meter(options.prof_interval), DivergenceCheck(trainer, workers, checkpoints)
+    check = DivergenceCheck(trainer, workers, checkpoints)
+    meter = Meter(options.prof_interval, _bar(step, options) if workers.rank == 0 else None)
     batches = _watched(batches, meter, workers.rank, options.stall_seconds, writer)
-    while step < options.max_iter and not stop and not (best and best.should_stop):
-        learning_rate, position = schedule(step), int(trainer.position.numpy())
-        with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
-            loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
-            loss, stop = all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
-        meter.step_done(int(trainer.position.numpy()) - position)
-        overview.log_pace(meter, options.max_iter - step - 1, workers.rank)
-        check.loss(loss)
-        step += 1
-        finished = step == options.max_iter
-        if step % options.log_interval == 0 or finished:
-            l2_loss = float(trainer.optimizer.l2_loss())
-            check.decay_term(l2_loss)
-            _log(writer, trainer, options.max_iter, (loss, l2_loss), learning_rate, meter)
-        saves = step % options.snapshot == 0 or finished or stop
-        # Not after a signal, whose sender does not wait: the next start evaluates this step.
-        evaluates = evaluate and not stop and options.is_evaluated(step)
-        if evaluates or saves:
-            trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
-            check.state(ahead=saves)
-        if saves:
-            save(trainer, checkpoints, workers, meta)
-        if evaluates:
-            _evaluate(writer, trainer, evaluate, best, workers, meta)
-            if saves or (best and best.should_stop):
-                save(trainer, checkpoints, workers, meta, tensors=not saves)
-        workers.step_done()  # Horovod: workers of an elastic job may change now.
-        meter.restart()
+    with contextlib.closing(meter):
+        while step < options.max_iter and not stop and not (best and best.should_stop):
+            learning_rate, position = schedule(step), int(trainer.position.numpy())
+            with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
+                loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
+                loss, stop = all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
+            meter.step_done(int(trainer.position.numpy()) - position, loss)
+            overview.log_pace(meter, options.max_iter - step - 1, workers.rank)
+            check.loss(loss)
+            step += 1
+            finished = step == options.max_iter
+            if step % options.log_interval == 0 or finished:
+                l2_loss = float(trainer.optimizer.l2_loss())
+                check.decay_term(l2_loss)
+                _log(writer, trainer, options.max_iter, (loss, l2_loss), learning_rate, meter)
+            saves = step % options.snapshot == 0 or finished or stop
+            # Not after a signal, whose sender does not wait: the next start evaluates this step.
+            evaluates = evaluate and not stop and options.is_evaluated(step)
+            if evaluates or saves:
+                trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
+                check.state(ahead=saves)
+            if saves:
+                save(trainer, checkpoints, workers, meta)
+            if evaluates:
+                _evaluate(writer, trainer, evaluate, best, workers, meta)
+                if saves or (best and best.should_stop):
+                    save(trainer, checkpoints, workers, meta, tensors=not saves)
+            workers.step_done()  # Horovod: workers of an elastic job may change now.
+            meter.restart()
     return _end(writer, stop, step, checkpoints)
+
+
+def _bar(step: int, options: LoopOptions) -> Progress:
+    return Progress("training", options.max_iter, "step", step, lines=False)
 
 
 def _watched(
@@ -159,6 +178,8 @@ def _end(writer: MetricWriter, stop: int, step: int, checkpoints: CheckpointFold
             "%s: stopped after step %d and saved %s; the same command continues from there",
             *(signal.Signals(stop).name, step, checkpoints.latest()),
         )
+    else:
+        writer.log("trained to step %d: %s", step, checkpoints.latest())
     writer.log("peak memory %.2f GiB", peak_memory_bytes() / 2**30)
     writer.close()
     return 128 + stop if stop else 0

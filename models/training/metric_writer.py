@@ -18,7 +18,11 @@ import tensorflow as tf
 from absl import logging
 
 from data.common.files import atomic_write
+from data.common.progress import Progress
 from models.metrics import definitions
+
+SMOOTHING = 0.98
+"""Weight of the past in the loss that the progress bar shows."""
 
 
 def peak_memory_bytes() -> int:
@@ -47,12 +51,17 @@ def reported(what: str, seconds: float) -> Iterator[None]:
 class Meter:
     """Speed over the last `window` steps: images/s and the fraction of time spent on input.
 
+    Args:
+      window: number of steps.
+      progress: shows the steps with loss, smoothed, and speed; None: nobody looks.
+
     Attributes:
       steps: steps done since the start.
       last_seconds: duration of the last one.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, progress: Progress | None = None) -> None:
+        self._progress, self._losses = progress, 0.0
         self._steps: deque[tuple[int, float, float]] = deque(maxlen=window)
         self._waited = self.last_seconds = 0.0
         self.steps = 0
@@ -62,11 +71,21 @@ class Meter:
         """Adds time that the current step waited for its input."""
         self._waited += seconds
 
-    def step_done(self, images: int) -> None:
-        """Ends a step; `images` is their number over all workers."""
+    def step_done(self, images: int, loss: float = 0.0) -> None:
+        """Ends a step; `images` is their number over all workers, `loss` the step's."""
         self.last_seconds = time.perf_counter() - self._start
         self._steps.append((images, self.last_seconds, self._waited))
         self.steps += 1
+        self._losses = SMOOTHING * self._losses + (1 - SMOOTHING) * loss
+        if self._progress:
+            smoothed = self._losses / (1 - SMOOTHING**self.steps)
+            speed = self.speed()["images_per_second"]
+            self._progress.update(1, f"loss {smoothed:.4g}, {speed:.3g} images/s")
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        if self._progress:
+            self._progress.close()
 
     def restart(self) -> None:
         """Starts the clock of the next step, after an evaluation or a checkpoint."""

@@ -3,15 +3,19 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from models.training.metric_writer import Meter, clock
 
 LONG_SECONDS = 3600.0
+# Of the time of an image: a forward pass, one backward that costs two, and the update.
+TRAINING_OVER_FORWARD = 3.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,26 @@ def show(
     logging.info("learning rate %g at first, %g warm", schedule(0), schedule(options.warmup))
     logging.info("checkpoints in %s, log in %s", options.model_dir, options.log_dir)
     logging.info("the first step compiles the network, which may take a minute")
+
+
+def show_estimate(network: Any, trial: np.ndarray | None, images: int) -> None:
+    """Logs how long training on `images` takes on a CPU, judged by a forward pass over `trial`."""
+    if trial is None or not images or tf.config.list_logical_devices("GPU"):
+        return
+    batch = tf.constant(trial)
+    network.features(batch)  # the first one allocates
+    start = time.perf_counter()
+    network.features(batch)
+    seconds = (time.perf_counter() - start) / len(trial) * TRAINING_OVER_FORWARD * images
+    logging.info("training takes about %s, judged by a forward pass", clock(seconds))
+
+
+def show_next(commands: Sequence[str], options: OverviewOptions) -> None:
+    """Logs where the results of a finished run are, and what to run with them."""
+    plot = "python data/plot_training.py --log_dir {log_dir} --output curves.png"
+    places = {"model_dir": options.model_dir, "log_dir": options.log_dir}
+    for command in (*commands, plot):
+        logging.info("next: %s", command.format_map(places))
 
 
 def device() -> str:

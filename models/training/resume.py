@@ -1,6 +1,5 @@
 """Initializes a run: from its latest checkpoint, pretrained weights, or at random."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,11 +137,6 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
     if changed:
         listed = ", ".join(f"--{name} {then} -> {now}" for name, then, now in changed)
         logging.info("changed since the checkpoint: %s", listed)
-    if step >= flags.get("max_iter", math.inf):
-        logging.info(
-            "the run is at its end, step %d; a larger --max_iter than %d continues",
-            *(step, flags["max_iter"]),
-        )
 
 
 def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:

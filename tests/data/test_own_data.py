@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data import own_data
+from data.lists.hierarchy import Hierarchy
 from data.lists.rows import read_rows
 
 
@@ -52,7 +53,7 @@ def test_every_image_that_can_be_decoded_counts(folder: Path) -> None:
 def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
     table = folder / "labels.csv"
     table.write_text("image,labels\ncat/0.jpg,cat; tail:0.5 ;time: noon:-1\ndog/1.jpg,\n")
-    first, second = own_data.from_csv(table, folder / "images")
+    first, second = own_data.from_csv(table, folder / "images")[None]
     assert first.confidences == {"cat": 1.0, "tail": 0.5, "time: noon": -1.0}
     assert second.confidences == {}
 
@@ -219,3 +220,83 @@ def test_other_lists_are_not_written_over(tmp_path, capsys) -> None:
     assert "dictionary.txt was made of other images" in error and error.count("\n") == 1
     assert listed(tmp_path / "lists") == before
     assert made(images, tmp_path / "lists", "--replace")["train"][0] == "ant/1.jpg"
+
+
+def test_folders_below_a_class_are_its_subclasses(tmp_path) -> None:
+    names = ["animal/dog/pug/1.jpg", "animal/dog/2.jpg", "animal/cat/3.jpg", "thing/dog/4.jpg"]
+    images = lay(tmp_path / "images", *names, "loose.jpg")
+    fractions = "--val_fraction=0", "--test_fraction=0"
+    made(images, tmp_path / "lists", "--nested", *fractions)
+    hierarchy = Hierarchy.read(tmp_path / "lists/dictionary.txt")
+    assert hierarchy.names == ("animal", "cat", "dog", "pug", "thing", "dog")
+    assert hierarchy.parents.tolist() == [-1, 0, 0, 2, -1, 4]
+    rows = {row.image: row.classes for row in read_rows(tmp_path / "lists/train_list.txt")}
+    assert {image: sorted(classes) for image, classes in rows.items()} == dict(
+        zip(names, ([0, 2, 3], [0, 2], [0, 1], [4, 5]), strict=True)
+    )
+
+
+def tabled(path: Path, rows: list[str], header: str = "file,tags,part") -> Path:
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+COLUMNS = ("--image_column=file", "--labels_column=tags")
+
+
+def test_columns_and_splits_may_be_named(tmp_path) -> None:
+    images = lay(tmp_path / "images", *CLASSES)
+    rows = [
+        f"{name},{name[:3]};pet,{part}"
+        for name, part in zip(CLASSES, 4 * ["train", "VAL", "test"], strict=True)
+    ]
+    table = str(tabled(tmp_path / "all.csv", rows))
+    found = made(images, tmp_path / "a", "--csv", table, *COLUMNS, "--split_column=part")
+    assert found == {part: sorted(CLASSES[i::3]) for i, part in enumerate(own_data.SPLITS)}
+    assert (tmp_path / "a/dictionary.txt").read_text() == "0\tcat\n1\tdog\n2\tpet\n"
+
+
+def test_splits_may_be_files(tmp_path, capsys) -> None:
+    images = lay(tmp_path / "images", *CLASSES)
+    rows = [f"{name},{name[:3]}," for name in CLASSES]
+    train, val = tabled(tmp_path / "train.csv", rows[::2]), tabled(tmp_path / "val.csv", rows[1::2])
+    files = "--csv", str(train), "--val_csv", str(val), *COLUMNS, "--test_fraction=0"
+    found = made(images, tmp_path / "lists", *files)
+    assert found == {"train": CLASSES[::2], "val": CLASSES[1::2], "test": []}
+    again = ["--images", str(images), "--output", str(tmp_path / "b"), *files]
+    assert own_data.main([*again[:-1], "--test_csv", str(val)]) == 1
+    assert "is in two of the CSV files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            ["cat/0.jpg,cat,later"],
+            ["--split_column=part"],
+            "csv:2: the split is 'later': use train",
+        ),
+        (["cat/0.jpg,cat,val"], ["--split_column=part"], "has no row of the split train"),
+        (["cat/0.jpg,cat,val"], ["--split_column=set"], "has no column 'set' in its first line"),
+    ],
+)
+def test_splits_that_no_row_has(tmp_path, capsys, rows, options, message) -> None:
+    images = lay(tmp_path / "images", *CLASSES)
+    table = str(tabled(tmp_path / "all.csv", rows))
+    arguments = ["--images", str(images), "--output", str(tmp_path / "x"), "--csv", table]
+    assert own_data.main([*arguments, *COLUMNS, *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_images_added_later_are_taken_in(tmp_path, capsys) -> None:
+    images, output = lay(tmp_path / "images", *CLASSES), tmp_path / "lists"
+    before = made(images, output)
+    lay(images, "cat/new.jpg")
+    after = made(images, output, "--update")
+    assert whole(after) == sorted([*CLASSES, "cat/new.jpg"])
+    assert all(set(before[part]) <= set(after[part]) for part in own_data.SPLITS)
+    lay(images, "owl/1.jpg")
+    arguments = ["--images", str(images), "--output", str(output), "--update"]
+    assert own_data.main(arguments) == 1
+    assert "would change in more than new images" in capsys.readouterr().err
+    assert listed(output) == after

@@ -38,20 +38,48 @@ def images(digits_folder: Path, tmp_path_factory) -> Path:
     return folder
 
 
+def finetune_own(
+    images: Path, output: Path, *options: str, steps: int = 6
+) -> subprocess.CompletedProcess:
+    """The script on a folder of images, with a tiny network."""
+    command = [ROOT / "example/finetune_own_data.sh", "--images", images, *options]
+    settings = {"OUTPUT": str(output), "IMAGE_SIZE": "32", "BATCH": "8", "STEPS": str(steps)}
+    return subprocess.run(
+        [*command, "--", *TINY, "--eval_interval=3", "--warmup=2", "--lr=0.001"],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_own_images_added_later_are_learned_without_starting_over(
+    images: Path, tmp_path: Path
+) -> None:
+    own, output = tmp_path / "own", tmp_path / "out"
+    for digit in ("1", "2"):  # an image as a class and its subclass
+        shutil.copytree(images / "images" / f"digit {digit}", own / "digit" / digit)
+    assert finetune_own(own, output, "--nested").returncode == 0
+    (before,) = (output / "records").glob("train-*")
+    assert checkpoint.describe(checkpoint.find(output / "model")).class_num == 3
+    shutil.copy(next((own / "digit/1").iterdir()), own / "digit/1/added.jpg")
+    refused = finetune_own(own, output, "--nested")
+    assert refused.returncode and "--update for images added since" in refused.stderr
+    done = finetune_own(own, output, "--nested", "--update", steps=8)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr and "model.ckpt-6 at step 6" in done.stderr
+    assert checkpoint.describe(checkpoint.find(output / "model")).step == 8
+    (after,) = (output / "records").glob("train-*")
+    assert after != before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("with_table", [False, True])
 def test_own_images_become_a_network_and_its_report(
     images: Path, tmp_path: Path, with_table: bool
 ) -> None:
     table = ["--csv", str(images / "labels.csv")] if with_table else []
-    command = [ROOT / "example/finetune_own_data.sh", "--images", images / "images", *table]
-    settings = {"OUTPUT": str(tmp_path), "IMAGE_SIZE": "32", "BATCH": "8", "STEPS": "6"}
-    done = subprocess.run(
-        [*command, "--", *TINY, "--eval_interval=3", "--warmup=2", "--lr=0.001"],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-    )
+    done = finetune_own(images / "images", tmp_path, *table)
     assert done.returncode == 0, done.stderr
     best = checkpoint.find(tmp_path / "model/best")
     assert checkpoint.describe(best).class_num == (4 if with_table else 3)

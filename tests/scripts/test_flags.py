@@ -85,7 +85,7 @@ def test_help_that_nobody_reads_is_no_error():
         ("train.py", "--loss=hinge", "<multi_label|softmax|bce|asymmetric>"),
         ("train.py", "--top_k_pred=3", "a flag of image_classification.py, export.py"),
         ("export.py", "--batch_size=3", "export.py does not read --batch_size"),
-        ("finetune.py", "--epochs=3", "unknown flag --epochs: a run's length is --max_iter"),
+        ("finetune.py", "--epoch=3", "unknown flag --epoch: did you mean --epochs?"),
         ("finetune.py", "--label_smoothin=0.1", "did you mean --label_smoothing?"),
         ("export.py", "--gama_negativ=1", "unknown flag --gama_negativ ("),
         ("train.py", "--num_gpus=4", "NP=4 example/train_distributed.sh"),

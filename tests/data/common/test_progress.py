@@ -1,7 +1,16 @@
-"""Progress without a terminal: a line now and then, with what is left."""
+"""Progress: a line now and then, with what is left; a bar on a terminal, log lines above it."""
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import sys
+import termios
 
 from data.common import progress
-from data.common.progress import Progress
+from data.common.progress import LogHandler, Progress
 
 
 def test_lines_in_a_log(monkeypatch, capsys):
@@ -37,3 +46,35 @@ def test_work_of_unknown_size_with_a_note(monkeypatch, capsys):
         assert shown.per_second(20) == 0.5
     line = capsys.readouterr().err
     assert line == "prediction: 90 images, 00:40 gone,  2.00image/s, 3 unreadable\n"
+
+
+def test_work_with_a_log_of_its_own_has_no_lines(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("training", 10, "step", lines=False) as shown:
+        now[0] += 100
+        shown.update()
+    assert capsys.readouterr().err == ""
+
+
+def test_log_lines_are_short_and_stand_above_the_bar_of_a_terminal(monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
+    logger = logging.Logger("of this test")
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        logger.addHandler(LogHandler())
+        with Progress("training", 4, "step", lines=False) as shown:
+            shown.update(2, "loss 1.5")
+            logger.info("step %d", 2)
+            logger.warning("the disk is full")
+            shown.update(2)
+        terminal.flush()
+        text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    lines = re.split(r"[\r\n]+", text)
+    assert [line for line in lines if re.fullmatch(r"\d\d:\d\d:\d\d step 2", line)]
+    assert [line for line in lines if re.fullmatch(r"[\d:]{8} warning: the disk is full", line)]
+    bars = [line for line in lines if line.startswith("training:")]
+    assert re.search(r"50%.* 2/4 .*loss 1\.5", "".join(bars))
+    assert re.search(r"100%.* 4/4 ", bars[-1])

@@ -62,7 +62,8 @@ def test_other_flags_that_changed_are_listed(train):
 def test_a_run_at_its_end_says_so(train):
     assert train("--width=8", "--max_iter=1")[0] == 0
     code, logged, _ = train("--max_iter=1")
-    assert code == 0 and "at its end, step 1; a larger --max_iter than 1 continues" in logged
+    assert code == 0 and "at its end, step 1; a larger --max_iter or --epochs continues" in logged
+    assert "trained to step 1: run/model.ckpt-1" in logged
 
 
 @pytest.mark.slow
@@ -88,7 +89,9 @@ def test_a_start_says_what_it_does_and_the_checkpoint_what_was_used(train, tmp_p
         "8 images per step; 16 records",
         "checkpoints in run, log in run/log",
         "weights from random values",
+        "training takes about 0:00:",
         "the first step took",
+        "next: python evaluate.py --model_dir=run --val_dir=RECORDS",
     ):
         assert reported in logged
     flags = checkpoint.read(checkpoint.find(tmp_path / "run")).meta()["flags"]

@@ -331,5 +331,21 @@ def test_the_meter_counts_images_and_waiting(monkeypatch) -> None:
     assert meter.speed() == {"images_per_second": 10.0, "step_seconds": 3.0, "waiting": 0.25}
 
 
+def test_the_bar_shows_a_smoothed_loss(monkeypatch) -> None:
+    notes = []
+    bar = types.SimpleNamespace(update=lambda steps, note: notes.append(note), close=lambda: None)
+    meter = Meter(10, bar)
+    for loss in (2.0, 1.0):
+        meter.step_done(4, loss)
+    # (0.98 * 0.02 * 2 + 0.02 * 1) / (1 - 0.98^2) = 0.0592 / 0.0396
+    assert [note.split(",")[0] for note in notes] == ["loss 2", "loss 1.495"]
+
+
+def test_epochs_are_steps_rounded_up() -> None:
+    options = loop.LoopOptions(1000, epochs=2.5)
+    assert options.in_steps(records=30, global_batch=8).max_iter == 10  # 75 images
+    assert loop.LoopOptions(1000).in_steps(30, 8).max_iter == 1000
+
+
 def test_clock() -> None:
     assert clock(3725.9) == "1:02:05"
