@@ -73,8 +73,8 @@ network=(--class_num="$classes" --image_size="$IMAGE_SIZE" --batch_size="$BATCH"
 model="$OUTPUT/model"
 often=$((STEPS > 1000 ? STEPS / 10 : 100))
 momentum="$(awk -v steps="$STEPS" 'BEGIN {
-  fitting = 1 - 30 / steps
-  print fitting < 0.9 ? 0.9 : fitting > 0.997 ? 0.997 : fitting
+  m = 1 - 30 / steps
+  print (m < 0.9) ? 0.9 : (m > 0.997) ? 0.997 : m
 }')"
 if [[ " ${parts[*]} " == *" val "* ]]; then
   network+=(--val_dir="$(records_of val)" --eval_interval="$often" --best_metric="$best")

@@ -34,6 +34,7 @@ class LogHandler(logging.StreamHandler):
         return f"{time_of_day} {record.levelname.lower()}: {message}"
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # which may have been replaced
         with tqdm.external_write_mode(self.stream):
             super().emit(record)
 

@@ -125,13 +125,12 @@ def _refuse_others_flags(script: str) -> None:
 
 def _set_up_logging() -> None:
     """Logs to the standard error stream, in short lines that do not mix with progress bars."""
-    logging.use_absl_handler()  # sets the levels of Python's own logging, too
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setLevel(standard_logging.CRITICAL + 1)  # ours writes instead
     root = standard_logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler, LogHandler | logging.ABSLHandler):
-            root.removeHandler(handler)
-    root.addHandler(LogHandler())
+    if not any(isinstance(handler, LogHandler) for handler in root.handlers):
+        root.addHandler(LogHandler())
 
 
 @command.one_line_errors()
