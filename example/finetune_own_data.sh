@@ -7,7 +7,7 @@
 #   ... -- --lr=0.01      # after --, flags of finetune.py
 #
 # Before -- are options of data/own_data.py: splits, names of columns, and --update, which takes in
-# images added since and goes on from the last checkpoint (with more EPOCHS).
+# images added since and continues from the last checkpoint (with more EPOCHS).
 #
 # OUTPUT=out/own      where everything goes; the same command again resumes
 # CHECKPOINT=...      a pretrained checkpoint to start from; its depth is taken too. None: scratch

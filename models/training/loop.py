@@ -46,8 +46,11 @@ class LoopOptions:
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the weights after `step` steps are to be evaluated."""
-        due = self.eval_interval > 0 and step % self.eval_interval == 0
-        return due or step == self.max_iter
+        return self.is_due(step, self.eval_interval)
+
+    def is_due(self, step: int, interval: int) -> bool:
+        """Whether something is done after `step` steps: each `interval`, if any, and at the end."""
+        return step == self.max_iter or (interval > 0 and step % interval == 0)
 
 
 class Interrupt:
@@ -107,14 +110,9 @@ def train(
     # Horovod: rank 0 of an elastic job may be another process now.
     resume.claim(checkpoints.model_dir, options.log_dir, workers)
     count, total = (step_shard.count, step_shard.total) if step_shard else (1, workers.size)
-    step = int(trainer.global_step.numpy())
+    step, meta, stop = int(trainer.global_step.numpy()), meta or {}, 0
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
     writer = MetricWriter(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
-    if step >= options.max_iter:
-        writer.log(
-            "the run is at its end, step %d; a larger --max_iter or --epochs continues", step
-        )
-    meta, stop = meta or {}, 0  # The signal that all workers stop for.
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(writer, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
@@ -131,12 +129,11 @@ def train(
             overview.log_pace(meter, options.max_iter - step - 1, workers.rank)
             check.loss(loss)
             step += 1
-            finished = step == options.max_iter
-            if step % options.log_interval == 0 or finished:
+            if options.is_due(step, options.log_interval):
                 l2_loss = float(trainer.optimizer.l2_loss())
                 check.decay_term(l2_loss)
                 _log(writer, trainer, options.max_iter, (loss, l2_loss), learning_rate, meter)
-            saves = step % options.snapshot == 0 or finished or stop
+            saves = stop or options.is_due(step, options.snapshot)  # the signal to stop for, or 0
             # Not after a signal, whose sender does not wait: the next start evaluates this step.
             evaluates = evaluate and not stop and options.is_evaluated(step)
             if evaluates or saves:

@@ -51,6 +51,8 @@ def show(
 
 def show_estimate(network: Any, trial: np.ndarray | None, images: int) -> None:
     """Logs how long training on `images` takes on a CPU, judged by a forward pass over `trial`."""
+    if not images:
+        logging.info("the run is at its end; a larger --max_iter or --epochs continues")
     if trial is None or not images or tf.config.list_logical_devices("GPU"):
         return
     batch = tf.constant(trial)
