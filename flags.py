@@ -13,6 +13,7 @@ from data.common.flag_groups import open_group as _group
 from models.architecture import BLOCKS
 from models.backbones import BACKBONES, RESNET
 from models.losses import LOSSES
+from models.training.tracker import TRACKERS
 
 FLAGS = flags.FLAGS
 
@@ -165,6 +166,13 @@ flags.DEFINE_integer("log_interval", 10, "steps between log lines", lower_bound=
 flags.DEFINE_integer("prof_interval", 10, "steps that images/s is averaged over", lower_bound=1)
 flags.DEFINE_integer(
     "eval_interval", 0, "steps between evaluations; 0: only after the last step", lower_bound=0
+)
+flags.DEFINE_enum(
+    "tracker",
+    None,
+    list(TRACKERS),
+    "experiment tracker that gets the numbers of the log, too; mlflow (an extra) keeps them in "
+    "mlflow.db of --log_dir or where MLFLOW_TRACKING_URI says",
 )
 flags.DEFINE_string("best_metric", None, "metric by which the best checkpoint is kept in best/")
 flags.DEFINE_integer(

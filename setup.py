@@ -68,6 +68,8 @@ EXTRAS = {
     ],
     # A faster search for near-duplicates among many images (data/deduplicate.py).
     "neighbors": ["faiss-cpu>=1.10,<2"],
+    # --tracker=mlflow; the others are for its database in a file.
+    "mlflow": ["alembic>=1.13,<2", "mlflow-skinny>=3.1,<4", "sqlalchemy>=2,<3"],
     # COCO's metric of detections.
     "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],

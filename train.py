@@ -13,7 +13,7 @@ import numpy as np
 import flags
 from data.common import script
 from data.common.errors import UserError
-from data.common.script import as_dict, from_flags, set_defaults
+from data.common.script import as_dict, flag_file, from_flags, set_defaults
 from data.common.sharding import StepOptions, StepShard
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages, Preparation
@@ -145,6 +145,7 @@ def run_options(bn_decay_fraction: float = 0.0) -> RunOptions:
         loop=from_flags(LoopOptions),
         overview=from_flags(OverviewOptions),
         flags=as_dict,
+        flag_file=flag_file,
     )
 
 

@@ -1,6 +1,7 @@
-"""Plots the training curves in `training.jsonl` of a log folder.
+"""Plots the training curves in `training.jsonl` of a log folder, or compares several runs.
 
 python data/plot_training.py --log_dir out/log --output curves.png
+python data/plot_training.py --log_dir first/log second/log --output compared.png
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -56,38 +58,59 @@ def read_curves(path: Path) -> Curves:
     return curves
 
 
-def plot(curves: Curves, output: Path) -> list[str]:
-    """Writes a PNG with a panel for each number of PANELS that the run recorded.
+def plot(runs: Mapping[str, Curves], output: Path) -> list[str]:
+    """Writes a PNG with a panel for each number of PANELS that a run recorded.
+
+    Args:
+        runs: curves by the name of their run; several runs get a color each, and a legend.
 
     Returns:
-        a line on each panel: its title and last value.
+        a line on each panel and run: title, name (of several), and last value.
 
     Raises:
         UserError: there is nothing to show.
     """
-    shown = {key: title for key, title in PANELS.items() if key[1] in curves.get(key[0], {})}
+    found = {key for curves in runs.values() for key in PANELS if key[1] in curves.get(key[0], {})}
+    shown = {key: title for key, title in PANELS.items() if key in found}
     if not shown:
         raise UserError("the run has recorded nothing yet")
     figure, axes = panels(len(shown))
     reported = []
     for axis, ((kind, name), title) in zip(axes, shown.items(), strict=True):
-        steps, values = curves[kind][name]
-        marker = "o" if len(steps) < FEW_POINTS else None
-        axis.plot(steps, values, marker=marker, markersize=3, color=COLORS[kind])
+        for number, (run, curves) in enumerate(runs.items()):
+            if name not in curves.get(kind, {}):
+                continue
+            steps, values = curves[kind][name]
+            marker = "o" if len(steps) < FEW_POINTS else None
+            color = COLORS[kind] if len(runs) == 1 else f"C{number}"
+            axis.plot(steps, values, marker=marker, markersize=3, color=color, label=run)
+            which = f" of {run}" if len(runs) > 1 else ""
+            reported.append(f"{title}{which}: {values[-1]:.4g} at step {steps[-1]}")
         axis.set(title=title, xlabel="step")
-        reported.append(f"{title}: {values[-1]:.4g} at step {steps[-1]}")
+        if len(runs) > 1:
+            axis.legend(fontsize="small")
     write_figure(output, figure)
     return reported
 
 
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The names of the folders; whole paths where two of them have the same name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else list(map(str, folders))
+
+
 @command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--log_dir", type=Path, default=Path("out/log"), help="of the training run")
-    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--log_dir", type=Path, nargs="+", default=[Path("out/log")], help="of one or more runs")
+    add("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args(argv)
-    reported = plot(read_curves(arguments.log_dir / RECORD), arguments.output)
-    print("\n".join(reported))
+    folders = list(dict.fromkeys(arguments.log_dir))
+    curves = [read_curves(folder / RECORD) for folder in folders]
+    print("\n".join(plot(dict(zip(names_of(folders), curves, strict=True)), arguments.output)))
     return 0
 
 

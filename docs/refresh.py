@@ -24,6 +24,37 @@ Every flag of the root scripts, with the scripts that read it, written by `pytho
 from `flags.py`. `--help` after one of them lists its own flags. A flag of another script, or a
 misspelled one, stops a script. Defaults that a script has of its own stand in `DEFAULTS` of
 `flags.py`. The scripts below `data/` have their own flags: `--help`.
+
+**Recipes as files.** `--flagfile=FILE` takes flags from a file: one a line, as on the command line;
+empty lines and those that begin with `#` or `//` are skipped. A later flag goes before an earlier
+one, so what follows `--flagfile` changes the recipe. The file may name another by a line
+`--flagfile=OTHER`. Flags in it are checked as on the command line. A training run writes the flags
+that it was given into `flags.txt` in `--log_dir`, all other values in comments. This repeats it:
+
+```bash
+python train.py --flagfile=out/log/flags.txt --model_dir=again/checkpoints --log_dir=again/log
+```
+
+In the scripts of `example/`, the values of a recipe are the flags that they name; yours are added
+behind them: `example/train.sh --flagfile=mine.txt`, with
+
+```
+# For a small machine.
+--batch_size=32
+--resnet_size=50
+--max_iter=100000
+```
+
+**Logs of several runs.** `python data/plot_training.py --log_dir A B C --output compared.png` draws
+the curves of several runs in one plot, and TensorBoard shows the runs below a folder, each with its
+flags as a text. With `--tracker=mlflow` (`pip install -e ".[mlflow]"`) the numbers of
+`training.jsonl` also go to MLflow, with the flags as parameters, from the first process alone. They
+are in `mlflow.db` of `--log_dir`; MLFLOW_TRACKING_URI names a database for several runs
+(`sqlite:////data/runs.db`) or a server, MLFLOW_EXPERIMENT_NAME another experiment than `ml-images`.
+`pip install mlflow` and `mlflow ui --backend-store-uri sqlite:///out/log/mlflow.db` show it. A
+training that is resumed continues its run (`tracker.json` has its id); steps after the checkpoint
+that a killed run had sent are in MLflow twice. A tracker that fails or hangs is one warning, and
+training continues.
 """
 
 _CHOICES_IN_HELP = re.compile(r"^<[^>]*>: ")  # absl puts them before the help of an enum

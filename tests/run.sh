@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source example/environment.sh
 answer_help "" "$@"
 # shellcheck disable=SC2086 # one word an extra
-prepare_environment coco demo export horovod mpi neighbors test ${EXTRAS:-}
+prepare_environment coco demo export horovod mlflow mpi neighbors test ${EXTRAS:-}
 ./example/install_horovod.sh
 
 processes="$(nproc)" # asked first: nproc answers OMP_NUM_THREADS where that is set

@@ -79,6 +79,21 @@ def as_dict(**others: Any) -> dict[str, Any]:
     return {name: FLAGS[name].value for name in flag_groups.names_of(_script())} | others
 
 
+def flag_file() -> str:
+    """The flags that the command line names, as a file for --flagfile; the others in comments."""
+    flags_read = [FLAGS[name] for name in flag_groups.names_of(_script())]
+    given = [flag.serialize() for flag in flags_read if flag.present]
+    others = [flag.serialize() for flag in flags_read if not flag.present]
+    lines = [
+        f"# A run of {_script()}; --flagfile=THIS_FILE repeats it. For another run, name another",
+        "# --model_dir and --log_dir behind that.",
+        *given,
+        "# Values that were not given:",
+        *(f"# {line}" for text in others for line in text.splitlines()),
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def run(main: Callable[[], int | None], files: str | None = None) -> None:
     """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
 

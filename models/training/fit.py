@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.common.errors import UserError
+from data.common.files import atomic_write
 from data.common.sharding import StepOptions, StepShard, arithmetic, step_shard_of
 from data.lists.classes import Classes
 from models.checkpoints.checkpoint import CheckpointFolder, versions
@@ -26,6 +27,9 @@ from models.training.objectives import Mixup
 from models.training.optimizers import Optimizer, OptimizerOptions, WeightAverage
 from models.training.schedules import ScheduleOptions, make_schedule
 from models.training.trainer import Trainer
+
+FLAG_FILE = "flags.txt"
+"""In the log folder: the flags of the run, for --flagfile."""
 
 
 class Input(Protocol):
@@ -88,7 +92,8 @@ class Task(Protocol):
 class RunOptions:
     """What a run of any task needs; plain fields are the flags of the same name.
 
-    `flags` returns the flags for the record next to each checkpoint.
+    `flags` returns the flags for the record next to each checkpoint, `flag_file` the text of
+    FLAG_FILE.
     """
 
     mode: str
@@ -110,6 +115,7 @@ class RunOptions:
     loop: loop.LoopOptions
     overview: overview.OverviewOptions
     flags: Callable[[], dict[str, Any]]
+    flag_file: Callable[[], str]
     mixup_alpha: float = 0.0
 
 
@@ -179,6 +185,7 @@ class _Run:
         if job.rank == 0:
             planned = arithmetic(step_shard, job.size, source.records, steps)
             sizes = self.task.image_sizes()
+            atomic_write(Path(options.loop.log_dir) / FLAG_FILE, options.flag_file())
             overview.show(trainer.network, sizes, planned, schedule, options.overview)
             left = max(0, steps - int(trainer.global_step.numpy()))
             images = left * step_shard.count * step_shard.micro_batch

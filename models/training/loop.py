@@ -16,7 +16,7 @@ from data.common.progress import Progress
 from models.checkpoints.checkpoint import CheckpointFolder
 from models.distributed.base import Distributed
 from models.metrics import definitions
-from models.training import overview, resume
+from models.training import overview, resume, tracker
 from models.training.divergence import DivergenceCheck
 from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock, peak_memory_bytes, reported
@@ -28,7 +28,7 @@ STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """Length and intervals in steps, the log's folder; the fields are the flags of that name."""
+    """Length and intervals in steps, and the logs; the fields are the flags of that name."""
 
     max_iter: int
     epochs: float = 0.0
@@ -38,6 +38,11 @@ class LoopOptions:
     snapshot: int = 4400
     stall_seconds: int = 60
     log_dir: str = "./out/log/"
+    tracker: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError if the tracker is not installed."""
+        tracker.check(self.tracker)
 
     def in_steps(self, records: int, global_batch: int) -> "LoopOptions":
         """The same with `max_iter` from `epochs`, if that is not 0."""
@@ -112,7 +117,8 @@ def train(
     count, total = (step_shard.count, step_shard.total) if step_shard else (1, workers.size)
     step, meta, stop = int(trainer.global_step.numpy()), meta or {}, 0
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
-    writer = MetricWriter(options.log_dir if workers.rank == 0 else None, step, was_evaluated)
+    log_dir = options.log_dir if workers.rank == 0 else None
+    writer = MetricWriter(log_dir, step, was_evaluated, meta.get("flags"), options.tracker)
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(writer, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)

@@ -1,4 +1,4 @@
-"""Training logs: console, TensorBoard, JSONL."""
+"""Training logs: console, TensorBoard, JSONL, a tracker."""
 
 import contextlib
 import io
@@ -20,6 +20,7 @@ from absl import logging
 from data.common.files import atomic_write
 from data.common.progress import Progress
 from models.metrics import definitions
+from models.training.tracker import Tracker
 
 SMOOTHING = 0.98
 """Weight of the past in the loss that the progress bar shows."""
@@ -111,11 +112,20 @@ class MetricWriter:
       log_dir: folder of training.jsonl and of TensorBoard's file.
       start_step: step from which the run continues; lines of later steps are deleted.
       evaluated: whether the evaluation of that step is done.
+      flags: of the run; TensorBoard and the tracker show them.
+      tracker: which tracker gets the numbers, too, see `tracker.Tracker`; None for none.
     """
 
-    def __init__(self, log_dir: str | None, start_step: int, evaluated: bool = True) -> None:
+    def __init__(
+        self,
+        log_dir: str | None,
+        start_step: int,
+        evaluated: bool = True,
+        flags: Mapping[str, Any] | None = None,
+        tracker: str | None = None,
+    ) -> None:
         self.start_step = start_step
-        self._lines = self._summaries = None
+        self._lines = self._summaries = self._tracker = None
         self._unwritten, self._warned = b"", False
         if log_dir is None:
             return
@@ -123,6 +133,11 @@ class MetricWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = _open_at(folder / "training.jsonl", start_step, evaluated)
         self._summaries = tf.summary.create_file_writer(str(folder))
+        if flags:
+            with self._summarizing(start_step):
+                tf.summary.text("flags", _flag_table(flags))
+        if tracker:
+            self._tracker = Tracker(tracker, folder, start_step, flags or {})
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Logs values of `step` under `kind`, "train" or "val"; NaN is null in training.jsonl."""
@@ -132,6 +147,8 @@ class MetricWriter:
             for name, value in values.items():
                 known = definitions.find(name) if kind == "val" else None
                 tf.summary.scalar(f"{kind}/{name}", value, description=known and known.meaning)
+        if self._tracker:
+            self._tracker.scalars(step, kind, values)
         numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
         self._write(json.dumps({"step": step, "kind": kind, **numbers}) + "\n")
 
@@ -154,6 +171,8 @@ class MetricWriter:
         with contextlib.suppress(tf.errors.OpError):
             self._summaries.close()
         self._lines.close()
+        if self._tracker:
+            self._tracker.close()
 
     def _write(self, line: str) -> None:
         self._unwritten += line.encode()
@@ -176,6 +195,12 @@ class MetricWriter:
         if not self._warned:
             logging.warning("the log cannot be written, training continues: %s", problem)
         self._warned = True
+
+
+def _flag_table(flags: Mapping[str, Any]) -> str:
+    """Markdown, which TensorBoard shows as a table."""
+    rows = (f"| {name} | {str(value).replace('|', '&#124;')} |\n" for name, value in flags.items())
+    return "| flag | value |\n|---|---|\n" + "".join(rows)
 
 
 def _open_at(path: Path, start_step: int, evaluated: bool) -> io.FileIO:

@@ -109,6 +109,29 @@ def test_curves_are_drawn(log_dir, capsys):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
 
+def test_several_runs_are_compared(log_dir, tmp_path, capsys):
+    for name, loss in (("a", 1.5), ("b", 0.5)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        record = {"step": 30, "kind": "train", "loss": loss}
+        (folder / plot_training.RECORD).write_text(json.dumps(record) + "\n")
+    output = tmp_path / "compared.png"
+    folders = tmp_path / "runs/a", tmp_path / "runs/b", log_dir
+    assert plot_training.main(["--log_dir", *map(str, folders), "--output", str(output)]) == 0
+    reported = capsys.readouterr().out.splitlines()
+    assert reported[:3] == [
+        "training loss of a: 1.5 at step 30",
+        "training loss of b: 0.5 at step 30",
+        f"training loss of {log_dir.name}: 2 at step 20",
+    ]
+    assert len(reported) == 6  # only the last has a learning rate, images/s and an mAP
+    with Image.open(output) as image:
+        colors = {color for _, color in image.convert("RGB").getcolors(1 << 24)}
+    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colors
+    same = [tmp_path / "x/log", tmp_path / "y/log"]
+    assert plot_training.names_of(same) == list(map(str, same))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("", "nothing yet"), ("no json\n", "jsonl:1: not a record"), (None, "no such")],

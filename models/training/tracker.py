@@ -1,0 +1,119 @@
+"""Sends a run's numbers to an experiment tracker, MLflow, by a thread of its own.
+
+MLflow, because it works without an account and without a network: its database is a file in the log
+folder, unless MLFLOW_TRACKING_URI names a server.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from data.common.errors import UserError
+from data.common.files import atomic_write
+
+TRACKERS = ("mlflow",)
+EXPERIMENT = "ml-images"
+RUN_FILE = "tracker.json"
+"""In the log folder: the run's id, by which a resumed training continues it."""
+
+CLOSE_SECONDS = 30.0
+_LONGEST_VALUE = 6000  # of MLflow's parameters
+
+
+def check(kind: str | None) -> None:
+    """Raises UserError if this tracker's library is not installed."""
+    if kind and importlib.util.find_spec(kind) is None:
+        raise UserError(f'--tracker={kind} needs its library: pip install -e ".[{kind}]"')
+
+
+class Tracker:
+    """Sends numbers in order; training never waits for it, nor ends because it fails.
+
+    The first failure is logged as a warning, and is the end of the sending.
+
+    Args:
+      kind: one of TRACKERS.
+      folder: the log folder.
+      start_step: 0 begins a run, another one continues that of RUN_FILE.
+      flags: are recorded with a new run.
+    """
+
+    def __init__(self, kind: str, folder: Path, start_step: int, flags: Mapping[str, Any]) -> None:
+        self._queue: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
+        start = kind, folder, start_step, flags
+        self._thread = threading.Thread(target=self._send, args=start, daemon=True)
+        self._thread.start()
+
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Sends values of `step`, named as in TensorBoard, but those that are NaN."""
+        known = {f"{kind}/{name}": value for name, value in values.items() if not math.isnan(value)}
+        self._queue.put((step, known))
+
+    def close(self) -> None:
+        """Waits until all is sent, for CLOSE_SECONDS at most."""
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logging.warning("the tracker lacks numbers: no answer for %g s", CLOSE_SECONDS)
+
+    def _send(self, kind: str, folder: Path, start_step: int, flags: Mapping[str, Any]) -> None:
+        try:
+            run = _MlflowRun(folder, _stored_id(folder / RUN_FILE, kind), flags, start_step)
+            atomic_write(folder / RUN_FILE, json.dumps({kind: run.id}) + "\n")
+            while (item := self._queue.get()) is not None:
+                run.log(*item)
+            run.end()
+        except Exception as error:  # whatever the library, its server or its database raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logging.warning("--tracker=%s failed, training continues without: %s", kind, reason)
+
+
+def _stored_id(path: Path, kind: str) -> str | None:
+    try:
+        return json.loads(path.read_text("utf-8"))[kind]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class _MlflowRun:
+    """A run of MLflow, new or continued."""
+
+    def __init__(
+        self, folder: Path, stored: str | None, flags: Mapping[str, Any], start_step: int
+    ) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import mlflow  # an extra, which takes seconds to import
+        from mlflow.entities import Metric, Param
+
+        self._metric = Metric
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        self._client = mlflow.MlflowClient(uri or f"sqlite:///{folder.absolute()}/mlflow.db")
+        if start_step and stored:
+            self.id = stored
+            self._client.update_run(self.id, status="RUNNING")
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        self.id = self._client.create_run(number, run_name=str(folder)).info.run_id
+        params = [Param(flag, str(value)[:_LONGEST_VALUE]) for flag, value in flags.items()]
+        for start in range(0, len(params), 100):  # MLflow's limit of a call
+            self._client.log_batch(self.id, params=params[start : start + 100])
+        logging.info("MLflow's run %s is in %s", self.id, uri or folder / "mlflow.db")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = int(1000 * time.time())
+        metrics = [self._metric(name, float(value), now, step) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def end(self) -> None:
+        self._client.set_terminated(self.id)
