@@ -49,6 +49,11 @@ class LoopOptions:
         steps = max(1, math.ceil(self.epochs * records / global_batch))
         return dataclasses.replace(self, max_iter=steps) if self.epochs else self
 
+    def writer(self, rank: int, step: int, evaluated: bool, flags: Any) -> MetricWriter:
+        """The log of a process, which is silent unless it is of rank 0; see `MetricWriter`."""
+        log_dir = None if rank else self.log_dir
+        return MetricWriter(log_dir, step, evaluated, flags, self.tracker)
+
     def is_evaluated(self, step: int) -> bool:
         """Whether the weights after `step` steps are to be evaluated."""
         return self.is_due(step, self.eval_interval)
@@ -117,8 +122,7 @@ def train(
     count, total = (step_shard.count, step_shard.total) if step_shard else (1, workers.size)
     step, meta, stop = int(trainer.global_step.numpy()), meta or {}, 0
     was_evaluated = step in (0, int(trainer.evaluated_step.numpy()))
-    log_dir = options.log_dir if workers.rank == 0 else None
-    writer = MetricWriter(log_dir, step, was_evaluated, meta.get("flags"), options.tracker)
+    writer = options.writer(workers.rank, step, was_evaluated, meta.get("flags"))
     if evaluate and options.is_evaluated(step) and not was_evaluated:
         _evaluate(writer, trainer, evaluate, best, workers, meta)
         save(trainer, checkpoints, workers, meta, tensors=False)
