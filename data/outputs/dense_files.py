@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
+from data.input.image_batches import to_image
 from data.outputs.result_files import ResultFormat
 
 LINE_PIXELS = 400  # of an image's long side for each pixel of a drawn line
@@ -35,17 +36,23 @@ class Row(NamedTuple):
 
 
 def found_objects(
-    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, names: Sequence[str]
+    boxes: np.ndarray, scores: np.ndarray | None, classes: np.ndarray, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Objects of a row from boxes (y1, x1, y2, x2) [D, 4], scores [D] and classes [D]."""
+    """Objects of a row from boxes (y1, x1, y2, x2) [D, 4], scores [D] and classes [D].
+
+    True objects have no scores: None.
+    """
+    extra: list[dict[str, float]] = [{} for _ in classes]
+    if scores is not None:
+        extra = [{"score": round(float(score), 6)} for score in scores]
     return [
         {
             "class": int(cls),
             "name": names[cls],
-            "score": round(float(score), 6),
+            **scored,
             "bbox": [round(float(n), 2) for n in (x1, y1, x2 - x1, y2 - y1)],
         }
-        for (y1, x1, y2, x2), score, cls in zip(boxes, scores, classes, strict=True)
+        for (y1, x1, y2, x2), scored, cls in zip(boxes, extra, classes, strict=True)
     ]
 
 
@@ -166,16 +173,23 @@ def draw_mask(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
 
 
 def draw_objects(pixels: np.ndarray, objects: Sequence[dict[str, Any]]) -> Image.Image:
-    """An image uint8 [H, W, 3] with a box, a name and a score for each object of a row."""
+    """An image uint8 [H, W, 3] with a box, a name and the score, if any, of each object."""
     image = Image.fromarray(pixels)
     draw, line = ImageDraw.Draw(image), max(1, max(image.size) // LINE_PIXELS)
     for found in reversed(objects):  # the best ones on top
         color = tuple(palette()[(found["class"] + 1) % 256].tolist())
         x, y, width, height = found["bbox"]
         draw.rectangle([x, y, x + width, y + height], outline=color, width=line)
-        text = f"{found['name']} {found['score']:.2f}"
+        text = found["name"] + (f" {found['score']:.2f}" if "score" in found else "")
         frame = draw.textbbox((x + line, y + line), text)
         draw.rectangle(frame, fill=color)
         ink = "black" if sum(color) > 3 * 128 else "white"
         draw.text((x + line, y + line), text, fill=ink)
     return image
+
+
+def drawn_batch(draw: Callable[..., Image.Image], images: Any, *targets: Any) -> np.ndarray:
+    """A batch [B, H, W, 3] in [-1, 1] of `draw(pixels, *targets)` of each image of such a batch."""
+    rows = zip(*map(np.asarray, (images, *targets)), strict=True)
+    drawn = [draw(np.asarray(to_image(image)), *others) for image, *others in rows]
+    return np.stack(drawn).astype(np.float32) / 127.5 - 1

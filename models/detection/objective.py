@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from data.common.errors import UserError
+from data.dense.annotation import names_of_classes
+from data.outputs.dense_files import draw_objects, drawn_batch, found_objects
 from models.detection.targets import AnchorTargets, RegionTargets
 from models.distributed.base import Distributed
 
@@ -87,6 +90,16 @@ class DetectionObjective:
         real = boxes[classes >= 0]
         if not np.isfinite(real).all() or (real[:, 2:] <= real[:, :2]).any():
             raise UserError("a box is empty or not finite")
+
+    def preview(self, batch: Any) -> np.ndarray:
+        """The images of a batch with their boxes, [B, H, W, 3] in [-1, 1], for TensorBoard."""
+        names = names_of_classes(None, self.class_num)
+
+        def draw(pixels: np.ndarray, boxes: np.ndarray, classes: np.ndarray) -> Image.Image:
+            real = classes >= 0
+            return draw_objects(pixels, found_objects(boxes[real], None, classes[real], names))
+
+        return drawn_batch(draw, batch.images, batch.boxes, batch.classes)
 
     def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> None:
         """Nothing is shared by the micro-batches of a step."""

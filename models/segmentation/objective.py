@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from data.dense.annotation import IGNORED
+from data.outputs.dense_files import draw_mask, drawn_batch
 from models.distributed.base import Distributed
 
 
@@ -53,6 +54,10 @@ class SegmentationObjective:
                 f"a mask has class {wrong[0]}, but classes are 0 to {self.class_num - 1}, and"
                 f" {IGNORED} where pixels are ignored: check --class_num"
             )
+
+    def preview(self, batch: Any) -> np.ndarray:
+        """The images of a batch under their masks, [B, H, W, 3] in [-1, 1], for TensorBoard."""
+        return drawn_batch(draw_mask, batch.images, batch.masks)
 
     def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> None:
         """Nothing: no micro-batch depends on the others."""

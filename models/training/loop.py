@@ -128,7 +128,7 @@ def train(
         save(trainer, checkpoints, workers, meta, tensors=False)
     check = DivergenceCheck(trainer, workers, checkpoints)
     meter = Meter(options.prof_interval, _bar(step, options) if workers.rank == 0 else None)
-    batches = _watched(batches, meter, workers.rank, options.stall_seconds, writer)
+    batches = _watched(batches, meter, workers.rank, options.stall_seconds, writer, trainer)
     with contextlib.closing(meter):
         while step < options.max_iter and not stop and not (best and best.should_stop):
             learning_rate, position = schedule(step), int(trainer.position.numpy())
@@ -165,16 +165,24 @@ def _bar(step: int, options: LoopOptions) -> Progress:
 
 
 def _watched(
-    batches: Iterator[Any], meter: Meter, rank: int, stall_seconds: int, writer: MetricWriter
+    batches: Iterator[Any],
+    meter: Meter,
+    rank: int,
+    stall_seconds: int,
+    writer: MetricWriter,
+    trainer: Trainer,
 ) -> Iterator[Any]:
-    """The same batches; measures the wait for each, and warns of one over `stall_seconds`."""
+    """The same batches; measures the wait for each, and warns of one over `stall_seconds`.
+
+    The images of a run's first batch are logged, as the trainer's objective previews them.
+    """
     for number in itertools.count():
         start = time.perf_counter()
         with reported(f"worker {rank} waits for its input", stall_seconds):
             batch = next(batches)
         meter.waited(time.perf_counter() - start)
-        if number == 0 and writer.start_step == 0:
-            writer.images(0, batch.images)
+        if number == rank == writer.start_step == 0:
+            writer.images(0, trainer.objective.preview(batch))
         yield batch
 
 

@@ -94,6 +94,10 @@ class Objective:
                 "for several use --loss=bce"
             )
 
+    def preview(self, batch: Any) -> tf.Tensor:
+        """The images of a batch, [B, H, W, 3] in [-1, 1], for TensorBoard."""
+        return batch.images
+
     def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> tf.Tensor | None:
         """Class weights float32 [C] of the optimizer step `step`, or None."""
         if not self._class_weights:

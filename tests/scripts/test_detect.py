@@ -13,6 +13,8 @@ import pytest
 from dense_folders import convert, photo, save, voc_folder, xml
 from PIL import Image
 
+from data.common.command import INTERRUPTED
+from data.outputs.result_files import ShardWriter
 from models.checkpoints import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +117,31 @@ def test_a_killed_run_ends_bit_for_bit_where_the_straight_one_does(records, tmp_
     assert one.keys() == other.keys() and int(one["global_step"]) == 12
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_an_interrupted_prediction_ends_in_the_same_file(
+    call_script, records, tmp_path, monkeypatch
+):
+    assert train(call_script, records, 1, "--batch_size=1") == 0
+    for number in range(4):
+        save(tmp_path / f"own/{number}.jpg", photo(60, 40 + number, number))
+    flags = "--model_dir=run", *PROPOSALS, "own"
+    assert call_script("detect.py", *flags, "--result=whole.json") == 0
+    append, appended = ShardWriter.append, []
+
+    def append_until_interrupted(*arguments):
+        append(*arguments)
+        appended.append(arguments)
+        if len(appended) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", append_until_interrupted)
+        assert call_script("detect.py", *flags, "--result=cut.json") == INTERRUPTED
+    assert not (tmp_path / "cut.json").exists()
+    assert call_script("detect.py", *flags, "--result=cut.json") == 0
+    assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import tensorflow as tf
 from plain_boxes import Batch, plain_ious, plain_nms
 
 from data.common.errors import UserError
+from data.outputs.dense_files import palette
 from models.detection import boxes
 from models.detection.boxes import REGION_WEIGHTS
 from models.detection.faster_rcnn import FasterRCNN, is_frozen
@@ -272,6 +273,19 @@ def test_objects_that_cannot_be_learned():
         objective.check(batch._replace(classes=tf.constant([[1, -1], [3, 2]])))
     with pytest.raises(UserError, match="empty"):
         objective.check(batch._replace(classes=tf.constant([[1, 0], [0, 2]])))
+
+
+def test_a_preview_shows_the_boxes_alone():
+    batch = batch_of_two()
+    drawn = DetectionObjective(3).preview(batch)
+    assert drawn.shape == (2, 96, 128, 3) and np.abs(drawn).max() <= 1
+    for i, number in ((0, 0), (1, 1)):
+        _, left, bottom, _ = OBJECTS[i][number].astype(int)
+        color = palette()[batch.classes[i, number] + 1] / 127.5 - 1
+        edge = drawn[i, bottom, left + 1 : left + 21]  # what no other box covers
+        np.testing.assert_allclose(edge, np.tile(color, (20, 1)), atol=1e-6)
+    none = DetectionObjective(3).preview(batch._replace(classes=tf.fill([2, 2], -1)))
+    np.testing.assert_allclose(none, batch.images, atol=1 / 255 + 1e-6)
 
 
 def test_backbones_that_do_not_fit():

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from data.dense.annotation import IGNORED
+from data.outputs.dense_files import OVERLAY, palette
 from models.distributed.base import SingleProcess
 from models.segmentation.objective import SegmentationObjective, pixel_cross_entropy
 
@@ -82,3 +83,11 @@ def test_the_trainers_protocol():
     loss, parts = objective.loss(network, batch)
     assert float(loss) == pytest.approx(np.log(3)) and parts == {} and objective.state == {}
     assert seen == [True]
+
+
+def test_a_preview_shows_the_masks():
+    masks = np.array([[[0, 1], [2, IGNORED]]])
+    drawn = SegmentationObjective(3).preview(Batch(tf.zeros([1, 2, 2, 3]), tf.constant(masks)))
+    colors = palette()[masks] / 127.5 - 1
+    np.testing.assert_allclose(drawn[0, 0, 0], 0, atol=2 / 255)
+    np.testing.assert_allclose(drawn[masks > 0], OVERLAY * colors[masks > 0], atol=2 / 255)
