@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.common.errors import UserError
-from data.dense.annotation import names_of_classes
+from data.lists.classes import Classes
 from data.outputs.dense_files import draw_objects, drawn_batch, found_objects
 from models.detection.targets import AnchorTargets, RegionTargets
 from models.distributed.base import Distributed
@@ -93,7 +93,7 @@ class DetectionObjective:
 
     def preview(self, batch: Any) -> np.ndarray:
         """The images of a batch with their boxes, [B, H, W, 3] in [-1, 1], for TensorBoard."""
-        names = names_of_classes(None, self.class_num)
+        names = Classes.of_number(self.class_num).names
 
         def draw(pixels: np.ndarray, boxes: np.ndarray, classes: np.ndarray) -> Image.Image:
             real = classes >= 0
