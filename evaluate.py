@@ -27,16 +27,16 @@ from models.distributed import launch
 from models.distributed.base import DistributedOptions
 from models.metrics import definitions
 from models.prediction import inference
-from models.prediction.evaluation import EvaluationOptions, evaluate
+from models.prediction.evaluation import EvaluationOptions, evaluate, keep_fit
 from models.prediction.image_job import label_mode
 from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions
 
 FLAGS = flags.FLAGS
 # What decides on the numbers, besides checkpoint and data.
 SETTINGS = (
-    *("label_mode", "ten_crop", "batch_size", "precision", "use_ema", "fold_batch_norm"),
-    *("at_k", "threshold", "threshold_file", "positive_threshold", "supported_classes"),
-    *("top_k_pred", "dictionary", "max_pixels", "max_image_bytes"),
+    *("label_mode", "probabilities", "ten_crop", "batch_size", "precision", "use_ema"),
+    *("fold_batch_norm", "at_k", "threshold", "threshold_file", "positive_threshold"),
+    *("supported_classes", "top_k_pred", "dictionary", "max_pixels", "max_image_bytes"),
 )
 
 
@@ -53,6 +53,8 @@ def main() -> int:
         raise UserError("--fit_thresholds needs --label_mode=multi")
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     options = script.from_flags(EvaluationOptions)
+    for prefix in [*compared, *prefixes]:
+        options.calibration(prefix, FLAGS.use_ema)  # a mistake is found before the first image
     formats, log = evaluated_images.chosen_formats(FLAGS.predictions), None
     measured = []
     last = len(compared) + len(prefixes) - 1
@@ -69,6 +71,8 @@ def main() -> int:
         evaluations, other = measured[len(compared) :], measured[0] if compared else None
         names = write(loaded, images, prepare, evaluations, other)
         write_images(evaluations[-1], names, images, prepare, formats, log)
+        for evaluation in evaluations if FLAGS.calibrate else ():
+            keep_fit(evaluation, options, FLAGS.use_ema, " ".join(images.sources))
     return 0
 
 

@@ -61,9 +61,8 @@ def import_weights() -> int:
     meta = {"imported_from": str(FLAGS.import_weights)}
     meta["flags"] = {name: FLAGS[name].value for name in given}
     if FLAGS.dictionary:
-        classes = Classes.read(FLAGS.dictionary)
-        classes.check_number(len(tensors[DENSE_BIAS]), FLAGS.dictionary)
-        meta["classes"] = classes.section()
+        classes, class_num = Classes.read(FLAGS.dictionary), len(tensors[DENSE_BIAS])
+        meta["classes"] = classes.check_number(class_num, FLAGS.dictionary).section()
     prefix = weight_files.write_checkpoint(FLAGS.result, tensors, meta)
     logging.info("%s: %d tensors, read back and equal", prefix, len(tensors))
     return 0
@@ -80,7 +79,7 @@ def export() -> int:
         exported = model_card.Exported(
             description=checkpoint.describe(plain.prefix),
             image_size=plain.image_size,
-            score=source.score,
+            calibration=source.calibration,
             formats=formats,
             checks=checks,
             images=len(source.encoded),
@@ -105,6 +104,7 @@ def _run(name: str, source: Source, folder: Path) -> list[Check]:
 
 def _source(plain: Loaded) -> Source:
     known = plain.prefix, plain.network.class_num, FLAGS.dictionary
+    scores = FLAGS.probabilities, SCORES[FLAGS.label_mode], plain.use_ema
 
     def prepare(contents: tf.Tensor) -> tf.Tensor:
         image = exif_ops.upright(preprocess.decode_jpeg_or_png(contents), contents)
@@ -118,7 +118,7 @@ def _source(plain: Loaded) -> Source:
         image_size=plain.image_size,
         epsilon=plain.batch_norm_epsilon,
         names=metadata.classes_of(*known).names,
-        score=SCORES[FLAGS.label_mode],
+        calibration=metadata.calibration_of(plain.prefix, *scores),
         top_k=FLAGS.top_k_pred,
         encoded=encoded,
         images=images,

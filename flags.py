@@ -353,6 +353,14 @@ flags.DEFINE_enum(
     "single: probabilities of all classes add up to 1 (softmax); multi: each on its own (sigmoid); "
     "not given: as a checkpoint of ours was trained",
 )
+flags.DEFINE_enum(
+    "probabilities",
+    "raw",
+    ["raw", "corrected", "calibrated"],
+    "raw: as the network gives them; where training counted a positive label 12 times "
+    "(--positive_weight), 0.5 is not as likely as not, 12/13 = 0.92 is; corrected: that weight is "
+    "taken back; calibrated: also with the temperature of evaluate.py --calibrate",
+)
 
 _group("Names of classes", *FITTING, EVALUATE, CLASSIFY, EXPORT)
 flags.DEFINE_string(
@@ -363,7 +371,14 @@ flags.DEFINE_string(
 )
 
 _group("Thresholds", EVALUATE, CLASSIFY)
-flags.DEFINE_float("threshold", 0.0, "least probability that is written", 0.0, 1.0)
+flags.DEFINE_float(
+    "threshold",
+    0.0,
+    "least probability that is written, one of --probabilities; image_classification.py without it "
+    "takes the thresholds that evaluate.py --calibrate has kept with the checkpoint, if there are",
+    0.0,
+    1.0,
+)
 flags.DEFINE_string("threshold_file", None, "rows class<TAB>threshold; --threshold for the others")
 
 _group("Best classes", CLASSIFY, EXPORT, EVALUATE)
@@ -389,6 +404,9 @@ flags.DEFINE_string(
     "supported_classes", None, "file of the classes that means are over (default: all)"
 )
 flags.DEFINE_string("fit_thresholds", None, "file to write each class's threshold of best F1 to")
+flags.DEFINE_boolean(
+    "calibrate", False, "fit temperature and thresholds to these images; the checkpoint keeps them"
+)
 flags.DEFINE_integer("page_classes", 6, "worst classes shown with images", lower_bound=0)
 flags.DEFINE_integer(
     "page_mistakes", 1000, "images on the page of mistakes, images.html; 0: no page", lower_bound=0

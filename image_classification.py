@@ -5,6 +5,9 @@
 Writes the released text, CSV, JSON lines or Parquet, by the suffix of --result.
 """
 
+import dataclasses
+import hashlib
+
 import numpy as np
 
 import flags
@@ -14,6 +17,7 @@ from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
 from data.outputs.predictions import LabelSelector, Prediction, read_thresholds
 from data.outputs.result_files import choose_format
+from models.calibration import Calibration
 from models.checkpoints import metadata
 from models.devices import DeviceOptions
 from models.prediction import image_job
@@ -23,7 +27,7 @@ from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions,
 FLAGS = flags.FLAGS
 SETTINGS = (
     *("label_mode", "top_k_pred", "dictionary"),
-    *("threshold", "threshold_file", "show_labels"),
+    *("probabilities", "threshold", "threshold_file", "show_labels"),
 )
 
 
@@ -35,8 +39,10 @@ def main() -> int:
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
     script.set_defaults(image_job.label_mode(loaded.prefix))
-    selector = make_selector(loaded)
-    predictor = Predictor(loaded.network, SCORES[FLAGS.label_mode])
+    scores = FLAGS.probabilities, SCORES[FLAGS.label_mode], loaded.use_ema
+    calibration = metadata.calibration_of(loaded.prefix, *scores)
+    selector = make_selector(loaded, calibration)
+    predictor = Predictor(loaded.network, calibration.score, calibration=calibration)
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shards has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
@@ -47,7 +53,8 @@ def main() -> int:
         page.add(predictions, batch)
         return predictions
 
-    settings = script.values(*DECISIVE, *SETTINGS)
+    settings = script.values(*DECISIVE, *SETTINGS) | dataclasses.asdict(calibration)
+    settings["thresholds"] = hashlib.sha256(selector.thresholds.tobytes()).hexdigest()
     job = loaded, group, options, result_format, predictor, describe, settings
     code = image_job.run(*job, shown=count)
     if FLAGS.page and group.collects:
@@ -55,13 +62,17 @@ def main() -> int:
     return code
 
 
-def make_selector(loaded: Loaded) -> LabelSelector:
+def make_selector(loaded: Loaded, calibration: Calibration) -> LabelSelector:
     """Which labels are shown, and how, as the flags and the checkpoint say."""
     class_num = loaded.network.class_num
     classes = metadata.classes_of(loaded.prefix, class_num, FLAGS.dictionary)
     thresholds = np.full(class_num, FLAGS.threshold, np.float32)
     if FLAGS.threshold_file:
         thresholds = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
+    elif not FLAGS["threshold"].present:
+        known = loaded.prefix, class_num, calibration.score, loaded.use_ema
+        kept = metadata.kept_thresholds(*known)
+        thresholds = thresholds if kept is None else calibration.thresholds(kept)
     chosen = FLAGS.top_k_pred, thresholds, FLAGS.show_labels
     return LabelSelector(classes.names, *chosen, classes.hierarchy)
 

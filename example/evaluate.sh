@@ -7,8 +7,11 @@
 #   example/evaluate.sh images/val_list.txt            an image list in place of records
 #   example/evaluate.sh --fit_thresholds=thresholds.tsv  a threshold a class, from this split;
 #   example/evaluate.sh --threshold_file=thresholds.tsv  ... applied to another
+#   example/evaluate.sh --calibrate                      a temperature and thresholds are kept
+#   example/evaluate.sh --probabilities=calibrated       ... with the checkpoint (docs/metrics.md)
 #
 # What the checkpoint does not say, such as a released one: --label_mode=multi, --dictionary=FILE.
+# A sigmoid of 0.5 is not "as likely as not": --probabilities=corrected makes it so.
 # One label an image (ImageNet): --image_size=299 or --ten_crop as wished.
 # On several GPUs: NP=8 example/train_distributed.sh example/evaluate.sh; the numbers are the same
 # to the last digit. Flags given to this script come last and win. Paths are relative to the

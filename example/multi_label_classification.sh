@@ -12,6 +12,9 @@
 # The dictionary is the one of the released data set; it holds the hierarchy too. A checkpoint that
 # was trained here has its own: --dictionary= (nothing after it) takes those.
 #
+# The threshold of 0.5 finds more than holds: training counts a positive label 12 times, so "as
+# likely as not" is 0.92. --probabilities=corrected makes it 0.5.
+#
 # Writes label_pred.txt and a page to look at: for each image, the classes above the threshold
 # that have no class below them above it, best first.
 set -euo pipefail

@@ -76,7 +76,8 @@ echo "$curves"
 
 step "4/5 predictions for the held-out images"
 # The checkpoint knows its classes' names and hierarchy, and that an image has several labels.
-# The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92.
+# The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92, not
+# 0.5; --probabilities=corrected takes that back, and evaluate.py --calibrate does better.
 python "$PROJECT_ROOT/image_classification.py" --model_dir="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" \
   --threshold=0.92 --top_k_pred=3 \

@@ -57,6 +57,8 @@ class Evaluation:
       confusions: int64 [N, 3], rows (missed class, wrong class, images), the most frequent first.
       mean_if_present, mean_if_absent: float64 [C], mean score of a class over the images that have
         it as a label, and that do not.
+      reliability: `predictions`, `true` and `confidence` (a sum) of each bin of the confidence.
+      fit: what was fitted, for others to keep.
     """
 
     checkpoint: str
@@ -70,8 +72,10 @@ class Evaluation:
     confusions: np.ndarray
     mean_if_present: np.ndarray
     mean_if_absent: np.ndarray
+    reliability: Any
     thresholds: np.ndarray | None = None
     curve: Callable[[int | None], Curve] | None = None
+    fit: Any = None
 
     @property
     def title(self) -> str:
@@ -178,6 +182,7 @@ class Report:
             sections.append(("Classes that changed most", self._changes(compared)))
         if last.curve:
             sections.append(("Precision and recall", self._curves()))
+        sections.append(("Reliability of the scores", self._reliability()))
         sections.append(("Confusions", self._confusions()))
         worst = last.ranked_classes()[:LISTED_CLASSES]
         best = last.ranked_classes()[::-1][:LISTED_CLASSES]
@@ -248,6 +253,22 @@ class Report:
             if len(recall)
         }
         return html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
+
+    def _reliability(self) -> str:
+        """The fraction that holds against the confidence, with the numbers of each bin."""
+        last = self.evaluations[-1]
+        predictions, true, confidence = last.reliability
+        used = np.flatnonzero(predictions)
+        means, fractions = (part[used] / predictions[used] for part in (confidence, true))
+        lines = {"as the confidence says": ([0.0, 1.0], [0.0, 1.0]), last.title: (means, fractions)}
+        rows = [
+            (f"{b / len(predictions):.3f} to {(b + 1) / len(predictions):.3f}", *row)
+            for b, *row in zip(used, predictions[used].tolist(), means, fractions, strict=True)
+        ]
+        header = ["confidence", "predictions", "mean confidence", "fraction that holds"]
+        axes = "confidence", "fraction that holds", (0.0, 1.0)
+        said = f"<p>of --probabilities={self.settings['probabilities']}</p>\n"
+        return said + html_report.line_plot(lines, *axes) + html_report.table(header, rows)
 
     def _confusions(self) -> str:
         """All pairs of few classes as a map, and the most frequent ones as a table."""

@@ -35,6 +35,7 @@ __all__ = [
     "Description",
     "read",
     "save",
+    "save_meta",
     "versions",
 ]
 
@@ -341,7 +342,7 @@ class CheckpointFolder:
         return prefix
 
     def save_meta(self, step: int, meta: Mapping[str, Any]) -> None:
-        """Replaces the JSON next to `model.ckpt-STEP`. Raises CheckpointError."""
+        """Replaces sections of the JSON next to `model.ckpt-STEP`. Raises CheckpointError."""
         save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
 
     def _remove_unfinished(self) -> None:

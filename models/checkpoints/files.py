@@ -38,6 +38,16 @@ def _is_parent(value: Any) -> bool:
     return value == -1 or state.is_count(value)
 
 
+def is_positive(value: Any) -> bool:
+    """a number above 0"""
+    return state.is_number(value) and value > 0
+
+
+def _is_truth(value: Any) -> bool:
+    """true or false"""
+    return isinstance(value, bool)
+
+
 _META = {
     "flags?": {"*": state.is_anything},
     "progress?": {"*": state.is_number},
@@ -45,6 +55,16 @@ _META = {
         "names": [state.is_text],
         "sha256": state.is_sha256,
         "hierarchy?": {"parents": [_is_parent], "ids": [state.is_text]},
+    },
+    "calibration?": {  # of evaluate.py --calibrate; models/checkpoints/metadata.py reads it
+        "temperature": is_positive,
+        "thresholds?": [state.is_number],  # scores as the network gives them
+        "score": state.is_text,
+        "use_ema": _is_truth,
+        "data": state.is_text,
+        "images": state.is_count,
+        "step?": state.is_count,
+        "ece": {"*": state.is_number},
     },
     "versions": {"*": state.is_text},
     "*": state.is_anything,
@@ -185,9 +205,10 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
 
 
 def save_meta(prefix: str | Path, meta: Mapping[str, Any]) -> None:
-    """Replaces the JSON of a checkpoint, not its tensors. Raises CheckpointError."""
+    """Replaces sections of the JSON of a checkpoint, not its tensors. Raises CheckpointError."""
+    kept = read(prefix).meta()
     try:
-        _write_meta(str(prefix), meta)
+        _write_meta(str(prefix), {**kept, **meta})
     except OSError as error:
         raise CheckpointError(f"{prefix}.json cannot be saved: {_line(error)}") from error
 

@@ -1,12 +1,22 @@
-"""What the JSON next to a checkpoint says of its classes."""
+"""What the JSON next to a checkpoint says of its classes, and of its scores as probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from data.common.errors import UserError
 from data.lists.classes import Classes
-from models.checkpoints.files import CheckpointError, read
+from models.calibration import Calibration
+from models.checkpoints.files import CheckpointError, is_positive, read
+from models.losses import LOSSES
+
+# Of a released checkpoint with several labels, which has no JSON next to it.
+RELEASED_POSITIVE_WEIGHT = 12.0
 
 
 def classes_of(
@@ -42,3 +52,74 @@ def kept_classes(prefix: str | Path) -> Classes | None:
     except ValueError as error:
         remedy = "restore a copy, or give --dictionary"
         raise CheckpointError(f"{prefix}.json: {error}; {remedy}") from None
+
+
+def logit_shift(prefix: str | Path, score: str) -> float:
+    """`Calibration.shift` of a checkpoint: the logarithm of the weight of positive labels.
+
+    Raises UserError: the checkpoint does not say by which loss it was trained.
+    """
+    flags = read(prefix).meta().get("flags")
+    if score == "softmax":
+        return 0.0
+    if flags is None:
+        return math.log(RELEASED_POSITIVE_WEIGHT)
+    loss = LOSSES.get(flags.get("loss"))
+    if loss is None:
+        raise UserError(
+            f"{prefix}.json does not say by which loss it was trained, so its scores cannot be"
+            " corrected: leave --probabilities=raw"
+        )
+    weight = flags.get("positive_weight", 1.0) if "positive_weight" in loss.numbers() else 1.0
+    if not is_positive(weight):
+        raise UserError(f"{prefix}.json: a --positive_weight of {weight!r} cannot be taken back")
+    return math.log(weight)
+
+
+def calibration_of(
+    prefix: str | Path, probabilities: str, score: str, use_ema: bool = False
+) -> Calibration:
+    """What makes probabilities of a checkpoint's scores.
+
+    Args:
+      probabilities: raw: nothing; corrected: what takes the weight of positive labels back;
+        calibrated: with the temperature that evaluate.py has fitted besides.
+      score: how scores are computed from logits, softmax or sigmoid.
+      use_ema: whether the network has the moving average of the weights.
+
+    Raises:
+      UserError: the checkpoint does not say what is needed.
+    """
+    if probabilities == "raw":
+        return Calibration(score)
+    shift = logit_shift(prefix, score)
+    if probabilities == "corrected":
+        return Calibration(score, shift)
+    kept = _kept_calibration(prefix, score, use_ema)
+    if kept is None:
+        average = " --use_ema" if use_ema else ""
+        raise UserError(
+            f"--probabilities=calibrated: no temperature of {score} scores is kept with {prefix};"
+            f" fit one: python evaluate.py --pretrain_ckpt={prefix}{average} --calibrate"
+            " --val_dir=RECORDS"
+        )
+    return Calibration(score, shift, kept["temperature"])
+
+
+def kept_thresholds(
+    prefix: str | Path, class_num: int, score: str, use_ema: bool = False
+) -> np.ndarray | None:
+    """The thresholds kept with a checkpoint, float32 [C], of raw scores; None without them.
+
+    Raises CheckpointError: they are not `class_num`.
+    """
+    found = (_kept_calibration(prefix, score, use_ema) or {}).get("thresholds")
+    if found is not None and len(found) != class_num:
+        raise CheckpointError(f"{prefix}.json has {len(found)} thresholds for {class_num} classes")
+    return None if found is None else np.array(found, np.float32)
+
+
+def _kept_calibration(prefix: str | Path, score: str, use_ema: bool) -> Mapping[str, Any] | None:
+    """The section `calibration`, if it is of these scores and weights."""
+    kept = read(prefix).meta().get("calibration", {})
+    return kept if (kept.get("score"), kept.get("use_ema")) == (score, use_ema) else None

@@ -36,6 +36,8 @@ def lines(prefix: str | Path) -> Iterator[str]:
     yield ""
     yield f"{len(opened.shapes):,} tensors, {total_bytes / 1e6:,.1f} MB"
     for key, value in opened.meta().items():
+        if key == "calibration" and "thresholds" in value:
+            value = {**value, "thresholds": f"of {len(value['thresholds'])} classes"}
         if key != "classes":
             yield f"{key}: {json.dumps(value, sort_keys=True)}"
     yield f"classes: {classes_line(metadata.kept_classes(prefix))}"

@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from data.common.errors import UserError
 from data.common.images import probe
+from models.calibration import Calibration
 from models.checkpoints import weight_files
-from models.export.saved_model import BYTES_SIGNATURE, SCORES, TENSOR_SIGNATURE, ServedNetwork
+from models.export.saved_model import BYTES_SIGNATURE, TENSOR_SIGNATURE, ServedNetwork
 from models.resnet import ResNet
 
 SAVED_MODEL, ONNX, PYTORCH = "saved_model", "model.onnx", "model.safetensors"
@@ -67,7 +68,7 @@ class Source:
       image_size: S, in pixels.
       epsilon: of batch norm.
       names: of the classes, C of them.
-      score: how scores are computed from logits, softmax or sigmoid.
+      calibration: how scores are computed from logits.
       top_k: number of best classes that the SavedModel returns per image.
       encoded: B image files as bytes, to compare outputs on.
       images: the same images as the network's input, float32 [B, S, S, 3], computed without
@@ -83,7 +84,7 @@ class Source:
     image_size: int
     epsilon: float
     names: Sequence[str]
-    score: str
+    calibration: Calibration
     top_k: int
     encoded: Sequence[bytes]
     images: np.ndarray
@@ -115,7 +116,7 @@ def export_saved_model(source: Source, folder: Path) -> list[Check]:
     """
     served = ServedNetwork(
         *(source.served, source.prepare, source.image_size),
-        *(source.names, source.score, source.top_k),
+        *(source.names, source.calibration, source.top_k),
     )
     served.save(folder / SAVED_MODEL)
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
@@ -126,7 +127,7 @@ def export_saved_model(source: Source, folder: Path) -> list[Check]:
         return checks
     images = list(itertools.compress(source.encoded, servable))
     best = loaded.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(images))
-    scores = SCORES[source.score](source.logits[servable]).numpy()
+    scores = source.calibration.activate(source.logits[servable]).numpy()
     best_scores = np.take_along_axis(scores, best["classes"].numpy(), axis=1)
     what = f"{SAVED_MODEL}, best scores of the {len(images)} that are JPEG or PNG"
     return [*checks, compare(what, best["scores"], best_scores, source.tolerance)]
@@ -139,7 +140,7 @@ def export_onnx(source: Source, folder: Path) -> list[Check]:
         folder / ONNX,
         source.tensors(),
         source.network.resnet_size,
-        source.score,
+        source.calibration,
         source.epsilon,
         {"classes": "\n".join(source.names), "image_size": str(source.image_size)},
     )

@@ -1,11 +1,16 @@
 """Writes the model card, the Markdown file next to an export."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.common.errors import UserError
 from data.common.files import sha256
 from models.architecture import parameter_count
+from models.calibration import Calibration
+from models.checkpoints import metadata
 from models.checkpoints.checkpoint import Description
 from models.export.exporting import Check
 
@@ -25,7 +30,7 @@ Exported from `{checkpoint}` ({step}). {parameters:,} trainable parameters.
   side in proportion, rounded down (bilinear, half-pixel centers, no antialiasing); crop the center
   {side} x {side} pixels.
 * `features` [batch, {features}], `logits` and `scores` [batch, {class_num}]; scores are the
-  {score} of the logits: {meaning}. `classes.txt` names the classes in order.
+  {score} of {logits}: {meaning}. `classes.txt` names the classes in order.
 
 ## Files
 
@@ -85,7 +90,7 @@ class Exported(NamedTuple):
     Attributes:
       description: of the checkpoint.
       image_size: side of the network's input in pixels.
-      score: how scores are computed from logits, softmax or sigmoid.
+      calibration: how scores are computed from logits.
       formats: keys of `USES`.
       checks: comparisons of the exports with the checkpoint.
       images: number of images that these were made on.
@@ -95,7 +100,7 @@ class Exported(NamedTuple):
 
     description: Description
     image_size: int
-    score: str
+    calibration: Calibration
     formats: Sequence[str]
     checks: Sequence[Check]
     images: int
@@ -117,8 +122,7 @@ def text(exported: Exported, folder: Path) -> str:
         side=exported.image_size,
         short=exported.image_size * 256 // 224,
         features=32 * network.width,
-        score=exported.score,
-        meaning=_MEANINGS[exported.score],
+        **_scores(network.prefix, exported.calibration),
         files=_table(("file", "bytes", "SHA-256"), _files(folder)),
         uses="\n\n".join(USES[name] for name in exported.formats),
         images=exported.images,
@@ -129,6 +133,23 @@ def text(exported: Exported, folder: Path) -> str:
         ),
         training="\n".join(training) or "The checkpoint does not record its training flags.",
     )
+
+
+def _scores(prefix: str, calibration: Calibration) -> dict[str, str]:
+    """What the card says of scores."""
+    logits, meaning = "the logits", _MEANINGS[calibration.score]
+    if calibration.changes:
+        shifted = f"(logits - {calibration.shift:.6g})" if calibration.shift else "logits"
+        logits = f"{shifted} / {calibration.temperature:.6g}"
+    elif calibration.score == "sigmoid":
+        with contextlib.suppress(UserError):  # it does not say by which loss it was trained
+            if shift := metadata.logit_shift(prefix, "sigmoid"):
+                meaning += (
+                    f", though one as likely as not gets {1 / (1 + math.exp(-shift)):.2f}, because"
+                    f" training counted a positive label {math.exp(shift):g} times:"
+                    f" logit(probability) = logit - {shift:.6g}"
+                )
+    return {"score": calibration.score, "logits": logits, "meaning": meaning}
 
 
 def _files(folder: Path) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from models.architecture import (
     kernel_name,
     norm_names,
 )
+from models.calibration import Calibration
 
 INPUT = "images"
 OUTPUTS = ("features", "logits", "scores")
@@ -34,7 +35,7 @@ def write(
     path: Path,
     tensors: Mapping[str, np.ndarray],
     resnet_size: int,
-    score: str,
+    calibration: Calibration,
     epsilon: float = 1e-5,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -46,7 +47,7 @@ def write(
     Args:
       tensors: checkpoint name -> array of the network's variables.
       resnet_size: depth.
-      score: how scores are computed from logits, softmax or sigmoid.
+      calibration: how scores are computed from logits.
       epsilon: of batch norm.
       metadata: key -> text, stored in the file.
     """
@@ -60,7 +61,12 @@ def write(
     graph.add("Flatten", [pooled], "features")
     dense = [graph.constant(name, tensors[name]) for name in (DENSE_KERNEL, DENSE_BIAS)]
     graph.add("Gemm", ["features", *dense], "logits")
-    graph.add(_SCORES[score], ["logits"], "scores", axis=1 if score == "softmax" else None)
+    score, x = calibration.score, "logits"
+    if calibration.changes:
+        for node, name in (("Sub", "shift"), ("Div", "temperature")):
+            value = np.float32(getattr(calibration, name))
+            x = graph.add(node, [x, graph.constant(name, value)], f"logits/{name}")
+    graph.add(_SCORES[score], [x], "scores", axis=1 if score == "softmax" else None)
     sizes = {"features": 32 * width} | dict.fromkeys(("logits", "scores"), len(tensors[DENSE_BIAS]))
     model = graph.model({name: ["batch", sizes[name]] for name in OUTPUTS})
     helper.set_model_props(model, dict(metadata or {}))

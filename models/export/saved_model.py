@@ -5,10 +5,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from models.calibration import Calibration
 from models.resnet import ResNet
 
 BYTES_SIGNATURE, TENSOR_SIGNATURE = "serving_default", "tensors"
-SCORES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
 class ServedNetwork(tf.Module):
@@ -20,7 +20,7 @@ class ServedNetwork(tf.Module):
         [-1, 1].
       image_size: S, in pixels.
       names: of the classes, C of them.
-      score: how scores are computed from logits, softmax or sigmoid.
+      calibration: how scores are computed from logits.
       top_k: number of best classes returned per image.
     """
 
@@ -30,13 +30,13 @@ class ServedNetwork(tf.Module):
         prepare: Callable[[tf.Tensor], tf.Tensor],
         image_size: int,
         names: Sequence[str],
-        score: str,
+        calibration: Calibration,
         top_k: int,
     ) -> None:
         super().__init__(name="served_network")
         self._network, self._prepare, self._image_size = network, prepare, image_size
         self._names = tf.constant(list(names))
-        self._score, self._top_k = SCORES[score], min(top_k, len(names))
+        self._score, self._top_k = calibration.activate, min(top_k, len(names))
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

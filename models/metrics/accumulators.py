@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from models.distributed.base import Distributed
 
 CHUNK_BYTES = 64 << 20
 BLOCK_BYTES = 16 << 20
+COUNTED_AT_ONCE = 1 << 17  # scores that stay in the cache
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
@@ -128,6 +129,27 @@ def count_at_least(
         for counts in pool.map(count, store.blocks()):
             passed += counts
     return at_least, passed[::-1].cumsum()[::-1][1:]
+
+
+def add_up(
+    store: ScoreStore, use: np.ndarray, count: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The sum of what `count` makes of the known scores, part by part.
+
+    Args:
+      use: bool [C], the classes whose scores are counted.
+      count: float32 [N] -> int64 of one shape, a sum over the N.
+    """
+    store.flush()
+
+    def of_block(block: tuple[int, int]) -> np.ndarray:
+        scores = store.columns(*block)[use[slice(*block)]]
+        known = scores[np.isfinite(scores)]  # unknown ones are LEFT_OUT
+        starts = range(0, len(known) or 1, COUNTED_AT_ONCE)
+        return sum(count(known[start : start + COUNTED_AT_ONCE]) for start in starts)
+
+    with ThreadPoolExecutor(THREADS) as pool:  # NumPy counts without the GIL
+        return sum(pool.map(of_block, store.blocks()))
 
 
 class ExactSums:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.common.errors import UserError
+from models.metrics.reliability import Reliability
 
 LEFT_OUT = np.float32(-np.inf)
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -269,6 +270,7 @@ class MultiLabelCounts:
       sums: total over the images of each metric that is a mean over images, by name.
       ranked: the positives of every class, ranked among the images where it is known.
       micro: the positives of all supported classes, ranked among all their known entries.
+      reliability: of all known entries of supported classes.
       closures: k -> sizes of the common, predicted and positive sets closed by ancestors; empty
         without a hierarchy.
     """
@@ -282,6 +284,7 @@ class MultiLabelCounts:
     sums: dict[str, float]
     ranked: RankedPositives
     micro: RankedPositives
+    reliability: Reliability
     closures: dict[int, np.ndarray]
 
     @functools.cached_property
@@ -329,6 +332,7 @@ class MultiLabelCounts:
             "classes": self.class_table,
             "quality": self.average_precisions,
             "positives": self.counts.positives,
+            "reliability": self.reliability,
             "thresholds": self.fitted_thresholds(),
             "curve": self.curve,
         }
@@ -341,12 +345,14 @@ class SingleLabelCounts:
     Attributes:
       class_images: int64 [C], images of each class.
       correct: int64 [len(top), C], those with their label among the best k.
+      reliability: of the best class of each image.
     """
 
     top: tuple[int, ...]
     class_images: np.ndarray
     correct: np.ndarray
     loss_sum: float
+    reliability: Reliability
 
     @property
     def images(self) -> int:
@@ -372,4 +378,5 @@ class SingleLabelCounts:
             "classes": self.class_table,
             "quality": self.class_table[f"top_{self.top[0]}"],
             "positives": self.class_images,
+            "reliability": self.reliability,
         }

@@ -323,6 +323,15 @@ def hierarchical_f1_at_k(counts: MultiLabelCounts, k: int) -> float | None:
     return float(ratio(2 * common, predicted + positive))
 
 
+_ECE = "expected calibration error: mean |confidence - fraction that holds|, in 15 bins"
+
+
+@metric("ece", LOWER, _ECE)
+@metric("ece", LOWER, _ECE, table=SINGLE_LABEL)
+def expected_calibration_error(counts: MultiLabelCounts | SingleLabelCounts) -> float:
+    return counts.reliability.expected_error
+
+
 # ---- One label per image ------------------------------------------------------------------------
 
 

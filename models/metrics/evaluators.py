@@ -6,6 +6,7 @@ are in `models.metrics.definitions`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import UserError
+from models.calibration import Calibration
 from models.distributed.base import Distributed, SingleProcess
 from models.losses import PADDING
 from models.metrics import counts, definitions
-from models.metrics.accumulators import ExactSums, ScoreStore, count_at_least, gather
+from models.metrics.accumulators import ExactSums, ScoreStore, add_up, count_at_least, gather
 from models.metrics.counts import (
     LEFT_OUT,
     ClassCounts,
@@ -25,6 +27,13 @@ from models.metrics.counts import (
     RankedPositives,
     SingleLabelCounts,
     UndefinedError,
+)
+from models.metrics.reliability import BINS, Reliability, table_of
+from models.metrics.temperature import (
+    Fit,
+    SoftmaxTemperatures,
+    logit_histogram,
+    sigmoid_temperature,
 )
 
 
@@ -186,12 +195,49 @@ class MultiLabelEvaluator:
             sums=self._sums.totals(tuple(self._means), workers),
             ranked=ranked,
             micro=micro,
+            reliability=self._reliability(supported, lambda scores: scores),
             closures=closures if self._ancestors is not None else {},
         )
 
     def result(self) -> dict[str, float]:
         """Every metric of `measure`, by name."""
         return definitions.compute_all(self.measure())
+
+    def fit(self, measured: MultiLabelCounts, shift: float) -> Fit:
+        """Fits temperature and thresholds; every worker calls this and gets the same.
+
+        Args:
+          measured: what `measure` gave, of sigmoid scores.
+          shift: see `Calibration`; a class without a positive gets the threshold that is as likely
+            as not by it.
+        Raises: UserError when no temperature can be fitted.
+        """
+        supported = measured.supported
+        known = add_up(self._store, supported, logit_histogram)
+        positive = logit_histogram(self._own_positives(supported))
+        known, positive = self.workers.sum(np.stack([known, positive]))
+        temperature = sigmoid_temperature(known, positive, shift)
+        errors = {"raw": measured.reliability.expected_error}
+        for name, value in (("corrected", 1.0), ("calibrated", temperature)):
+            calibration = Calibration("sigmoid", shift, value)
+            found = self._reliability(supported, calibration.probabilities)
+            errors[name] = found.expected_error
+        even = np.full(self.class_num, 1 / (1 + np.exp(-shift)))
+        thresholds = counts.best_thresholds(measured.ranked, self.class_num, even)
+        return Fit(temperature, errors, thresholds)
+
+    def _reliability(
+        self, supported: np.ndarray, probabilities: Callable[[np.ndarray], np.ndarray]
+    ) -> Reliability:
+        """Of all known pairs of an image and a supported class, with these probabilities."""
+        table = add_up(self._store, supported, lambda scores: table_of(probabilities(scores)))
+        table[1] = table_of(probabilities(self._own_positives(supported)))[0]
+        return Reliability.from_table(self.workers.sum(table))
+
+    def _own_positives(self, supported: np.ndarray) -> np.ndarray:
+        """The scores of this worker's positive labels of supported classes, float32 [P]."""
+        scores = [scores[supported[classes]] for classes, scores in self._positives]
+        return np.concatenate([np.zeros(0, np.float32), *scores])
 
     def _count_classes(
         self,
@@ -268,16 +314,23 @@ class SingleLabelEvaluator:
     Args:
       class_num, workers: as `MultiLabelEvaluator`.
       top: the values of k for top-k accuracy.
+      fits: whether `fit` will be called, for which every image takes longer.
     """
 
     def __init__(
-        self, class_num: int, workers: Distributed | None = None, top: tuple[int, ...] = (1, 5)
+        self,
+        class_num: int,
+        workers: Distributed | None = None,
+        top: tuple[int, ...] = (1, 5),
+        fits: bool = False,
     ) -> None:
         self.class_num, self.top = class_num, top
         self.workers = workers or SingleProcess()
         self._sums = ExactSums()
         self._images = np.zeros(class_num, np.int64)
         self._correct = np.zeros((len(top), class_num), np.int64)
+        self._reliability = np.zeros((3, BINS), np.int64)
+        self._temperatures = SoftmaxTemperatures() if fits else None
 
     def update(
         self,
@@ -302,6 +355,9 @@ class SingleLabelEvaluator:
         for k, correct in zip(self.top, self._correct, strict=True):
             correct += np.bincount(labels.classes[before < k], minlength=self.class_num)
         self._sums.add({"loss": -np.log(np.maximum(own, np.finfo(np.float32).tiny))})
+        self._reliability += table_of(scores.max(axis=1), before == 0)
+        if self._temperatures:
+            self._temperatures.update(scores, labels.classes)
 
     def measure(self) -> SingleLabelCounts:
         """The counts of all images of all workers; every worker calls this and gets the same.
@@ -316,7 +372,15 @@ class SingleLabelEvaluator:
             class_images=images,
             correct=self.workers.sum(self._correct),
             loss_sum=self._sums.totals(("loss",), self.workers)["loss"],
+            reliability=Reliability.from_table(self.workers.sum(self._reliability)),
         )
+
+    def fit(self, measured: SingleLabelCounts, shift: float = 0.0) -> Fit:
+        """Fits the temperature, as `MultiLabelEvaluator.fit`; softmax has no shift."""
+        del shift
+        temperature, error = self._temperatures.fit(self.workers)
+        raw = measured.reliability.expected_error
+        return Fit(temperature, {"raw": raw, "corrected": raw, "calibrated": error})
 
     def result(self) -> dict[str, float]:
         """Every metric of `measure`, by name."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from absl import logging
 
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
@@ -21,6 +22,7 @@ from data.input.image_batches import Preparation
 from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
 from data.outputs.predictions import read_thresholds
+from models.calibration import Calibration
 from models.checkpoints import checkpoint, metadata
 from models.distributed.base import Distributed, SingleProcess
 from models.metrics import definitions
@@ -42,6 +44,8 @@ class EvaluationOptions:
     at_k: Sequence[str] = ("5", "10")
     threshold: float = 0.5
     threshold_file: str | None = None
+    probabilities: str = "raw"
+    calibrate: bool = False
     positive_threshold: float = 0.5
     supported_classes: str | None = None
     top_k_pred: int = 10
@@ -61,6 +65,17 @@ class EvaluationOptions:
         if self.threshold_file:
             return read_thresholds(self.threshold_file, class_num, self.threshold)
         return np.full(class_num, self.threshold, np.float32)
+
+    def calibration(self, prefix: str, use_ema: bool) -> Calibration:
+        """Of a checkpoint's scores. Raises UserError: it does not say how."""
+        if self.calibrate and self.probabilities != "raw":
+            raise UserError(
+                f"--calibrate fits to raw scores: leave out --probabilities={self.probabilities}"
+            )
+        score = SCORES[self.label_mode]
+        if self.calibrate:
+            metadata.logit_shift(prefix, score)  # raises, too
+        return metadata.calibration_of(prefix, self.probabilities, score, use_ema)
 
 
 def evaluate(
@@ -90,7 +105,9 @@ def evaluate(
     evaluator = make_evaluator(loaded, options, job)
     hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
     labels_of_images = make_label_counter(class_num, options)
-    predictor = Predictor(loaded.network, SCORES[options.label_mode])
+    score = SCORES[options.label_mode]
+    calibration = options.calibration(loaded.prefix, loaded.use_ema)
+    predictor = Predictor(loaded.network, score, calibration=calibration)
     for batch in watched(batches):
         scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
         evaluator.update(scores, *labels)
@@ -104,6 +121,9 @@ def evaluate(
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
     counts, statistics = evaluator.measure(), labels_of_images.measure(job)
+    fit = None
+    if options.calibrate:
+        fit = evaluator.fit(counts, metadata.logit_shift(loaded.prefix, score))
     return Evaluation(
         checkpoint=loaded.prefix,
         step=checkpoint.describe(loaded.prefix).step,
@@ -113,7 +133,34 @@ def evaluate(
         mean_if_present=statistics.present,
         mean_if_absent=statistics.absent,
         confusions=statistics.confusions,
+        fit=fit,
         **counts.for_report(),
+    )
+
+
+def keep_fit(measured: Evaluation, options: EvaluationOptions, use_ema: bool, data: str) -> None:
+    """Keeps what was fitted with the checkpoint, and logs it; one of the workers calls this.
+
+    Raises CheckpointError: the JSON next to the checkpoint cannot be written.
+    """
+    fit = measured.fit
+    section = {
+        "temperature": fit.temperature,
+        "score": SCORES[options.label_mode],
+        "use_ema": use_ema,
+        "data": data,
+        "images": measured.metrics["images"],
+        "ece": fit.errors,
+    }
+    if measured.step is not None:
+        section["step"] = measured.step
+    if fit.thresholds is not None:
+        section["thresholds"] = fit.thresholds.tolist()
+    checkpoint.save_meta(measured.checkpoint, {"calibration": section})
+    logging.info(
+        "temperature %.3f kept with %s; expected calibration error on the images that it was fitted"
+        " on: %.4f raw, %.4f corrected, %.4f calibrated",
+        *(fit.temperature, measured.checkpoint, *fit.errors.values()),
     )
 
 
@@ -134,7 +181,7 @@ def make_evaluator(
     """An empty evaluator as the options say."""
     class_num = loaded.network.class_num
     if options.label_mode == "single":
-        return SingleLabelEvaluator(class_num, job)
+        return SingleLabelEvaluator(class_num, job, fits=options.calibrate)
     hierarchy = metadata.classes_of(loaded.prefix, class_num, options.dictionary).hierarchy
     supported = options.supported_classes and read_classes(options.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in options.at_k):

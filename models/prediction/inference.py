@@ -11,6 +11,7 @@ from data.common.errors import UserError
 from models import backbones
 from models.architecture import kernel_name, norm_names
 from models.backbones import RESNET
+from models.calibration import ACTIVATIONS, Calibration
 from models.checkpoints import checkpoint
 from models.layers import scale_and_shift
 from models.resnet import ResNet
@@ -18,8 +19,7 @@ from models.resnet import ResNet
 # Training flags of checkpoints that have no JSON next to them, such as the released ones.
 RELEASED = {"image_size": 224, "batch_norm_epsilon": 1e-5}
 STAGES = ("stage0", "stage1", "stage2", "stage3")
-OUTPUTS = ("pooled", *STAGES, "logits", "softmax", "sigmoid")
-_SCORES = {"logits": tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+OUTPUTS = ("pooled", *STAGES, "logits", *ACTIVATIONS)
 
 # Options that are read from the checkpoint unless the user sets them.
 FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon")
@@ -51,6 +51,7 @@ class Loaded:
     prefix: str
     image_size: int
     batch_norm_epsilon: float
+    use_ema: bool = False
 
     def settings(self) -> dict[str, float]:
         """What determines the outputs besides the weights, by name."""
@@ -90,7 +91,8 @@ def load(path: str, options: NetworkOptions) -> Loaded:
     )
     if folds:
         network.fold()
-    return Loaded(network, prefix, options.image_size, options.batch_norm_epsilon)
+    built = options.image_size, options.batch_norm_epsilon, options.use_ema
+    return Loaded(network, prefix, *built)
 
 
 class FoldedResNet(ResNet):
@@ -133,12 +135,20 @@ class Predictor:
     Args:
       output: one of OUTPUTS: the pooled features, a stage's pooled output, or scores of classes.
       l2_normalize: scale the output of each image to length 1.
+      calibration: of the scores of classes, which the output is; None: as the network gives them.
     """
 
-    def __init__(self, network: ResNet, output: str, l2_normalize: bool = False) -> None:
+    def __init__(
+        self,
+        network: ResNet,
+        output: str,
+        l2_normalize: bool = False,
+        calibration: Calibration | None = None,
+    ) -> None:
         if output in STAGES and not hasattr(network, "stage_features"):
             raise UserError(f"this backbone has no {output}: use pooled or logits")
         self._network, self._output, self._l2_normalize = network, output, l2_normalize
+        self._calibration = calibration or Calibration(output)
         # One trace serves every batch size, the last, smaller batch included.
         crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)
         self._run = tf.function(self._forward, autograph=False, input_signature=[crops])
@@ -161,6 +171,8 @@ class Predictor:
             features = self._network.features(images)
         width = features.shape[-1]
         output = tf.reduce_mean(tf.reshape(features, [shape[0], shape[1], width]), 1)
-        if self._output in _SCORES:
-            output = _SCORES[self._output](self._network.logits(output))
+        if self._output in ("logits", *ACTIVATIONS):
+            output = self._network.logits(output)
+        if self._output in ACTIVATIONS:
+            output = self._calibration.activate(output)
         return tf.math.l2_normalize(output, -1) if self._l2_normalize else output

@@ -390,4 +390,4 @@ def test_every_metric_is_found_by_its_name_in_a_result():
         for n, m in t.items()
         if m.better == definitions.LOWER
     }
-    assert falling == {"loss", "ranking_loss", "one_error", "coverage", "hamming"}
+    assert falling == {"loss", "ranking_loss", "one_error", "coverage", "hamming", "ece"}
