@@ -13,8 +13,13 @@ images of pairs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+# Near-duplicates are compared by threads of ours; products of their own threads would wait for
+# one another. To be said before NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 

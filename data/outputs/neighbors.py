@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from data.common.errors import UserError
+from data.common.parallel import cores, map_ahead
 from data.common.progress import Progress
 
 ROWS_AT_ONCE = 1 << 14
 """Rows of a table that are read and compared at once."""
 
-QUERIES_AT_ONCE = 1 << 10
+QUERIES_AT_ONCE = 1 << 14
+ROWS_COMPARED = 1 << 10
 PAIRS_AT_ONCE = 1 << 12
 SKETCH_SIZE = 128
 SKETCH_MARGIN = 5.0
@@ -27,7 +29,7 @@ CELLS_PROBED = 32
 ROUNDING = 1e-6
 """Cosines of equal rows differ from 1 by less than this."""
 
-Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
@@ -106,7 +108,7 @@ def keep_first(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, np.ndar
 
     Pairs are found on a sketch of SKETCH_SIZE numbers (see `_sketch`): all pairs, or with faiss
     those in neighboring cells of it; the cosine of each is then computed from all features. Memory:
-    512 bytes a row for the sketch, and as much again for faiss' copy.
+    a kilobyte a row for the sketch.
 
     Args:
       threshold: rows with this cosine or a larger one are near-duplicates.
@@ -122,12 +124,44 @@ def keep_first(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, np.ndar
     with Progress("near-duplicates", len(readable), "image") as progress:
         for start in range(0, len(readable), QUERIES_AT_ONCE):
             block = np.arange(start, min(start + QUERIES_AT_ONCE, len(readable)))
-            asked = block[kept[readable[block]] == readable[block]]
-            if len(asked):
-                pairs = (readable[numbers] for numbers in search(asked))
-                _drop(kept, cosines, _near_pairs(rows, threshold, kept, *pairs))
+            alive = kept[readable] == readable
+            asking, found = search(block[alive[block]], alive)
+            order = np.lexsort((found, asking))
+            asking, found = readable[asking[order]], readable[found[order]]
+            askers, first = np.unique(asking, return_index=True)
+            ends = np.append(first, len(found))[1:].tolist()
+            for asker, at, end in zip(askers.tolist(), first.tolist(), ends, strict=True):
+                _settle(rows, threshold, (kept, cosines), asker, found[at:end])
             progress.update(len(block))
     return kept, cosines
+
+
+def _settle(
+    rows: FeatureRows,
+    threshold: float,
+    result: tuple[np.ndarray, np.ndarray],
+    asker: int,
+    candidates: np.ndarray,
+) -> None:
+    """Drops the row `asker` if it repeats one kept before it, else the later rows that repeat it.
+
+    Args:
+      result: what `keep_first` returns, so far; rows before `asker` are settled.
+      candidates: int64, ascending.
+    """
+    kept, cosines = result
+    candidates = candidates[kept[candidates] == candidates]
+    if kept[asker] != asker or not len(candidates):
+        return
+    own = rows.take(np.array([asker]))[0]
+    parts = range(0, len(candidates), PAIRS_AT_ONCE)
+    near = np.concatenate([rows.take(candidates[i : i + PAIRS_AT_ONCE]) @ own for i in parts])
+    holds = near >= threshold - ROUNDING
+    found, near = candidates[holds], np.minimum(near[holds], 1.0)
+    if len(found) and found[0] < asker:
+        kept[asker], cosines[asker] = found[0], near[0]
+    else:
+        kept[found], cosines[found] = asker, near
 
 
 def _sketch(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, float]:
@@ -155,9 +189,10 @@ def _sketch(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, float]:
 
 
 def _search(sketch: np.ndarray, limit: float) -> Search:
-    """What finds, for some rows of the sketch, those within the squared distance `limit`.
+    """What finds, for ascending rows of the sketch, those within the squared distance `limit`.
 
-    It returns pairs: the asking row and a found one, int64 [P] each.
+    Its arguments are the asking rows, int64, and bool [N], which rows may be found. It returns
+    pairs: the asking row and a found one, int64 [P] each, without its pair with itself.
     """
     if len(sketch) > EXHAUSTIVE_ROWS:
         try:
@@ -173,64 +208,71 @@ def _search(sketch: np.ndarray, limit: float) -> Search:
 
 def _search_all(sketch: np.ndarray, limit: float) -> Search:
     """Compares with all later rows: a pair is found when its earlier row asks."""
-    ones = np.ones((len(sketch), 1), np.float32)
-    half = -0.5 * np.square(sketch).sum(1, keepdims=True)
-    # The product of these is minus half of the squared distance.
-    queries, points = np.hstack([sketch, ones, half]), np.hstack([sketch, half, ones])
+    compare = _Comparison(sketch, limit)
 
-    def search(asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        asking, found = [], []
-        for start in range(int(asked[0]), len(points), ROWS_AT_ONCE):
-            near = queries[asked] @ points[start : start + ROWS_AT_ONCE].T >= -0.5 * limit
-            row, column = np.nonzero(near)
-            asking.append(asked[row])
-            found.append(column + start)
-        return np.concatenate(asking), np.concatenate(found)
+    def search(asked: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        others = np.flatnonzero(alive)
+        others = others[others >= asked[0]] if len(asked) else others[:0]
+        parts = np.array_split(others, -(-len(others) // ROWS_AT_ONCE) or 1)
+        blocks = np.array_split(asked, -(-len(asked) // ROWS_COMPARED) or 1)
+        return _joined(compare, ((own, part) for own in blocks for part in parts))
 
     return search
 
 
 def _search_cells(sketch: np.ndarray, limit: float) -> Search:
-    """Compares with the rows of the CELLS_PROBED nearest cells: an inverted file of faiss."""
+    """Compares with the rows of the CELLS_PROBED nearest of the cells that faiss' k-means makes."""
     import faiss  # an extra
 
-    cells, size = int(4 * math.sqrt(len(sketch))), sketch.shape[1]
-    centers = faiss.IndexFlatL2(size)
-    index = faiss.IndexIVFFlat(centers, size, cells)
-    index.cp.niter, index.cp.max_points_per_centroid = 10, 64
-    index.train(sketch)
-    index.add(sketch)
-    index.nprobe = CELLS_PROBED
+    cells = int(4 * math.sqrt(len(sketch)))
+    means = faiss.Kmeans(sketch.shape[1], cells, niter=5, max_points_per_centroid=64)
+    means.train(sketch)
+    probed = np.empty((len(sketch), min(CELLS_PROBED, cells)), np.int32)
+    with Progress("cells", len(sketch), "image") as progress:
+        for start in range(0, len(sketch), ROWS_AT_ONCE):
+            block = slice(start, start + ROWS_AT_ONCE)
+            probed[block] = means.index.search(sketch[block], probed.shape[1])[1]
+            progress.update(len(probed[block]))
+    members = _by_cell(np.arange(len(sketch)), probed[:, 0], cells)
+    compare = _Comparison(sketch, limit)
 
-    def search(asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ends, _, found = index.range_search(sketch[asked], limit)
-        return np.repeat(asked, np.diff(ends.astype(np.int64))), found
+    def search(asked: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        askers = np.repeat(asked, probed.shape[1])
+        in_turn = zip(_by_cell(askers, probed[asked].ravel(), cells), members, strict=True)
+        return _joined(compare, ((own, others[alive[others]]) for own, others in in_turn))
 
     return search
 
 
-def _near_pairs(
-    rows: FeatureRows, threshold: float, kept: np.ndarray, asking: np.ndarray, found: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of candidate pairs, those whose cosine reaches the threshold, with it; without dropped rows.
-
-    In the order of the asking row, then of the found one.
-    """
-    possible = (asking != found) & (kept[found] == found)
-    asking, found = asking[possible], found[possible]
-    order = np.lexsort((found, asking))
-    asking, found = asking[order], found[order]
-    cosines = np.empty(len(asking), np.float32)
-    for start in range(0, len(asking), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        cosines[part] = np.einsum("nd,nd->n", rows.take(asking[part]), rows.take(found[part]))
-    near = cosines >= threshold - ROUNDING
-    return asking[near], found[near], cosines[near]
+def _by_cell(rows: np.ndarray, cell_of: np.ndarray, cells: int) -> list[np.ndarray]:
+    """The rows of each cell."""
+    order = np.argsort(cell_of, kind="stable")
+    ends = np.searchsorted(cell_of[order], np.arange(1, cells))
+    return np.split(rows[order], ends)
 
 
-def _drop(kept: np.ndarray, cosines: np.ndarray, pairs: tuple[np.ndarray, ...]) -> None:
-    """Drops the later row of each pair of rows that are both kept so far, in order."""
-    for asking, found, cosine in zip(*(column.tolist() for column in pairs), strict=True):
-        if kept[asking] == asking and kept[found] == found:
-            first, later = sorted((asking, found))
-            kept[later], cosines[later] = first, min(cosine, 1.0)
+def _joined(
+    compare: _Comparison, work: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of all comparisons, which threads do."""
+    threads = cores()
+    pairs = map_ahead(lambda rows: compare(*rows), work, threads, ahead=8 * threads)
+    asking, found = zip(*pairs, strict=True)
+    return np.concatenate(asking), np.concatenate(found)
+
+
+class _Comparison:
+    """Finds the pairs of rows within a squared distance."""
+
+    def __init__(self, sketch: np.ndarray, limit: float) -> None:
+        self._sketch = sketch
+        self._half = 0.5 * np.square(sketch).sum(1)
+        self._least = self._half - 0.5 * limit
+
+    def __call__(self, asking: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        products = self._sketch[asking] @ self._sketch[others].T
+        products -= self._half[others]
+        row, column = np.nonzero(products >= self._least[asking][:, None])
+        asking, found = asking[row], others[column]
+        apart = asking != found
+        return asking[apart], found[apart]

@@ -84,6 +84,16 @@ def without(module):
     return load
 
 
+def test_one_image_hundreds_of_times_leaves_one(monkeypatch):
+    monkeypatch.setattr(neighbors, "QUERIES_AT_ONCE", 50)
+    monkeypatch.setattr(neighbors, "PAIRS_AT_ONCE", 64)
+    rng = np.random.default_rng(5)
+    values = rng.standard_normal((400, 300), np.float32)
+    values[100:] = values[7] + 0.01 * values[100:]
+    kept, _ = keep_first(all_rows(values), 0.99)
+    assert kept[:100].tolist() == list(range(100)) and set(kept[100:].tolist()) == {7}
+
+
 def test_a_pair_below_the_threshold_is_no_near_duplicate():
     rng = np.random.default_rng(3)
     one, other = np.linalg.qr(rng.standard_normal((256, 2)))[0].T
