@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,42 @@ def test_the_closing_table_names_what_was_made(first):
     for name in names:
         assert f"{folder}/{name}" in table and (folder / name).exists()
     assert f"at step {STEPS}" in table
+
+
+def code_of_page() -> str:
+    page = (ROOT / "docs" / "api.md").read_text()
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+
+
+def code_of_notebook() -> str:
+    cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_the_python_api_works_as_its_page_says(first, tmp_path):
+    (tmp_path / "quickstart").symlink_to(first[0])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code_of_page()]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    labels, shape, features, names, metrics, *losses = done.stdout.splitlines()
+    assert labels.startswith("[('seven', ") and "odd digit" in labels
+    assert (shape, features) == ("(2, 14)", "(2, 1024)")
+    assert names == "['even digit', 'odd digit'] 32 multi"
+    assert PROMISED_MAP <= float(metrics.split()[0]) < 1
+    assert len(losses) == 5 and all(np.isfinite(list(map(float, losses))))
+
+
+def test_the_tour_runs_from_top_to_bottom(first):
+    environment = os.environ | {"OUT": str(first[0]), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", code_of_notebook()]
+    folder = ROOT / "docs"
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "digit_1415.jpg\n    1.000  zero" in done.stdout
+    first_losses, last_losses = re.search(r"ten steps (.*), of the last (.*)", done.stdout).groups()
+    assert float(last_losses) < 0.7 * float(first_losses)
+    assert done.stdout.endswith("(2, 14)\n")
 
 
 def test_a_second_start_finds_everything_done(first):
