@@ -66,6 +66,7 @@ class DetectionMeasure:
     def __init__(
         self, network: Any, images: Callable[[], Iterable[Any]], job: Distributed, coco: bool
     ) -> None:
+        self.by_class: dict[str, np.ndarray] = {}
         self._detector, self._images, self._rank = Detector(network), images, job.rank
         self._evaluator = lambda: DetectionEvaluator(network.class_num, job, coco)
 
@@ -77,7 +78,9 @@ class DetectionMeasure:
             truth = item.boxes, item.classes, item.difficult
             # Names may repeat in records, numbers do not.
             evaluator.update(f"{item.number:09d} {item.name}", objects, *truth)
-        return evaluator.result()
+        measured = evaluator.measure()
+        self.by_class = measured.by_class()
+        return measured.metrics()
 
     def names(self) -> list[str]:
         """The metrics' names, from an evaluation of one artificial image."""

@@ -54,6 +54,15 @@ class DetectionMeasures(NamedTuple):
     detections: int
     coco: dict[str, float]
 
+    def metrics(self) -> dict[str, float]:
+        """`voc07_ap` and `voc_ap`, means over classes with objects, and COCO's if asked for."""
+        means = {"voc07_ap": np.nanmean(self.voc07), "voc_ap": np.nanmean(self.voc)}
+        return {name: float(value) for name, value in means.items()} | self.coco
+
+    def by_class(self) -> dict[str, np.ndarray]:
+        """Columns [C] for people, by name."""
+        return {"objects": self.objects, "voc07_ap": self.voc07, "voc_ap": self.voc}
+
 
 def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union [N] of a box [4] and others [N, 4], (y1, x1, y2, x2)."""
@@ -198,10 +207,8 @@ class DetectionEvaluator:
         return DetectionMeasures(voc07, voc, counts, len(names), len(detections.cls), coco)
 
     def result(self) -> dict[str, float]:
-        """`voc07_ap` and `voc_ap`, means over classes with objects, and COCO's if asked for."""
-        measures = self.measure()
-        means = {"voc07_ap": np.nanmean(measures.voc07), "voc_ap": np.nanmean(measures.voc)}
-        return {name: float(value) for name, value in means.items()} | measures.coco
+        """The metrics of `measure`, by name."""
+        return self.measure().metrics()
 
     def _checked(
         self, name: str, what: str, box: np.ndarray, cls: np.ndarray, extra: np.ndarray

@@ -41,6 +41,14 @@ class SegmentationCounts:
         union = self.labeled + self.confusion.sum(axis=0) - self.correct
         return ratio(self.correct, union, empty=np.nan)
 
+    def metrics(self) -> dict[str, float]:
+        """Every metric by name."""
+        return {name: found.compute(self) for name, found in SEGMENTATION.items()}
+
+    def by_class(self) -> dict[str, np.ndarray]:
+        """Columns [C] for people, by name."""
+        return {"pixels": self.labeled, "iou": self.iou}
+
 
 @metric("images", COUNT, "images evaluated", table=SEGMENTATION)
 def image_count(counts: SegmentationCounts) -> int:
@@ -127,5 +135,4 @@ class SegmentationEvaluator:
 
     def result(self) -> dict[str, float]:
         """Every metric of `measure`, by name."""
-        counts = self.measure()
-        return {name: found.compute(counts) for name, found in SEGMENTATION.items()}
+        return self.measure().metrics()

@@ -47,6 +47,7 @@ class SegmentationMeasure:
         images: Callable[[], Iterable[Any]],
         job: Distributed,
     ) -> None:
+        self.by_class: dict[str, np.ndarray] = {}
         self._segmenter, self._images = segmenter, images
         self._evaluator = lambda: SegmentationEvaluator(class_num, job)
 
@@ -55,7 +56,9 @@ class SegmentationMeasure:
         evaluator = self._evaluator()
         for item in self._images():
             evaluator.update(self._segmenter(item.image), item.mask)
-        return evaluator.result()
+        counts = evaluator.measure()
+        self.by_class = counts.by_class()
+        return counts.metrics()
 
     def names(self) -> list[str]:
         """The metrics' names, from an evaluation of one pixel."""

@@ -48,8 +48,8 @@ class Evaluation(Protocol):
     def names(self) -> list[str]:
         """The names of the metrics, before anything is measured."""
 
-    def show(self, rank: int) -> None:
-        """Prints the metrics on rank 0."""
+    def show(self, rank: int, names: Sequence[str]) -> None:
+        """Prints the metrics on rank 0, also by class; `names` are those of the classes."""
 
 
 class Task(Protocol):
@@ -172,7 +172,8 @@ class _Run:
         if options.mode == "val":
             if evaluate is None:
                 raise UserError("--mode=val needs --val_dir")
-            evaluate.show(job.rank)
+            known = self._classes() or Classes.of_number(trainer.network.class_num)
+            evaluate.show(job.rank, known.names)
             return 0
         if self.best:
             self.best.check(evaluate.names())
@@ -208,12 +209,16 @@ class _Run:
 
     def _meta(self) -> dict[str, Any]:
         """What is written next to each checkpoint, its progress aside; rank 0 writes it."""
-        options, classes = self.options, self.classes
-        if self.job.rank == 0 and classes is None:
-            start = options.model_dir, options.pretrain_ckpt, self.task.skip
-            classes = resume.kept_classes(*start)
-        meta = {"flags": options.flags(), "versions": versions(), "workers": self.job.size}
+        classes = self._classes()
+        meta = {"flags": self.options.flags(), "versions": versions(), "workers": self.job.size}
         return meta | ({"classes": classes.section()} if classes else {})
+
+    def _classes(self) -> Classes | None:
+        """The classes of the run where rank 0 knows them."""
+        if self.job.rank != 0 or self.classes:
+            return self.classes
+        start = self.options.model_dir, self.options.pretrain_ckpt, self.task.skip
+        return resume.kept_classes(*start)
 
 
 def _best(options: RunOptions) -> EarlyStopping | None:

@@ -1,7 +1,7 @@
 """Evaluates the current weights on held-out records during training."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,13 @@ from models.metrics.counts import UndefinedError
 
 
 class Measure(Protocol):
-    """Measures a network on held-out records. All workers call it and get the same."""
+    """Measures a network on held-out records. All workers call it and get the same.
+
+    Attributes:
+      by_class: columns [C] of the last call, by name; {} if there are none to show.
+    """
+
+    by_class: Mapping[str, np.ndarray]
 
     def __call__(self) -> dict[str, float]:
         """The metrics by name. Raises UndefinedError if there is nothing to measure."""
@@ -46,9 +52,21 @@ class Validation:
         names = self._measure.names()
         return [*names, *(f"ema_{name}" for name in names if self._average)]
 
-    def show(self, rank: int) -> None:
-        """Prints the metrics, one per line. All workers call this, and rank 0 prints."""
+    def show(self, rank: int, names: Sequence[str]) -> None:
+        """Prints the metrics, one per line, and those of each class that occurs.
+
+        All workers call this, and rank 0 prints.
+
+        Args:
+          names: of the classes.
+        """
         lines = [f"{name}: {value:.6f}" for name, value in self().items()]
+        columns = self._measure.by_class
+        if columns:
+            lines += ["", f"{'class':<24}" + "".join(f"{name:>12}" for name in columns)]
+        for name, *values in zip(names, *columns.values(), strict=False):
+            if not np.isnan(values).any():
+                lines.append(f"{name:<24}" + "".join(f"{value:>12.6g}" for value in values))
         if rank == 0:
             print("\n".join(lines))
 
@@ -78,6 +96,7 @@ class LabelMeasure:
         batches: Callable[[], Iterable[Any]],
         evaluator: Callable[[], Any],
     ) -> None:
+        self.by_class: Mapping[str, np.ndarray] = {}  # evaluate.py has a report of them
         self._network, self._probabilities = network, probabilities
         self._batches, self._evaluator = batches, evaluator
 

@@ -62,8 +62,13 @@ def test_trains_resumes_evaluates_and_predicts(call_script, records, tmp_path, c
     # Sizes of the network and of its images are those of the checkpoint.
     shared = f"--val_dir={records}", "--model_dir=run", *PROPOSALS
     assert call_script("detect.py", "--mode=val", *shared) == 0
-    found = dict(re.findall(r"(\w+): ([\d.]+)", capsys.readouterr().out))
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r"(\w+): ([\d.]+)", printed))
     assert {"voc07_ap", "voc_ap"} <= found.keys()
+    by_class = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert by_class["class"] == ["objects", "voc07_ap", "voc_ap"]
+    aps = [float(by_class[name][2]) for name in ("cat", "dog")]
+    assert np.mean(aps) == pytest.approx(float(found["voc_ap"]), abs=1e-5)
 
     save(tmp_path / "own/a.jpg", photo(90, 60, 3))
     save(tmp_path / "own/b.png", photo(30, 120, 4))

@@ -38,7 +38,9 @@ def test_trains_evaluates_and_predicts(call_script, records, tmp_path, capsys):
     for stride in ("16", "8"):
         flags = "--mode=val", f"--output_stride={stride}", "--test_scales=1,1.5", "--test_flip"
         assert call_script("segment.py", *flags, "--model_dir=run", *held_out) == 0
-        measured[stride] = dict(re.findall(r"(\w+): ([\d.]+)", capsys.readouterr().out))
+        printed = capsys.readouterr().out
+        measured[stride] = dict(re.findall(r"(\w+): ([\d.]+)", printed))
+        assert re.search(r"^class +pixels +iou$\s^background +\d+ +\S+$", printed, re.MULTILINE)
         assert {"miou", "pixel_accuracy", "mean_accuracy"} <= measured[stride].keys()
 
     save(tmp_path / "own/a.jpg", photo(51, 70, 3))
