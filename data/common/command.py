@@ -102,7 +102,7 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
                 )
                 code = INTERRUPTED
             except (UserError, OSError) as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {_line(error)}", file=sys.stderr)
                 code = failed
             except Exception:
                 if not are_joined():
@@ -115,6 +115,13 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
         return checked
 
     return decorate
+
+
+def _line(error: Exception) -> str:
+    """An error for people: of a file its name, then what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def run(main: Main, shares_work: bool = False) -> NoReturn:

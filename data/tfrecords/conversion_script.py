@@ -76,7 +76,8 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
         print(f" ({reasons}): see {Path(folder, BAD_IMAGES)}", end="")
     print()
     if not rows:
-        print("error: no row could be used", file=sys.stderr)
+        first = next((row for report in reports for row in report.bad), ("the list is empty",))
+        print(f"error: no row could be used: {': '.join(first)}", file=sys.stderr)
     return 0 if rows else 1
 
 

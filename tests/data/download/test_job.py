@@ -499,6 +499,4 @@ def test_tasks_are_read_no_further_than_the_window(monkeypatch) -> None:
 def test_script_runs_from_any_folder(run_script, tmp_path) -> None:
     finished = run_script("data/download_urls_multithreading.py", "--url_list", "none.txt")
     assert finished.returncode == 1
-    assert finished.stderr.splitlines() == [
-        "error: [Errno 2] No such file or directory: 'none.txt'"
-    ]
+    assert finished.stderr.splitlines() == ["error: none.txt: No such file or directory"]
