@@ -393,6 +393,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("page", None, "HTML page (.html) or contact sheet (.png) of the results")
 flags.DEFINE_integer("page_images", 100, "first images shown there", lower_bound=1)
+flags.DEFINE_integer(
+    "explain", 0, "best labels of an image that are shown there with a heat map (Grad-CAM)", 0
+)
 
 _group("Evaluation", EVALUATE)
 flags.DEFINE_string("compare", None, "another checkpoint, or its folder, to compare with")

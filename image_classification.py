@@ -12,6 +12,7 @@ import numpy as np
 
 import flags
 from data.common import script
+from data.common.errors import UserError
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
@@ -21,6 +22,7 @@ from models.calibration import Calibration
 from models.checkpoints import metadata
 from models.devices import DeviceOptions
 from models.prediction import image_job
+from models.prediction.explain import Explainer
 from models.prediction.image_job import DECISIVE, SCORES, ImageJobOptions
 from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions, Predictor
 
@@ -35,6 +37,8 @@ def main() -> int:
     result_format = choose_format(FORMATS, FLAGS.result)
     if FLAGS.page:
         prediction_html.check_suffix(FLAGS.page)
+    elif FLAGS.explain:
+        raise UserError("--explain needs --page, which shows the heat maps")
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     loaded = image_job.load(path, network, script.from_flags(DeviceOptions))
@@ -46,7 +50,8 @@ def main() -> int:
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
     # Of several processes, the one that joins the shards has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
-    page = prediction_html.PredictionPage(count)
+    explain = Explainer(loaded.network, loaded.image_size) if FLAGS.explain else None
+    page = prediction_html.PredictionPage(count, FLAGS.explain, explain)
 
     def describe(batch: ImageBatch, probabilities: np.ndarray) -> list[Prediction]:
         predictions = predict(selector, batch, probabilities)

@@ -159,13 +159,18 @@ class ResNet(tf.Module):
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features float32 [B, 32 * width] (2,048) of images [B, H, W, 3].
 
-        Batch norm, ReLU and global average pool of the last stage's output.
+        The mean over the cells of the last stage's output after batch norm and ReLU.
         """
-        moments: BatchMoments = {}
-        *_, x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
-        x = self._norm_relu(x, FINAL_NORM, training, moments)
-        self._norms.update(moments)
-        return self._pool(x)
+        return self._pool(self._last_map(images, training))
+
+    def feature_map(self, images: tf.Tensor) -> tf.Tensor:
+        """The map whose mean over the cells are the features, for inference.
+
+        Returns:
+          float32 [B, ceil(H / s), ceil(W / s), 32 * width], s the output stride.
+        """
+        x = tf.cast(self._last_map(images, training=False), tf.float32)
+        return x if self.data_format == "NHWC" else tf.transpose(x, [0, 2, 3, 1])
 
     def stage_maps(
         self, images: tf.Tensor, training: bool = False, stages: int = 4
@@ -218,6 +223,13 @@ class ResNet(tf.Module):
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Logits float32 [B, class_num] of features [B, 32 * width]."""
         return tf.matmul(features, self._by_name[DENSE_KERNEL]) + self._by_name[DENSE_BIAS]
+
+    def _last_map(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        moments: BatchMoments = {}
+        *_, x = self._stages(images, training, len(BLOCKS[self.resnet_size]), moments)
+        x = self._norm_relu(x, FINAL_NORM, training, moments)
+        self._norms.update(moments)
+        return x
 
     def _stages(
         self, images: tf.Tensor, training: bool, count: int, moments: BatchMoments

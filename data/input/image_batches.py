@@ -127,9 +127,14 @@ def to_image(crop: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
 
 
+def center_crop(crops: np.ndarray) -> np.ndarray:
+    """The center, float32 [S, S, 3], of an image's crops [1 or 10, S, S, 3]."""
+    return crops[CENTER % len(crops)]
+
+
 def center_image(crops: np.ndarray) -> Image.Image:
-    """The center crop of an image's crops, float32 [1 or 10, S, S, 3] in [-1, 1], for people."""
-    return to_image(crops[CENTER % len(crops)])
+    """The center of an image's crops, float32 [1 or 10, S, S, 3] in [-1, 1], for people."""
+    return to_image(center_crop(crops))
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

@@ -324,7 +324,7 @@ class Report:
                     name = f"{self.names[c]} (a label of {last.positives[c]:,} images)"
                     parts.append(f"<h3>{html.escape(f'{name}: {heading}')}</h3>")
                 for p in shown:
-                    address = html_report.image_address(thumbnail(crops[p]))
+                    address = html_report.image_address(thumbnail(crops[p], 2 * THUMBNAIL_SIDE))
                     parts.append(html_report.figure(address, f"image {p}", THUMBNAIL_SIDE))
         return "\n".join(parts)
 
@@ -362,8 +362,8 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def thumbnail(crops: np.ndarray) -> Image.Image:
-    """A small image of an image's crops, float32 [crops, S, S, 3] in [-1, 1]."""
+def thumbnail(crops: np.ndarray, side: int) -> Image.Image:
+    """The center of an image's crops, float32 [crops, S, S, 3], in at most side x side pixels."""
     image = center_image(crops)
-    image.thumbnail((2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
+    image.thumbnail((side, side))
     return image

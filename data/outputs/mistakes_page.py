@@ -24,6 +24,7 @@ from data.outputs.evaluation_report import Evaluation, plain, thumbnail
 NAME = "images.html"
 KINDS = ("missed", "wrong", "suspect")
 CURVE_POINTS = 24
+THUMBNAIL_SIDE = 160
 LISTED_CONFUSIONS = 5
 # Mistakes that are remembered while the worst are looked for, some 100 bytes each; a class keeps
 # at least LEAST_KEPT of each kind.
@@ -112,7 +113,7 @@ class MistakesPage:
 
     def _thumbnails(self, numbers: set[int]) -> Iterator[tuple[int, str]]:
         for number, crops in self.images.some(numbers, self.prepare):
-            yield number, html_report.image_address(thumbnail(crops))
+            yield number, html_report.image_address(thumbnail(crops, THUMBNAIL_SIDE))
 
     def _row(self, image: EvaluatedImage, thumbnails: dict[int, str]) -> list[Any]:
         """Number, name, loss, thumbnail, and (class, score, bits) of what holds or is predicted."""

@@ -1,34 +1,51 @@
 """HTML page or contact sheet of predictions for the first images."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from data.common import html_report
 from data.common.errors import UserError
 from data.common.files import atomic_write
-from data.input.image_batches import ImageBatch, center_image
+from data.input.image_batches import ImageBatch, center_crop, center_image
 from data.outputs.predictions import Prediction
 
 IMAGE_SIDE = 224
 SHEET_COLUMNS = 6
+WARM, HOT = np.array([255, 225, 0]), np.array([215, 0, 0])  # colors of heat maps
+LARGEST_OPACITY = 0.7
 SUFFIXES = (".html", ".png")
 
 
 class PredictionPage:
-    """Collects the first `limit` predictions with small copies of their images."""
+    """Collects the first `limit` predictions with small copies of their images.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._shown: list[tuple[Prediction, Image.Image | None]] = []
+    Args:
+      explained: best labels of an image that are shown with their heat maps.
+      explain: the heat maps [L, S, S] in [0, 1] of an image float32 [S, S, 3] and L classes.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        explained: int = 0,
+        explain: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None = None,
+    ) -> None:
+        self._limit, self._explained, self._explain = limit, explained, explain
+        self._shown: list[list[html_report.Tile]] = []  # of an image, and its heat maps
 
     def add(self, predictions: list[Prediction], batch: ImageBatch) -> None:
         """Adds the predictions of a batch, up to the limit."""
         rows = list(zip(predictions, batch.crops, strict=True))
         for prediction, crops in rows[: self._limit - len(self._shown)]:
-            image = None if prediction.problem else center_image(crops)
-            self._shown.append((prediction, image))
+            image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), "#dddddd")
+            if not prediction.problem:
+                image = center_image(crops)
+            tile = html_report.Tile(image, _caption(prediction), _is_right(prediction))
+            self._shown.append([tile, *self._heat_maps(prediction, crops, image)])
 
     def write(self, path: str) -> None:
         """Writes an HTML page that contains the images, or a contact sheet as PNG, by the suffix.
@@ -37,24 +54,49 @@ class PredictionPage:
           UserError: the path has another suffix.
         """
         check_suffix(path)
+        width = 1 + self._explained  # tiles of an image
         if path.endswith(".png"):
-            tiles = [
-                html_report.Tile(_or_blank(image), _caption(row), _is_right(row))
-                for row, image in self._shown
-            ]
-            html_report.write_image(
-                path, html_report.contact_sheet(tiles, SHEET_COLUMNS, IMAGE_SIDE)
-            )
+            blank = html_report.Tile(Image.new("RGB", (1, 1), html_report.PAPER), "")
+            tiles = [t for row in self._shown for t in (row + [blank] * width)[:width]]
+            columns = max(1, SHEET_COLUMNS // width) * width
+            sheet = html_report.contact_sheet(tiles, columns, IMAGE_SIDE)
+            html_report.write_image(path, sheet)
             return
-        figures = [
-            html_report.figure(
-                html_report.image_address(_or_blank(image)), _caption(row), IMAGE_SIDE
-            )
-            for row, image in self._shown
-        ]
-        heading = f"The first {len(figures)} images"
-        content = html_report.page("Predictions", [(heading, "\n".join(figures))])
+        heading = f"The first {len(self._shown)} images"
+        rows = map(_figures, self._shown)
+        if self._explained:
+            rows = (f"<div>{row}</div>" for row in rows)
+        content = html_report.page("Predictions", [(heading, "\n".join(rows))])
         atomic_write(path, content.encode("utf-8", "replace"))
+
+    def _heat_maps(
+        self, prediction: Prediction, crops: np.ndarray, image: Image.Image
+    ) -> list[html_report.Tile]:
+        """The best labels' heat maps over the image; none if it is unreadable or has no label."""
+        labels = prediction.labels[: self._explained]
+        if not labels:
+            return []
+        maps = self._explain(center_crop(crops), [label.index for label in labels])
+        return [
+            html_report.Tile(heated(image, heat), f"why {label.name}?")
+            for label, heat in zip(labels, maps, strict=True)
+        ]
+
+
+def heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
+    """An image in gray under its heat map [S, S] in [0, 1], yellow to red where it is hot."""
+    hot = heat[..., np.newaxis]
+    gray = np.asarray(image.convert("L").convert("RGB"))
+    colors = (1 - hot) * WARM + hot * HOT
+    opacity = LARGEST_OPACITY * hot
+    return Image.fromarray(np.uint8((1 - opacity) * gray + opacity * colors))
+
+
+def _figures(tiles: list[html_report.Tile]) -> str:
+    return "".join(
+        html_report.figure(html_report.image_address(tile.image), tile.caption, IMAGE_SIDE)
+        for tile in tiles
+    )
 
 
 def check_suffix(path: str) -> None:
@@ -75,7 +117,3 @@ def _is_right(prediction: Prediction) -> bool | None:
     if not given or not prediction.labels:
         return None
     return prediction.labels[0].index in map(int, given)
-
-
-def _or_blank(image: Image.Image | None) -> Image.Image:
-    return image or Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), "#dddddd")

@@ -129,6 +129,8 @@ def test_features_logits_and_stages_are_separate():
     assert features.shape == (2, 256)
     np.testing.assert_array_equal(network.logits(features), network(batch))
     assert [network.stage_features(batch, s).shape[1] for s in range(4)] == [32, 64, 128, 256]
+    means = tf.reduce_mean(network.feature_map(batch), [1, 2])
+    np.testing.assert_allclose(means, network.features(batch), rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="stage is 4"):
         network.stage_features(batch, 4)
 

@@ -22,6 +22,7 @@ from data.common.errors import UserError
 from data.input.image_batches import to_image
 from data.lists.hierarchy import Hierarchy
 from data.outputs.prediction_files import FORMATS
+from data.outputs.prediction_html import heated
 from data.outputs.predictions import Label, LabelSelector, Prediction, read_thresholds
 from data.outputs.result_files import ShardWriter, choose_format
 from models.devices import DeviceOptions
@@ -209,6 +210,24 @@ def test_the_page_shows_images_with_their_labels(
     assert "class " in page
 
 
+def test_heat_maps_are_next_to_the_images(call_script, thin_checkpoint, photos, tmp_path):
+    arguments = [photos, f"--model_dir={thin_checkpoint}", "--page_images=3", "--explain=2"]
+    call_script("image_classification.py", *arguments, "--ten_crop", "--page=page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 3 + 1  # the third is unreadable
+    assert page.count("why class ") == 2 * 2
+    call_script("image_classification.py", *arguments, "--page=page.png")
+    sheet = Image.open(tmp_path / "page.png")
+    assert sheet.width > 6 * 224  # two images a row, each with its heat maps
+
+
+def test_hot_places_are_red_on_gray():
+    image = Image.new("RGB", (2, 1), (10, 200, 30))
+    cold, hot = np.asarray(heated(image, np.array([[0.0, 1.0]])))[0].astype(int)
+    assert len(set(cold)) == 1
+    assert hot[0] > 180 and hot[2] < 60
+
+
 @pytest.mark.parametrize("done", [1, 3])
 def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     call_script, thin_checkpoint, photos, tmp_path, monkeypatch, done
@@ -277,6 +296,7 @@ def test_a_crop_is_shown_in_the_colors_of_its_image():
         ("--class_num=1000", "11 classes, --class_num is 1000"),
         ("--resnet_size=101", "depth 14, --resnet_size is 101"),
         ("--result=x.xml", "must end in"),
+        ("--explain=1", "--explain needs --page"),
         ("--page=x.gif", "must end in .html or .png"),
         ("--show_labels=path", "--dictionary"),
         ("--images=gone", "gone: no such file"),
