@@ -498,7 +498,7 @@ def test_inputs_that_are_not_there(source, capsys):
     assert "no row in it" in capsys.readouterr().err
     (source / "gone.txt").write_text("gone.jpg\t1:1\n")
     assert convert(source, indexs="gone.txt") == 1
-    assert "no row could be used: gone.jpg\t1:1: " in capsys.readouterr().err
+    assert "gone.txt:1: gone.jpg: missing: no such file" in capsys.readouterr().err
     shutil.rmtree(source / "images")
     assert convert(source, output="other") == 1
     assert "images: no such folder" in capsys.readouterr().err
