@@ -20,7 +20,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
@@ -28,11 +28,15 @@ sys.path[0] = str(HERE.parent)
 
 from checkpoints.transfer import Limits, download
 from checkpoints.verify import SUMS, problems
-from data.common import command, start_tensorflow  # noqa: F401
+from data.common import command
 from data.common.errors import UserError
 from data.common.files import sha256
-from models.checkpoints import checkpoint
-from models.checkpoints.checkpoint import files_of
+from data.common.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    from models.checkpoints import checkpoint
+else:  # it imports TensorFlow, and --help must be quick
+    checkpoint = LazyModule("models.checkpoints.checkpoint")
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _PARTS = (".index", ".data-00000-of-00001")
@@ -42,6 +46,8 @@ _MEMBER = re.compile(r"([\w.-]+?)(\.index|\.data-\d{5}-of-\d{5}|\.json)")
 @command.one_line_errors()
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
+    from data.common import start_tensorflow  # noqa: F401
+
     limits = Limits(
         max_bytes=int(args.max_gigabytes * 1e9),
         silence_seconds=args.silence_seconds,
@@ -119,7 +125,7 @@ def _from_url(source: str, work: Path, limits: Limits) -> Path:
 
 def _from_folder(source: str, work: Path) -> Path:
     prefix = Path(checkpoint.find(source))
-    for path in files_of(prefix):
+    for path in checkpoint.files_of(prefix):
         if _MEMBER.fullmatch(path.name):
             shutil.copyfile(path, work / path.name)
     return work / prefix.name
@@ -172,7 +178,7 @@ def _refuse_existing(prefix: Path) -> None:
 
 def _place(held: Path, prefix: Path) -> None:
     """Moves the files under their name; the index last, because it makes them a checkpoint."""
-    files = [path for path in files_of(held) if _MEMBER.fullmatch(path.name)]
+    files = [path for path in checkpoint.files_of(held) if _MEMBER.fullmatch(path.name)]
     moves = {path: Path(f"{prefix}{path.name.removeprefix(held.name)}") for path in files}
     lines = [f"{sha256(path)}  {target.name}\n" for path, target in moves.items()]
     Path(f"{prefix}{SUMS}").write_text("".join(lines), encoding="utf-8")

@@ -13,20 +13,26 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
 import numpy as np
 
-from data.common import command, start_tensorflow  # noqa: F401
+from data.common import command
 from data.common.errors import UserError
 from data.common.files import sha256
+from data.common.lazy_module import LazyModule
 from data.common.state import is_name, is_sha256
 from models.architecture import variable_shapes
-from models.checkpoints import checkpoint
-from models.checkpoints import report as checkpoint_report
-from models.checkpoints.checkpoint import MOMENTUM, Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    from models.checkpoints import checkpoint
+    from models.checkpoints import report as checkpoint_report
+else:  # they import TensorFlow, and --help must be quick
+    checkpoint = LazyModule("models.checkpoints.checkpoint")
+    checkpoint_report = LazyModule("models.checkpoints.report")
 
 # Depth and classes of the released checkpoints (spec section 1 and 4).
 RELEASED = {
@@ -43,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="prefix, file or folder")
     paths = parser.parse_args(argv).paths or _whole()
+    from data.common import start_tensorflow  # noqa: F401
+
     if not paths:
         raise UserError(f"no checkpoint in {HERE}: see {HERE / 'README.md'}")
     return max([_report(path) for path in paths])
@@ -63,7 +71,7 @@ def problems(prefix: str | Path, name: str) -> Iterator[str]:
     yield from wrong_sums(Path(prefix))
     try:
         yield from _wrong_content(prefix, name)
-    except (CheckpointError, OSError) as error:  # It cannot be read as one.
+    except (checkpoint.CheckpointError, OSError) as error:  # It cannot be read as one.
         yield str(error)
 
 
@@ -85,13 +93,15 @@ def _wrong_content(prefix: str | Path, name: str) -> Iterator[str]:
         yield from _wrong_values(opened, variable, wanted)
 
 
-def _wrong_values(opened: Checkpoint, name: str, wanted: dict[str, tuple]) -> Iterator[str]:
+def _wrong_values(
+    opened: checkpoint.Checkpoint, name: str, wanted: dict[str, tuple]
+) -> Iterator[str]:
     tensor = opened.tensor(name)
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
         yield f"{name} holds {np.count_nonzero(~np.isfinite(tensor))} values that are no numbers"
     if name.endswith("/moving_variance") and tensor.min() < 0:
         yield f"{name} holds a negative variance, {tensor.min():g}"
-    of = name.removesuffix(MOMENTUM)
+    of = name.removesuffix(checkpoint.MOMENTUM)
     if of != name and wanted.get(of) != tensor.shape:
         yield f"{name} is {list(tensor.shape)}, its variable {list(wanted.get(of, ()))}"
 
@@ -120,7 +130,7 @@ def _report(path: str | Path) -> int:
     try:
         path = checkpoint.find(path)
         wrong = list(problems(path, Path(path).name))
-    except (CheckpointError, OSError) as error:  # There is none.
+    except (checkpoint.CheckpointError, OSError) as error:  # There is none.
         wrong = [str(error)]
     if not wrong:
         print(f"ok   {path}: {checkpoint_report.summary(checkpoint.read(path))}")

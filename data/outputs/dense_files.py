@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
-from data.input.image_batches import to_image
 from data.outputs.result_files import ResultFormat
 
 LINE_PIXELS = 400  # of an image's long side for each pixel of a drawn line
@@ -190,6 +189,8 @@ def draw_objects(pixels: np.ndarray, objects: Sequence[dict[str, Any]]) -> Image
 
 def drawn_batch(draw: Callable[..., Image.Image], images: Any, *targets: Any) -> np.ndarray:
     """A batch [B, H, W, 3] in [-1, 1] of `draw(pixels, *targets)` of each image of such a batch."""
+    from data.input.image_batches import to_image  # it imports TensorFlow
+
     rows = zip(*map(np.asarray, (images, *targets)), strict=True)
     drawn = [draw(np.asarray(to_image(image)), *others) for image, *others in rows]
     return np.stack(drawn).astype(np.float32) / 127.5 - 1

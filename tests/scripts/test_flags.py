@@ -63,6 +63,22 @@ def test_help_lists_a_scripts_own_flags_without_tensorflow(run_script, tmp_path,
     assert reported.stdout.startswith(first.splitlines()[0])
 
 
+TOOLS = [
+    str(path.relative_to(ROOT))
+    for folder in ("data", "checkpoints")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "command.run(main" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("script", TOOLS)
+def test_help_of_a_tool_shows_its_usage_without_tensorflow(run_script, tmp_path, script):
+    (tmp_path / "tensorflow.py").write_text(NO_TENSORFLOW)
+    reported = run_script(script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert reported.returncode == 0 and reported.stderr == ""
+    assert reported.stdout.startswith(f"usage: {Path(script).name}")
+
+
 def test_help_shows_a_scripts_own_defaults(run_script):
     reported = run_script("finetune.py", "--help").stdout
     assert "(default: staircase)" in reported and "(default: 0.05)" in reported
