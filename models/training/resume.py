@@ -134,7 +134,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
     trainer.set_progress(meta.get("progress", {}))
     step = int(trainer.global_step.numpy())
     logging.info("resuming %s at step %d", prefix, step)
-    if changed:
+    if changed and flags.get("mode") != "val":  # an evaluation does not use them
         listed = ", ".join(f"--{name} {then} -> {now}" for name, then, now in changed)
         logging.info("changed since the checkpoint: %s", listed)
 
