@@ -82,6 +82,6 @@ class Classes:
         if len(self.names) != class_num:
             raise UserError(
                 f"{os.fspath(source)} names {len(self.names)} classes, the network has {class_num}:"
-                " give the --dictionary of its classes"
+                " give the --dictionary of its classes, or none (--dictionary=)"
             )
         return self

@@ -83,6 +83,9 @@ def test_own_images_become_a_network_and_its_report(
     assert done.returncode == 0, done.stderr
     best = checkpoint.find(tmp_path / "model/best")
     assert checkpoint.describe(best).class_num == (4 if with_table else 3)
+    dictionary = (tmp_path / "lists/dictionary.txt").read_text().splitlines()
+    names = checkpoint.read(best).meta()["classes"]["names"]
+    assert [f"{c}\t{name}" for c, name in enumerate(names)] == dictionary
     # Statistics of few steps: the flag's own 0.997 is for runs of 100,000.
     assert checkpoint.read(best).meta()["flags"]["batch_norm_decay"] == 0.9
     assert ("positive records of 4 classes" in done.stderr) == with_table
@@ -109,6 +112,7 @@ def test_the_two_phases_go_on_after_a_kill_in_each(digits_folder: Path, tmp_path
 
     def start(folder: Path) -> subprocess.Popen:
         command = [ROOT / "example/finetune_imagenet_224_299.sh", *TINY, "--class_num=10"]
+        command += ["--dictionary="]  # not the recipe's, of ImageNet's classes
         command += [f"--data_dir={tmp_path / 'records'}", "--pretrain_ckpt=", "--deterministic"]
         command += [f"--model_dir={folder}", f"--log_dir={folder}/log", "--lr=1e-4"]
         command += ["--batch_size=2", "--global_batch=4", "--snapshot=2"]
