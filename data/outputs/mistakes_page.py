@@ -42,7 +42,8 @@ second, and so on, until {limit} images were chosen.</p>
 <p>A mistake is a <b class="suspect">likely label error</b> where the network disagrees with
 confidence: a wrong label whose score is at least the mean score of the class over the images that
 have it, or a missed one whose score is at most its mean over those that do not (after confident
-learning, Northcutt et al. 2021). Look before you change a label: the network may be wrong.</p>
+learning, Northcutt et al. 2021). Look before you change a label: the network may be wrong, and in
+a class that it has not learned the mark means nothing.</p>
 </details>
 <div id="page">
 <nav id="list"><input id="find-class" type="search" placeholder="find a class" aria-label="class">

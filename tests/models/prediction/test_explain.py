@@ -88,7 +88,7 @@ def test_what_cannot_be_explained_is_refused(loaded):
         Explainer(object(), SIDE)
 
 
-def colored_digits(random, numbers, side=128, size=60):
+def colored_digits(random, numbers, side=128, size=64):
     """Digits, red, green or blue, each somewhere on gray: images, colors, corners (y, x)."""
     digits = load_digits().images
     images = np.zeros((len(numbers), side, side, 3), np.float32)
@@ -102,8 +102,8 @@ def colored_digits(random, numbers, side=128, size=60):
 
 def test_the_heat_is_in_the_digit_that_was_asked_for():
     """A few steps teach the network the color of the ink; the place nobody has said to it."""
-    network = ResNet(14, 3, width=8, batch_norm_decay=0.9)
-    optimizer = tf.keras.optimizers.SGD(0.05, momentum=0.9)
+    network = ResNet(14, 3, width=8, batch_norm_decay=0.8)
+    optimizer = tf.keras.optimizers.SGD(0.01, momentum=0.9)
     random = np.random.default_rng(0)
 
     @tf.function(autograph=False)
@@ -114,7 +114,7 @@ def test_the_heat_is_in_the_digit_that_was_asked_for():
         variables = [*network.trainable_by_name().values()]
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
 
-    for _ in range(40):
+    for _ in range(80):
         images, colors, _ = colored_digits(random, random.integers(1400, size=16))
         step(tf.constant(images), tf.constant(colors))
     images, colors, corners = colored_digits(random, np.arange(1400, 1440))
@@ -125,5 +125,5 @@ def test_the_heat_is_in_the_digit_that_was_asked_for():
     for image, c, corner in zip(images, predicted, corners, strict=True):
         (heat,) = explain(image, [c])
         peak = np.unravel_index(heat.argmax(), heat.shape)
-        inside += (corner <= peak).all() and (peak < corner + 60).all()
+        inside += (corner <= peak).all() and (peak < corner + 64).all()
     assert inside >= 0.9 * len(images)
