@@ -120,15 +120,25 @@ def rewritten(
     path = Path(path)
     unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _created(unfinished) as file:
-            yield file
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException as error:
+        with errors_name(path):
+            with _created(unfinished) as file:
+                yield file
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(unfinished, path)
+    except BaseException:
         unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which
+        raise
+
+
+@contextmanager
+def errors_name(path: str | os.PathLike) -> Iterator[None]:
+    """Has errors of the system name this file: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from data.common.errors import UserError
-from data.common.files import rewritten
+from data.common.files import errors_name, rewritten
 from data.outputs.prediction_files import write_parquet
 from data.outputs.result_files import has_pyarrow
 
@@ -78,11 +78,13 @@ class EvaluatedImages:
 
     def add(self, images: Iterable[EvaluatedImage]) -> None:
         """Adds images of this worker, in order of their numbers."""
-        self._own.writelines(json.dumps(image).encode() + b"\n" for image in images)
+        with errors_name(self._own.name):
+            self._own.writelines(json.dumps(image).encode() + b"\n" for image in images)
 
     def close(self) -> None:
         """Completes the file of this worker."""
-        self._own.close()
+        with errors_name(self._own.name):
+            self._own.close()
 
     def read(self, left_out: Iterable[tuple[int, str, str]] = ()) -> Iterator[EvaluatedImage]:
         """All images in order, once every worker has closed its file.

@@ -52,6 +52,7 @@ def evaluation():
         confusions=np.array([[0, 2, 5], [0, 1, 3], [2, 0, 1]]),
         mean_if_present=PRESENT,
         mean_if_absent=ABSENT,
+        reliability=None,
         curve=lambda c: ([], []) if c == 3 else curve,
     )
 
