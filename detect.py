@@ -48,7 +48,15 @@ FROM_CHECKPOINT = (
 )
 # What determines the rows of a result; an interrupted one continues with the same alone.
 SETTINGS = (
-    *("precision", "use_ema", "test_proposals", "nms_iou", "score_threshold", "max_detections"),
+    *(
+        "precision",
+        "use_ema",
+        "batch_norm_epsilon",
+        "test_proposals",
+        "nms_iou",
+        "score_threshold",
+        "max_detections",
+    ),
     *("dictionary", "draw_dir", "draw_threshold", "min_side", "max_side"),
     *("max_pixels", "max_image_bytes"),
 )

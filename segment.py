@@ -46,7 +46,15 @@ FROM_CHECKPOINT = (
 )
 # What determines the rows of a result; an interrupted one continues with the same alone.
 SETTINGS = (
-    *("precision", "use_ema", "output_stride", "test_scales", "test_flip", "dictionary"),
+    *(
+        "precision",
+        "use_ema",
+        "batch_norm_epsilon",
+        "output_stride",
+        "test_scales",
+        "test_flip",
+        "dictionary",
+    ),
     *("masks_dir", "draw_dir", "max_pixels", "max_image_bytes"),
 )
 
