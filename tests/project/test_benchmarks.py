@@ -62,6 +62,7 @@ QUICK = ("conversion", "scaling_model")
 
 def test_every_benchmark_has_a_part_and_promises_rows():
     others = {"__main__", "compare", "harness", "input_peers", "operations", "photographs"}
+    others |= {"gpu_check"}  # for another machine
     scripts = {path.stem for path in ROOT.glob("benchmarks/*.py")} - others - {"take_batches"}
     assert {name for name, *_ in runner.PARTS.values()} == scripts == set(PROMISED)
 
@@ -92,6 +93,22 @@ def test_two_commits_are_compared(tmp_path):
     rows = json.loads(json_file.read_text())["rows"]
     assert [row["what"] for row in rows] == ["input", "lists", "prediction"]
     assert all(row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_what_is_to_see_on_a_gpu_is_seen_on_a_cpu(tmp_path):
+    json_file = tmp_path / "seen.json"
+    command = [sys.executable, ROOT / "benchmarks/gpu_check.py", "--quick", f"--json={json_file}"]
+    command += ["--checks", "gradients", "resume", "prediction"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["what"]: row for row in json.loads(json_file.read_text())["rows"]}
+    assert rows["device"]["result"] == "no GPU"
+    assert rows["gradients, float32, NHWC"]["gradients differ by"] == 0
+    assert rows["gradients, bfloat16, NHWC"]["loss differs by"] < 0.05
+    assert rows["a deterministic run in two parts"]["result"] == "equal"
+    assert rows["features of 16 photographs"]["features differ by"] < 1e-6
 
 
 def test_an_unknown_part_is_named(run_script):
