@@ -17,8 +17,9 @@
 # to the last digit. Flags given to this script come last and win. Paths are relative to the
 # project's folder.
 #
-# Writes, into --result: report.html, metrics.json, classes.csv (and confusions.csv for one label an
-# image). What each number means: docs/metrics.md. The 88,739 x 11,166 scores of the whole
+# Writes, into --result: report.html, images.html (mistakes, by class and kind), metrics.json,
+# classes.csv, confusions.csv, and predictions.csv and .parquet with a row per image.
+# What each number means: docs/metrics.md. The 88,739 x 11,166 scores of the whole
 # validation set take 3.8 GiB below --scratch_dir (default: the system's temporary folder), and the
 # metrics less than 1 GiB of memory and three minutes on two cores.
 set -euo pipefail

@@ -5,6 +5,7 @@
 #   example/image_classification.sh --images=list.txt           a list: a path a row, maybe a label
 #   ls *.jpg | example/image_classification.sh -                a list on standard input
 #   example/image_classification.sh --result=pred.csv photo.jpg or .jsonl, .parquet
+#   example/image_classification.sh --explain=2 photo.jpg       heat maps of two labels on the page
 #   LAUNCH="mpirun -n 4 python" example/image_classification.sh ... shared by 4 processes
 #
 # Flags given to this script come last and win: --ten_crop, --image_size=299, --precision=bfloat16
