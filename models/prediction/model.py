@@ -63,14 +63,21 @@ class Model:
       image_size: S.
     """
 
-    def __init__(self, loaded: Loaded, classes: Classes, label_mode: str) -> None:
+    def __init__(
+        self, loaded: Loaded, classes: Classes, label_mode: str, probabilities: str = "raw"
+    ) -> None:
         if label_mode not in SCORES:
             raise UserError(f"label_mode is {label_mode!r}: use one of {', '.join(SCORES)}")
         self._loaded, self.classes, self.label_mode = loaded, classes, label_mode
         self.network, self.image_size = loaded.network, loaded.image_size
+        self._probabilities = probabilities
+        scores = probabilities, SCORES[label_mode], loaded.use_ema
+        calibration = metadata.calibration_of(loaded.prefix, *scores)
+        self._score = calibration.score
         # Each traces a graph when it is made.
         self._preparation = functools.cache(functools.partial(Preparation, self.image_size))
-        self._predictor = functools.cache(functools.partial(Predictor, self.network))
+        predictor = functools.partial(Predictor, self.network, calibration=calibration)
+        self._predictor = functools.cache(predictor)
 
     @classmethod
     def load(
@@ -78,6 +85,7 @@ class Model:
         path: str | Path,
         dictionary: str | Path | None = None,
         label_mode: str | None = None,
+        probabilities: str = "raw",
         **options: Any,
     ) -> Model:
         """The network of a checkpoint.
@@ -86,6 +94,7 @@ class Model:
           path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it.
           dictionary: class names or hierarchy; None: what the checkpoint knows.
           label_mode: None: as the checkpoint was trained; "single" if it does not say.
+          probabilities: "raw", "corrected" or "calibrated" (docs/metrics.md).
           options: of `NetworkOptions`, such as `precision="bfloat16"` or `use_ema=True`.
 
         Raises:
@@ -96,7 +105,7 @@ class Model:
         given = dictionary and str(dictionary)
         classes = metadata.classes_of(loaded.prefix, loaded.network.class_num, given)
         kept = image_job.label_mode(loaded.prefix).get("label_mode", "single")
-        return cls(loaded, classes, label_mode or kept)
+        return cls(loaded, classes, label_mode or kept, probabilities)
 
     def predict(
         self,
@@ -119,7 +128,7 @@ class Model:
         names, hierarchy = self.classes.names, self.classes.hierarchy
         selector = LabelSelector(names, top_k, thresholds, show, hierarchy)
         predictions = []
-        for batch, scores in self._run(SCORES[self.label_mode], images, **how):
+        for batch, scores in self._run(self._score, images, **how):
             for image, row in zip(batch.images, scores, strict=True):
                 labels = () if image.problem else selector.choose(row)
                 predictions.append(Prediction(image.name, image.label, labels, image.problem))
@@ -131,7 +140,7 @@ class Model:
         Args:
           how: `ten_crop` (False), `batch_size` (32), `threads` (4).
         """
-        return self._rows(SCORES[self.label_mode], images, **how)
+        return self._rows(self._score, images, **how)
 
     def features(
         self,
@@ -159,7 +168,7 @@ class Model:
         records = images if isinstance(images, str) else ""
         lists = [] if records else list(map(str, images))
         sources = EvaluationImages(lists, records, self.network.class_num, MAX_UNREADABLE)
-        defaults = {"label_mode": self.label_mode}
+        defaults = {"label_mode": self.label_mode, "probabilities": self._probabilities}
         return evaluation.evaluate(self._loaded, sources, EvaluationOptions(**defaults | options))
 
     def _rows(self, output: str, images: Sequence[ImageLike], *args: Any, **how: Any) -> np.ndarray:

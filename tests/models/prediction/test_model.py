@@ -1,5 +1,6 @@
 """The Python API: the same numbers as the scripts, from files, bytes, pixels and images."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -101,3 +102,15 @@ def test_mistakes_are_named(model, images, message):
 def test_a_label_mode_that_is_none(thin_checkpoint):
     with pytest.raises(UserError, match="label_mode is 'many'"):
         Model.load(thin_checkpoint, label_mode="many")
+
+
+def test_probabilities_without_the_weight_of_positives(model, files, thin_checkpoint, tmp_path):
+    for path in thin_checkpoint.glob("model.ckpt-7.[!j]*"):  # as released, without a JSON
+        (tmp_path / path.name).symlink_to(path)
+    released = functools.partial(Model.load, tmp_path, label_mode="multi", image_size=64)
+    raw = model.probabilities(files).astype(np.float64)
+    expected = raw / (raw + 12 * (1 - raw))
+    found = released(probabilities="corrected").probabilities(files)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(UserError, match="--calibrate"):
+        released(probabilities="calibrated")
