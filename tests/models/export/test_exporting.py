@@ -20,6 +20,7 @@ from data.common.errors import UserError
 from data.common.files import sha256
 from data.input.image_batches import Preparation
 from models.architecture import variable_shapes
+from models.calibration import Calibration
 from models.checkpoints import checkpoint, weight_files
 from models.checkpoints import report as checkpoint_report
 from models.checkpoints.checkpoint import CheckpointError
@@ -307,7 +308,7 @@ def thin_source(**changes) -> exporting.Source:
         "image_size": 32,
         "epsilon": 1e-5,
         "names": ["a", "b", "c"],
-        "score": "sigmoid",
+        "calibration": Calibration("sigmoid"),
         "top_k": 5,
         "encoded": encoded,
         "images": np.stack([np.full([32, 32, 3], len(p) / 2000, np.float32) for p in encoded]),
