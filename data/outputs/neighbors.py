@@ -25,7 +25,7 @@ SKETCH_MARGIN = 5.0
 EXHAUSTIVE_ROWS = 20_000
 """Up to here all pairs are compared; for more rows, if faiss is installed, those of near cells."""
 
-CELLS_PROBED = 32
+CELLS_PROBED = 40
 ROUNDING = 1e-6
 """Cosines of equal rows differ from 1 by less than this."""
 
@@ -224,7 +224,7 @@ def _search_cells(sketch: np.ndarray, limit: float) -> Search:
     """Compares with the rows of the CELLS_PROBED nearest of the cells that faiss' k-means makes."""
     import faiss  # an extra
 
-    cells = int(4 * math.sqrt(len(sketch)))
+    cells = int(2 * math.sqrt(len(sketch)))
     means = faiss.Kmeans(sketch.shape[1], cells, niter=5, max_points_per_centroid=64)
     means.train(sketch)
     probed = np.empty((len(sketch), min(CELLS_PROBED, cells)), np.int32)
