@@ -21,7 +21,7 @@ from data.outputs.evaluated_images import EvaluatedImages, write_files
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
 from data.outputs.mistakes_page import MistakesPage
 from models.checkpoints import checkpoint, metadata
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import DistributedOptions

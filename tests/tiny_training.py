@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import SingleProcess
 from models.losses import ClassWeightOptions
 from models.resnet import ResNet

@@ -1,19 +1,18 @@
-"""Checkpoints of this network: describes, finds and restores them; the folder of a training run.
+"""Checkpoints of this network: describes, compares, restores and finds them.
 
-The file format is in files.py; `read`, `save` and `Checkpoint` come from there.
+The file format is in files.py; `read`, `save` and `Checkpoint` come from there. The folder of a
+training run is in folder.py.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from models.architecture import BLOCKS, DENSE_BIAS, STEM, kernel_name, matches
 from models.backbones import RESNET
-from models.checkpoints import list_file
 from models.checkpoints.files import (
     AVERAGE,
     MOMENTUM,
@@ -22,16 +21,15 @@ from models.checkpoints.files import (
     files_of,
     first_few,
     read,
-    remove,
     save,
     save_meta,
     versions,
 )
+from models.checkpoints.folder import CheckpointFolder
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
-    "CheckpointFolder",
     "Description",
     "read",
     "save",
@@ -46,8 +44,6 @@ TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Varia
 _WEIGHT_FILES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
 _V1_END = bytes.fromhex("57fb808b247547db")  # LevelDB's magic number, which ends a V1 file.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
-_OWN_NAME = "model.ckpt-"
-_OWN_FILE = re.compile(r"(model\.ckpt-\d+)(\.tmp-\d+)?\.(index|meta|json|data-\d{5}-of-\d{5}.*)")
 _BLOCK_KERNEL = re.compile(r"stages_(\d)_block_\d+/conv1_b2/conv2d/kernel$")
 # The variable with one number per class, of each kind of head -> how many of them are no class.
 HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias": 0}
@@ -289,74 +285,3 @@ def _ends_with(path: Path, end: bytes) -> bool:
 
 def _is_complete(prefix: str | Path) -> bool:
     return Path(f"{prefix}.index").is_file()
-
-
-class CheckpointFolder:
-    """The checkpoints `model.ckpt-STEP` of one run, and the file `checkpoint` that lists them.
-
-    Only the process that trains may call `save`. It also deletes the incomplete files of a run that
-    was killed while saving.
-
-    Args:
-      max_to_keep: number of latest checkpoints that `save` keeps; 0: all. Files with other names
-        are never deleted.
-    """
-
-    def __init__(self, model_dir: str | Path, max_to_keep: int = 0) -> None:
-        self.model_dir, self.max_to_keep = Path(model_dir), max_to_keep
-
-    def all(self) -> list[str]:
-        """Prefixes of the complete checkpoints, the most recently saved last.
-
-        The order is that of the list file. Checkpoints that are not in it go by their step: before
-        all others, or after them if the list may be out of date and their step is higher.
-        """
-        names = {path.stem for path in self.model_dir.glob("*.index") if ".tmp-" not in path.name}
-        entries, may_be_outdated = list_file.read(self.model_dir)
-        listed = [name for name in entries if name in names]
-        unlisted = sorted(names.difference(listed), key=_step_of)
-        last_step = _step_of(listed[-1]) if listed and may_be_outdated else math.inf
-        newer = [name for name in unlisted if _step_of(name) > last_step]
-        older = [name for name in unlisted if name not in newer]
-        return [str(self.model_dir / name) for name in older + listed + newer]
-
-    def latest(self) -> str | None:
-        """Prefix of the most recently saved checkpoint; None when there is none."""
-        return next(reversed(self.all()), None)
-
-    def save(self, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-        """Saves `model.ckpt-STEP`, lists it, and deletes the oldest above `max_to_keep`.
-
-        The arguments `tensors` and `meta` are those of the function `save`. Returns the prefix.
-
-        Raises CheckpointError (disk full, no permission).
-        """
-        self._remove_unfinished()
-        prefix = save(self.model_dir / f"{_OWN_NAME}{step}", tensors, meta)
-        everything = [other for other in self.all() if other != prefix] + [prefix]
-        own = [other for other in everything if _OWN_FILE.fullmatch(f"{Path(other).name}.index")]
-        surplus = own[: -self.max_to_keep] if self.max_to_keep else []
-        list_file.write(self.model_dir, [Path(p).name for p in everything if p not in surplus])
-        for old in surplus:
-            remove(old)
-        return prefix
-
-    def save_meta(self, step: int, meta: Mapping[str, Any]) -> None:
-        """Replaces sections of the JSON next to `model.ckpt-STEP`. Raises CheckpointError."""
-        save_meta(self.model_dir / f"{_OWN_NAME}{step}", meta)
-
-    def _remove_unfinished(self) -> None:
-        complete = set(self.all())
-        for path in self.model_dir.glob(f"{_OWN_NAME}*"):
-            own = _OWN_FILE.fullmatch(path.name)
-            if own and (own[2] or str(self.model_dir / own[1]) not in complete):
-                path.unlink(missing_ok=True)
-        for path in self.model_dir.glob(".*.tmp"):
-            if path.name.startswith((f".{_OWN_NAME}", f".{list_file.NAME}.")):
-                path.unlink(missing_ok=True)
-
-
-def _step_of(name: str) -> int:
-    """The step at the end of a checkpoint's name; -1 for a name without one."""
-    digits = re.search(r"\d+$", name)
-    return int(digits[0]) if digits else -1

@@ -10,6 +10,7 @@ from absl import logging
 from data.common.processes import this_process
 from data.dense.records import classes_of_records
 from models.checkpoints import checkpoint
+from models.checkpoints.folder import CheckpointFolder
 from models.devices import DeviceOptions
 from models.prediction.inference import Loaded
 
@@ -34,7 +35,7 @@ def run_defaults(
     """
     if mode == "train":
         return classes_of_records(data_dir)
-    held = checkpoint.CheckpointFolder(model_dir).latest() or pretrain_ckpt
+    held = CheckpointFolder(model_dir).latest() or pretrain_ckpt
     return trained_with(held, names) if held else {}
 
 

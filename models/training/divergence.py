@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from data.common.errors import UserError
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from data.common.errors import UserError
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.metrics import definitions
 
 

@@ -17,7 +17,8 @@ from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.sharding import StepOptions, StepShard, arithmetic, step_shard_of
 from data.lists.classes import Classes
-from models.checkpoints.checkpoint import CheckpointFolder, versions
+from models.checkpoints.checkpoint import versions
+from models.checkpoints.folder import CheckpointFolder
 from models.devices import DeviceOptions
 from models.distributed import launch
 from models.distributed.base import Distributed, DistributedOptions

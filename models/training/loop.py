@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.common.progress import Progress
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import Distributed
 from models.metrics import definitions
 from models.training import overview, resume, tracker

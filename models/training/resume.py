@@ -10,7 +10,7 @@ from absl import logging
 from data.common import output_lock
 from data.lists.classes import Classes
 from models.checkpoints import checkpoint, metadata
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 

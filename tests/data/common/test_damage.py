@@ -30,7 +30,7 @@ from data.tfrecords import conversion, records
 from data.tfrecords.conversion import ListRows
 from data.tfrecords.manifest import ShardFolder
 from models.checkpoints import checkpoint
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 
 FLIPS = 40
 SHARD = f"00001{conversion.SUFFIX}"

@@ -18,7 +18,7 @@ from data.input.pipeline import Augmentation, InputOptions, TrainingInput
 from data.tfrecords.examples import encode_example
 from data.tfrecords.records import RecordWriter
 from models.checkpoints import checkpoint
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.horovod_backend import is_lost_connection
 
 STEPS = 400

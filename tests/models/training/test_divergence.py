@@ -11,7 +11,8 @@ from tiny_training import BATCH, SIDE, Held, batch, train, trainer_of
 
 from data.common.errors import UserError
 from models.checkpoints import checkpoint
-from models.checkpoints.checkpoint import CheckpointError, CheckpointFolder
+from models.checkpoints.checkpoint import CheckpointError
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import SingleProcess
 from models.training.divergence import DivergenceCheck
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tiny_training import BATCH, CLASSES, SIDE, Held, batch, train, trainer_of, weights
 
 from data.common.errors import UserError
-from models.checkpoints.checkpoint import CheckpointFolder
+from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import SingleProcess
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.training import loop, resume
