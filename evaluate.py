@@ -52,7 +52,7 @@ def main() -> int:
     if FLAGS.fit_thresholds and FLAGS.label_mode == "single":
         raise UserError("--fit_thresholds needs --label_mode=multi")
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
-    options = script.from_flags(EvaluationOptions)
+    options = script.from_flags(EvaluationOptions, **script.given("threshold"))
     for prefix in [*compared, *prefixes]:
         options.calibration(prefix, FLAGS.use_ema)  # a mistake is found before the first image
     formats, log = evaluated_images.chosen_formats(FLAGS.predictions), None

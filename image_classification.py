@@ -16,7 +16,7 @@ from data.common.errors import UserError
 from data.input.image_batches import ImageBatch
 from data.outputs import prediction_html
 from data.outputs.prediction_files import FORMATS
-from data.outputs.predictions import LabelSelector, Prediction, read_thresholds
+from data.outputs.predictions import LabelSelector, Prediction
 from data.outputs.result_files import choose_format
 from models.calibration import Calibration
 from models.checkpoints import metadata
@@ -71,13 +71,9 @@ def make_selector(loaded: Loaded, calibration: Calibration) -> LabelSelector:
     """Which labels are shown, and how, as the flags and the checkpoint say."""
     class_num = loaded.network.class_num
     classes = metadata.classes_of(loaded.prefix, class_num, FLAGS.dictionary)
-    thresholds = np.full(class_num, FLAGS.threshold, np.float32)
-    if FLAGS.threshold_file:
-        thresholds = read_thresholds(FLAGS.threshold_file, class_num, FLAGS.threshold)
-    elif not FLAGS["threshold"].present:
-        known = loaded.prefix, class_num, calibration.score, loaded.use_ema
-        kept = metadata.kept_thresholds(*known)
-        thresholds = thresholds if kept is None else calibration.thresholds(kept)
+    known = loaded.prefix, class_num, calibration, loaded.use_ema
+    given = script.given("threshold")
+    thresholds = metadata.thresholds_of(*known, **given, threshold_file=FLAGS.threshold_file)
     chosen = FLAGS.top_k_pred, thresholds, FLAGS.show_labels
     return LabelSelector(classes.names, *chosen, classes.hierarchy)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from data.common.errors import UserError
 from data.lists.classes import Classes
+from data.outputs.predictions import read_thresholds
 from models.calibration import Calibration
 from models.checkpoints.files import CheckpointError, is_positive, read
 from models.losses import LOSSES
@@ -117,6 +119,35 @@ def kept_thresholds(
     if found is not None and len(found) != class_num:
         raise CheckpointError(f"{prefix}.json has {len(found)} thresholds for {class_num} classes")
     return None if found is None else np.array(found, np.float32)
+
+
+def thresholds_of(
+    prefix: str | Path,
+    class_num: int,
+    calibration: Calibration,
+    use_ema: bool = False,
+    threshold: float | None = None,
+    threshold_file: str | None = None,
+    default: float = 0.0,
+) -> np.ndarray:
+    """The probabilities from which classes are predicted, float32 [C].
+
+    They are, in this order, those of `threshold_file` (`threshold` or `default` for classes that
+    it lacks), `threshold`, those kept with the checkpoint, and `default`.
+
+    Raises:
+      UserError: a malformed row of the file.
+      CheckpointError: the checkpoint has thresholds of another number of classes.
+    """
+    given = default if threshold is None else threshold
+    if threshold_file:
+        return read_thresholds(threshold_file, class_num, given)
+    if threshold is None:
+        kept = kept_thresholds(prefix, class_num, calibration.score, use_ema)
+        if kept is not None:
+            logging.info("thresholds of classes: those kept with %s", prefix)
+            return calibration.thresholds(kept)
+    return np.full(class_num, given, np.float32)
 
 
 def _kept_calibration(prefix: str | Path, score: str, use_ema: bool) -> Mapping[str, Any] | None:

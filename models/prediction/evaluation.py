@@ -21,7 +21,6 @@ from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classe
 from data.input.image_batches import Preparation
 from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
-from data.outputs.predictions import read_thresholds
 from models.calibration import Calibration
 from models.checkpoints import checkpoint, metadata
 from models.distributed.base import Distributed, SingleProcess
@@ -33,16 +32,21 @@ from models.prediction.image_job import SCORES
 from models.prediction.inference import Loaded, Predictor
 
 SCORE_DIGITS = 7
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How a checkpoint is measured; the fields are the flags of the same name."""
+    """How a checkpoint is measured; the fields are the flags of the same name.
+
+    Without `threshold` and `threshold_file` classes are predicted from the thresholds kept with the
+    checkpoint; from 0.5 without those.
+    """
 
     label_mode: str
     dictionary: str | None = None
     at_k: Sequence[str] = ("5", "10")
-    threshold: float = 0.5
+    threshold: float | None = None
     threshold_file: str | None = None
     probabilities: str = "raw"
     calibrate: bool = False
@@ -60,11 +64,13 @@ class EvaluationOptions:
         """Makes crops of this size of the images."""
         return Preparation(image_size, self.ten_crop, self.max_pixels, self.max_image_bytes)
 
-    def thresholds(self, class_num: int) -> np.ndarray:
+    def thresholds(self, loaded: Loaded) -> np.ndarray:
         """float32 [C], the scores from which classes are predicted, with several labels."""
-        if self.threshold_file:
-            return read_thresholds(self.threshold_file, class_num, self.threshold)
-        return np.full(class_num, self.threshold, np.float32)
+        calibration = self.calibration(loaded.prefix, loaded.use_ema)
+        known = loaded.prefix, loaded.network.class_num, calibration, loaded.use_ema
+        return metadata.thresholds_of(
+            *known, self.threshold, self.threshold_file, DEFAULT_THRESHOLD
+        )
 
     def calibration(self, prefix: str, use_ema: bool) -> Calibration:
         """Of a checkpoint's scores. Raises UserError: it does not say how."""
@@ -104,7 +110,7 @@ def evaluate(
     )
     evaluator = make_evaluator(loaded, options, job)
     hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
-    labels_of_images = make_label_counter(class_num, options)
+    labels_of_images = make_label_counter(loaded, options)
     score = SCORES[options.label_mode]
     calibration = options.calibration(loaded.prefix, loaded.use_ema)
     predictor = Predictor(loaded.network, score, calibration=calibration)
@@ -188,7 +194,7 @@ def make_evaluator(
         raise UserError(f"--at_k={','.join(options.at_k)}: use numbers above 0, such as 5,10")
     measured = MultiLabelOptions(
         top=tuple(map(int, options.at_k)),
-        threshold=options.thresholds(class_num),
+        threshold=options.thresholds(loaded),
         positive_threshold=options.positive_threshold,
         supported=supported,
         parents=None if hierarchy is None else hierarchy.parents,
@@ -197,9 +203,10 @@ def make_evaluator(
     return MultiLabelEvaluator(class_num, job, measured)
 
 
-def make_label_counter(class_num: int, options: EvaluationOptions) -> ImageLabelCounter:
+def make_label_counter(loaded: Loaded, options: EvaluationOptions) -> ImageLabelCounter:
     """An empty counter as the options say."""
+    class_num = loaded.network.class_num
     if options.label_mode == "single":  # the one label is positive whatever its confidence
         return ImageLabelCounter(class_num, options.top_k_pred, None, np.finfo(np.float32).tiny)
-    thresholds = options.thresholds(class_num)
+    thresholds = options.thresholds(loaded)
     return ImageLabelCounter(class_num, options.top_k_pred, thresholds, options.positive_threshold)

@@ -77,6 +77,10 @@ def test_what_an_evaluation_fits_prediction_and_export_use(
     assert metrics(tmp_path, "calibrated")["map_macro"] == pytest.approx(
         metrics(tmp_path, "raw")["map_macro"], abs=1e-9
     )
+    # Evaluation predicts by the kept thresholds, those with the best F1 on these images.
+    assert call_script(*evaluate, "--threshold=0.5", "--result=half") == 0
+    f1 = {name: metrics(tmp_path, name)["macro_f1"] for name in ("raw", "calibrated", "half")}
+    assert f1["calibrated"] == pytest.approx(f1["raw"], abs=1e-3) and f1["half"] < f1["raw"]
 
     # Prediction: the same labels by the kept thresholds, the probabilities of the flag.
     command = "image_classification.py", "--model_dir=run", "--top_k_pred=14", *images[:20]

@@ -106,7 +106,7 @@ def test_a_report_that_does_not_fit_on_the_disk_is_an_error(data):
             ["bash", "-o", "pipefail", "-c", command.format(line)], capture_output=True, text=True
         )
         assert done.returncode != 0
-        reason = {"files": ": File too large", "printed": "No space left"}[name]
+        reason = {"files": "File too large", "printed": "No space left"}[name]
         assert "error: " in done.stderr and reason in done.stderr
 
 
