@@ -1,7 +1,7 @@
 """Images of ImageNet synsets in the forms that people have them: tars of tars, tars, folders.
 
-An archive is indexed by its headers alone; its images are then read once, in order. What an
-archive calls its members decides nothing but which image of which synset they are.
+An archive is indexed by its headers alone; its images are then read once, in order. The names of
+its members only say which image of which synset they are; they are never used as paths.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.common.errors import UserError
+from data.common.images import MAX_BYTES
 
 _IMAGE = re.compile(r"(?:.*/)?n([0-9]{8})_(0|[1-9][0-9]{0,8})\.JPEG")
 _SYNSET = re.compile(r"(?:.*/)?n([0-9]{8})")
 _SYNSET_TAR = re.compile(r"(?:.*/)?n([0-9]{8})\.(?:tar|tar\.gz|tgz)")
 _TAR = re.compile(r"[^.].*\.(?:tar|tar\.gz|tgz)")
 _NOTHING = "no images of ImageNet in it (n01440764.tar, ...)"
-MAX_IMAGE_BYTES = 256 << 20
 _BUFFER_BYTES = 1 << 20
 
 
 class ArchiveError(UserError):
-    """An archive that is none, or none of ImageNet."""
+    """A file that is no archive, an archive without images of ImageNet, or a damaged one."""
 
 
-class Unit(NamedTuple):
-    """Images of one synset in one place, at `path` from byte `offset` on, `size` bytes long.
+class Location(NamedTuple):
+    """Where images of one synset are: in the file `path`, `size` bytes from byte `offset` on.
 
-    `kind` says what is there: a `tar` of images, a `folder` of them, or one `image` number
-    `number`.
+    `kind` says what is there: a `tar` of images, or one `image` with this `number`; or `path` is
+    a `folder` of images.
     """
 
     kind: Literal["tar", "folder", "image"]
@@ -50,74 +50,81 @@ class Image(NamedTuple):
     data: bytes
 
 
+def wnid(synset: int) -> str:
+    """The WordNet ID of a synset, such as `n04310904`."""
+    return f"n{synset:08d}"
+
+
 def image_id(name: str) -> tuple[int, int] | None:
     """(synset, number) of a name that ends like `n04310904_8388.JPEG`, in whatever folder."""
     match = _IMAGE.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Unit]], list[str]]:
-    """The places of each synset's images, in the order given, synsets in order of place.
+def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Location]], list[str]]:
+    """Finds the images of each synset; synsets in the order in which the paths have them.
 
     Args:
         paths: tars of per-synset tars or of images, per-synset tars, and folders of tars, of
             images of a synset, or of such folders. A folder's tars are taken as if given.
 
     Returns:
-        the places, and what is wrong with archives that are damaged behind those.
+        the locations of each synset's images in order, and a line for each archive that is
+        damaged: what it has before the damage is among the locations.
 
     Raises:
-        ArchiveError: a file that is no tar, or nothing of ImageNet in a place.
+        ArchiveError: a file that is no tar, or a path without images of ImageNet.
     """
-    units: dict[int, list[Unit]] = {}
+    locations: dict[int, list[Location]] = {}
     problems: list[str] = []
-    for path in (place for given in paths for place in _places(Path(given))):
+    for path in (found for given in paths for found in _tars_and_folders(Path(given))):
         empty = True
         try:
-            for synset, unit in _index_place(path):
-                units.setdefault(synset, []).append(unit)
+            for synset, location in _index_one(path):
+                locations.setdefault(synset, []).append(location)
                 empty = False
         except tarfile.TarError as error:
             if empty:
                 raise ArchiveError(f"{path}: not an uncompressed tar ({error})") from error
-            problems.append(f"{path}: what follows n{synset:08d} is lost: {error}")
+            problems.append(f"{path}: what follows {wnid(synset)} is lost: {error}")
         if empty:
             raise ArchiveError(f"{path}: {_NOTHING}")
-    return units, problems
+    return locations, problems
 
 
-def read_images(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Image]:
-    """The wanted images of a synset that are in a unit, in their order there.
+def read_images(synset: int, location: Location, wanted: set[int]) -> Iterator[Image]:
+    """The images with the `wanted` numbers that are at a location of their synset, in order.
 
     Raises:
-        ArchiveError: the unit is damaged; the images before that were given.
+        ArchiveError: it is damaged; the images before the damage were given.
     """
     try:
-        if unit.kind == "folder":
-            for number, path in sorted(_images_of_folder(synset, unit.path)):
+        if location.kind == "folder":
+            for number, path in sorted(_images_of_folder(synset, location.path)):
                 if number in wanted:
                     yield Image(number, Path(path).read_bytes())
-        elif unit.kind == "image":
-            if unit.number in wanted:
-                with open(unit.path, "rb") as file:
-                    yield Image(unit.number, _read_all(file, unit.offset, unit.size))
+        elif location.kind == "image":
+            if location.number in wanted:
+                with open(location.path, "rb") as file:
+                    yield Image(location.number, _read_all(file, location.offset, location.size))
         else:
-            yield from _read_tar(synset, unit, wanted)
+            yield from _read_tar(synset, location, wanted)
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise ArchiveError(f"{unit.path}: synset n{synset:08d}: {error}") from error
+        raise ArchiveError(f"{location.path}: synset {wnid(synset)}: {error}") from error
 
 
-def _read_tar(synset: int, unit: Unit, wanted: set[int]) -> Iterator[Image]:
+def _read_tar(synset: int, location: Location, wanted: set[int]) -> Iterator[Image]:
     with (
-        io.BufferedReader(_Section(unit.path, unit.offset, unit.size), _BUFFER_BYTES) as section,
+        io.BufferedReader(_Section(location), _BUFFER_BYTES) as section,
         tarfile.open(fileobj=section, mode="r|*", tarinfo=_StrictHeader) as tar,
     ):
         for member in tar:
             found = image_id(member.name)
             if not (member.isreg() and found and found[0] == synset and found[1] in wanted):
                 continue
-            if member.size > MAX_IMAGE_BYTES:
-                raise ArchiveError(f"{unit.path}: {member.name} has {member.size} bytes")
+            if member.size > MAX_BYTES:
+                size = f"{member.size} bytes; at most {MAX_BYTES} are accepted"
+                raise ArchiveError(f"{location.path}: {member.name} has {size}")
             data = tar.extractfile(member).read()
             if len(data) != member.size:
                 raise EOFError(f"{member.name} is cut short")
@@ -132,18 +139,18 @@ def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
     return data
 
 
-def _places(path: Path) -> list[Path]:
-    """A file itself; of a folder its tars and folders of images, itself among them."""
+def _tars_and_folders(path: Path) -> list[Path]:
+    """The path itself if it is a file or a folder of images, and the tars and folders in it."""
     if not path.is_dir():
         return [path]
     own = _SYNSET.fullmatch(path.name)
-    places = [path] if own and any(_images_of_folder(int(own[1]), path)) else []
+    found = [path] if own and any(_images_of_folder(int(own[1]), path)) else []
     for entry in sorted(path.iterdir()):
         if (_SYNSET if entry.is_dir() else _TAR).fullmatch(entry.name):
-            places.append(entry)
-    if not places:
+            found.append(entry)
+    if not found:
         raise ArchiveError(f"{path}: {_NOTHING}")
-    return places
+    return found
 
 
 def _images_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -153,24 +160,25 @@ def _images_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[
             yield found[1], entry.path
 
 
-def _index_place(path: Path) -> Iterator[tuple[int, Unit]]:
+def _index_one(path: Path) -> Iterator[tuple[int, Location]]:
+    """(synset, location) of what a tar holds, or of a folder of images."""
     if path.is_dir():
-        yield int(_SYNSET.fullmatch(path.name)[1]), Unit("folder", os.fspath(path))
+        yield int(_SYNSET.fullmatch(path.name)[1]), Location("folder", os.fspath(path))
         return
     match = _SYNSET_TAR.fullmatch(path.name)
     if match:
-        yield int(match[1]), Unit("tar", os.fspath(path), 0, path.stat().st_size)
+        yield int(match[1]), Location("tar", os.fspath(path), 0, path.stat().st_size)
         return
     with tarfile.open(path, "r:", tarinfo=_StrictHeader) as tar:
         while member := tar.next():
-            unit = (os.fspath(path), member.offset_data, member.size)
+            where = (os.fspath(path), member.offset_data, member.size)
             tar.members = []  # or it would remember every header
             match = _SYNSET_TAR.fullmatch(member.name)
             found = image_id(member.name)
             if member.isreg() and match:
-                yield int(match[1]), Unit("tar", *unit)
+                yield int(match[1]), Location("tar", *where)
             elif member.isreg() and found:
-                yield found[0], Unit("image", *unit, found[1])
+                yield found[0], Location("image", *where, found[1])
 
 
 class _StrictHeader(tarfile.TarInfo):
@@ -185,11 +193,11 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 class _Section(io.RawIOBase):
-    """Bytes `offset` to `offset + size` of a file, as a file that is read once."""
+    """The bytes at a location, as a file that is read from front to back."""
 
-    def __init__(self, path: str, offset: int, size: int):
-        self._fd = os.open(path, os.O_RDONLY)
-        self._at, self._end = offset, offset + size
+    def __init__(self, location: Location):
+        self._fd = os.open(location.path, os.O_RDONLY)
+        self._at, self._end = location.offset, location.offset + location.size
 
     def readable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Takes the images of a list out of ImageNet's archives: resumable, counted, nothing else.
+"""Extracts the images of a list, and no others, from ImageNet's archives; resumable.
 
 Images are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose images are all
 written has a report in `<output>/.extracted`; a run that was killed continues with the others.
@@ -22,12 +22,13 @@ from data.common.finished import Reports
 from data.common.parallel import ordered_map
 from data.common.progress import Progress
 from data.common.state import StateError
-from data.imagenet.archives import ArchiveError, Unit, read_images
+from data.imagenet.archives import ArchiveError, Location, read_images, wnid
 from data.lists.blocks import Block, Refused, format_rows, over_list, read_block
 from data.lists.rows import chunks
 
 REPORTS = ".extracted"
 _FORM, _REMEDY = "extraction report", "delete it and extract again"
+# As lists name images, and as they are written; archives have other folders.
 _IMAGE = re.compile(r"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
 _LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
 
@@ -41,7 +42,15 @@ _REPORT = {"name": state.is_name, "source": state.is_text, "images": _are_images
 
 
 class Wanted(NamedTuple):
-    """The images of a list: `numbers` int32, ascending, by synset; and its other rows."""
+    """The images that a list names.
+
+    Attributes:
+        numbers: of each synset's images, int32, ascending.
+        rows: rows that name an image, repeated ones included.
+        repeated: rows whose image an earlier row names.
+        others: rows whose name is not that of an ImageNet image.
+        first_others: up to five of these names.
+    """
 
     numbers: dict[int, np.ndarray]
     rows: int
@@ -51,25 +60,26 @@ class Wanted(NamedTuple):
 
 
 class SynsetJob(NamedTuple):
-    """Images to find for a synset, and the places to look at, in this order."""
+    """Numbers of images to find, int32 ascending, and the locations to search, in this order."""
 
     synset: int
     wanted: np.ndarray
-    units: tuple[Unit, ...]
+    locations: tuple[Location, ...]
 
 
 def image_path(synset: int, number: int) -> str:
-    return f"{_name(synset)}/{_name(synset)}_{number}.JPEG"
+    """An image's path in the output folder."""
+    return f"{wnid(synset)}/{wnid(synset)}_{number}.JPEG"
 
 
 def image_ids(block: Block) -> np.ndarray:
-    """int64 [R]: synset * 2^32 + number of each row's image; -1 where it is no such name."""
+    """int64 [R]: synset * 2^32 + number of the image that each row names; -1 where it is none."""
     matches = map(_IMAGE.fullmatch, block.names)
     return np.array([int(m[1]) << 32 | int(m[2]) if m else -1 for m in matches], np.int64)
 
 
 def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
-    """The images that a list names; 16 bytes per row. Lines that are no rows go to `refused`."""
+    """The images that a list names. Takes 16 bytes per row; bad lines go to `refused`."""
     parts, others, first_others, lines = [], 0, [], 0
     for chunk in chunks(path):
         block = read_block(chunk)
@@ -96,24 +106,24 @@ class Found(NamedTuple):
 
 
 class Extractor:
-    """Takes out the images of one synset after the other."""
+    """Extracts the images of a synset per call into the folder `output`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.reports = Reports(output / REPORTS, _FORM, _REPORT, _REMEDY)
 
     def __call__(self, job: SynsetJob) -> str:
-        """Writes the images that are found, then the report; returns what was wrong, or ''."""
-        folder = self.output / _name(job.synset)
+        """Writes the images that are found, then the report; returns the problems, "" if none."""
+        folder = self.output / wnid(job.synset)
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
         wanted = set(job.wanted.tolist())
         lines, problems = [], []
-        for unit in job.units:
+        for location in job.locations:
             if not wanted:
                 break
             try:
-                for number, data in read_images(job.synset, unit, wanted):
+                for number, data in read_images(job.synset, location, wanted):
                     atomic_write(self.output / image_path(job.synset, number), data, False)
                     wanted.discard(number)
                     lines.append(f"{number}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
@@ -122,21 +132,21 @@ class Extractor:
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
         # What was found in spite of damage counts, but is looked for again in the next run.
         source = "damaged" if problems else _source(job)
-        report = {"name": _name(job.synset), "source": source, "images": "".join(lines)}
+        report = {"name": wnid(job.synset), "source": source, "images": "".join(lines)}
         self.reports.add(report)
         return "; ".join(problems)
 
     def is_done(self, job: SynsetJob) -> bool:
-        """Whether an earlier run looked for the same images in the same places."""
+        """Whether an earlier run searched the same locations for the same images."""
         try:
-            return self.reports.read(_name(job.synset))["source"] == _source(job)
+            return self.reports.read(wnid(job.synset))["source"] == _source(job)
         except (FileNotFoundError, StateError):  # a damaged report is made again
             return False
 
     def found(self, synset: int) -> Found:
-        """What the report of a synset says; nothing if there is none. Raises StateError."""
+        """The images in the report of a synset; none without a report. Raises StateError."""
         try:
-            lines = self.reports.read(_name(synset))["images"].splitlines()
+            lines = self.reports.read(wnid(synset))["images"].splitlines()
         except FileNotFoundError:
             lines = []
         fields = [line.split("\t") for line in lines]
@@ -144,28 +154,28 @@ class Extractor:
         return Found(numbers, [digest for _, _, digest in fields])
 
 
-def _name(synset: int) -> str:
-    return f"n{synset:08d}"
-
-
 def _source(job: SynsetJob) -> str:
-    """A hash of the images that are looked for, and of the places."""
-    places = repr([(Path(u.path).name, *u[2:]) for u in job.units]).encode()
-    return hashlib.sha256(job.wanted.tobytes() + places).hexdigest()
+    """A hash of the wanted images and the locations, without folders: archives may move."""
+    locations = [(Path(at.path).name, at.offset, at.size, at.number) for at in job.locations]
+    return hashlib.sha256(job.wanted.tobytes() + repr(locations).encode()).hexdigest()
 
 
 def extract(
-    wanted: Wanted, units: dict[int, list[Unit]], output: Path, processes: int
+    wanted: Wanted, locations: dict[int, list[Location]], output: Path, processes: int
 ) -> tuple[Extractor, list[str]]:
-    """Writes the wanted images; returns who knows what was found, and the problems.
+    """Writes the wanted images, synsets in the order in which the archives have them.
 
-    Synsets are worked on in the order in which the archives have them.
+    Args:
+        locations: of each synset's images, see `archives.index`.
+
+    Returns:
+        the extractor, which has the reports of what was found, and the problems, a line each.
     """
     extractor = Extractor(output)
     clear_leftovers(extractor.reports.folder)
     jobs = [
-        SynsetJob(synset, wanted.numbers[synset], tuple(places))
-        for synset, places in units.items()
+        SynsetJob(synset, wanted.numbers[synset], tuple(found))
+        for synset, found in locations.items()
         if synset in wanted.numbers
     ]
     todo = [job for job in jobs if not extractor.is_done(job)]
@@ -186,7 +196,10 @@ def missing(wanted: Wanted, extractor: Extractor) -> Iterator[str]:
 
 
 def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
-    """Groups of images with the same bytes, a group of two or more at a time."""
+    """Groups of two or more images with the same bytes.
+
+    The first 64 bits of their hashes, 8 bytes per image, find the few whose hashes are compared.
+    """
     short = [
         int(digest[:16], 16)
         for synset in wanted.numbers

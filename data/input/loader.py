@@ -104,7 +104,7 @@ class SampleReader:
 
     def read_all(self, sample_indices: Sequence[int]) -> list[IndexedSample]:
         """The samples of several indices, fetched at once."""
-        self._source.announce(self._record_at(index) for index in sample_indices)
+        self._source.prefetch(self._record_at(index) for index in sample_indices)
         return [self.read(index) for index in sample_indices]
 
     def reject(self, sample_index: int, reason: str) -> None:

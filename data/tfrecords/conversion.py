@@ -1,14 +1,15 @@
 """Converts annotated images to shards of TFRecords: the same bytes for any number of workers.
 
 One process writes a shard, and decodes every image to check that it is complete. Rows that cannot
-be used are left out of the shard and reported. What rows are is for a class with the methods of
-`Rows`: `ListRows` are those of image lists, `shard_size` consecutive ones of a list in a shard.
+be used are left out of the shard and reported. A class with the methods of `Rows` says what the
+rows are: `ListRows` reads image lists, `shard_size` consecutive rows of a list for each shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,6 @@ from data.tfrecords.records import RecordError
 SHARD_SIZE = 1024
 SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
 _OTHER_BYTES = 64 << 20  # of memory that a decode may take besides the image
-_BOM = b"\xef\xbb\xbf"  # written by Windows editors
 
 
 class RowError(Exception):
@@ -63,7 +63,7 @@ class Rows(Protocol):
     """What is converted, divided into shards that have a `name`."""
 
     def source(self, shard: Any) -> str:
-        """A hash of all that determines the shard's content except the images."""
+        """A hash of all that determines the shard's content, except the bytes of the images."""
 
     def converted(self, shard: Any) -> Iterator[Converted | BadRow]:
         """The shard's rows in order."""
@@ -75,10 +75,10 @@ class ImageOptions:
 
     Attributes:
         short_side: shrink images to it, in pixels; None keeps their size.
-        quality: of JPEGs that have to be encoded, 1 to 95.
+        quality: of JPEGs that have to be encoded, 1 to 100.
         orientation: `apply` turns images upright by their EXIF data, `keep` leaves them.
         max_pixels: of an image; larger ones are refused.
-        max_image_bytes: that decoding one may take in a process.
+        max_image_bytes: memory that decoding an image may take in a process.
     """
 
     short_side: int | None = None
@@ -145,8 +145,8 @@ def _pieces(path: Path, shard_size: int) -> Iterator[tuple[int, int, int]]:
     start = offset = rows = line = start_line = 0
     refuse_other_encodings(path)
     with open(path, "rb") as file:
-        if file.read(len(_BOM)) == _BOM:
-            start = offset = len(_BOM)
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:  # as Windows editors write
+            start = offset = len(BOM_UTF8)
         file.seek(offset)
         for text in file:
             if rows == shard_size and text.strip():
@@ -167,18 +167,21 @@ def convert(
     group: ProcessGroup,
     retry_bad: bool = False,
 ) -> list[ShardReport] | None:
-    """Writes this process's shards that are missing, and the manifest if it is its job.
+    """Writes this process's shards that are missing; the one that collects adds the manifest.
 
     Args:
-        shards: of `rows`, each with a `name`.
+        shards: those of all processes, each with a `name`.
+        rows: what the shards hold.
         output: the folder of shards.
+        processes: workers of this process, which write a shard each at a time.
+        group: the processes that share the shards.
         retry_bad: write shards again from which rows were left out.
 
     Returns:
         the reports of all shards of the folder; None where another rank or run collects them.
 
     Raises:
-        UserError: the folder has a shard of that name from another list or other options.
+        UserError: the folder has a shard of the same name from other rows or other options.
     """
     folder = ShardFolder(output)
     done = folder.reports()
@@ -193,7 +196,7 @@ def convert(
         with Progress("conversion", len(ours), "shard", len(ours) - len(todo)) as progress:
             for _ in ordered_map(_ShardJob(rows, folder), todo, processes):
                 progress.update()
-    except BaseException:  # Ctrl-C may end a worker between opening a file and watching over it
+    except BaseException:  # Ctrl-C may end a worker before it can delete the file that it opened
         folder.clear_leftovers({shard.name for shard in ours})
         raise
     group.wait()
@@ -278,6 +281,7 @@ class ListRows:
 
 
 def _row(line: bytes, class_num: int | None) -> Row | None:
+    """The row of a line, None for an empty one; errors have no location, as `BadRow` adds it."""
     try:
         return parse_row(line.decode(), "", class_num)
     except (ListError, UnicodeDecodeError) as error:
@@ -286,6 +290,7 @@ def _row(line: bytes, class_num: int | None) -> Row | None:
 
 
 def _read(shard: ShardPlan) -> bytes:
+    """The lines of a shard's rows."""
     with open(shard.list_path, "rb") as file:
         file.seek(shard.offset)
         return file.read(shard.size)

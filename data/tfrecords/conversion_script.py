@@ -13,11 +13,11 @@ from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import cores
 from data.common.processes import process_group
 from data.tfrecords.conversion import SHARD_SIZE, ImageOptions, Rows, convert
-from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_reason
+from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_kind
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of a script, to whose own the shared ones are added."""
+    """Adds the shared arguments to those of a script, and parses them."""
     add = parser.add_argument
     add("-tfs", "--tfrecords", required=True, help="the folder of shards to write")
     add("-sidx", "--start_index", type=int, default=0, help="number of the first shard")
@@ -41,7 +41,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 def image_options(
     args: argparse.Namespace, short_side: int | None = None, orientation: str = "apply"
 ) -> ImageOptions:
-    """How the arguments say that images are stored."""
+    """How images are stored, as the arguments say; the others are those of `ImageOptions`."""
     limits = args.max_pixels, args.max_image_bytes
     return ImageOptions(short_side, args.quality, orientation, *limits)
 
@@ -65,15 +65,15 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
     rows = sum(report.rows for report in reports)
     kept = sum(report.kept for report in reports)
     clipped = sum(report.clipped_boxes for report in reports)
-    bad = bad_by_reason(reports)
+    bad = bad_by_kind(reports)
     print(f"{rows} images in {len(reports)} shards of {folder}: {kept} kept byte for byte,", end="")
     print(f" {rows - kept} converted to JPEG; {sum(r.bytes for r in reports)} bytes")
     if clipped:
         print(f"{clipped} boxes reached out of their image and were clipped to it")
     print(f"{sum(bad.values())} rows left out", end="")
     if bad:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        print(f" ({reasons}): see {Path(folder, BAD_IMAGES)}", end="")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in bad.items())
+        print(f" ({kinds}): see {Path(folder, BAD_IMAGES)}", end="")
     print()
     if not rows:
         first = next((row for report in reports for row in report.bad), ("the list is empty",))

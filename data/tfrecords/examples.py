@@ -194,11 +194,11 @@ def decode_labels(
 def positives_of(kind: str, classes: Sequence[int], confidences: Sequence[float]) -> list[int]:
     """What `positive_classes` finds in the example that `encode_example` makes of these labels.
 
-    Decoding it would cost a conversion a tenth of its time, for the image is copied.
+    Decoding the example copies the image, which would take a tenth of a conversion's time.
     """
     if kind == "single":
         return list(classes)
-    # As they are stored: the least of confidences are 0 in float32.
+    # In float32, as they are stored: there the smallest confidences become 0.
     values = np.asarray(confidences, np.float32)
     return [label for label, value in zip(classes, values, strict=True) if value > 0]
 

@@ -55,12 +55,19 @@ _SCHEMA = {"shards": [_SHARD], "label_counts?": _is_label_counts}
 
 @dataclass
 class ShardReport:
-    """A shard's contents, and the rows of its part of the list that are not in it.
+    """A shard's contents, and the rows that were left out of it.
 
-    `source` is a hash of the list rows and options it was made from. `bad` has, for each row that
-    is not in the shard, `list:line`, image, category and reason. `label_counts` has the number of
-    positive records of each class, as `3:17 8:2`; only while the conversion runs. `clipped_boxes`
-    were partly outside their image; it is stored where there are any.
+    Attributes:
+        name: of the shard's file.
+        source: a hash of the rows and options it was made from.
+        rows: records in it.
+        bytes, sha256: of the file.
+        kept: images stored as they were found, byte for byte.
+        image_bytes: of all encoded images in it.
+        bad: of each row that was left out `list:line`, image, kind and reason.
+        label_counts: positive records of each class, as `3:17 8:2`; None once the conversion is
+            done, as the manifest has those of all shards.
+        clipped_boxes: boxes that were partly outside their image; stored where there are any.
     """
 
     name: str
@@ -75,7 +82,7 @@ class ShardReport:
     clipped_boxes: int = 0
 
     def document(self) -> dict[str, Any]:
-        """What is stored of it."""
+        """The report as it is stored."""
         content = asdict(self)
         if not self.clipped_boxes:
             del content["clipped_boxes"]
@@ -166,7 +173,11 @@ class ShardFolder:
         self._reports.add(report.document())
 
     def reports(self) -> dict[str, ShardReport]:
-        """The finished shards by name: those of an earlier, whole conversion, and of this one."""
+        """The finished shards by name: those of the manifest, and of the running conversion.
+
+        Raises:
+            StateError: the manifest or a report is damaged.
+        """
         new = {report.name: replace(report, label_counts=None) for report in self._new_reports()}
         return self.manifest().shards | new
 
@@ -192,7 +203,7 @@ class ShardFolder:
             earlier = shards.get(report.name)
             shards[report.name] = replace(report, label_counts=None)
             if earlier and earlier.sha256 == report.sha256:
-                continue  # it is counted
+                continue  # already counted
             if earlier or report.label_counts is None:
                 counts = None
             elif counts is not None:
@@ -221,10 +232,15 @@ class ShardFolder:
         clear_leftovers(self.path, names | indices | {MANIFEST, BAD_IMAGES})
 
     def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
-        """Reads every shard again: size, SHA-256, each record's CRC, rows, index; and no others.
+        """Compares the folder with the manifest; shards that the manifest lacks are problems, too.
+
+        Of every shard: size, SHA-256, each record's CRC, number of records, index; of all: labels.
 
         Returns:
             the reports of the manifest, and the problems, a line each.
+
+        Raises:
+            UserError: there is no manifest, or it is damaged.
         """
         shards, counts = self.manifest()
         if not shards:
@@ -304,9 +320,12 @@ def _labels_in(path: Path) -> Iterator[list[int]]:
 
 
 def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[int] | None:
-    """Positive records of each class in record files of so many rows, from their manifests.
+    """Positive records of each class in record files, from the manifests of their folders.
 
-    None where a manifest is absent, damaged, without counts, or of other files than these.
+    Args:
+        rows: records of each file.
+
+    Returns None where a manifest is absent, damaged, without counts, or of other files than these.
     """
     folders: dict[str, dict[str, tuple[int, int]]] = {}
     for path, count in zip(files, rows, strict=True):
@@ -325,7 +344,7 @@ def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[in
     return total
 
 
-def bad_by_reason(reports: Iterable[ShardReport]) -> dict[str, int]:
-    """Rows that are in no shard, counted by reason, the most frequent first."""
+def bad_by_kind(reports: Iterable[ShardReport]) -> dict[str, int]:
+    """Rows that were left out, counted by kind, the most frequent first."""
     counts = Counter(kind for report in reports for _, _, kind, _ in report.bad)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

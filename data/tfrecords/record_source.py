@@ -25,8 +25,8 @@ from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
 OPEN_FILES = 256  # of a source at once, if the process limit allows
-INDEX_THREADS = 16  # files whose index is read at once: a network's latency, not work
-READ_THREADS, READ_CHUNK = 8, 1024
+INDEX_THREADS = 16  # for the indexes of files: most of the time is latency of a network drive
+READ_THREADS, READ_CHUNK = 8, 1024  # for all labels; records of a task
 # What our tools write next to records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
 
@@ -72,12 +72,16 @@ class RecordSource:
     """The records of files, numbered from 0 through the files in order.
 
     Args:
-        data_dir: folder, file or glob.
-        split: see `find_files`.
+        data_dir, split: see `find_files`.
         class_num: classes that labels may name.
+        max_bad_records: more unreadable records than these, or all of them, end the run.
         parse: features, class_num -> what `read` returns; None: a `Sample`. Raises RecordError for
             one bad record, UserError where all records will be like it.
-        max_bad_records: more unreadable records than these, or all of them, end the run.
+
+    Attributes:
+        files: paths, in order.
+        counts: records of each file, int64 [files].
+        total: number of records.
 
     Raises:
         UserError: no files, no records, a file that holds something else, or a first record
@@ -92,7 +96,7 @@ class RecordSource:
         split: str = "train",
         parse: Callable[[Features, int], Any] | None = None,
     ):
-        self._parse = parse or _sample
+        self._parse = parse or _parse_sample
         self.files = find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0
@@ -114,10 +118,10 @@ class RecordSource:
         with contextlib.suppress(RecordError):
             self.read(0)
 
-    def announce(self, records_ahead: Iterable[int]) -> None:
-        """Lets the system prefetch records that are read soon, which hides latency."""
+    def prefetch(self, records_ahead: Iterable[int]) -> None:
+        """Has the system fetch records that are read soon, which hides the latency of storage."""
         for record in records_ahead:
-            file, offset, size = self._place(record)
+            file, offset, size = self._open_at(record)
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def reject(self, record: int, reason: str) -> None:
@@ -143,7 +147,7 @@ class RecordSource:
             )
 
     def where(self, record: int) -> str:
-        """The file of a record and its number in there, to be shown."""
+        """The file of a record and its number in there, for messages."""
         file = self._file_of(record)
         return f"{self.files[file]}: record {record - self._first[file]}"
 
@@ -152,7 +156,7 @@ class RecordSource:
         path = self.files[self._file_of(record)]
         return path, int(self._offsets[record]), int(self._sizes[record])
 
-    def _place(self, record: int) -> tuple[BinaryIO, int, int]:
+    def _open_at(self, record: int) -> tuple[BinaryIO, int, int]:
         path, offset, size = self.place(record)
         return self._open(path), offset, size
 
@@ -166,7 +170,7 @@ class RecordSource:
             RecordError: its bytes are damaged, or a label value is not finite.
             UserError: it has no image, no label, or a label outside [0, class_num).
         """
-        file, offset, size = self._place(record)
+        file, offset, size = self._open_at(record)
         payload = records.read_record(file.fileno(), offset, size)
         features = decode_example(payload)
         try:
@@ -199,9 +203,8 @@ class RecordSource:
         A damaged record has none here; it is counted as bad when training reads it.
         """
         # In chunks: a pool creates an object for each task, too many for millions of records.
-        pieces = [
-            range(i, min(i + READ_CHUNK, self.total)) for i in range(0, self.total, READ_CHUNK)
-        ]
+        numbers = range(self.total)
+        pieces = [numbers[i : i + READ_CHUNK] for i in range(0, self.total, READ_CHUNK)]
         found: list[np.ndarray] = []
         with (
             ThreadPoolExecutor(READ_THREADS) as pool,
@@ -235,7 +238,7 @@ def _open(path: str) -> BinaryIO:
     return open(path, "rb", buffering=0)
 
 
-def _sample(features: Features, class_num: int) -> Sample:
+def _parse_sample(features: Features, class_num: int) -> Sample:
     image, name = (next(iter(features[key].bytes_list.value), b"") for key in ("image", "name"))
     if not image:
         raise UserError("no image in it; a record holds `image`, the bytes of a JPEG")
@@ -254,7 +257,7 @@ def _outside(label: int, class_num: int) -> str:
 
 
 def count_classes(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
-    """int64 [class_num]: how many of the records, given by their classes, have each class."""
+    """int64 [class_num]: how many records have each class; `labels` are the classes of each."""
     return np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
 
 

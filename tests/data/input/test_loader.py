@@ -29,7 +29,7 @@ class Source:
     def __init__(self, damaged=(), most=9):
         self.damaged, self.rejected, self.most = damaged, [], most
 
-    def announce(self, records):
+    def prefetch(self, records):
         list(records)
 
     def read(self, record):
