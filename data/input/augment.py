@@ -24,8 +24,8 @@ from data.input.randaugment import rand_augment
 
 CPU = "CPU:0"  # where images are made, whatever computes the network
 CROP_TRIES = 100
-_TRACING = threading.Lock()  # all threads come first at once
-# Added to the seed, so that the numbers of an image do not depend on each other.
+_TRACING = threading.Lock()  # all threads ask at once for what should be traced once
+# Added to the seed, so that what is drawn of an image for one purpose says nothing of the others.
 CROP_SEED, PARAMS_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
 
 
@@ -79,6 +79,7 @@ def make_images(
     Args:
         contents: encoded images [n].
         seeds: int64 [n, 2], the run's seed and the sample index.
+        options: what is drawn.
         images: float32 [n, S, S, 3], filled with the results, in [-1, 1].
 
     Raises:
@@ -92,10 +93,11 @@ def make_images(
 
 
 def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
-    """TensorFlow's part of the work, for several images, since a call takes a tenth of an image.
+    """A TensorFlow function that draws uniform numbers for `count` images and crops them.
 
-    It maps encoded images [count] and seeds [count, 2] to uniform numbers in [0, 1), float32
-    [count, D], and the crops, uint8 [h, w, 3] each.
+    It maps encoded images [count] and seeds [count, 2] to float32 [count, D] in [0, 1) and the
+    crops, uint8 [h, w, 3] each. It takes several images, because a call costs a tenth of the time
+    that an image takes.
     """
     with _TRACING:
         return _traced(options, count)
@@ -125,7 +127,12 @@ def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
 
 
 def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    """uint8 [h, w, 3]: a random part of an upright image, the whole if no try fits."""
+    """uint8 [h, w, 3]: a random crop of an upright image, all of it if no try fits.
+
+    Args:
+        contents: string scalar, an encoded image.
+        seed: int64 [2].
+    """
     is_stored_upright = tf.io.is_jpeg(contents) & (exif_ops.orientation(contents) == 1)
 
     def of_jpeg() -> tf.Tensor:
@@ -141,7 +148,7 @@ def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> 
 
 
 def _window(shape: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    """int32 [4]: top, left, height and width of a random part of an image of this shape."""
+    """int32 [4]: top, left, height and width of a random crop of an image of this shape."""
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
         tf.zeros([1, 0, 4]),

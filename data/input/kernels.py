@@ -1,9 +1,9 @@
 """The augmentation of one image as plain loops over pixels, compiled by Numba.
 
-TensorFlow has no fast operations for this: `tf.image` takes longer to turn hue or saturation than
+TensorFlow has no fast operations for this: `tf.image` takes longer to adjust hue or saturation than
 to decode the image. The functions here agree with `tf.image` to rounding and run without Python's
-lock. Between them an image is float32 [row, channel, column], so that a loop over columns fills
-whole vector registers.
+lock. They pass images on as `planes`, float32 [row, channel, column], so that a loop over columns
+fills whole vector registers.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numba
 import numpy as np
 from numpy import float32, int32
 
-CHANNELS = 3
 KEEP, ORDER_A, ORDER_B = range(3)  # what `augment` does to the colors
 TINY = float32(1e-12)
+# A Python number would make the arithmetic float64.
 ZERO, ONE, TWO, SIX = float32(0), float32(1), float32(2), float32(6)
 HALF, MAX = float32(0.5), float32(255)
 
 
 def _compiled(function):
-    """Compiles at the first call; the result is kept on disk where a folder can be written.
+    """Compiles a function at its first call, and caches the result in a folder if it can.
 
-    With `fastmath`, since no NaN comes in, and sums may be vectorized.
+    `fastmath` vectorizes sums by adding in another order; it requires that no NaN comes in.
     """
     jit = functools.partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
     try:
         return jit(cache=True)(function)
-    except RuntimeError:  # neither the source tree nor HOME: compile anew at each start
+    except RuntimeError:  # neither the source tree nor HOME can be written: compiles at each start
         return jit()(function)
 
 
 @_compiled
 def augment(image, params, out):
-    """Resizes, mirrors, rotates and colors an image, and writes it to `out`.
+    """Resizes and mirrors an image, and rotates it and adjusts its colors, as `params` says.
 
     Args:
         image: uint8 [H, W, 3], contiguous.
@@ -44,18 +44,18 @@ def augment(image, params, out):
         out: float32 [S, S, 3], the result, in [-1, 1].
     """
     size, brightness, contrast = len(out), params["brightness"], params["contrast"]
-    planes = np.empty((size, CHANNELS, size), np.float32)
+    planes = np.empty((size, 3, size), np.float32)
     _resize(image, planes, params["mirror"])
     scale, offset = np.full(3, ONE / MAX), np.zeros(3, np.float32)
     if params["colors"] == ORDER_A:
-        turned = np.empty((size, CHANNELS, size), np.float32)
-        _rotate(planes, turned, params["angle"])
-        _turn_colors(turned, scale, offset + brightness, params["saturation"], params["hue"])
-        offset = (ONE - contrast) * _means(turned)
-        _finish(turned, np.full(3, contrast), offset, out)
+        rotated = np.empty((size, 3, size), np.float32)
+        _rotate(planes, rotated, params["angle"])
+        _adjust_colors(rotated, scale, offset + brightness, params["saturation"], params["hue"])
+        offset = (ONE - contrast) * _means(rotated)
+        _finish(rotated, np.full(3, contrast), offset, out)
     elif params["colors"] == ORDER_B:
         offset = (ONE - contrast) / MAX * _means(planes) + brightness
-        _turn_colors(planes, scale * contrast, offset, params["saturation"], params["hue"])
+        _adjust_colors(planes, scale * contrast, offset, params["saturation"], params["hue"])
         _finish(planes, np.ones(3, np.float32), np.zeros(3, np.float32), out)
     else:
         _finish(planes, scale, offset, out)
@@ -63,7 +63,7 @@ def augment(image, params, out):
 
 @_compiled
 def _resize(image, planes, mirror):
-    """Bilinear, half-pixel centers, no antialiasing: `tf.image.resize`; in the image's range."""
+    """As `tf.image.resize`: bilinear, half-pixel centers, no antialiasing; values in [0, 255]."""
     height, width, _ = image.shape
     size = planes.shape[0]
     lines = image.reshape(height, 3 * width)
@@ -99,8 +99,8 @@ def _taps(length, size, mirror):
 
 
 @_compiled
-def _rotate(planes, turned, angle):
-    """About the center; the nearest pixel, black where there was none."""
+def _rotate(planes, rotated, angle):
+    """Rotates about the center by `angle` radians: nearest pixels, black from outside the image."""
     size = int32(planes.shape[0])
     middle = float32(size - 1) / TWO
     cos, sin = float32(math.cos(angle)), float32(math.sin(angle))
@@ -115,7 +115,7 @@ def _rotate(planes, turned, angle):
             row = int32(int32(start_y + sin * float32(x)) - size)
             inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
             places[x] = int32(row * int32(3 * size) + column) if inside else int32(-1)
-        red, green, blue = turned[y, 0], turned[y, 1], turned[y, 2]
+        red, green, blue = rotated[y, 0], rotated[y, 1], rotated[y, 2]
         for x in range(size):
             place = places[x]
             if place >= 0:
@@ -127,7 +127,7 @@ def _rotate(planes, turned, angle):
 
 
 @_compiled
-def _turn_colors(planes, scale, offset, saturation, hue):
+def _adjust_colors(planes, scale, offset, saturation, hue):
     """`planes * scale + offset`, then `adjust_saturation`, then `adjust_hue`, in place.
 
     In HSV, saturation scales a pixel's range below its largest channel, at most down to 0, and hue
@@ -162,7 +162,7 @@ def _shade(angle):
 
 @_compiled
 def _means(planes):
-    """float32 [3], of each channel."""
+    """The mean of each channel, float32 [3]."""
     size = planes.shape[0]
     sums = np.zeros((3, size), np.float32)
     for y in range(size):
@@ -178,17 +178,17 @@ def _means(planes):
 
 @_compiled
 def _finish(planes, scale, offset, out):
-    """`planes * scale + offset`, clipped to [0, 1], scaled to [-1, 1]: [row, column, channel]."""
+    """Writes `planes * scale + offset`, clipped to [0, 1] and scaled to [-1, 1], channels last."""
     size = planes.shape[0]
     lines = out.reshape(size, 3 * size)
     for y in range(size):
         line, red, green, blue = lines[y], planes[y, 0], planes[y, 1], planes[y, 2]
         for x in range(size):
-            line[3 * x] = _unit(red[x] * scale[0] + offset[0])
-            line[3 * x + 1] = _unit(green[x] * scale[1] + offset[1])
-            line[3 * x + 2] = _unit(blue[x] * scale[2] + offset[2])
+            line[3 * x] = _clip_and_scale(red[x] * scale[0] + offset[0])
+            line[3 * x + 1] = _clip_and_scale(green[x] * scale[1] + offset[1])
+            line[3 * x + 2] = _clip_and_scale(blue[x] * scale[2] + offset[2])
 
 
 @_compiled
-def _unit(value):
+def _clip_and_scale(value):
     return min(max(value, ZERO), ONE) * TWO - ONE

@@ -2,8 +2,8 @@
 
     sample_index -> record -> encoded image -> image -> batch
 
-Nothing here depends on timing: what fills a place is a function of its sample index. Encoded
-records of a few steps and `BATCHES_AHEAD` batches are all that is held.
+Nothing here depends on timing: the image at a place of a batch is a function of its sample index.
+Only the encoded records of a few steps and `BATCHES_AHEAD` batches are kept in memory.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from data.tfrecords.records import RecordError
 
 STEPS_READ_AHEAD = 2
 BATCHES_AHEAD = 2
-GROUP_SIZE = 32  # images per call at most: what a call holds Python's lock for is shared by all
+GROUP_SIZE = 32  # images per call at most; they share the time it holds Python's lock
 ALIGNMENT = 64  # bytes; TensorFlow takes over arrays so aligned without a copy
 
 
 class IndexedSample(NamedTuple):
-    """What fills a place of a batch: the first sample, from its own index on, that can be read.
+    """A sample that could be read, with its index.
+
+    A place of a batch has an index of its own; where the record of that is bad, the sample of the
+    next index whose record is good fills it.
 
     `sample` is what `RecordSource.read` returns, as `Sample` or `DenseSample`.
     """
@@ -41,18 +44,22 @@ class IndexedSample(NamedTuple):
 
 
 MakeImages = Callable[[Sequence[IndexedSample], np.ndarray], None]
-"""Fills an array, whose first axis is n, with what n samples become.
+"""Makes the images of n samples, and writes them to an array whose first axis is n.
 
-tf.errors.OpError, ImageError or RecordError: one of them is damaged.
+Raises tf.errors.OpError, ImageError or RecordError: one of them is damaged.
 """
 
 
 class StepPlan(NamedTuple):
     """What a worker does in every step.
 
-    `sample_indices(step)` are micro_batches * batch_size numbers. `new_images()` is an array for
-    the images of a micro-batch: `aligned([batch_size, S, S, 3])`, or of objects where images
-    differ in size. At most `group_size` images are made by a call.
+    Attributes:
+        sample_indices: step -> the indices of its samples, micro_batches * batch_size numbers.
+        batch_size: images of a micro-batch.
+        micro_batches: number of them in a step.
+        new_images: makes an array for the images of a micro-batch: `aligned((batch_size, S, S,
+            3))`, or one of objects where images differ in size.
+        group_size: images that a call of `MakeImages` makes, at most.
     """
 
     sample_indices: Callable[[int], Sequence[int]]
@@ -88,7 +95,7 @@ class SampleReader:
         self._failure: UserError | None = None
 
     def read(self, sample_index: int) -> IndexedSample:
-        """The sample of an index: its record, or what the next index shows.
+        """The sample of an index, or of the next index whose record can be read.
 
         Raises:
             UserError: see `RecordSource.read`; or there are too many bad records.
@@ -108,10 +115,10 @@ class SampleReader:
         return [self.read(index) for index in sample_indices]
 
     def reject(self, sample_index: int, reason: str) -> None:
-        """Fill this place by the next sample from now on, and count its record as bad.
+        """Has `read` pass over an index from now on, and counts its record as bad.
 
         Raises:
-            UserError: there are too many; in every thread the same.
+            UserError: there are too many; every thread gets the same error.
         """
         with self._lock:
             if self._failure:
@@ -144,7 +151,9 @@ def load(
     """Yields the micro-batches of the steps in order, without end.
 
     Args:
+        reader: finds the samples.
         make_images: decodes and augments; runs in `threads` threads.
+        plan: what to load in every step.
 
     Raises:
         UserError: see `SampleReader.read`.
@@ -190,7 +199,7 @@ def _make_or_replace(
     samples: list[IndexedSample],
     images: np.ndarray,
 ) -> list[IndexedSample]:
-    """Makes images; the samples that they are of: others where an image does not decode."""
+    """Makes images; returns their samples, others in place of those that do not decode."""
     try:
         make_images(samples, images)
         return samples
@@ -205,18 +214,18 @@ def _make_or_replace(
 
 
 def _reason(error: tf.errors.OpError | ImageError | RecordError) -> str:
-    """What is wrong; an operation's own words, without the names of graph nodes around them."""
+    """What is wrong: the message of an operation without the names of graph nodes around it."""
     if isinstance(error, RecordError):
         return str(error)
-    words = str(error)
+    message = str(error)
     if isinstance(error, tf.errors.OpError):
-        words = error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1]
-        words = words.split(" [Op:")[0]
-    return f"the image does not decode: {words}"
+        message = error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1]
+        message = message.split(" [Op:")[0]
+    return f"the image does not decode: {message}"
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Float32 memory with arbitrary content that TensorFlow can take over."""
+    """An array, float32 and not initialized, that TensorFlow can take over without a copy."""
     count, step = math.prod(shape), ALIGNMENT // 4
     memory = np.empty(count + step, np.float32)
     start = -(memory.ctypes.data // 4) % step

@@ -84,6 +84,9 @@ class TrainingInput:
         augmentation: the random changes.
         step_shard: what this worker does of every step; None: all, in one micro-batch.
 
+    Attributes:
+        records: how many there are, over all workers; of synthetic data, the images of a step.
+
     Raises:
         UserError: see `RecordSource`.
     """
@@ -128,11 +131,11 @@ class TrainingInput:
 def _make_sampler(
     source: RecordSource, options: InputOptions, step_shard: StepShard
 ) -> RandomSampler | WeightedSampler:
-    """Which record each sample index is; the worker of the first shard logs `count_classes`."""
+    """The sampler that the options name; the first worker logs the class counts, if asked for."""
     positives = source.positives() if options.class_balance else []
     if options.count_classes and step_shard.first == 0:
-        counts = count_classes(positives, options.class_num) if positives else None
-        LOGGER.info("%s", describe_counts(source.class_counts() if counts is None else counts))
+        counts = count_classes(positives, options.class_num) if positives else source.class_counts()
+        LOGGER.info("%s", describe_counts(counts))
     if options.class_balance:
         weights = record_weights(positives, options.class_num, options.class_balance)
         return WeightedSampler(weights, options.random_seed)
@@ -142,7 +145,7 @@ def _make_sampler(
 
 
 def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
-    """Micro-batches with the labels of their samples."""
+    """Adds the labels, which are padded and copied once per step, to the micro-batches."""
     known: list[IndexedSample] | None = None
     for part in parts:
         if part.samples is not known:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from data.common.errors import UserError
 
 CHANNELS = 3
-# The short side is resized to 256 for a crop of 224, and in proportion for other sizes.
+# The short side is resized to 256 pixels for a crop of 224, and in proportion for other sizes.
 RESIZED, CROPPED = 256, 224
 TEN_CROPS = 10
 
@@ -20,12 +20,38 @@ _PNG_COLOR_TYPE = 25  # its place in the file
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3] of an encoded image, as exact as the decoder can."""
+    """uint8 [H, W, 3] of an encoded image, a string scalar, by the decoder's most exact method."""
     return tf.cond(
         tf.io.is_jpeg(contents),
         lambda: tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE"),
-        lambda: decode_other(contents),
+        lambda: _decode_other(contents),
     )
+
+
+def _decode_other(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3] of a PNG, GIF (first frame) or BMP: old records hold some as "JPEG"."""
+
+    def of_gif_or_bmp() -> tf.Tensor:
+        image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, CHANNELS])
+
+    return tf.cond(_is_png(contents), lambda: _decode_png(contents), of_gif_or_bmp)
+
+
+def _is_png(contents: tf.Tensor) -> tf.Tensor:
+    """bool scalar: whether an encoded image is a PNG."""
+    return tf.strings.substr(contents, 0, len(_PNG_START)) == _PNG_START
+
+
+def _decode_png(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
+    image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
+    colors, alpha = image[..., :3], image[..., 3:]
+    # Grays have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
+    # where none is transparent, 1 of 255 opaque.
+    is_gray = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
+    alpha = tf.where(is_gray & (alpha > 0), 255, alpha)
+    return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
 def decode_jpeg_or_png(contents: tf.Tensor) -> tf.Tensor:
@@ -33,9 +59,9 @@ def decode_jpeg_or_png(contents: tf.Tensor) -> tf.Tensor:
 
     TensorFlow drops the transparency of GIFs, misreads BMPs with a palette, and has no TIFF.
     """
-    is_taken = tf.io.is_jpeg(contents) | is_png(contents)
+    is_supported = tf.io.is_jpeg(contents) | _is_png(contents)
     refusal = "image_bytes: neither JPEG nor PNG, the formats that are taken; convert it first"
-    with tf.control_dependencies([tf.debugging.Assert(is_taken, [refusal])]):
+    with tf.control_dependencies([tf.debugging.Assert(is_supported, [refusal])]):
         return decode(tf.identity(contents))
 
 
@@ -71,29 +97,3 @@ def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Ten
     if crops == TEN_CROPS:
         parts += [tf.reverse(part, [1]) for part in parts]
     return tf.ensure_shape(tf.stack(parts), [crops, image_size, image_size, CHANNELS])
-
-
-def decode_other(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3] of a PNG, GIF (first frame) or BMP: old records hold some as "JPEG"."""
-
-    def of_gif_or_bmp() -> tf.Tensor:
-        image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
-        return tf.ensure_shape(image, [None, None, CHANNELS])
-
-    return tf.cond(is_png(contents), lambda: _decode_png(contents), of_gif_or_bmp)
-
-
-def is_png(contents: tf.Tensor) -> tf.Tensor:
-    """bool scalar: whether an encoded image is a PNG."""
-    return tf.strings.substr(contents, 0, len(_PNG_START)) == _PNG_START
-
-
-def _decode_png(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
-    image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
-    colors, alpha = image[..., :3], image[..., 3:]
-    # Grays have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
-    # where none is transparent, 1 of 255 opaque.
-    is_gray = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
-    alpha = tf.where(is_gray & (alpha > 0), 255, alpha)
-    return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

@@ -5,12 +5,13 @@ Off by default: the released recipes do not have it. Works on one image, float32
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 MAX_MAGNITUDE = 10.0
-FILL = 0.5  # gray where a geometric operation uncovers nothing
+FILL = 0.5  # gray where a geometric operation has no source pixel
 MAX_ROTATION = 30.0  # degrees
 MAX_SHEAR = 0.3
 MAX_SHIFT = 0.45  # of the image's side, as in timm
@@ -29,6 +30,9 @@ def rand_augment(
       image: float32 [H, W, 3] in [0, 1].
       seed: int [2].
       magnitude: strength of every operation, 0 to 10.
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
     """
     for layer in range(layers):
         layer_seed = tf.random.fold_in(tf.cast(seed, tf.int64), layer)
@@ -127,7 +131,7 @@ def _warp(image: tf.Tensor, matrix: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _rotate(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    angle = level * MAX_ROTATION * (3.141592653589793 / 180.0)
+    angle = level * MAX_ROTATION * (math.pi / 180.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
     size = tf.cast(tf.shape(image)[:2] - 1, tf.float32) / 2.0
     y, x = size[0], size[1]
@@ -152,7 +156,7 @@ def _shift_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     return _warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, pixels])
 
 
-# By name: the operation, and whether its direction is drawn, too. Seeds pick them by their place.
+# By name: the operation, and whether its sign is drawn. A seed picks by position: keep the order.
 OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "identity": (_identity, False),
     "autocontrast": (_autocontrast, False),

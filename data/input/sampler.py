@@ -21,7 +21,7 @@ from data.tfrecords.record_source import count_classes
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
 BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
-CLASSES_LISTED = 100
+CLASSES_LISTED = 100  # of more classes, the log has a summary
 
 
 class _Epoch(NamedTuple):
@@ -77,18 +77,16 @@ class RandomSampler:
     def _plan_epoch(self, epoch: int) -> _Epoch:
         files = np.arange(len(self._counts))
         _shuffle(files, self._seed, epoch)
-        ends = np.cumsum(self._counts[files])
+        starts = np.concatenate([[0], np.cumsum(self._counts[files])])  # of each file; the end
         bounds = [0]
         while bounds[-1] < len(files):
-            before = ends[bounds[-1] - 1] if bounds[-1] else 0
-            enough = int(np.searchsorted(ends, before + self._window_records)) + 1
+            wanted = starts[bounds[-1]] + self._window_records
+            enough = int(np.searchsorted(starts[1:], wanted)) + 1
             bounds.append(max(bounds[-1] + self._window_files, enough))
         bounds[-1] = len(files)
-        starts = np.concatenate([[0], ends])[bounds]
-        if len(bounds) > 2 and starts[-1] - starts[-2] < self._window_records:
+        if len(bounds) > 2 and starts[-1] - starts[bounds[-2]] < self._window_records:
             del bounds[-2]  # a last window too small to shuffle well joins the one before it
-        window_files = np.array(bounds)
-        return _Epoch(files, window_files, np.concatenate([[0], ends])[window_files])
+        return _Epoch(files, np.array(bounds), starts[bounds])
 
     def _permute_window(self, epoch: int, window: int) -> np.ndarray:
         plan = self._epoch(epoch)
@@ -141,6 +139,9 @@ def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float
 
     Args:
         labels: the positive classes of each record.
+        class_num: number of classes.
+        strength: see above (`--class_balance`); a record without a positive class has the
+            weight of the most frequent class.
     """
     counts = count_classes(labels, class_num)
     of_class = np.maximum(counts, 1) ** -float(strength)
