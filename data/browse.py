@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{survey.rows:,} rows, {len(hierarchy):,} classes,", end=" ")
     print(f"{len(thumbnails.images):,} thumbnails,", end=" ")
     print(f"{thumbnails.missing:,} images missing or unreadable: {page}")
+    if thumbnails.missing and not thumbnails.images and not args.records:
+        print("warning: no image was found: is --images their folder?", file=sys.stderr)
     for problems in refused:
         problems.report()
     return 0

@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{repeats.counts(number)}{merged}: {output}")
     duplicates.write_report(args.output / "duplicates.tsv", repeats)
     if args.pairs:
-        duplicates.write_page(args.output / "duplicates.html", repeats, args.pairs)
+        page = args.output / "duplicates.html"
+        duplicates.write_page(page, repeats, args.pairs)
+        print(f"pairs to look at: {page}")
     duplicates.report_problems(repeats)
     return 0
 

@@ -26,7 +26,7 @@ misspelled one, stops a script. Defaults that a script has of its own stand in `
 `flags.py`. The scripts below `data/` have their own flags: `--help`.
 
 **Recipes as files.** `--flagfile=FILE` takes flags from a file: one a line, as on the command line;
-empty lines and those that begin with `#` or `//` are skipped. A later flag goes before an earlier
+empty lines and those that begin with `#` or `//` are skipped. A later flag overrides an earlier
 one, so what follows `--flagfile` changes the recipe. The file may name another by a line
 `--flagfile=OTHER`. Flags in it are checked as on the command line. A training run writes the flags
 that it was given into `flags.txt` in `--log_dir`, all other values in comments. This repeats it:

@@ -124,7 +124,7 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
         instead = [f"did you mean --{near[0]}?"] if near else []
         mistake = ": ".join([f"unknown flag --{name}", *instead])
     except flags.Error as error:
-        mistake = str(error)
+        mistake = str(error).removeprefix("ERROR:: ")  # absl's, of a flag file
     print(f"error: {mistake} ({script} --help lists all flags)", file=sys.stderr)
     sys.exit(1)
 

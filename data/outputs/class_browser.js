@@ -207,8 +207,8 @@
     if (data.missing) facts.push(`${number(data.missing)} images missing or unreadable`);
     const parts = [element("h2", {}, "Overview"), element("p", {}, facts.join(" · "))];
     [
-      ["Most images", some.slice(0, MOST_IN_OVERVIEW)],
-      ["Fewest images", rare.slice(0, MOST_IN_OVERVIEW)],
+      ["Classes with the most images", some.slice(0, MOST_IN_OVERVIEW)],
+      ["Classes with the fewest images", rare.slice(0, MOST_IN_OVERVIEW)],
       [`Without an image: ${number(empty.length)}`, empty.slice(0, MOST_IN_OVERVIEW)],
     ].forEach(([heading, classes]) => {
       if (classes.length) parts.push(element("h3", {}, heading), linked(classes));

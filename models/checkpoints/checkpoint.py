@@ -259,7 +259,9 @@ def find(path: str | Path) -> str:
     if _is_complete(prefix):
         return prefix
     _refuse_other_formats(path)
-    others = ", ".join(p.name for p in files_of(prefix)) or "no file of this name"
+    others = ", ".join(p.name for p in files_of(prefix))
+    if not others:
+        raise CheckpointError(f"no checkpoint {path}: no such folder, and no file {prefix}.index")
     raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing (found: {others})")
 
 

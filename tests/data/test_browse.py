@@ -142,6 +142,12 @@ def test_another_row_takes_the_place_of_a_missing_image(folder, capsys):
     assert found["imageNames"] == ["tree.png"] and found["shown"][5] == [0]
 
 
+def test_a_wrong_folder_of_images_is_a_warning(folder, capsys):
+    (folder / "empty").mkdir()
+    assert run(*FROM_LIST, "--images", "empty") == 0
+    assert "warning: no image was found: is --images their folder?" in capsys.readouterr().err
+
+
 def test_records_give_the_page_of_their_list(folder):
     with RecordWriter(folder / "0.tfrecords") as writer:
         for line in LIST.splitlines()[:3]:

@@ -64,6 +64,7 @@ def test_same_bytes_pixels_and_names_are_left_out_within_a_list(folder, capsys):
     ]
     said = capsys.readouterr()
     assert "7 rows = 4 kept + 3 left out (1 by name, 1 by bytes, 1 by pixels): out/" in said.out
+    assert said.out.endswith("pairs to look at: out/duplicates.html\n")
     assert "train.txt:7: " in said.err and "gone.jpg: No such file" in said.err
 
 
