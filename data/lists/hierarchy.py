@@ -285,13 +285,16 @@ def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
 
 def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines that are not empty."""
-    with open_text(path) as file:
-        try:
+    try:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{os.fspath(path)}: not UTF-8 ({error.reason})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{os.fspath(path)}: not UTF-8 ({error.reason})") from error
+    except FileNotFoundError as error:
+        where = "README.md, Data, says where the released dictionary comes from"
+        raise UserError(f"{os.fspath(path)}: no such file; {where}") from error
 
 
 def _is_hierarchy(path: str | os.PathLike) -> bool:

@@ -41,6 +41,7 @@ GLOBAL_STEP = "global_step"
 # Patterns of the variables that a training run stores in addition to the network's.
 TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
 
+_RELEASED = "ckpt-resnet101-mlimages"  # what the names of the released checkpoints begin with
 _WEIGHT_FILES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
 _V1_END = bytes.fromhex("57fb808b247547db")  # LevelDB's magic number, which ends a V1 file.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
@@ -261,7 +262,10 @@ def find(path: str | Path) -> str:
     _refuse_other_formats(path)
     others = ", ".join(p.name for p in files_of(prefix))
     if not others:
-        raise CheckpointError(f"no checkpoint {path}: no such folder, and no file {prefix}.index")
+        missing = f"no checkpoint {path}: no such folder, and no file {prefix}.index"
+        released = path.name.startswith(_RELEASED)
+        hint = " (checkpoints/README.md says where to get it)" if released else ""
+        raise CheckpointError(missing + hint)
     raise CheckpointError(f"no checkpoint {path}: {prefix}.index is missing (found: {others})")
 
 

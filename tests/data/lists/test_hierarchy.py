@@ -120,6 +120,12 @@ def test_names_of_the_imagenet_dictionary():
     assert names[1] == "goldfish, Carassius auratus"
 
 
+def test_a_missing_dictionary_says_where_to_get_it(tmp_path):
+    for read in (Hierarchy.read, Hierarchy.read_any, read_names):
+        with pytest.raises(UserError, match=r"none\.txt: no such file; README\.md, Data, says"):
+            read(tmp_path / "none.txt")
+
+
 def test_ids_of_either_form(tmp_path, hierarchy):
     ids = read_ids(ROOT / "data/imagenet2012_dictionary.txt")
     assert ids[:2] == ["n01440764", "n01443537"]

@@ -217,8 +217,10 @@ def test_find_takes_a_prefix_a_file_or_a_folder(tmp_path):
     for name in ("", ".index", ".json", ".data-00000-of-00001", ".meta"):
         assert checkpoint.find(f"{prefix}{name}") == prefix
     assert checkpoint.find(tmp_path) == prefix
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"no such folder, and no file .*other\.index$"):
         checkpoint.find(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"\(checkpoints/README\.md says where to get it\)"):
+        checkpoint.find(tmp_path / "ckpt-resnet101-mlimages")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint in folder"):
         checkpoint.find(tmp_path / "empty")
