@@ -96,7 +96,11 @@ flags.DEFINE_string(
     "./out/checkpoint/",
     "folder of the checkpoints; in the inference scripts a checkpoint or its folder",
 )
-flags.DEFINE_string("pretrain_ckpt", None, "checkpoint to start the weights from")
+flags.DEFINE_string(
+    "pretrain_ckpt",
+    None,
+    "checkpoint to start the weights from; in the inference scripts it replaces --model_dir",
+)
 
 _group("Network", *DEFAULTS)
 flags.DEFINE_integer("class_num", 1000, "classes of the network", lower_bound=1)

@@ -22,7 +22,7 @@ FLAGS_INTRODUCTION = """# Flags
 
 Every flag of the root scripts, with the scripts that read it, written by `python docs/refresh.py`
 from `flags.py`. `--help` after one of them lists its own flags. A flag of another script, or a
-misspelled one, stops a script. Defaults that a script has of its own stand in `DEFAULTS` of
+misspelled one, stops a script. Defaults that a script has of its own are in `DEFAULTS` of
 `flags.py`. The scripts below `data/` have their own flags: `--help`.
 
 **Recipes as files.** `--flagfile=FILE` takes flags from a file: one a line, as on the command line;
@@ -36,7 +36,7 @@ python train.py --flagfile=out/log/flags.txt --model_dir=again/checkpoints --log
 ```
 
 In the scripts of `example/`, the values of a recipe are the flags that they name; yours are added
-behind them: `example/train.sh --flagfile=mine.txt`, with
+after them: `example/train.sh --flagfile=mine.txt`, with
 
 ```
 # For a small machine.

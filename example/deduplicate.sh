@@ -2,10 +2,11 @@
 # Finds repeated images in the training list, and those of the validation list in it (leaks).
 #
 #   ./example/deduplicate.sh                                       # same names, bytes or pixels
-#   ./example/deduplicate.sh --features features.npy               # near-duplicates, too
+#   ./example/deduplicate.sh --features features.npz               # near-duplicates, too
 #   ./example/deduplicate.sh --merge_labels                        # keeps their labels
 #
-# features.npy is what example/extract_feature.sh writes for the images of the lists.
+# features.npz is what example/extract_feature.sh writes for the images of the lists. Look at
+# duplicates.html before you use the lists: which --threshold suits depends on the network.
 #
 # Expect: ./out/unique/ has both lists without the rows that repeat an image, duplicates.tsv with
 # the reason for each, and duplicates.html with the images of pairs. Rows = kept + left out.
