@@ -20,7 +20,7 @@ from data.common.script import from_flags
 from data.common.sharding import StepShard
 from data.dense.annotation import read_classes
 from data.input.dense import DetectionImages, DetectionInput, DetectionInputOptions
-from data.input.dense_images import resized_batch
+from data.input.dense_images import detector_input
 from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
@@ -128,7 +128,7 @@ def predict() -> int:
     detector = Detector(loaded.network)
 
     def detect(pixels: np.ndarray) -> tuple[np.ndarray, Objects]:
-        image, sizes, scale = resized_batch(pixels[0], FLAGS.min_side, FLAGS.max_side)
+        image, sizes, scale = detector_input(pixels[0], FLAGS.min_side, FLAGS.max_side)
         return pixels[0], detector(image, sizes, scale)
 
     def describe(batch: ImageBatch, values: tuple[np.ndarray, Objects]) -> list[Row]:

@@ -20,7 +20,7 @@ from data.common.script import from_flags
 from data.common.sharding import StepShard
 from data.dense.annotation import read_classes
 from data.input.dense import SegmentationImages, SegmentationInput, SegmentationInputOptions
-from data.input.dense_images import to_network
+from data.input.dense_images import segmenter_input
 from data.input.image_batches import ImageBatch, WholeImage
 from data.outputs import dense_files
 from data.outputs.dense_files import Row
@@ -125,7 +125,7 @@ def predict() -> int:
     segmenter = Segmenter(loaded.network, script.numbers("test_scales"), FLAGS.test_flip)
 
     def segment(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return pixels[0], segmenter(to_network(pixels[0]))
+        return pixels[0], segmenter(segmenter_input(pixels[0]))
 
     def describe(batch: ImageBatch, values: tuple[np.ndarray, np.ndarray]) -> list[Row]:
         (image,), (pixels, mask) = batch.images, values

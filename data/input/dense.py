@@ -1,8 +1,7 @@
 """Training and evaluation input for detection and segmentation: records of data/dense/records.py.
 
-The order of records, the threads and the handling of bad records are those of pipeline.py. What
-fills a place of a batch is a function of the seed and of its sample index; dense_images.py has what
-happens to an image.
+The order of records, the threads and the handling of bad records are those of pipeline.py. An image
+of a batch is a function of the seed and of its sample index; dense_images.py makes it.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ from data.tfrecords.examples import Features
 from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import RecordError
 
-BOXES_MULTIPLE = 8  # of padded boxes: a compiled training step sees few shapes
-IMAGES_AHEAD = 2  # of evaluations, for each thread
+BOXES_MULTIPLE = 8  # boxes are padded to it: a compiled training step sees few shapes
+IMAGES_AHEAD = 2  # of each thread, in evaluations
 _SEED = 0x64656E73  # so that draws differ from those of the sampler, which has the same seed
 
 
@@ -89,7 +88,9 @@ class SegmentationInputOptions(DenseOptions):
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= self.scale_max:
-            raise UserError(f"--scale_min={self.scale_min} to {self.scale_max} is no range")
+            raise UserError(
+                f"--scale_min={self.scale_min} to --scale_max={self.scale_max} is no range"
+            )
 
 
 class DetectionBatch(NamedTuple):
@@ -115,18 +116,15 @@ class SegmentationBatch(NamedTuple):
 
 
 class DetectionImage(NamedTuple):
-    """An image to evaluate on: `boxes` [N, 4] of the network divided by `scale` [4] are of it.
+    """An image to evaluate on, resized for the network, with its true boxes."""
 
-    `size` is the stored image's height and width; the true boxes are in its pixels.
-    """
-
-    number: int
+    number: int  # among all records
     name: str
     image: tf.Tensor  # float32 [1, H, W, 3], padded as in `DetectionBatch`
-    sizes: tf.Tensor  # int32 [1, 2]
-    scale: np.ndarray  # float32 [4]
-    size: tuple[int, int]
-    boxes: np.ndarray  # float32 [N, 4]
+    sizes: tf.Tensor  # int32 [1, 2]: height and width without the padding
+    scale: np.ndarray  # float32 [4]: the network's boxes / scale are in pixels of the stored image
+    size: tuple[int, int]  # height and width of the stored image
+    boxes: np.ndarray  # float32 [N, 4]: (y1, x1, y2, x2) in pixels of the stored image
     classes: np.ndarray  # int32 [N]
     difficult: np.ndarray  # bool [N]
 
@@ -147,6 +145,9 @@ class DenseInput:
     Args:
         options: what to read.
         step_shard: what this worker does of every step.
+
+    A class of a task has `parse` (see `RecordSource`), `_example`, which makes the training example
+    of a sample in a thread, and `_batch`, which puts the examples of a micro-batch together.
 
     Attributes:
         records: how many there are, over all workers.
@@ -172,18 +173,19 @@ class DenseInput:
         shard = self._step_shard
         plan = StepPlan(
             functools.partial(shard.sample_indices, start),
-            *(shard.micro_batch, shard.count),
+            shard.micro_batch,
+            shard.count,
             new_images=lambda: np.empty(shard.micro_batch, object),
             group_size=1,
         )
-        parts = load(self._reader, self._make, plan, self._options.num_preprocess_threads)
+        parts = load(self._reader, self._make_examples, plan, self._options.num_preprocess_threads)
         with contextlib.closing(parts):
             for part in parts:
                 yield self._batch(part.images)
 
-    def _make(self, samples: Sequence[IndexedSample], made: np.ndarray) -> None:
-        for place, (sample_index, sample) in enumerate(samples):
-            made[place] = self._example(sample, sample_index)
+    def _make_examples(self, samples: Sequence[IndexedSample], examples: np.ndarray) -> None:
+        for row, (sample_index, sample) in enumerate(samples):
+            examples[row] = self._example(sample, sample_index)
 
     def _example(self, sample: DenseSample, sample_index: int) -> Any:
         raise NotImplementedError
@@ -193,7 +195,7 @@ class DenseInput:
 
 
 class _Boxes(NamedTuple):
-    """A resized training image, uint8's range as float32 [h, w, 3], and its objects [N]."""
+    """A resized training image, float32 [h, w, 3] in [0, 255], and its objects [N]."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -285,13 +287,16 @@ class DenseImages:
     def __init__(self, options: DenseOptions):
         self._options = options
         self._source = RecordSource(
-            *(options.data_dir, options.class_num, options.max_bad_records, "val"),
+            options.data_dir,
+            options.class_num,
+            options.max_bad_records,
+            split="val",
             parse=self.parse,
         )
         self.records = self._source.total
 
     def images(self, rank: int = 0, size: int = 1) -> Iterator[Any]:
-        """Every `size`-th image from the `rank`-th on; bad ones are counted and passed over.
+        """Every `size`-th image from the `rank`-th on; bad ones are logged, counted and left out.
 
         Raises:
             UserError: too many are bad.
@@ -307,6 +312,7 @@ class DenseImages:
                     yield image
 
     def _read(self, number: int) -> Any:
+        """The image of a record, or the error, which `images` counts: this runs in threads."""
         try:
             sample = self._source.read(number)
             name = sample.name.decode("utf-8", "replace") or self._source.where(number)
@@ -340,7 +346,7 @@ class SegmentationImages(DenseImages):
 
 
 def _draws(seed: int, sample_index: int, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [count], of a sample."""
+    """Uniform random numbers of a sample, float64 [count] in [0, 1)."""
     # RandomState never changes what it draws from a seed, so a resume draws the same.
     parts = seed, _SEED, sample_index, sample_index >> 32
     return np.random.RandomState([part & 0xFFFFFFFF for part in parts]).random_sample(count)

@@ -1,4 +1,4 @@
-"""Images with boxes and masks, decoded, resized, cropped and flipped together; nothing is drawn.
+"""Decodes, resizes, crops and flips images with their boxes and masks; nothing is random here.
 
 Resizing is bilinear (half-pixel centers, no antialiasing), of masks nearest with the same centers.
 """
@@ -18,12 +18,12 @@ from data.input.loader import aligned, to_tensor
 from data.input.preprocess import CHANNELS
 from data.tfrecords.records import RecordError
 
-SIDE_MULTIPLE = 32  # of padded images: a compiled training step sees few shapes
+SIDE_MULTIPLE = 32  # images are padded to it: a compiled training step sees few shapes
 _CPU = "CPU:0"
 
 
 class DetectionInputs(NamedTuple):
-    """What a detector takes of one image; see `dense.DetectionImage`."""
+    """A detector's input for one image; the fields are those of `dense.DetectionImage`."""
 
     image: tf.Tensor
     sizes: tf.Tensor
@@ -32,27 +32,27 @@ class DetectionInputs(NamedTuple):
 
 
 def detection_image(contents: bytes, min_side: int, max_side: int) -> DetectionInputs:
-    """An encoded image as a detector takes it.
+    """A detector's input for an encoded image.
 
     Raises:
         ImageError: not a whole image within the limits.
     """
     pixels = decode(contents)
-    return DetectionInputs(*resized_batch(pixels, min_side, max_side), pixels.shape[:2])
+    return DetectionInputs(*detector_input(pixels, min_side, max_side), pixels.shape[:2])
 
 
-def resized_batch(
+def detector_input(
     pixels: np.ndarray, min_side: int, max_side: int
 ) -> tuple[tf.Tensor, tf.Tensor, np.ndarray]:
-    """An image uint8 [H, W, 3] as a detector takes it: image, sizes and scale, see above."""
+    """Image, sizes and scale, as in `DetectionInputs`, of an image uint8 [H, W, 3]."""
     image, scale = resized(pixels, min_side, max_side)
     return *padded([image]), scale
 
 
-def to_network(pixels: np.ndarray) -> tf.Tensor:
-    """An image uint8 [H, W, 3] as a segmentation network takes it, float32 [1, H, W, 3]."""
+def segmenter_input(pixels: np.ndarray) -> tf.Tensor:
+    """A segmentation network's input, float32 [1, H, W, 3] in [-1, 1], for uint8 [H, W, 3]."""
     image = aligned((1, *pixels.shape))
-    _to_unit(pixels, image[0])
+    _write_scaled(pixels, image[0])
     return to_tensor(image)
 
 
@@ -63,7 +63,7 @@ def segmentation_image(contents: bytes) -> tuple[tf.Tensor, tuple[int, int]]:
         ImageError: not a whole image within the limits.
     """
     pixels = decode(contents)
-    return to_network(pixels), pixels.shape[:2]
+    return segmenter_input(pixels), pixels.shape[:2]
 
 
 def decode(contents: bytes) -> np.ndarray:
@@ -103,7 +103,7 @@ def resized(pixels: np.ndarray, min_side: int, max_side: int) -> tuple[np.ndarra
     """
     height, width = pixels.shape[:2]
     factor = min(min_side / min(height, width), max_side / max(height, width))
-    size = _times(height, factor), _times(width, factor)
+    size = _scaled_side(height, factor), _scaled_side(width, factor)
     scale = np.array([size[0] / height, size[1] / width] * 2, np.float32)
     with tf.device(_CPU):
         image = tf.raw_ops.ResizeBilinear(
@@ -113,7 +113,7 @@ def resized(pixels: np.ndarray, min_side: int, max_side: int) -> tuple[np.ndarra
 
 
 def flipped(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [N, 4] of the mirror image, left and right exchanged, of an image of this width."""
+    """Boxes [N, 4] of an image of this width, in pixels, after it is flipped left-right."""
     y1, x1, y2, x2 = boxes.T
     return np.stack([y1, width - x2, y2, width - x1], 1)
 
@@ -130,7 +130,7 @@ def padded(images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
     for place, image in zip(batch, images, strict=True):
         below, right = image.shape[:2]
         place[below:], place[:, right:] = 0, 0
-        _to_unit(image, place[:below, :right])
+        _write_scaled(image, place[:below, :right])
     return to_tensor(batch), tf.constant(sizes)
 
 
@@ -143,13 +143,13 @@ def cropped(
         pixels: uint8 [h, w, 3].
         mask: uint8 [h, w].
         size: of the crop in pixels.
-        place: of the crop, from top to bottom and from left to right, in [0, 1). Where the resized
-            image is smaller, it is at 0, and the rest, below and at the right, gray and ignored.
+        place: where the crop is, from top to bottom and from left to right, in [0, 1). A resized
+            image that is smaller is at the top left; the rest is gray, and ignored in the mask.
 
     Returns:
         float32 [size, size, 3] in [-1, 1] and uint8 [size, size].
     """
-    whole = np.array([_times(side, factor) for side in mask.shape])
+    whole = np.array([_scaled_side(side, factor) for side in mask.shape])
     first = (np.array(place) * (np.maximum(whole - size, 0) + 1)).astype(int)
     below, right = np.minimum(whole - first, size).tolist()
     image = np.zeros((size, size, CHANNELS), np.float32)
@@ -162,7 +162,7 @@ def cropped(
             kernel_type="triangle",
             antialias=False,
         )
-    _to_unit(part.numpy()[0], image[:below, :right])
+    _write_scaled(part.numpy()[0], image[:below, :right])
     indices = np.full((size, size), IGNORED, np.uint8)
     # The pixel with the center of pixel i is floor((i + 1/2) * h / H), in whole numbers.
     rows, columns = (
@@ -176,15 +176,15 @@ def cropped(
 
 
 def rounded_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below `number`."""
+    """The smallest multiple of `multiple` that is not below `number`."""
     return -(-number // multiple) * multiple
 
 
-def _times(side: int, factor: float) -> int:
+def _scaled_side(side: int, factor: float) -> int:
     return max(1, round(side * factor))
 
 
-def _to_unit(pixels: np.ndarray, out: np.ndarray) -> None:
-    """Writes pixels in [0, 255], scaled to [-1, 1]."""
+def _write_scaled(pixels: np.ndarray, out: np.ndarray) -> None:
+    """Writes pixels in [0, 255] to `out`, scaled to [-1, 1]."""
     np.multiply(pixels, np.float32(2 / 255), out=out, dtype=np.float32)
     out -= 1

@@ -1,7 +1,7 @@
 """Evaluation input, while training and in evaluate.py: labeled images of record files or lists.
 
 Images are decoded by the same code as in the inference scripts, so that an evaluation measures
-what these give; that also allows ten crops of records and image lists alike.
+what these predict; records and image lists alike can be evaluated on one crop or on ten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from data.common.errors import UserError
 from data.common.files import read_text
 from data.common.progress import Progress
 from data.input.image_batches import ImageBatch, Preparation, batches
-from data.input.image_source import Loaded, LoadError, SourceImage, listed_in
+from data.input.image_source import Loaded, LoadError, SourceImage, in_list
 from data.lists import rows
 from data.tfrecords.record_source import RecordSource, pad_labels
 from data.tfrecords.records import RecordError
@@ -38,7 +37,7 @@ class Labels(NamedTuple):
 class EvaluationBatch(NamedTuple):
     """Readable images [B]: crops float32 [B, crops, S, S, 3] and padded-sparse labels [B, K].
 
-    `sample_index` are their numbers among all images, `names` what they are called.
+    `sample_index` [B] are their numbers among all images.
     """
 
     sample_index: np.ndarray
@@ -53,7 +52,7 @@ NO_LABELS = Labels((), ())
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image of a list, not read yet: an `image_source.Image` whose label is `Labels`."""
+    """An image of a list, not read yet, with `Labels` in place of the text of a `SourceImage`."""
 
     name: str
     label: Labels
@@ -66,7 +65,7 @@ class LabeledImage:
 
 @dataclass(frozen=True)
 class RecordImage:
-    """A record that is not read yet; its name and labels are known once it is."""
+    """A record that is not read yet; `load` returns its own name and labels."""
 
     source: RecordSource
     number: int
@@ -87,13 +86,14 @@ class EvaluationImages:
     """The images to evaluate on, in a fixed order, numbered from 0.
 
     Args:
-        images: list files (spec section 1); an empty sequence: read records.
-        data_dir: records: folder, file or glob.
+        images: list files (spec section 1); without any, records are read.
+        data_dir: folder, file or glob of the records.
         class_num: classes that labels may name.
         max_bad_records: more unreadable images than these end the run.
         images_dir: the folder that names in lists are relative to; None: as in `images`.
 
     Attributes:
+        sources: the list files, or `data_dir`.
         readable: how many images the last call of `batches` could read so far.
         left_out: (number, name, reason) of those that it could not read.
 
@@ -124,10 +124,8 @@ class EvaluationImages:
             for number in range(self._records.total):
                 yield RecordImage(self._records, number, self._records.where(number))
         for path in self._lists:
-            folder = Path(path).parent
             for row in rows.read_rows(path, self._class_num):
-                file = SourceImage(row.image, "", row.image, str(folder / row.image))
-                file = listed_in(self._images_dir, file)
+                file = in_list(path, row.image, self._images_dir)
                 yield LabeledImage(row.image, Labels(row.classes, row.confidences), file)
 
     def batches(
@@ -135,10 +133,16 @@ class EvaluationImages:
     ) -> Iterator[EvaluationBatch]:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
-        A batch without a readable image is passed over.
+        A batch without a readable image is left out.
+
+        Args:
+            prepare: makes the crops.
+            batch_size: images of a batch, unreadable ones included.
+            threads: that read and decode.
 
         Raises:
-            UserError: too many images are unreadable; or, where one worker does it all, all are.
+            UserError: too many images are unreadable, or all; several workers check the latter by
+                `check_any`.
         """
         self.readable, self.left_out = 0, []
         chunks = _chunks(self, batch_size)
@@ -158,7 +162,7 @@ class EvaluationImages:
             self.check_any(self.readable)
 
     def check_any(self, readable: int) -> None:
-        """Raises UserError if no image was readable; `left_out` is that of all workers."""
+        """Raises UserError if no image was readable; `left_out` must be that of all workers."""
         if not readable and self.left_out:
             _, name, reason = self.left_out[-1]
             raise UserError(
@@ -166,7 +170,7 @@ class EvaluationImages:
                 f"{reason} (names in a list are relative to --images_dir)"
             )
 
-    def some(
+    def crops_of(
         self, numbers: Container[int], prepare: Preparation
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(number, crops float32 [crops, S, S, 3]) of the images with these numbers, in order."""
@@ -188,7 +192,7 @@ class EvaluationImages:
 
     def _leave_out(self, number: int, name: str, reason: str) -> None:
         self.left_out.append((number, name, reason))
-        if number not in self._logged:  # every evaluation of a training meets it again
+        if number not in self._logged:  # training evaluates the same images again and again
             self._logged.add(number)
             _log.warning("left out %d: %s: %s", len(self.left_out), name, reason)
         if len(self.left_out) > self._max_bad:
@@ -199,7 +203,7 @@ class EvaluationImages:
 
 
 def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
-    """bool [C]: the classes that a file lists, one index a line; what follows a blank is a comment.
+    """bool [C]: the classes that a file lists, an index per line; the rest of a line is a comment.
 
     Raises:
         UserError: a line that does not begin with a class, as `path:line: reason`.
@@ -215,8 +219,8 @@ def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
     return chosen
 
 
-def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
-    """The batches, with their progress shown."""
+def with_progress(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
+    """Yields the batches, and shows the progress."""
     with Progress("evaluation", None, "image") as progress:
         for batch in batches:
             yield batch
@@ -226,7 +230,7 @@ def watched(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
 def _chunks(
     images: Iterable[LabeledImage | RecordImage], batch_size: int
 ) -> Iterator[tuple[int, list[LabeledImage | RecordImage]]]:
-    """Runs of `batch_size` images, each with the number of its first one."""
+    """Lists of `batch_size` images, each after the number of its first one; the last is shorter."""
     iterator, start = iter(images), 0
     while chunk := list(itertools.islice(iterator, batch_size)):
         yield start, chunk

@@ -8,17 +8,21 @@ import tensorflow as tf
 # EXIF follows the start of the file, after a JFIF header or a color profile; it has up to 64 KiB.
 _BEFORE_EXIF_BYTES, _SEARCHED_BYTES = 1 << 12, 1 << 17
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
-_EXIF = (0x45, 0x78, 0x69, 0x66)
-_INTEL = 0x49
+_EXIF = tuple(b"Exif")
+_LITTLE_ENDIAN = ord("I")  # "II" for Intel; "MM", for Motorola, is big-endian
 _ORIENTATION_TAG = 0x0112
 _ENTRY_BYTES = 12
-_MOST_ENTRIES = 512
-# What files have that are not upright: the tag, 2 to 8 as its value, in either order of bytes.
+_MAX_ENTRIES = 512
+# In every file that is not upright: the tag, its value 2 to 8, in either order of bytes.
 _TURNED = r"\C*Exif\C*(\x01\x12\C{6}\x00[\x02-\x08]|\x12\x01\C{6}[\x02-\x08]\x00)\C*"
 
 
 def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
-    """Turns and mirrors a decoded image [H, W, 3] as the file it comes from says."""
+    """A decoded image [H, W, 3], turned and mirrored as the EXIF data of its file say.
+
+    Args:
+        contents: string scalar, the file.
+    """
     turn = orientation(contents)
     image = tf.cond(turn >= 5, lambda: _transposed(image), lambda: image)
     for axis, turns in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))):
@@ -28,7 +32,7 @@ def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
 
 
 def _transposed(image: tf.Tensor) -> tf.Tensor:
-    """Width and height exchanged. `tf.transpose` makes oneDNN complain of 8 bits."""
+    """The image with its axes swapped; `tf.transpose` makes oneDNN warn about 8-bit types."""
     height, width = tf.unstack(tf.shape(image)[:2])
     places = tf.range(height)[tf.newaxis] * width + tf.range(width)[:, tf.newaxis]
     return tf.gather(tf.reshape(image, [-1, tf.shape(image)[2]]), places)
@@ -55,12 +59,12 @@ def _orientation_of_exif(contents: tf.Tensor) -> tf.Tensor:
 
 def _read(start: tf.Tensor) -> tf.Tensor:
     bytes_ = _Bytes(tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int32))
-    position = _exif_segment(bytes_)
+    position = _exif_segment(bytes_)  # two bytes of marker, two of length, "Exif", two zeros
     found = tf.reduce_all(bytes_.at(position + 4 + tf.range(4)) == tf.constant(_EXIF))
     tiff = position + 10
-    bytes_.is_intel = bytes_.at(tiff) == _INTEL
+    bytes_.is_little_endian = bytes_.at(tiff) == _LITTLE_ENDIAN
     directory = tiff + bytes_.number(tiff + 4, 4)
-    count = tf.clip_by_value(bytes_.number(directory, 2), 0, _MOST_ENTRIES)
+    count = tf.clip_by_value(bytes_.number(directory, 2), 0, _MAX_ENTRIES)
     entries = directory + 2 + tf.range(count) * _ENTRY_BYTES
     is_turn = bytes_.number(entries, 2) == _ORIENTATION_TAG
     turn = tf.reduce_max(tf.where(is_turn, bytes_.number(entries + 8, 2), 0))
@@ -88,7 +92,7 @@ class _Bytes:
     def __init__(self, values: tf.Tensor) -> None:
         self._values = tf.concat([values, [0]], 0)
         self._end = tf.size(values)
-        self.is_intel = tf.constant(False)
+        self.is_little_endian = tf.constant(False)
 
     def at(self, position: tf.Tensor) -> tf.Tensor:
         inside = (position >= 0) & (position < self._end)
@@ -99,4 +103,4 @@ class _Bytes:
         digits = [self.at(position + place) for place in range(size)]
         big = sum(digit * 256**place for place, digit in enumerate(reversed(digits)))
         little = sum(digit * 256**place for place, digit in enumerate(digits))
-        return tf.where(self.is_intel, little, big)
+        return tf.where(self.is_little_endian, little, big)

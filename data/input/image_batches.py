@@ -1,4 +1,4 @@
-"""Images made ready for the network in batches, in order, by threads next to the network.
+"""Batches of images for the network, in order; threads prepare them while it computes.
 
 Pillow and TensorFlow release Python's lock, so threads keep every core busy. An image that cannot
 be read keeps its place in its batch, with the reason: batches then hold the same images whether
@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ from data.input import preprocess
 from data.input.image_source import LoadError, SourceImage
 
 MAX_ASPECT = 64
-"""How many times as long as wide an image may be; of longer ones the middle is taken."""
+"""Longest side of an image by its shortest; of longer images only the middle is used."""
 
 BATCHES_AHEAD = 2
 CENTER = 4  # index of the center among ten crops: four corners, center, and their mirrors
@@ -31,13 +31,17 @@ _STRIP_ROWS = 512
 
 
 class Preparation:
-    """From encoded bytes to what the network takes (spec section 5, inference).
+    """From encoded bytes to the network's input (spec section 5, inference).
 
     Args:
       image_size: side S of a crop in pixels.
-      ten_crop: ten crops, not the center alone.
+      ten_crop: ten crops instead of the center alone.
       max_pixels: larger images are refused.
-      max_image_bytes: what decoding may take, of all threads together.
+      max_image_bytes: memory that decoding may take, of all threads together.
+
+    Attributes:
+      crops: per image, 1 or 10.
+      shape: of the crops of an image, [crops, S, S, 3].
     """
 
     def __init__(
@@ -50,13 +54,13 @@ class Preparation:
         self.crops = preprocess.TEN_CROPS if ten_crop else 1
         self.shape = (self.crops, image_size, image_size, preprocess.CHANNELS)
         self._limits = max_pixels, max_image_bytes
-        # One graph for images of any size: a call costs one operation, and no Python inside.
-        # Traced here: threads that all came first would make TensorFlow warn of retracing.
 
         def to_crops(image: tf.Tensor) -> tf.Tensor:
             with tf.device("CPU:0"):  # the same pixels, and no queue for the network's GPU
                 return preprocess.inference_crops(image, image_size, self.crops)
 
+        # One graph for images of any size: a call costs one operation, and no Python inside.
+        # Traced here: if several threads traced it, TensorFlow would warn of retracing.
         self._to_crops = tf.function(
             to_crops,
             autograph=False,
@@ -67,7 +71,7 @@ class Preparation:
         """The crops in [-1, 1], float32 [crops, S, S, 3].
 
         Raises:
-          ImageError: not a whole image within the limit.
+          ImageError: not a whole image within the limits.
         """
         with decoded(data, *self._limits) as image:
             return self._to_crops(tf.constant(pixels_of(_shortened(image)))).numpy()
@@ -107,7 +111,7 @@ class WholeImage:
 
 
 def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[bytes], np.ndarray]:
-    """A few images' encoded bytes, and their crops one after another.
+    """The encoded bytes of a few images, and the crops of all, float32 [crops, S, S, 3].
 
     Raises:
       UserError: one of them cannot be read.
@@ -138,7 +142,7 @@ def center_image(crops: np.ndarray) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3], made in strips: at once, it would take twice its memory for a while."""
+    """uint8 [H, W, 3] of an image; in strips, as a conversion at once takes twice the memory."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, image.height)
@@ -147,7 +151,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """The middle of an image that is a line: resized in proportion, it would fill the memory."""
+    """The middle of an image longer than `MAX_ASPECT`: resized, the whole would fill the memory."""
     limit = MAX_ASPECT * min(image.size)
     width, height = (min(side, limit) for side in image.size)
     if (width, height) == image.size:
@@ -157,12 +161,12 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 class Prepared(NamedTuple):
-    """An image's name and label, and its crops or why there are none ("" if there are)."""
+    """An image that was loaded: its crops, or the problem why there are none."""
 
     name: str
-    label: str
+    label: Any  # of `Loaded`
     crops: np.ndarray | None
-    problem: str
+    problem: str  # "" if there are crops
 
 
 class ImageBatch(NamedTuple):
@@ -183,7 +187,7 @@ def batches(
     Args:
       images: not opened yet.
       prepare: makes crops of encoded bytes.
-      batch_size: in images. At most two batches are prepared ahead of the network.
+      batch_size: in images; at most `BATCHES_AHEAD` batches are prepared ahead.
       threads: that read, decode and prepare.
     """
     prepare_one = functools.partial(_prepare, prepare)

@@ -1,4 +1,4 @@
-"""Where images to look at come from: list files, folders, globs, files, TFRecords, stdin.
+"""Images for inference: from list files, folders, globs, image files, TFRecords and stdin.
 
 Every source yields `SourceImage`s in a fixed order and in constant memory; nothing is opened before
 `SourceImage.load`, so that reading runs in the threads that decode and a run resumes by skipping.
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from data.common.errors import UserError
 from data.common.files import files_below, matches, refuse_other_encodings
@@ -23,8 +23,8 @@ from data.tfrecords.records import RecordError, read_index, read_record
 STDIN = "-"
 RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
 
-_SNIFFED_BYTES = 1024
 MAX_LINE_BYTES = 1 << 20
+_SNIFFED_BYTES = 1024  # a zero byte among them: an image, not a list
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -33,10 +33,10 @@ class LoadError(UserError):
 
 
 class Loaded(NamedTuple):
-    """What an image is called and labeled, and its encoded bytes."""
+    """An image's name, label and encoded bytes."""
 
     name: str
-    label: str
+    label: Any  # text, or `evaluation.Labels`
     data: bytes
 
 
@@ -46,9 +46,10 @@ class SourceImage:
 
     Attributes:
       name: what outputs call it: the path as given, or `file:record` until the record is read.
-      label: whatever followed the path in a list, blanks joined by one; "" if nothing did.
+      label: what followed the path in a list, blanks replaced by one; "" if nothing did.
       path: the file that holds it.
-      path_by_list: where else the file is looked for, "" for nowhere.
+      path_by_list: path relative to the folder of the list, used where `path` does not exist;
+        "" for an image that is not of a list.
       offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the image.
     """
 
@@ -101,8 +102,8 @@ def images(
     working folder or, where they are not found there, to the folder of the list.
 
     Args:
-      images_dir: the folder that paths of a list are relative to instead.
       skipped: counts the other files of folders, by suffix.
+      images_dir: the folder that paths of a list are relative to instead.
 
     Raises:
       UserError: a source that does not exist, or holds no image.
@@ -117,27 +118,27 @@ def images(
             if stop is not None and number >= stop:
                 return
             if number >= start:
-                yield listed_in(images_dir, image)
+                yield _in_folder(images_dir, image)
             number += 1
         if not found:
             raise UserError(f"{source}: no images in it")
 
 
-def listed_in(images_dir: str | None, image: SourceImage) -> SourceImage:
-    """An image of a list, looked for in `images_dir` alone; others, and without one, as it is."""
+def _in_folder(images_dir: str | None, image: SourceImage) -> SourceImage:
+    """An image of a list with its path in `images_dir`; without one, and others, unchanged."""
     if images_dir is None or not image.path_by_list:
         return image
     return replace(image, path=os.path.join(images_dir, image.name), path_by_list="")
 
 
 def in_list(list_path: str | os.PathLike, name: str, images_dir: str | None) -> SourceImage:
-    """The image that a row of a list names, looked for as `images` does."""
+    """The image that a row of a list names; its paths are those that `images` gives it."""
     by_list = os.path.join(os.path.dirname(list_path), name)
-    return listed_in(images_dir, SourceImage(name, "", name, by_list))
+    return _in_folder(images_dir, SourceImage(name, "", name, by_list))
 
 
 def count(sources: Sequence[str], skipped: Counter[str] | None = None) -> int:
-    """How many images the sources hold; nothing but lists, folders and indexes is read.
+    """How many images the sources hold; reads only lists, folders and indexes of records.
 
     Args:
       skipped: counts the other files of folders, by suffix.
@@ -215,6 +216,7 @@ def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[SourceImage]:
 
 
 def _listed_image(row: str, folder: Path) -> SourceImage:
+    """The image of a row `path<tab>label`; blanks separate, too, unless the row is a file."""
     name, tab, label = row.partition("\t")
     if not tab and " " in name and not (os.path.exists(name) or (folder / name).exists()):
         name, _, label = row.partition(" ")

@@ -315,7 +315,7 @@ class Report:
         last = self.evaluations[-1]
         hardest = last.hardest
         wanted = {int(p) for found in hardest.values() for c in classes for p in found[:, c]}
-        crops = dict(self.images.some({p for p in wanted if p >= 0}, self.prepare))
+        crops = dict(self.images.crops_of({p for p in wanted if p >= 0}, self.prepare))
         parts = []
         for c in classes:
             for kind, heading in HEADINGS.items():

@@ -113,7 +113,7 @@ class MistakesPage:
         return label.missed and label.score <= self.evaluation.mean_if_absent[label.index]
 
     def _thumbnails(self, numbers: set[int]) -> Iterator[tuple[int, str]]:
-        for number, crops in self.images.some(numbers, self.prepare):
+        for number, crops in self.images.crops_of(numbers, self.prepare):
             yield number, html_report.image_address(thumbnail(crops, THUMBNAIL_SIDE))
 
     def _row(self, image: EvaluatedImage, thumbnails: dict[int, str]) -> list[Any]:

@@ -17,7 +17,7 @@ from absl import logging
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS
-from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classes, watched
+from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classes, with_progress
 from data.input.image_batches import Preparation
 from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
@@ -114,7 +114,7 @@ def evaluate(
     score = SCORES[options.label_mode]
     calibration = options.calibration(loaded.prefix, loaded.use_ema)
     predictor = Predictor(loaded.network, score, calibration=calibration)
-    for batch in watched(batches):
+    for batch in with_progress(batches):
         scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
         evaluator.update(scores, *labels)
         hardest.update(scores, *labels, batch.sample_index)

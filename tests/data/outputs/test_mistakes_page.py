@@ -34,7 +34,7 @@ def some_images(count=60):
 class Thumbnails:
     """In place of `EvaluationImages`."""
 
-    def some(self, numbers, prepare):
+    def crops_of(self, numbers, prepare):
         return ((n, np.full((1, 16, 16, 3), n / 60, "f4")) for n in sorted(numbers))
 
 
