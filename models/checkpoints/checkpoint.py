@@ -31,6 +31,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Description",
+    "files_of",
     "read",
     "save",
     "save_meta",
@@ -38,16 +39,18 @@ __all__ = [
 ]
 
 GLOBAL_STEP = "global_step"
-# Patterns of the variables that a training run stores in addition to the network's.
+# Patterns of the variables that a training run stores in addition to the network's; the last two
+# count labels for the loss (spec section 2).
 TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
 
+# The variable with one number per class, of each kind of head -> how many of them are no class.
+HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias": 0}
+
 _RELEASED = "ckpt-resnet101-mlimages"  # what the names of the released checkpoints begin with
-_WEIGHT_FILES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
+_WEIGHT_SUFFIXES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
 _V1_END = bytes.fromhex("57fb808b247547db")  # LevelDB's magic number, which ends a V1 file.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
 _BLOCK_KERNEL = re.compile(r"stages_(\d)_block_\d+/conv1_b2/conv2d/kernel$")
-# The variable with one number per class, of each kind of head -> how many of them are no class.
-HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias": 0}
 _DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
@@ -206,7 +209,7 @@ def not_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 
 def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
-    """Compares the shapes by name that are `wanted` with those that the file `source` holds.
+    """Compares two mappings name -> shape: the `wanted` one, and what the file `source` holds.
 
     Raises one CheckpointError that lists all missing, extra and differently shaped tensors.
     """
@@ -257,7 +260,7 @@ def find(path: str | Path) -> str:
             raise CheckpointError(f"no checkpoint in folder {path}")
         return prefix
     prefix = _FILE_SUFFIX.sub("", str(path))
-    if _is_complete(prefix):
+    if Path(f"{prefix}.index").is_file():
         return prefix
     _refuse_other_formats(path)
     others = ", ".join(p.name for p in files_of(prefix))
@@ -271,7 +274,7 @@ def find(path: str | Path) -> str:
 
 def _refuse_other_formats(path: Path) -> None:
     """Raises CheckpointError for a file of weights in another format: how to convert it."""
-    if path.suffix in _WEIGHT_FILES and path.is_file():
+    if path.suffix in _WEIGHT_SUFFIXES and path.is_file():
         raise CheckpointError(
             f"{path} is not a TensorFlow checkpoint: convert it with python export.py"
             f" --import_weights={path} --result=out/imported/model.ckpt-0, and use the result"
@@ -287,7 +290,3 @@ def _ends_with(path: Path, end: bytes) -> bool:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - len(end)))
         return file.read() == end
-
-
-def _is_complete(prefix: str | Path) -> bool:
-    return Path(f"{prefix}.index").is_file()

@@ -27,7 +27,7 @@ MOMENTUM = "/Momentum"
 AVERAGE = "/ExponentialMovingAverage"
 
 _NAMES_SHOWN = 8
-# Renamed into place in this order, the index last.
+# In the order in which they are renamed into place.
 _SUFFIXES = (".data-00000-of-00001", ".json", ".index")
 # TensorFlow's reader raises these for missing, truncated and altered files.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
@@ -43,7 +43,7 @@ def is_positive(value: Any) -> bool:
     return state.is_number(value) and value > 0
 
 
-def _is_truth(value: Any) -> bool:
+def _is_bool(value: Any) -> bool:
     """true or false"""
     return isinstance(value, bool)
 
@@ -60,7 +60,7 @@ _META = {
         "temperature": is_positive,
         "thresholds?": [state.is_number],  # scores as the network gives them
         "score": state.is_text,
-        "use_ema": _is_truth,
+        "use_ema": _is_bool,
         "data": state.is_text,
         "images": state.is_count,
         "step?": state.is_count,
@@ -105,13 +105,13 @@ class Checkpoint:
             raise CheckpointError(f"{self.prefix}.index cannot be read: {_line(error)}") from error
         self._stored = {name: name for name in stored}
         if average:
-            self._show_averages()
+            self._use_averages()
         self.shapes = {name: tuple(stored[self._stored[name]]) for name in sorted(self._stored)}
 
     def _plain_prefix(self) -> str:
-        """A prefix that TensorFlow's reader does not take for a glob.
+        """The prefix for TensorFlow's reader, which would take one with `*` or `[` for a glob.
 
-        Where `self.prefix` looks like one, this is a prefix of symbolic links to the same files.
+        For such a prefix, this is one of symbolic links to the same files.
         They exist as long as this object, because tensors are read later.
         """
         if not set(self.prefix) & GLOB_CHARACTERS:
@@ -122,7 +122,8 @@ class Checkpoint:
             os.symlink(path.absolute(), f"{self._links.name}/ckpt{suffix}")
         return f"{self._links.name}/ckpt"
 
-    def _show_averages(self) -> None:
+    def _use_averages(self) -> None:
+        """Has the name of each weight stand for its moving average."""
         names = [n for n in self._stored if not n.endswith((MOMENTUM, AVERAGE))]
         averaged = {name: name + AVERAGE for name in names if name + AVERAGE in self._stored}
         lacking = [n for n in names if "/" in n and is_trainable(n) and n not in averaged]
@@ -221,7 +222,7 @@ def files_of(prefix: str | Path) -> list[Path]:
 
 
 def remove(prefix: str | Path) -> None:
-    """Deletes a checkpoint, its index first, so that half a checkpoint is never read."""
+    """Deletes a checkpoint, its index first, so that nobody reads a part of it."""
     Path(f"{prefix}.index").unlink(missing_ok=True)
     for path in files_of(prefix):
         path.unlink(missing_ok=True)
@@ -237,7 +238,7 @@ def sync(path: str | Path) -> None:
 
 
 def first_few(names: Iterable[str]) -> str:
-    """The first few names, for an error message, and the number of the others."""
+    """The first names, separated by commas, and the number of the others, for an error message."""
     names = list(names)
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What the JSON next to a checkpoint says of its classes, and of its scores as probabilities."""
+"""Classes, calibration and thresholds from the JSON next to a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.calibration import Calibration
 from models.checkpoints.files import CheckpointError, is_positive, read
 from models.losses import LOSSES
 
-# Of a released checkpoint with several labels, which has no JSON next to it.
+# Of the released checkpoints with sigmoid scores, which have no JSON next to them.
 RELEASED_POSITIVE_WEIGHT = 12.0
 
 
@@ -27,7 +27,7 @@ def classes_of(
     dictionary: str | None = None,
     read_dictionary: Callable[[str], Classes] = Classes.read,
 ) -> Classes:
-    """The classes of a checkpoint, from the first of these that is there.
+    """The classes of a checkpoint, from the first of these that exists.
 
     1. `dictionary`, which the user gives.
     2. What training has kept with the checkpoint.
@@ -35,7 +35,7 @@ def classes_of(
 
     Raises:
       UserError: the dictionary cannot be read, or has another number of classes.
-      CheckpointError: what the checkpoint says cannot be believed.
+      CheckpointError: the classes kept with the checkpoint are not valid.
     """
     if dictionary:
         return read_dictionary(dictionary).check_number(class_num, dictionary)
@@ -46,7 +46,7 @@ def classes_of(
 def kept_classes(prefix: str | Path) -> Classes | None:
     """The classes that training has kept with a checkpoint; None without them.
 
-    Raises CheckpointError: they cannot be believed.
+    Raises CheckpointError: they are not valid.
     """
     section = read(prefix).meta().get("classes")
     try:
@@ -57,9 +57,10 @@ def kept_classes(prefix: str | Path) -> Classes | None:
 
 
 def logit_shift(prefix: str | Path, score: str) -> float:
-    """`Calibration.shift` of a checkpoint: the logarithm of the weight of positive labels.
+    """`Calibration.shift` of a checkpoint: the logarithm of the loss weight of positive labels.
 
-    Raises UserError: the checkpoint does not say by which loss it was trained.
+    Raises UserError: the checkpoint does not say by which loss it was trained, or the weight is
+    not a number above 0.
     """
     flags = read(prefix).meta().get("flags")
     if score == "softmax":
@@ -84,8 +85,9 @@ def calibration_of(
     """What makes probabilities of a checkpoint's scores.
 
     Args:
-      probabilities: raw: nothing; corrected: what takes the weight of positive labels back;
-        calibrated: with the temperature that evaluate.py has fitted besides.
+      probabilities: raw leaves the scores as they are, corrected removes the effect of the loss
+        weight of positive labels, calibrated also divides by the temperature that evaluate.py
+        --calibrate has fitted.
       score: how scores are computed from logits, softmax or sigmoid.
       use_ema: whether the network has the moving average of the weights.
 

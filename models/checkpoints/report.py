@@ -44,7 +44,7 @@ def lines(prefix: str | Path) -> Iterator[str]:
 
 
 def classes_line(classes: Classes | None) -> str:
-    """What is known of the classes, in one line."""
+    """Number, source and first names of the classes, in one line."""
     if classes is None:
         return "the checkpoint does not name them"
     shown, more = classes.names[:CLASSES_SHOWN], len(classes.names) - CLASSES_SHOWN
@@ -57,7 +57,7 @@ def classes_line(classes: Classes | None) -> str:
 
 
 def statistics(tensor: np.ndarray) -> tuple[str, ...]:
-    """Mean, standard deviation, minimum and maximum, as text; "" if the values are no numbers."""
+    """Mean, standard deviation, minimum and maximum, as text; "" for no values or no numbers."""
     if tensor.size == 0 or tensor.dtype.kind not in "fiuV":  # V: bfloat16 in NumPy.
         return ("",) * len(_STATISTICS)
     exact = tensor.astype(np.float64)

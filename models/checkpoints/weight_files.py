@@ -75,6 +75,7 @@ def write_safetensors(
 
     Args:
       tensors: checkpoint name -> array of the network's variables.
+      resnet_size: depth.
       epsilon: of batch norm.
 
     Raises ImportError where safetensors is not installed.
