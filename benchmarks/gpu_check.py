@@ -108,7 +108,11 @@ def check_gradients(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
                 continue
             difference = np.linalg.norm(found[1:] - expected[1:]) / np.linalg.norm(expected[1:])
             loss = abs(found[0] / expected[0] - 1)
-            yield {"what": what, "loss differs by": loss, "gradients differ by": difference}
+            yield {
+                "what": what,
+                "loss differs by": float(loss),
+                "gradients differ by": float(difference),
+            }
 
 
 def check_speed(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
@@ -227,7 +231,7 @@ def check_prediction(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
             found[name] = np.load(result)
     difference = np.linalg.norm(found["here"] - found["CPU"]) / np.linalg.norm(found["CPU"])
     row = {"what": f"features of {len(found['CPU'])} photographs", "result": ""}
-    yield row | {"features differ by": difference, "s, with start": seconds["here"]}
+    yield row | {"features differ by": float(difference), "s, with start": seconds["here"]}
 
 
 CHECKS: Mapping[str, Callable[[argparse.Namespace, bool], Iterator[Row]]] = {
