@@ -49,9 +49,10 @@ def make_checkpoint(folder: Path, args: argparse.Namespace) -> None:
             tensors[name] *= rng.uniform(0.8, 1.2, shape).astype(np.float32)
     checkpoint.save(folder / "model.ckpt-0", {**tensors, "global_step": 0}, {})
     with contextlib.suppress(ImportError):  # its contender will say so
+        from models.calibration import Calibration
         from models.export import onnx_file
 
-        onnx_file.write(folder / "model.onnx", tensors, args.depth, "softmax")
+        onnx_file.write(folder / "model.onnx", tensors, args.depth, Calibration("softmax"))
     with contextlib.suppress(ImportError):
         weight_files.write_safetensors(folder / "model.safetensors", tensors, args.depth, 1e-5)
 

@@ -81,7 +81,7 @@ class Classes:
         """Returns itself. Raises UserError, which names `source`, unless they are `class_num`."""
         if len(self.names) != class_num:
             raise UserError(
-                f"{os.fspath(source)} names {len(self.names)} classes, the network has {class_num}:"
-                " give the --dictionary of its classes, or none (--dictionary=)"
+                f"{os.fspath(source)} names {len(self.names)} classes, the network has {class_num}"
+                " (--class_num): give the --dictionary of its classes, or none (--dictionary=)"
             )
         return self

@@ -132,10 +132,6 @@ def fit(task: Task, options: RunOptions) -> int:
         resume.claim(options.model_dir, options.loop.log_dir, job)
     sizes = resume.sizes(options.model_dir, options.pretrain_ckpt, skip, job)
     network, objective = task.network(job, sizes), task.objective()
-    classes = None
-    if options.dictionary:
-        classes = task.read_classes(options.dictionary)
-        classes.check_number(network.class_num, options.dictionary)
     trainable = {name: v for name, v in network.trainable_by_name().items() if task.trains(name)}
     optimizer = Optimizer(trainable, options.optimizer)
     weights = network.variables_by_name()
@@ -147,6 +143,10 @@ def fit(task: Task, options: RunOptions) -> int:
     trainer = Trainer(network, objective, optimizer, job, average, mixup, best and best.progress())
     start = options.pretrain_ckpt, skip, must_restore, options.flags()
     resume.restore_or_start(trainer, checkpoints, job, *start)
+    classes = None
+    if options.dictionary:
+        classes = task.read_classes(options.dictionary)
+        classes.check_number(network.class_num, options.dictionary)
     variables = {**trainer.variables_by_name(), **trainer.progress()}
     run = _Run(task, options, trainer, job, checkpoints, best, classes)
     # Horovod: broadcasts rank 0's variables now, and again when workers of an elastic job change.

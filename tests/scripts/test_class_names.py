@@ -67,7 +67,7 @@ def test_a_dictionary_that_does_not_fit_ends_training_at_its_start(
     network = [flag for flag in NETWORK if "class_num" not in flag]
     flags = *network, "--data_dir=none", "--class_num=11", f"--dictionary={dictionary}"
     assert call_script(script, *flags) == 1
-    assert "names 14 classes, the network has 11: give the" in capsys.readouterr().err
+    assert "names 14 classes, the network has 11 (--class_num): give the" in capsys.readouterr().err
 
 
 def test_imported_weights_take_names_along(call_script, thin_checkpoint, tmp_path, capsys):

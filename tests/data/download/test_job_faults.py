@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from web_server import WebServer
 
 from data import download_urls_multithreading
@@ -36,6 +37,10 @@ def run(tmp_path, web, monkeypatch) -> Callable[..., int]:
     return lambda *more: download_urls_multithreading.main([*command, *more])
 
 
+def without_pysocks(*arguments, **options):
+    raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -51,6 +56,8 @@ def test_settings_of_no_use_are_one_line_and_touch_no_row(
     run, tmp_path, web, monkeypatch, capsys, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
+    # As where PySocks is not installed.
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", without_pysocks)
     assert run() == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
