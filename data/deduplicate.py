@@ -31,6 +31,7 @@ from data.outputs.duplicates import HASHES, Listed, Repeats
 from data.outputs.feature_files import read_table
 
 TRAIN, VAL = "train", "val"
+MANY = 0.05  # of the rows left out by their features: a reason to look
 
 
 @command.one_line_errors()
@@ -57,6 +58,13 @@ def main(argv: list[str] | None = None) -> int:
         duplicates.write_page(page, repeats, args.pairs)
         print(f"pairs to look at: {page}")
     duplicates.report_problems(repeats)
+    near, rows = repeats.near(), repeats.starts[-1]
+    if near > MANY * rows:
+        print(
+            f"warning: {near:,} of {rows:,} rows are left out because their features are alike;"
+            f" if the pairs are no repeats, give a --threshold nearer to 1 than {args.threshold}",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -192,6 +192,10 @@ class Repeats:
             similarity = f"{self.similarity[row]:.4f}"
             yield *names, kept_listed.names[kept], similarity, HOW[self.how[row]]
 
+    def near(self) -> int:
+        """How many rows are left out because their features are near those of another."""
+        return int((self.how == HOW.index(FEATURES)).sum())
+
     def counts(self, number: int) -> str:
         """A line that says what became of the rows of a list."""
         start, stop = self.starts[number : number + 2]

@@ -102,6 +102,7 @@ def test_a_leak_is_dropped_from_training_and_near_duplicates_with_it(folder, cap
         "7 rows = 2 kept + 5 left out" in said.out and "; 2 of these repeat the other" in said.out
     )
     assert "3 rows without features" in said.err  # copy.png, cat.bmp, gone.jpg
+    assert "rows are left out because their features are alike" in said.err
 
 
 def test_the_lists_may_have_their_images_in_two_folders(folder):

@@ -78,6 +78,7 @@ def run(folder, name, *sources, **values):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["evaluate.py"])
     with flagsaver.flagsaver(**values):
+        flags.FLAGS["threshold"].present = 1  # as on the command line
         assert evaluate.main() == 0
     return json.loads((folder / name / "metrics.json").read_text())
 

@@ -49,5 +49,7 @@ def test_parents_that_make_no_hierarchy_are_refused(tree, parents):
 
 
 def test_another_number_of_classes_names_both_numbers(tree):
-    with pytest.raises(UserError, match=r"tree.txt names 3 classes, the network has 4 \(--class_num\): give"):
+    with pytest.raises(
+        UserError, match=r"tree.txt names 3 classes, the network has 4 \(--class_num\): give"
+    ):
         Classes.read(tree).check_number(4, tree)
