@@ -57,6 +57,7 @@ def metrics(tmp_path, result):
     return json.loads((tmp_path / result / "metrics.json").read_text())["evaluations"][0]["metrics"]
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_fits_prediction_and_export_use(
     call_script, prefix, labeled, images, tmp_path, caplog
 ):

@@ -22,6 +22,7 @@ def dictionary(digits_folder):
     return digits_folder / "dictionary_and_semantic_hierarchy.txt"
 
 
+@pytest.mark.slow
 def test_training_keeps_them_and_other_scripts_need_no_flag(
     call_script, digits_folder, records, dictionary, tmp_path, capsys
 ):

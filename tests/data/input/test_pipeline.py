@@ -93,6 +93,7 @@ def test_resuming_in_mid_epoch_with_other_workers_misses_and_repeats_nothing(fol
     assert sorted(read + after[: TOTAL - start]) == list(range(TOTAL))
 
 
+@pytest.mark.slow
 def test_a_restart_gives_the_same_batches(folder):
     straight = train(folder, 6)
     resumed = train(folder, 3, start=3 * 4, num_preprocess_threads=1)

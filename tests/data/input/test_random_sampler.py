@@ -73,6 +73,7 @@ def test_no_records_is_an_error():
         order([0, 0])
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_window():
     """The record ids of all 2 million records would take 16 MB."""
     tracemalloc.start()

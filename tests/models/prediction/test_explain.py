@@ -100,6 +100,7 @@ def colored_digits(random, numbers, side=128, size=64):
     return images, colors, corners
 
 
+@pytest.mark.slow
 def test_the_heat_is_in_the_digit_that_was_asked_for():
     """A few steps teach the network the color of the ink; the place nobody has said to it."""
     network = ResNet(14, 3, width=8, batch_norm_decay=0.8)
