@@ -64,9 +64,10 @@ class EvaluationOptions:
         """Makes crops of this size of the images."""
         return Preparation(image_size, self.ten_crop, self.max_pixels, self.max_image_bytes)
 
-    def thresholds(self, loaded: Loaded) -> np.ndarray:
-        """float32 [C], the scores from which classes are predicted, with several labels."""
-        calibration = self.calibration(loaded.prefix, loaded.use_ema)
+    def thresholds(self, loaded: Loaded, calibration: Calibration) -> np.ndarray | None:
+        """float32 [C], the probabilities from which classes are predicted; None with one label."""
+        if self.label_mode == "single":
+            return None
         known = loaded.prefix, loaded.network.class_num, calibration, loaded.use_ema
         return metadata.thresholds_of(
             *known, self.threshold, self.threshold_file, DEFAULT_THRESHOLD
@@ -108,11 +109,12 @@ def evaluate(
         options.num_preprocess_threads,
         *(job.rank, job.size),  # Horovod: each evaluates its own batches.
     )
-    evaluator = make_evaluator(loaded, options, job)
-    hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
-    labels_of_images = make_label_counter(loaded, options)
-    score = SCORES[options.label_mode]
     calibration = options.calibration(loaded.prefix, loaded.use_ema)
+    thresholds = options.thresholds(loaded, calibration)
+    evaluator = make_evaluator(loaded, options, thresholds, job)
+    hardest = HardestExamples(class_num, positive_threshold=options.positive_threshold)
+    labels_of_images = make_label_counter(class_num, options, thresholds)
+    score = SCORES[options.label_mode]
     predictor = Predictor(loaded.network, score, calibration=calibration)
     for batch in with_progress(batches):
         scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
@@ -182,7 +184,7 @@ def _described(batch: EvaluationBatch, found: ImageLabels) -> Iterator[Evaluated
 
 
 def make_evaluator(
-    loaded: Loaded, options: EvaluationOptions, job: Distributed
+    loaded: Loaded, options: EvaluationOptions, thresholds: np.ndarray | None, job: Distributed
 ) -> MultiLabelEvaluator | SingleLabelEvaluator:
     """An empty evaluator as the options say."""
     class_num = loaded.network.class_num
@@ -194,7 +196,7 @@ def make_evaluator(
         raise UserError(f"--at_k={','.join(options.at_k)}: use numbers above 0, such as 5,10")
     measured = MultiLabelOptions(
         top=tuple(map(int, options.at_k)),
-        threshold=options.thresholds(loaded),
+        threshold=thresholds,
         positive_threshold=options.positive_threshold,
         supported=supported,
         parents=None if hierarchy is None else hierarchy.parents,
@@ -203,10 +205,10 @@ def make_evaluator(
     return MultiLabelEvaluator(class_num, job, measured)
 
 
-def make_label_counter(loaded: Loaded, options: EvaluationOptions) -> ImageLabelCounter:
+def make_label_counter(
+    class_num: int, options: EvaluationOptions, thresholds: np.ndarray | None
+) -> ImageLabelCounter:
     """An empty counter as the options say."""
-    class_num = loaded.network.class_num
     if options.label_mode == "single":  # the one label is positive whatever its confidence
         return ImageLabelCounter(class_num, options.top_k_pred, None, np.finfo(np.float32).tiny)
-    thresholds = options.thresholds(loaded)
     return ImageLabelCounter(class_num, options.top_k_pred, thresholds, options.positive_threshold)
