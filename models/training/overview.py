@@ -50,10 +50,14 @@ def show(
 
 
 def show_estimate(network: Any, trial: np.ndarray | None, images: int) -> None:
-    """Logs how long training on `images` takes on a CPU, judged by a forward pass over `trial`."""
+    """Logs that no images are left, or how long they take on a CPU.
+
+    That is judged by a forward pass over `trial`, [B, H, W, 3]; None: it is not.
+    """
     if not images:
         logging.info("the run is at its end; a larger --max_iter or --epochs continues")
-    if trial is None or not images or tf.config.list_logical_devices("GPU"):
+        return
+    if trial is None or tf.config.list_logical_devices("GPU"):
         return
     batch = tf.constant(trial)
     network.features(batch)  # the first one allocates
