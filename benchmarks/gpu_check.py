@@ -27,7 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from benchmarks import harness, photographs
+from benchmarks import harness, photographs, training_step
 from benchmarks.harness import Contender, from_root, run
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -157,30 +157,8 @@ def _train_speed(args: argparse.Namespace, *flags: str) -> Row:
 
 def pytorch_speed(args: argparse.Namespace, precision: str, batch: int) -> float:
     """images/s of the same network in PyTorch, on the GPU if it sees one."""
-    import torch
-
-    from models.export.pytorch_network import MLImagesResNet
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = MLImagesResNet(args.depth, args.class_num).train().to(device)
-    network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
-    images = torch.rand(batch, 3, args.image_size, args.image_size, device=device) * 2 - 1
-    images = images.to(memory_format=torch.channels_last)
-    labels = (torch.rand(batch, args.class_num, device=device) < 0.001).float()
-    scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        dtype = getattr(torch, precision)
-        with torch.autocast(device, dtype, enabled=precision != "float32"):
-            logits = network(images).float()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        loss.item()  # waits for the card
-
+    sizes = argparse.Namespace(**vars(args) | {"precision": precision, "batch": batch})
+    step, _ = training_step.pytorch_step(sizes)
     return batch / harness.median_seconds(step, max(3, args.steps // 2), warm_ups=3)
 
 

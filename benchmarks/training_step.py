@@ -101,22 +101,26 @@ def pytorch_step(args: argparse.Namespace) -> Step:
 
     from models.export.pytorch_network import MLImagesResNet
 
-    network = MLImagesResNet(args.depth, args.class_num).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = MLImagesResNet(args.depth, args.class_num).train().to(device)
     network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
-    images = torch.rand(args.batch, 3, args.image_size, args.image_size) * 2 - 1
+    shape = (args.batch, 3, args.image_size, args.image_size)
+    images = torch.rand(*shape, device=device) * 2 - 1
     images = images.to(memory_format=torch.channels_last)
-    labels = (torch.rand(args.batch, args.class_num) < 0.001).float()
+    labels = (torch.rand(args.batch, args.class_num, device=device) < 0.001).float()
     half = args.precision != "float32"
+    scaler = torch.amp.GradScaler(device, enabled=args.precision == "float16")
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", getattr(torch, args.precision), enabled=half):
+        with torch.autocast(device, getattr(torch, args.precision), enabled=half):
             logits = network(images).float()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()  # waits for a GPU
 
     return step, _operations_of_ours(args)
 
