@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 import flags
-from data.common import output_lock, script
+from data.common import mirror, output_lock, script
 from data.common.errors import UserError
 from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
@@ -95,7 +95,8 @@ def labeled_images(class_num: int) -> EvaluationImages:
 
 def show(evaluation: Evaluation) -> None:
     """Prints the metrics of a checkpoint, one per line."""
-    print(f"\n{evaluation.checkpoint}\n{'unreadable, left out':30} {evaluation.unreadable}")
+    print(f"\n{mirror.shown(evaluation.checkpoint)}")
+    print(f"{'unreadable, left out':30} {evaluation.unreadable}")
     for name, value in evaluation.metrics.items():
         print(f"{name:30} {value:.6g}")
 
@@ -110,7 +111,7 @@ def write(
     """Writes the report, and fitted thresholds where asked for; returns the classes' names."""
     known = loaded.prefix, loaded.network.class_num, FLAGS.dictionary
     settings = {"data": " ".join(images.sources), **loaded.settings()}
-    settings |= {name: FLAGS[name].value for name in SETTINGS} | checkpoint.versions()
+    settings |= script.values(*SETTINGS) | checkpoint.versions()
     folder = Path(FLAGS.result)
     shown = images, prepare, FLAGS.page_classes, mistakes_page.NAME if FLAGS.page_mistakes else None
     names = metadata.classes_of(*known).names

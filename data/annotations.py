@@ -67,7 +67,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--co_threshold", type=float, default=0.5, help="labels are added above this (%(default)s)")
     add("--save_co_matrix", help="write the normalized co-occurrence matrix here")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
-    args = parser.parse_args(argv)
+    read = ["list", "dictionary", "from_dictionary", "synonyms", "predictions"]
+    read += ["prediction_dictionary", "co_matrix"]
+    args = command.parse(parser, argv, files=["output", "save_co_matrix"], inputs=read)
     if args.predictions and args.co_matrix:
         parser.error("give --predictions or --co_matrix, not both")
     if args.save_co_matrix and not args.predictions:

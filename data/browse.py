@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.parallel import cores
 from data.lists.hierarchy import Hierarchy
 from data.outputs import class_browser
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     page = class_browser.write_page(Path(args.output), title, hierarchy, survey, thumbnails)
     print(f"{survey.rows:,} rows, {len(hierarchy):,} classes,", end=" ")
     print(f"{len(thumbnails.images):,} thumbnails,", end=" ")
-    print(f"{thumbnails.missing:,} images missing or unreadable: {page}")
+    print(f"{thumbnails.missing:,} images missing or unreadable: {mirror.shown(str(page))}")
     if thumbnails.missing and not thumbnails.images and not args.records:
         print("warning: no image was found: is --images their folder?", file=sys.stderr)
     for problems in refused:
@@ -70,7 +70,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=1234, help="seed of what is drawn at random (%(default)s)")
     add("--max_bad_records", type=int, default=100, help="more are an error (%(default)s)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
-    args = parser.parse_args(argv)
+    places = {"files": ["output"], "inputs": ["dictionary"], "others": ["records", "title"]}
+    args = command.parse(parser, argv, **places)
     if min(args.per_class, args.thumbnails, args.pair_rows) < 0:
         parser.error("--per_class, --thumbnails and --pair_rows must not be negative")
     return args

@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     split.add_argument("--splits", type=int, default=3, help="number of random splits")
     linear.add_argument("--features", type=Path, required=True, help=".npz of extract_feature.py")
     linear.add_argument("--C", type=float, default=10.0, help="inverse of the weight decay")
-    arguments = parser.parse_args(argv)
+    arguments = command.parse(parser, argv)
     if arguments.step == "split":
         if min(arguments.train, arguments.splits) < 1:
             parser.error("--train and --splits start at 1")

@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.errors import UserError
 from data.common.parallel import cores
 from data.outputs import duplicates
@@ -51,12 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     for number, output in enumerate(outputs[listed.path] for listed in lists):
         changed = duplicates.write_list(output, repeats, number, args.merge_labels)
         merged = f", labels of {changed:,} rows merged" if args.merge_labels else ""
-        print(f"{repeats.counts(number)}{merged}: {output}")
+        print(f"{repeats.counts(number)}{merged}: {mirror.shown(str(output))}")
     duplicates.write_report(args.output / "duplicates.tsv", repeats)
     if args.pairs:
         page = args.output / "duplicates.html"
         duplicates.write_page(page, repeats, args.pairs)
-        print(f"pairs to look at: {page}")
+        print(f"pairs to look at: {mirror.shown(str(page))}")
     duplicates.report_problems(repeats)
     near, rows = repeats.near(), repeats.starts[-1]
     if near > MANY * rows:
@@ -88,7 +88,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--merge_labels", action="store_true", help="kept rows get the labels of their repetitions")
     add("--pairs", type=int, default=100, help="pairs of each kind on the page; 0: no page (100)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv, folders=["output"], inputs=["features"])
     if not 0 < args.threshold <= 1:
         parser.error("--threshold is a cosine, above 0 and at most 1")
     return args

@@ -97,7 +97,7 @@ def write_digits(output: Path) -> tuple[int, int]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    arguments = parser.parse_args(argv)
+    arguments = command.parse(parser, argv)
     try:
         train, held_out = write_digits(arguments.output)
     except ImportError:

@@ -86,7 +86,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
     _add_output(parser.add_argument_group("output"))
     _add_limits(parser.add_argument_group("limits"))
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv, others=["url_template", "user_agent"])
     if (args.url_list is None) == (args.image_ids is None):
         parser.error("give either --url_list or --image_ids")
     if args.kind == "dense" and not args.num_class:

@@ -72,7 +72,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="the folder for the images")
     add("--im_list", help="write the rows of the list whose images were found here")
     add("--processes", type=int, default=cores(), help="synsets worked on at once (%(default)s)")
-    return parser.parse_args(argv)
+    return command.parse(parser, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.parallel import cores
 from data.lists.hierarchy import Hierarchy
 from data.lists.statistics import (
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(f"{fact:36s} {value}" for fact, value in facts))
     if args.output:
         files = write_files(Path(args.output), hierarchy, lists, args.min_images)
-        print(f"written: {', '.join(map(str, files))}")
+        print(mirror.shown(f"written: {', '.join(map(str, files))}"))
     problems = sum(_report(statistics, args.allow) for statistics in lists.values())
     return FOUND if problems else 0
 
@@ -67,7 +67,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"findings that do not change the exit code: {', '.join(CHECKS)}",
     )  # fmt: skip
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
-    return parser.parse_args(argv)
+    read = ["train", "val", "dictionary"]
+    return command.parse(parser, argv, folders=["output"], inputs=read)
 
 
 def _report(statistics: ListStatistics, allowed: list[str]) -> int:

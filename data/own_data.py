@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.errors import UserError
 from data.common.files import atomic_write, files_below, subfolders
 from data.common.images import IMAGE_SUFFIXES
@@ -237,6 +237,7 @@ def write(
         files[f"{split_name}_list.txt"] = "".join(f"{line}\n" for line in lines)
     for name, text in files.items():
         path = output / name
+        mirror.fetch(path)
         if replace or not path.exists() or path.read_bytes() == text.encode():
             continue
         if not update:
@@ -280,7 +281,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--replace", action="store_true", help="write over lists of other images")
     parser.add_argument("--update", action="store_true", help="take in images added since")
     parser.add_argument("--seed", type=int, default=1234)
-    arguments = parser.parse_args(argv)
+    arguments = command.parse(
+        parser, argv, folders=["output"], inputs=["csv", "val_csv", "test_csv"]
+    )
     fractions = arguments.val_fraction, arguments.test_fraction
     if min(fractions) < 0 or sum(fractions) >= 1:
         parser.error(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.errors import UserError
 from data.common.html_report import panels, write_figure
 
@@ -41,6 +41,7 @@ def read_curves(path: Path) -> Curves:
         UserError: no such file, or a line that is not a record.
     """
     curves: Curves = {}
+    mirror.fetch(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; train.py writes it into its --log_dir")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -96,7 +97,11 @@ def plot(runs: Mapping[str, Curves], output: Path) -> list[str]:
 def names_of(folders: Sequence[Path]) -> list[str]:
     """The names of the folders; whole paths where two of them have the same name."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else list(map(str, folders))
+    return (
+        names
+        if len(set(names)) == len(names)
+        else [mirror.shown(str(folder)) for folder in folders]
+    )
 
 
 @command.one_line_errors()
@@ -107,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--log_dir", type=Path, nargs="+", default=[Path("out/log")], help="of one or more runs")
     add("--output", type=Path, required=True, help="PNG file to write")
-    arguments = parser.parse_args(argv)
+    arguments = command.parse(parser, argv, files=["output"], inputs=["log_dir"])
     folders = list(dict.fromkeys(arguments.log_dir))
     curves = [read_curves(folder / RECORD) for folder in folders]
     print("\n".join(plot(dict(zip(names_of(folders), curves, strict=True)), arguments.output)))

@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--classes", type=int, default=10, choices=range(1, 11), help="the first of ten digits")
     add("--side", type=int, default=160, help="of a scene in pixels")
     add("--seed", type=int, default=1)
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     if args.side < SMALLEST_SIDE:
         raise UserError(f"--side {args.side}: objects need a scene of {SMALLEST_SIDE} pixels")
     try:

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data.common import command, html_report
+from data.common import command, html_report, mirror
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.images import ImageError
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     page = html_report.page("Similar images", sections)
     atomic_write(options.output, page.encode("utf-8", "replace"))
     print(f"{len(sections)} images with their neighbors among {len(table.names)}: ", end="")
-    print(options.output)
+    print(mirror.shown(options.output))
     return 0
 
 
@@ -52,7 +52,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=20, help="how many, without --names (default 20)")
     add("--neighbors", "--neighbours", type=int, default=7, help="shown for each image (default 7)")
     add("--output", default="similar.html", help="page to write (default similar.html)")
-    return parser.parse_args(argv)
+    places = {"files": ["output"], "inputs": ["features", "queries"], "others": ["names"]}
+    return command.parse(parser, argv, **places)
 
 
 def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:

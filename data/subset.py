@@ -17,7 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from data.common import command
+from data.common import command, mirror
 from data.common.errors import UserError
 from data.common.files import read_text
 from data.common.parallel import cores
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     selection.write_lines(args.list, args.output, rows.numbers, chunk_lines, args.processes)
     fit, taken, classes = len(found.numbers), len(rows.numbers), len(np.unique(rows.classes))
     print(f"{read} rows read, {refused.count} lines refused, {fit} rows fit,", end=" ")
-    print(f"{taken} taken, examples of {classes} classes: {args.output}")
+    print(f"{taken} taken, examples of {classes} classes: {mirror.shown(args.output)}")
     refused.report()
     return 0
 
@@ -67,7 +67,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=SEED, help="seed of the random choice (%(default)s)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
-    args = parser.parse_args(argv)
+    read = ["list", "dictionary", "classes_file"]
+    args = command.parse(parser, argv, files=["output"], inputs=read)
     if args.count is not None and args.fraction is not None:
         parser.error("give --count or --fraction, not both")
     if args.stratified and args.count is None and args.fraction is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.common import command
+from data.common import command, mirror
 from data.common.errors import UserError
 from data.tfrecords import conversion_script
 from data.tfrecords.conversion import ListRows, plan, suffix_in
@@ -82,7 +82,10 @@ def _boolean(text: str) -> bool:
 def _lists(path: str) -> list[Path]:
     if not Path(path).is_dir():
         return [Path(path)]
-    return sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+    lists = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+    for found in lists:
+        mirror.fetch(found)
+    return lists
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
 """Entry-point helpers: UTF-8 streams, one-line user errors, exit codes, Ctrl-C."""
 
+import argparse
 import functools
 import io
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.processes import are_joined, end_all, this_process
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells report it."""
+
+_PATH_OF_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 
 Main = Callable[..., int | None]
 
@@ -94,6 +100,7 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
         def checked(*args: Any, **kwargs: Any) -> int:
             try:
                 code = main(*args, **kwargs)
+                mirror.finish()
                 flush()
                 return code or 0
             except KeyboardInterrupt:
@@ -109,6 +116,8 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
                     raise
                 traceback.print_exc()
                 code = 1
+            finally:
+                mirror.close()
             end_all()
             return code
 
@@ -117,11 +126,47 @@ def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], 
     return decorate
 
 
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    *,
+    folders: Iterable[str] = (),
+    files: Iterable[str] = (),
+    inputs: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> argparse.Namespace:
+    """The arguments; URLs of outputs and inputs become paths of working copies (mirror.py).
+
+    Args:
+        folders, files: arguments that are written and may be URLs.
+        inputs: arguments that are read and may be URLs.
+        others: arguments that the script takes as they are. The rest must not be URLs.
+
+    Raises:
+        UserError: an argument must not be a URL, or one cannot be read or written.
+    """
+    args = parser.parse_args(argv)
+    opened = dict.fromkeys(folders, mirror.open_folder) | dict.fromkeys(files, mirror.open_file)
+    opened |= dict.fromkeys(inputs, mirror.open_input)
+    opened |= dict.fromkeys(others, lambda name, value: value)
+    for name, value in vars(args).items():
+        setattr(args, name, _opened(opened.get(name, mirror.refuse), name, value))
+    return args
+
+
+def _opened(function: Callable[[str, str], str], name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_opened(function, name, item) for item in value]
+    if isinstance(value, Path):  # it makes one slash of two
+        return Path(function(name, _PATH_OF_URL.sub(r"\1://", str(value))))
+    return function(name, value) if isinstance(value, str) else value
+
+
 def _line(error: Exception) -> str:
     """An error for people: of a file its name, then what is wrong with it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
+        return mirror.shown(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return mirror.shown(str(error))
 
 
 def run(main: Main, shares_work: bool = False) -> NoReturn:

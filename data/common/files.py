@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from data.common import mirror
 from data.common.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
@@ -110,7 +111,8 @@ def rewritten(
 ) -> Iterator[BinaryIO]:
     """A file to write, which appears under its name when the block ends well.
 
-    A reader finds the old content or the new, never a part; nor does a power cut leave one.
+    A reader finds the old content or the new, never a part; nor does a power cut leave one. In a
+    working copy (mirror.py) the file is then at its URL, too.
 
     Args:
         sync: wait until the content is on the disk; many small files that a later run checks
@@ -130,6 +132,7 @@ def rewritten(
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    mirror.send(path)
 
 
 @contextmanager

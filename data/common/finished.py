@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.common import state
+from data.common import mirror, state
 from data.common.files import clear_leftovers
 
 
@@ -50,6 +50,7 @@ class Reports:
     def all(self) -> dict[str, dict[str, Any]]:
         """The reports by name, in order of it. Raises StateError."""
         found = {}
+        mirror.pull(self.folder)  # those of other processes
         for path in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 found[path.stem] = self.read(path.stem)

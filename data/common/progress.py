@@ -8,6 +8,8 @@ import time
 
 from tqdm import tqdm
 
+from data.common import mirror
+
 LOG_SECONDS = 30.0
 _COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} gone, {{rate_fmt}}{{postfix}}"
 _COUNT_OF = (
@@ -27,7 +29,7 @@ class LogHandler(logging.StreamHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        line = mirror.shown(super().format(record))
         if record.levelno <= logging.INFO:
             return line
         time_of_day, _, message = line.partition(" ")

@@ -14,12 +14,20 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from data.common import command, flag_groups, output_lock
+from data.common import command, flag_groups, mirror, output_lock
 from data.common.errors import UserError
 from data.common.progress import LogHandler
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")
+# Besides the folders of a run and --result, which depend on the script.
+_OPENED = {
+    **dict.fromkeys(("draw_dir", "export_dir", "masks_dir"), mirror.open_folder),
+    **dict.fromkeys(("fit_thresholds", "page"), mirror.open_file),
+    **dict.fromkeys(("compare", "dictionary", "import_weights"), mirror.open_input),
+    **dict.fromkeys(("pretrain_ckpt", "supported_classes", "threshold_file"), mirror.open_input),
+    **dict.fromkeys(("images_dir", "scratch_dir"), mirror.refuse),
+}
 HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
 
 
@@ -46,8 +54,9 @@ def from_flags(cls: type[Options], **values: Any) -> Options:
 
 
 def values(*names: str) -> dict[str, Any]:
-    """The values of these flags, by name."""
-    return {name: FLAGS[name].value for name in names}
+    """The values of these flags, by name; URLs as they were given."""
+    found = {name: FLAGS[name].value for name in names}
+    return {name: mirror.shown(x) if isinstance(x, str) else x for name, x in found.items()}
 
 
 def given(*names: str) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def set_defaults(values: Mapping[str, Any]) -> None:
 
 def as_dict(**others: Any) -> dict[str, Any]:
     """The flags that the script reads, for the record next to a checkpoint; `others` go before."""
-    return {name: FLAGS[name].value for name in flag_groups.names_of(_script())} | others
+    return values(*flag_groups.names_of(_script())) | others
 
 
 def flag_file() -> str:
@@ -91,7 +100,7 @@ def flag_file() -> str:
         "# Values that were not given:",
         *(f"# {line}" for text in others for line in text.splitlines()),
     ]
-    return "".join(f"{line}\n" for line in lines)
+    return mirror.shown("".join(f"{line}\n" for line in lines))
 
 
 def run(main: Callable[[], int | None], files: str | None = None) -> None:
@@ -160,4 +169,21 @@ def _run_checked(
     for name, instead in flag_groups.WITHOUT_EFFECT.items():
         if FLAGS[name].present:
             logging.warning("--%s has no effect (%s)", name, instead)
+    _open_urls(_script())
     return output_lock.run(main)
+
+
+def _open_urls(script: str) -> None:
+    """Puts the paths of working copies in place of the URLs of results and of small inputs."""
+    names = flag_groups.names_of(script)
+    trains = "max_iter" in names and FLAGS["mode"].value == "train"
+    results = FLAGS["result"].default or ""
+    opened = {
+        "model_dir": mirror.open_folder if trains else mirror.open_input,
+        "log_dir": mirror.open_folder if trains else lambda _, value: value,
+        "result": mirror.open_folder if results.endswith("/") else mirror.open_file,
+        **_OPENED,
+    }
+    for name in names:
+        if name in opened and FLAGS[name].value:
+            FLAGS[name].value = opened[name](name, FLAGS[name].value)

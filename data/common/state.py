@@ -20,6 +20,7 @@ from typing import Any
 
 import google_crc32c
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import atomic_write
 
@@ -59,6 +60,7 @@ def read_document(
         FileNotFoundError: there is none.
         StateError: it is damaged, of another format, or of a newer version.
     """
+    mirror.fetch(path)
     try:
         document = _parsed(Path(path).read_bytes())
         head = {key: document.pop(key) for key in _HEAD if key in document}

@@ -6,6 +6,7 @@ and files (`AWS_ENDPOINT_URL`, `~/.aws/credentials`, `GOOGLE_APPLICATION_CREDENT
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -22,7 +23,7 @@ RETRY_SECONDS = 120.0  # that a server may be away
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE | re.ASCII)
 _INSTALL = 'pip install -e ".[cloud]"'
-# Errors that another attempt does not mend; by name where the library need not be installed.
+# Errors that another attempt meets again; by name where the library need not be installed.
 _FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _FINAL += (PermissionError, NotImplementedError, ValueError, TypeError, ImportError)
 _FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
@@ -90,10 +91,8 @@ def delete(url: str) -> None:
     """Deletes a file, if it is there. Raises UserError."""
 
     def remove(files: Any, path: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # by an attempt of which the answer was lost
             files.rm_file(path)
-        except FileNotFoundError:
-            pass  # perhaps by an attempt of which the answer was lost
 
     _retried(url, remove)
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.processes import ProcessGroup
 from data.common.progress import Progress
@@ -90,6 +91,7 @@ class BatchPredictor(Generic[Row]):
             if images < (total or 0):
                 raise UserError(f"{self.result}: {total - images} images are missing; run again")
             self.format.finish(shards.join(total, self.format.header), self.result)
+            mirror.push(self.result)
             shards.clean()
         if images and unreadable == images:
             raise UserError(

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import errors_name, rewritten
 from data.outputs.prediction_files import write_parquet
@@ -85,6 +86,8 @@ class EvaluatedImages:
         """Completes the file of this worker."""
         with errors_name(self._own.name):
             self._own.close()
+        if len(self._files) > 1:
+            mirror.push(self._own.name)
 
     def read(self, left_out: Iterable[tuple[int, str, str]] = ()) -> Iterator[EvaluatedImage]:
         """All images in order, once every worker has closed its file.
@@ -95,6 +98,10 @@ class EvaluatedImages:
         Raises:
           UserError: the file of another worker is not there.
         """
+        if len(self._files) > 1:
+            mirror.pull(self.folder)
+        for path in self._files:
+            mirror.fetch(path)
         unreadable = (EvaluatedImage(n, name, None, (), problem) for n, name, problem in left_out)
         return heapq.merge(unreadable, *map(_read, self._files), key=lambda image: image.number)
 

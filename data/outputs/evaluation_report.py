@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.common import html_report
+from data.common import html_report, mirror
 from data.common.files import atomic_write
 from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation, center_image
@@ -141,7 +141,7 @@ class Report:
         return {
             "evaluations": [
                 {
-                    "checkpoint": e.checkpoint,
+                    "checkpoint": mirror.shown(e.checkpoint),
                     "step": e.step,
                     "unreadable_images": e.unreadable,
                     "metrics": e.metrics,

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import rewritten
 from data.outputs.result_files import ResultFormat, one_line
@@ -180,6 +181,8 @@ def _read_npz(path: str) -> tuple[list[str], np.ndarray]:
 
 
 def _read_npy(path: str) -> tuple[list[str], np.ndarray]:
+    mirror.pull(path + NAMES_SUFFIX)
+    mirror.fetch(path + NAMES_SUFFIX)
     with open(path + NAMES_SUFFIX, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [row[0] for row in rows], np.load(path, mmap_mode="r")

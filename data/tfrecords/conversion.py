@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import refuse_other_encodings
 from data.common.image_memory import MAX_IMAGE_BYTES, bounded
@@ -232,6 +233,7 @@ class _ShardJob(NamedTuple):
                 else:
                     writer.add(*row)
         self.folder.add(writer.report(self.rows.source(shard), bad))
+        mirror.release(writer.path)  # at a URL, disk is needed for the shards in work alone
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from data.common import command, mirror
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import cores
@@ -29,7 +29,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")
     add("--part", help="i/n: make only every n-th shard from the i-th on, i from 0")
     add("--verify", action="store_true", help="check the shards of --tfrecords and do nothing else")
-    args = parser.parse_args(argv)
+    read = ["indexs", "classes", "coco"]
+    args = command.parse(parser, argv, inputs=read, others=["tfrecords"])
+    if not args.verify:
+        args.tfrecords = mirror.open_folder("tfrecords", args.tfrecords)
     for name in ("shard_size", "max_pixels", "max_image_bytes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be positive")
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace, shards: Sequence[Any], rows: Rows) -> int:
     if reports is None:
         group.report_rest()
         return 0
-    return _report(args.tfrecords, reports)
+    return _report(mirror.shown(args.tfrecords), reports)
 
 
 def _report(folder: str, reports: list[ShardReport]) -> int:
@@ -73,7 +76,7 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
     print(f"{sum(bad.values())} rows left out", end="")
     if bad:
         kinds = ", ".join(f"{count} {kind}" for kind, count in bad.items())
-        print(f" ({kinds}): see {Path(folder, BAD_IMAGES)}", end="")
+        print(f" ({kinds}): see {folder.rstrip('/')}/{BAD_IMAGES}", end="")
     print()
     if not rows:
         first = next((row for report in reports for row in report.bad), ("the list is empty",))

@@ -20,6 +20,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
 
@@ -81,6 +82,7 @@ class RecordWriter:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             _index_path(self.path).unlink(missing_ok=True)
+            mirror.push(_index_path(self.path))
         self._rewritten.__exit__(kind, *error)
         if kind is None:
             _write_index(self.path, _index(self._sizes))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.common import state
+from data.common import mirror, state
 from data.common.errors import UserError
 from models.architecture import is_trainable
 
@@ -98,6 +98,7 @@ class Checkpoint:
         self.prefix = str(prefix)
         if not Path(f"{self.prefix}.index").is_file():
             raise CheckpointError(f"no checkpoint {self.prefix}: {self.prefix}.index is missing")
+        mirror.fetch(f"{self.prefix}.index")
         try:
             self._reader = tf.train.load_checkpoint(self._plain_prefix())
             stored = self._reader.get_variable_to_shape_map()
@@ -138,6 +139,8 @@ class Checkpoint:
 
         Raises CheckpointError: there is none, or its checksum is wrong.
         """
+        for path in files_of(self.prefix):
+            mirror.fetch(path)
         try:
             return self._reader.get_tensor(self._stored[name])
         except KeyError:
@@ -194,10 +197,13 @@ def save(prefix: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]
         for suffix in _SUFFIXES:
             sync(f"{temporary}{suffix}")
         # A kill in between must not leave the old index next to the new data.
-        Path(f"{prefix}.index").unlink(missing_ok=True)
+        _delete(f"{prefix}.index")
         for suffix in _SUFFIXES:
             os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")
         sync(Path(prefix).parent)
+        for suffix in _SUFFIXES:
+            mirror.send(f"{prefix}{suffix}")
+        mirror.release(f"{prefix}{_SUFFIXES[0]}")
     except (OSError, tf.errors.OpError) as error:
         raise CheckpointError(f"checkpoint {prefix} cannot be saved: {_line(error)}") from error
     finally:
@@ -223,9 +229,13 @@ def files_of(prefix: str | Path) -> list[Path]:
 
 def remove(prefix: str | Path) -> None:
     """Deletes a checkpoint, its index first, so that nobody reads a part of it."""
-    Path(f"{prefix}.index").unlink(missing_ok=True)
-    for path in files_of(prefix):
-        path.unlink(missing_ok=True)
+    for path in (f"{prefix}.index", *files_of(prefix)):
+        _delete(path)
+
+
+def _delete(path: str | Path) -> None:
+    Path(path).unlink(missing_ok=True)
+    mirror.push(path)
 
 
 def sync(path: str | Path) -> None:

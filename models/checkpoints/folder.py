@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
+from data.common import mirror
 from data.common.files import atomic_write
 from data.common.state import damaged
 from models.checkpoints.files import CheckpointError, remove, save, save_meta
@@ -111,6 +112,7 @@ def _read_list(folder: Path) -> tuple[list[str], bool]:
     Raises CheckpointError when the file is damaged or cannot be read.
     """
     path = folder / LIST_FILE
+    mirror.fetch(path)
     try:
         text = path.read_text(encoding="utf-8")
         first, _, rest = text.partition("\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.common import mirror
 from data.lists.classes import Classes
 from models.architecture import is_trainable
 from models.backbones import RESNET
@@ -24,7 +25,7 @@ def lines(prefix: str | Path) -> Iterator[str]:
     Raises CheckpointError when the checkpoint cannot be read.
     """
     opened = checkpoint.read(prefix)
-    yield f"checkpoint {prefix}"
+    yield f"checkpoint {mirror.shown(str(prefix))}"
     yield summary(opened)
     yield ""
     yield _COLUMNS.format("variable", "shape", "type", *_STATISTICS)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data.common import output_lock, processes
+from data.common import mirror, output_lock, processes
 from data.common.processes import ProcessGroup, this_process
 from data.input.image_batches import ImageBatch, Preparation, WholeImage
 from data.outputs.batch_predictor import BatchPredictor
@@ -102,7 +102,7 @@ def run(
         prepare=prepare,
         predict=predict,
         describe=describe,
-        settings={"checkpoint": loaded.prefix, **loaded.settings(), **settings},
+        settings={"checkpoint": mirror.shown(loaded.prefix), **loaded.settings(), **settings},
         batch_size=max(1, options.batch_size // prepare.crops),
         threads=options.num_preprocess_threads,
         group=group,

@@ -109,8 +109,7 @@ def train(
       step_shard: this worker's `StepShard`; None: one micro-batch per worker and step.
       best: keeps the best evaluated checkpoint, and may stop the run early.
 
-    Returns:
-      0, or 128 + the number of the signal that stopped the run, after a checkpoint.
+    Returns 0, or 128 + the number of the signal that stopped the run, after a checkpoint.
 
     Raises:
       UserError: training diverged; the last checkpoint was saved before that.
@@ -149,6 +148,7 @@ def train(
             if evaluates or saves:
                 trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
                 check.state(ahead=saves)
+                writer.push()  # what a checkpoint counts on is there before it
             if saves:
                 save(trainer, checkpoints, workers, meta)
             if evaluates:
@@ -256,6 +256,7 @@ def _log(
         100 * speed["waiting"],
         clock((max_iter - step) * speed["step_seconds"]),
     )
+    writer.push(always=False)
 
 
 def _evaluate(
@@ -276,6 +277,7 @@ def _evaluate(
         step,
         "  ".join(f"{name} {x:.4f}" for name, x in (shown or metrics).items()),
     )
+    writer.push()
     is_best = best and best.observe(metrics)
     trainer.evaluated_step.assign(step)
     if is_best:

@@ -17,11 +17,13 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from data.common import mirror
 from data.common.files import atomic_write
 from data.common.progress import Progress
 from models.metrics import definitions
 from models.training.tracker import Tracker
 
+PUSH_FRACTION = 0.01
 SMOOTHING = 0.98
 """Weight of the past in the loss that the progress bar shows."""
 
@@ -131,6 +133,9 @@ class MetricWriter:
             return
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        for kept in ("training.jsonl", "mlflow.db"):
+            mirror.fetch(folder / kept)
+        self._folder, self._pushed, self._push_seconds = folder, time.monotonic(), 0.0
         self._lines = _open_at(folder / "training.jsonl", start_step, evaluated)
         self._summaries = tf.summary.create_file_writer(str(folder))
         if flags:
@@ -161,6 +166,22 @@ class MetricWriter:
     def log(self, message: str, *values: Any) -> None:
         if self._lines is not None:
             logging.info(message, *values)
+
+    def push(self, always: bool = True) -> None:
+        """Uploads the log if its folder is at a URL; if not `always`, only after a while.
+
+        That is so long that at most PUSH_FRACTION of the time goes to it.
+        """
+        if self._lines is None or not mirror.url_of(self._folder):
+            return
+        if not always and (time.monotonic() - self._pushed) * PUSH_FRACTION < self._push_seconds:
+            return
+        with contextlib.suppress(tf.errors.OpError):
+            self._summaries.flush()
+        start = time.monotonic()
+        mirror.push(self._folder)
+        self._pushed = time.monotonic()
+        self._push_seconds = self._pushed - start
 
     def close(self) -> None:
         if self._lines is None:

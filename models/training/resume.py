@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data.common import output_lock
+from data.common import mirror, output_lock
 from data.lists.classes import Classes
 from models.checkpoints import checkpoint, metadata
 from models.checkpoints.folder import CheckpointFolder
@@ -32,6 +32,8 @@ def claim(model_dir: str | Path, log_dir: str | Path, workers: Distributed) -> N
     if workers.rank == 0:
         folders = {"model_dir": model_dir, "log_dir": log_dir}
         output_lock.claim_folders(folders, LINGER_SECONDS if workers.launched else 0)
+        for folder in folders.values():
+            mirror.pull(folder)  # what the rank 0 before us has written
 
 
 def restore_or_start(

@@ -1,0 +1,256 @@
+"""Outputs at URLs: the program reads and writes files of a working copy, and they go to the URL.
+
+Flags and arguments that are URLs become paths of the working copy (`open_folder`, `open_file`,
+`open_input`). `files.rewritten` uploads each file that it completes there (`send`); what is written
+in other ways is uploaded by `push`, which also deletes at the URL what is no longer here. Of what
+is at the URL, small files are copied (`pull`); large ones are placeholders, files of the same size
+that take no space, until someone who reads them calls `fetch`; `release` makes a placeholder of a
+file again. All functions leave other paths alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from data.common import storage
+from data.common.errors import UserError
+from data.common.storage import StoredFile
+from data.common.working_copy import Record, WorkingCopy, files_at
+
+Item = TypeVar("Item")
+
+_SMALL_BYTES = 1 << 16
+_INDEX = ".idx"  # of records, of which it is only asked whether it is there
+_LOGGED_BYTES = 64 << 20
+_AT_ONCE = 16  # requests
+_TEMPORARY = re.compile(r"/\.[^/]*\.(lock|tmp)$|/\.lock$|\.tmp-\d+\.[^/]*$|\.db-(journal|shm|wal)$")
+_PROBE = ".writable.tmp"
+_OF_CHECKPOINT = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
+
+_log = logging.getLogger(__name__)
+_copy: WorkingCopy | None = None
+
+
+def open_folder(flag: str, folder: str) -> str:
+    """The working copy of an output folder at a URL; another folder as it is.
+
+    Raises:
+        UserError: it cannot be read or written; names the flag.
+    """
+    return _open_output(flag, folder, f"{folder.rstrip('/')}/{_PROBE}", "")
+
+
+def open_file(flag: str, path: str) -> str:
+    """As `open_folder` for an output file, whose unfinished rows may be next to it."""
+    head, slash, name = path.rpartition("/")
+    return _open_output(flag, path, f"{head}{slash}.{name}{_PROBE}", ".partial")
+
+
+def open_input(flag: str, path: str) -> str:
+    """The working copy of a file, a folder, or the files of a checkpoint; a local path as it is.
+
+    Raises:
+        UserError: it cannot be read; names the flag.
+    """
+    if not storage.is_url(path):
+        return path
+    with _names(flag):
+        local = _opened().path_of(path)
+        if not pull(local) or _OF_CHECKPOINT.search(local):
+            folder, _, name = path.rstrip("/").rpartition("/")
+            beginning = _OF_CHECKPOINT.sub("", name) + "."
+            found = storage.find(folder) if "/" in folder.partition("://")[2] else []
+            _take(file for file in found if Path(file.url).name.startswith(beginning))
+        if os.path.isfile(local):
+            fetch(local)
+    return local
+
+
+def refuse(flag: str, path: str) -> str:
+    """A local path as it is. Raises UserError for a URL."""
+    if storage.is_url(path):
+        raise UserError(f"--{flag}={path} is a URL: name a file or folder of a local disk")
+    return path
+
+
+def pull(path: str | os.PathLike[str]) -> int:
+    """Takes over what others have written at the URL of a file or folder; how many files it has.
+
+    Raises:
+        UserError: the URL cannot be read.
+    """
+    if not url_of(path):
+        return 0
+    found = [file for file in storage.below(url_of(path)) if _is_safe(file)]
+    for gone in _copy.recorded(path) - {_copy.path_of(file.url) for file in found}:
+        Path(gone).unlink(missing_ok=True)
+        _copy.note(gone, None)
+    _take(found)
+    return len(found)
+
+
+def fetch(path: str | os.PathLike[str]) -> None:
+    """Has the content of a placeholder here. Raises UserError."""
+    if is_placeholder(path):
+        record = _copy.record(path)
+        if record.size >= _LOGGED_BYTES:
+            _log.info("reading %s, %.0f MB", url_of(path), record.size / 1e6)
+        _download(os.fspath(path), record.version)
+
+
+def is_placeholder(path: str | os.PathLike[str]) -> bool:
+    """Whether the content of a file is at its URL only."""
+    record = _copy.record(path) if url_of(path) else None
+    return record is not None and record.is_placeholder
+
+
+def send(path: str | os.PathLike[str]) -> None:
+    """Uploads a file, whatever is at its URL. Raises UserError, which says where it is kept."""
+    url = url_of(path)
+    if not url or _TEMPORARY.search(os.fspath(path)):
+        return
+    here = os.stat(path)
+    try:
+        storage.upload(path, url)
+    except UserError as error:
+        _copy.keep()
+        raise UserError(f"{error}; what could not be uploaded is in {_copy.root}") from error
+    _copy.note(path, Record(here.st_size, here.st_mtime_ns, "", False))
+
+
+def push(path: str | os.PathLike[str]) -> None:
+    """Brings the URL of a file or folder up to date: uploads, then deletions. Raises UserError."""
+    if url_of(path) is None:
+        return
+    here = {file for file in files_at(path) if not _TEMPORARY.search(file)}
+    for file in sorted(here):
+        if not _is_as_recorded(file):
+            send(file)
+    _each(_delete, _copy.recorded(path) - here)
+
+
+def release(path: str | os.PathLike[str]) -> None:
+    """Makes a placeholder of a file that is at its URL, to free the disk."""
+    if not url_of(path) or is_placeholder(path) or not _is_as_recorded(path):
+        return
+    record = _copy.record(path)
+    _copy.note(path, record._replace(is_placeholder=True))
+    _make_placeholder(path, record.size)
+    os.utime(path, ns=(record.mtime_ns, record.mtime_ns))
+
+
+def url_of(path: str | os.PathLike[str]) -> str | None:
+    """The URL of a file or folder in a working copy; None for other paths."""
+    return _copy.url_of(path) if _copy else None
+
+
+def shown(text: str) -> str:
+    """A text for people: with URLs in place of the paths of their working copies."""
+    return _copy.shown(text) if _copy else text
+
+
+def finish() -> None:
+    """Brings all URLs up to date, at the end of a script. Raises UserError."""
+    if _copy and _copy.is_ours and not _copy.is_kept:
+        push(_copy.files)
+
+
+def close() -> None:
+    """Removes the working copy; what is not at its URL goes there before, if it can."""
+    global _copy
+    if _copy and _copy.is_ours:
+        with contextlib.suppress(UserError):
+            finish()
+        _copy.remove()
+        _copy = None
+
+
+def _opened() -> WorkingCopy:
+    global _copy
+    if _copy is None:
+        _copy = WorkingCopy()
+        atexit.register(close)
+    return _copy
+
+
+def _open_output(flag: str, path: str, probe: str, pulled: str) -> str:
+    if not storage.is_url(path):
+        return path
+    with _names(flag):
+        local = _opened().path_of(path)
+        storage.write(probe, b"")
+        storage.delete(probe)
+        pull(local + pulled)
+    _log.info("%s: locks do not reach there, so nothing keeps a second job out", path)
+    return local
+
+
+@contextlib.contextmanager
+def _names(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--{flag}: {error}") from error
+
+
+def _is_safe(file: StoredFile) -> bool:
+    """Whether a file that others have put there can have a place in the working copy."""
+    try:
+        return not _TEMPORARY.search(_copy.path_of(file.url))
+    except UserError:
+        return False
+
+
+def _take(files: Iterable[StoredFile]) -> None:
+    def take(file: StoredFile) -> None:
+        path = _copy.path_of(file.url)
+        record = _copy.record(path)
+        if record and record.version and record.version == file.version:
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if file.size <= _SMALL_BYTES and not path.endswith(_INDEX):
+            _download(path, file.version)
+        else:
+            _make_placeholder(path, file.size)
+            here = os.stat(path)
+            _copy.note(path, Record(file.size, here.st_mtime_ns, file.version, True))
+
+    _each(take, filter(_is_safe, files))
+
+
+def _download(path: str, version: str) -> None:
+    folder, name = os.path.split(path)
+    unfinished = f"{folder}/.{name}.{os.getpid()}.tmp"
+    storage.download(url_of(path), unfinished)
+    os.replace(unfinished, path)
+    here = os.stat(path)
+    _copy.note(path, Record(here.st_size, here.st_mtime_ns, version, False))
+
+
+def _delete(path: str) -> None:
+    storage.delete(url_of(path))
+    _copy.note(path, None)
+
+
+def _make_placeholder(path: str | os.PathLike[str], size: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def _is_as_recorded(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is as it was when it was last the same here and at its URL."""
+    record, here = _copy.record(path), os.stat(path)
+    return record is not None and (here.st_size, here.st_mtime_ns) == record[:2]
+
+
+def _each(action: Callable[[Item], None], items: Iterable[Item]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(action, items))
