@@ -20,6 +20,7 @@ from data.outputs import evaluated_images, mistakes_page
 from data.outputs.evaluated_images import EvaluatedImages, write_files
 from data.outputs.evaluation_report import Evaluation, Report, write_thresholds
 from data.outputs.mistakes_page import MistakesPage
+from data.tfrecords.reading import ReadOptions
 from models.checkpoints import checkpoint, metadata
 from models.checkpoints.folder import CheckpointFolder
 from models.devices import DeviceOptions
@@ -90,7 +91,8 @@ def labeled_images(class_num: int) -> EvaluationImages:
     """The images of the lists given, or else of the records of --val_dir or --data_dir."""
     records = FLAGS.val_dir or FLAGS.data_dir
     limits = FLAGS.max_bad_records, FLAGS.images_dir
-    return EvaluationImages(FLAGS.images, records, class_num, *limits)
+    reading = script.from_flags(ReadOptions)
+    return EvaluationImages(FLAGS.images, records, class_num, *limits, reading)
 
 
 def show(evaluation: Evaluation) -> None:

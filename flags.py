@@ -121,6 +121,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
+flags.DEFINE_enum(
+    "read_order",
+    "auto",
+    ["auto", "records", "blocks"],
+    "read and shuffle single records, or blocks of them where a read takes long to begin; auto: "
+    "blocks from URLs, network file systems and spinning disks",
+)
+flags.DEFINE_float("block_mib", 2.0, "size of a block that is read at once, in MiB", 0.001)
+flags.DEFINE_integer("readers", 8, "threads that read blocks ahead", lower_bound=1)
 
 _group("Positive labels", *TRAINING, EVALUATE)
 flags.DEFINE_float(
@@ -186,6 +195,10 @@ flags.DEFINE_integer(
 _group("Order of records", *FITTING)
 flags.DEFINE_integer("file_shuffle_buffer", 1500, "files shuffled together", lower_bound=1)
 flags.DEFINE_integer("shuffle_buffer", 2048, "records shuffled together, at least", lower_bound=1)
+
+flags.DEFINE_integer(
+    "shuffle_blocks", 256, "blocks shuffled together, at least, where records are read in blocks", 1
+)
 
 _group("Classes of records", *TRAINING)
 flags.DEFINE_float(

@@ -19,6 +19,7 @@ from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages, Preparation
 from data.input.pipeline import InputOptions, TrainingInput
 from data.lists.classes import Classes
+from data.tfrecords.reading import ReadOptions
 from models import backbones
 from models.devices import DeviceOptions
 from models.distributed.base import Distributed, DistributedOptions
@@ -89,7 +90,8 @@ class Classification:
 
     def evaluation(self, trainer: Trainer, job: Distributed) -> Validation:
         """What measures the current weights on --val_dir."""
-        held_out = EvaluationImages((), FLAGS.val_dir, FLAGS.class_num, FLAGS.max_bad_records)
+        limits = FLAGS.class_num, FLAGS.max_bad_records
+        held_out = EvaluationImages((), FLAGS.val_dir, *limits, reading=from_flags(ReadOptions))
         how = Preparation(FLAGS.image_size), FLAGS.batch_size, FLAGS.num_preprocess_threads
         measure = LabelMeasure(
             trainer.network,

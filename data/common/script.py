@@ -46,10 +46,15 @@ from data.common import start_tensorflow  # noqa: F401 - after the help
 
 
 def from_flags(cls: type[Options], **values: Any) -> Options:
-    """Builds the dataclass `cls` from `values` and, for its other fields, same-named flags."""
+    """Builds the dataclass `cls` from `values` and, for its other fields, same-named flags.
+
+    A field whose default is a dataclass is built in the same way.
+    """
     for field in dataclasses.fields(cls):
         if field.name not in values and field.name in FLAGS:
             values[field.name] = FLAGS[field.name].value
+        elif field.name not in values and dataclasses.is_dataclass(field.default):
+            values[field.name] = from_flags(type(field.default))
     return cls(**values)
 
 

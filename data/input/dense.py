@@ -33,8 +33,9 @@ from data.input.dense_images import (
 )
 from data.input.loader import IndexedSample, SampleReader, StepPlan, aligned, load, to_tensor
 from data.input.preprocess import CHANNELS
-from data.input.sampler import RandomSampler
+from data.input.sampler import shuffled
 from data.tfrecords.examples import Features
+from data.tfrecords.reading import DEFAULT_READING, ReadOptions
 from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import RecordError
 
@@ -45,7 +46,7 @@ _SEED = 0x64656E73  # so that draws differ from those of the sampler, which has 
 
 @dataclasses.dataclass(frozen=True)
 class DenseOptions:
-    """What to read and how; the fields are the flags of the same name (units there)."""
+    """What to read and how; plain fields are the flags of the same name (units there)."""
 
     data_dir: str
     class_num: int = 20
@@ -55,6 +56,7 @@ class DenseOptions:
     random_seed: int = 1234
     max_bad_records: int = 100
     flip_probability: float = 0.5
+    reading: ReadOptions = DEFAULT_READING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,13 @@ class SegmentationImage(NamedTuple):
     mask: np.ndarray  # int32 [H, W]
 
 
+def _source(
+    options: DenseOptions, split: str, parse: Callable[[Features, int], DenseSample]
+) -> RecordSource:
+    limits = options.class_num, options.max_bad_records
+    return RecordSource(options.data_dir, *limits, split, parse, options.reading)
+
+
 class DenseInput:
     """Micro-batches without end, of this worker's part of the records.
 
@@ -160,13 +169,11 @@ class DenseInput:
 
     def __init__(self, options: DenseOptions, step_shard: StepShard):
         self._options, self._step_shard = options, step_shard
-        source = RecordSource(
-            options.data_dir, options.class_num, options.max_bad_records, parse=self.parse
-        )
+        source = _source(options, "train", self.parse)
         self.records = source.total
-        buffers = options.file_shuffle_buffer, options.shuffle_buffer
-        sampler = RandomSampler(source.counts, options.random_seed, *buffers)
-        self._reader = SampleReader(source, lambda index: int(sampler.records(index, 1)[0]))
+        windows = options.file_shuffle_buffer, options.shuffle_buffer
+        sampler = shuffled(source, options.random_seed, windows, step_shard)
+        self._reader = SampleReader(source, sampler.records)
 
     def batches(self, start: int = 0) -> Iterator[Any]:
         """Micro-batches from sample index `start`: how many samples all workers have used."""
@@ -286,13 +293,7 @@ class DenseImages:
 
     def __init__(self, options: DenseOptions):
         self._options = options
-        self._source = RecordSource(
-            options.data_dir,
-            options.class_num,
-            options.max_bad_records,
-            split="val",
-            parse=self.parse,
-        )
+        self._source = _source(options, "val", self.parse)
         self.records = self._source.total
 
     def images(self, rank: int = 0, size: int = 1) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from data.common.progress import Progress
 from data.input.image_batches import ImageBatch, Preparation, batches
 from data.input.image_source import Loaded, LoadError, SourceImage, in_list
 from data.lists import rows
+from data.tfrecords.reading import DEFAULT_READING, ReadOptions
 from data.tfrecords.record_source import RecordSource, pad_labels
 from data.tfrecords.records import RecordError
 
@@ -91,6 +92,7 @@ class EvaluationImages:
         class_num: classes that labels may name.
         max_bad_records: more unreadable images than these end the run.
         images_dir: the folder that names in lists are relative to; None: as in `images`.
+        reading: how records are read.
 
     Attributes:
         sources: the list files, or `data_dir`.
@@ -109,13 +111,16 @@ class EvaluationImages:
         class_num: int,
         max_bad_records: int,
         images_dir: str | None = None,
+        reading: ReadOptions = DEFAULT_READING,
     ) -> None:
         self._images_dir, self.readable = images_dir, 0
         self.sources = list(images) or [data_dir]
         self._lists, self._class_num, self._max_bad = list(images), class_num, max_bad_records
         self._records = None
         if not images:
-            self._records = RecordSource(data_dir, class_num, max_bad_records, "val")
+            self._records = RecordSource(
+                data_dir, class_num, max_bad_records, "val", reading=reading
+            )
         self.left_out: list[tuple[int, str, str]] = []
         self._logged: set[int] = set()
 

@@ -54,7 +54,8 @@ class StepPlan(NamedTuple):
     """What a worker does in every step.
 
     Attributes:
-        sample_indices: step -> the indices of its samples, micro_batches * batch_size numbers.
+        sample_indices: step -> the indices of its samples, micro_batches * batch_size numbers in
+            order.
         batch_size: images of a micro-batch.
         micro_batches: number of them in a step.
         new_images: makes an array for the images of a micro-batch: `aligned((batch_size, S, S,
@@ -62,7 +63,7 @@ class StepPlan(NamedTuple):
         group_size: images that a call of `MakeImages` makes, at most.
     """
 
-    sample_indices: Callable[[int], Sequence[int]]
+    sample_indices: Callable[[int], range]
     batch_size: int
     micro_batches: int
     new_images: Callable[[], np.ndarray]
@@ -85,11 +86,11 @@ class SampleReader:
 
     Args:
         source: of the records.
-        record_at: sample index -> record.
+        records: first sample index, count -> the records of so many samples; see sampler.py.
     """
 
-    def __init__(self, source: RecordSource, record_at: Callable[[int], int]):
-        self._source, self._record_at = source, record_at
+    def __init__(self, source: RecordSource, records: Callable[[int, int], np.ndarray]):
+        self._source, self._records = source, records
         self._bad: set[int] = set()
         self._lock = threading.Lock()
         self._failure: UserError | None = None
@@ -100,19 +101,34 @@ class SampleReader:
         Raises:
             UserError: see `RecordSource.read`; or there are too many bad records.
         """
+        return self._read(sample_index, self._record(sample_index))
+
+    def read_all(self, sample_indices: range) -> list[IndexedSample]:
+        """The samples of consecutive indices, fetched at once."""
+        records = self._records(sample_indices.start, len(sample_indices)).tolist()
+        self._source.prefetch(records)
+        return list(map(self._read, sample_indices, records))
+
+    def read_ahead(self, sample_indices: range) -> None:
+        """Begins to read samples that are asked for soon, where that takes long."""
+        self._source.prefetch(self._records(sample_indices.start, len(sample_indices)))
+
+    def steps_ahead(self, samples: int) -> int:
+        """How many steps of so many samples `read_ahead` should be ahead; 0: none."""
+        return math.ceil(self._source.records_ahead / samples)
+
+    def _record(self, sample_index: int) -> int:
+        return int(self._records(sample_index, 1)[0])
+
+    def _read(self, sample_index: int, record: int) -> IndexedSample:
         while True:
             if sample_index not in self._bad:
                 try:
-                    sample = self._source.read(self._record_at(sample_index))
-                    return IndexedSample(sample_index, sample)
+                    return IndexedSample(sample_index, self._source.read(record))
                 except RecordError as error:
                     self.reject(sample_index, str(error))
             sample_index += 1
-
-    def read_all(self, sample_indices: Sequence[int]) -> list[IndexedSample]:
-        """The samples of several indices, fetched at once."""
-        self._source.prefetch(self._record_at(index) for index in sample_indices)
-        return [self.read(index) for index in sample_indices]
+            record = self._record(sample_index)
 
     def reject(self, sample_index: int, reason: str) -> None:
         """Has `read` pass over an index from now on, and counts its record as bad.
@@ -125,7 +141,7 @@ class SampleReader:
                 raise self._failure
             self._bad.add(sample_index)
             try:
-                self._source.reject(self._record_at(sample_index), reason)
+                self._source.reject(self._record(sample_index), reason)
             except UserError as error:
                 self._failure = error
                 raise
@@ -162,7 +178,12 @@ def load(
     size = next(n for n in range(most, 0, -1) if plan.batch_size % n == 0)
     groups_per_batch = plan.batch_size // size
 
+    ahead = reader.steps_ahead(plan.batch_size * plan.micro_batches)
+
     def read(step: int) -> list[IndexedSample]:
+        if ahead:
+            for later in range(step + ahead if step else 0, step + ahead + 1):
+                reader.read_ahead(plan.sample_indices(later))
         return reader.read_all(plan.sample_indices(step))
 
     def make(group: _Group) -> _Group:

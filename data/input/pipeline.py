@@ -30,7 +30,15 @@ from data.input.loader import (
     load,
     to_tensor,
 )
-from data.input.sampler import RandomSampler, WeightedSampler, describe_counts, record_weights
+from data.input.sampler import (
+    BlockSampler,
+    RandomSampler,
+    WeightedSampler,
+    describe_counts,
+    record_weights,
+    shuffled,
+)
+from data.tfrecords.reading import DEFAULT_READING, ReadOptions
 from data.tfrecords.record_source import RecordSource, count_classes, pad_labels
 
 __all__ = [
@@ -46,7 +54,7 @@ SYNTHETIC_LABELS = 9  # per image, as in ML-Images (spec section 1: 8.72)
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions:
-    """What to read and how; the fields are the flags of the same name (units there)."""
+    """What to read and how; plain fields are the flags of the same name (units there)."""
 
     data_dir: str
     image_size: int = 224
@@ -60,6 +68,7 @@ class InputOptions:
     synthetic: bool = False
     class_balance: float = 0.0
     count_classes: bool = False
+    reading: ReadOptions = DEFAULT_READING
 
 
 class Batch(NamedTuple):
@@ -99,10 +108,12 @@ class TrainingInput:
         if options.synthetic:
             self.records = self._step_shard.global_batch
             return
-        source = RecordSource(options.data_dir, options.class_num, options.max_bad_records)
+        source = RecordSource(
+            options.data_dir, options.class_num, options.max_bad_records, reading=options.reading
+        )
         self.records = source.total
-        self._sampler = _make_sampler(source, options, self._step_shard)
-        self._reader = SampleReader(source, lambda index: int(self._sampler.records(index, 1)[0]))
+        sampler = _make_sampler(source, options, self._step_shard)
+        self._reader = SampleReader(source, sampler.records)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Micro-batches from sample index `start`: how many samples all workers have used."""
@@ -130,18 +141,18 @@ class TrainingInput:
 
 def _make_sampler(
     source: RecordSource, options: InputOptions, step_shard: StepShard
-) -> RandomSampler | WeightedSampler:
+) -> RandomSampler | BlockSampler | WeightedSampler:
     """The sampler that the options name; the first worker logs the class counts, if asked for."""
     positives = source.positives() if options.class_balance else []
     if options.count_classes and step_shard.first == 0:
         counts = count_classes(positives, options.class_num) if positives else source.class_counts()
         LOGGER.info("%s", describe_counts(counts))
     if options.class_balance:
+        source.read_singly()  # as they are drawn
         weights = record_weights(positives, options.class_num, options.class_balance)
         return WeightedSampler(weights, options.random_seed)
-    return RandomSampler(
-        source.counts, options.random_seed, options.file_shuffle_buffer, options.shuffle_buffer
-    )
+    windows = options.file_shuffle_buffer, options.shuffle_buffer
+    return shuffled(source, options.random_seed, windows, step_shard)
 
 
 def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:

@@ -11,23 +11,34 @@ A sampler is a class with `records(start, count)`; `RandomSampler` is the defaul
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from data.tfrecords.record_source import count_classes
+from data.common.sharding import StepShard
+from data.tfrecords.record_source import RecordSource, count_classes
 
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
 BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
+ORDERS = 64  # of the records in a block, per epoch
+ROUNDS = 8  # blocks of a lane in an epoch, at least: blocks are smaller where records are few
 CLASSES_LISTED = 100  # of more classes, the log has a summary
+_GOLDEN_RATIO = 0.6180339887498949
 
 
 class _Epoch(NamedTuple):
     files: np.ndarray  # the permuted files
     window_files: np.ndarray  # int64 [windows + 1]: where each window starts in `files`
     window_records: np.ndarray  # int64 [windows + 1]: where it starts among the epoch's records
+
+
+class _BlockEpoch(NamedTuple):
+    blocks: np.ndarray  # the permuted blocks
+    orders: np.ndarray  # int64 [ORDERS, block_records]: permutations of the records in a block
+    rest: np.ndarray  # the records of the blocks beyond the lanes, permuted
 
 
 class RandomSampler:
@@ -97,10 +108,93 @@ class RandomSampler:
         return records
 
 
+class BlockSampler:
+    """Maps sample indices to record ids, each once per epoch, so that records are read in blocks.
+
+    For storage that takes long to begin a read (ours). A block is `block_records` consecutive
+    records. Each epoch permutes the blocks and deals them to lanes; consecutive samples are of
+    consecutive lanes, and a lane goes through one block after the other. So a step has records of
+    as many blocks as it has images, and a block is read once, if the lanes are a multiple of the
+    global batch: then a worker always has the same lanes. Lanes begin at different places of their
+    first blocks, so that blocks are needed at an even rate. What is left when every lane has as
+    many blocks comes last, permuted.
+
+    Args:
+        total: number of records.
+        seed: of all permutations.
+        block_records, lanes: see above.
+    """
+
+    def __init__(self, total: int, seed: int, block_records: int, lanes: int):
+        self.total, self._seed = total, seed
+        self._block_records, self._lanes = block_records, lanes
+        self._blocks = total // block_records // lanes  # of a lane in an epoch
+        self._in_lanes = self._blocks * lanes * block_records
+        fractions = np.arange(lanes) * _GOLDEN_RATIO % 1  # spread evenly in any part of the lanes
+        self._begin = (fractions * block_records).astype(np.int64)
+        self._epoch = functools.lru_cache(WINDOWS_KEPT)(self._plan_epoch)
+
+    def records(self, start: int, count: int) -> np.ndarray:
+        """The record ids, int64 [count], of samples start, start + 1, ..."""
+        parts = [np.zeros(0, np.int64)]
+        while count > 0:
+            epoch, at = divmod(start, self.total)
+            positions = np.arange(at, min(at + count, self.total))
+            in_lanes = positions[: max(0, self._in_lanes - at)]
+            rest = positions[len(in_lanes) :] - self._in_lanes
+            parts += [self._of_lanes(epoch, in_lanes), self._epoch(epoch).rest[rest]]
+            start += len(positions)
+            count -= len(positions)
+        return np.concatenate(parts)
+
+    def _of_lanes(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        if not len(positions):
+            return positions
+        plan, size = self._epoch(epoch), self._block_records
+        turn, lane = np.divmod(positions, self._lanes)
+        number, slot = np.divmod((turn + self._begin[lane]) % (self._blocks * size), size)
+        block = plan.blocks[number * self._lanes + lane]
+        return block * size + plan.orders[block % ORDERS, slot]
+
+    def _plan_epoch(self, epoch: int) -> _BlockEpoch:
+        size = self._block_records
+        blocks = np.arange(self.total // size)
+        _shuffle(blocks, self._seed, epoch)
+        left = blocks[self._blocks * self._lanes :, None] * size + np.arange(size)
+        rest = np.concatenate([left.ravel(), np.arange(self.total // size * size, self.total)])
+        _shuffle(rest, self._seed, epoch, 0)
+        orders = np.tile(np.arange(size), (ORDERS, 1))
+        for number, order in enumerate(orders):
+            _shuffle(order, self._seed, epoch, 1, number)
+        return _BlockEpoch(blocks, orders, rest)
+
+
 def _shuffle(values: np.ndarray, *seed: int) -> None:
     # RandomState, not Generator: NumPy promises never to change what it draws from a seed, so a
     # job resumes in the same order under another NumPy.
     np.random.RandomState([part & 0xFFFFFFFF for part in seed]).shuffle(values)
+
+
+def shuffled(
+    source: RecordSource, seed: int, windows: tuple[int, int], step_shard: StepShard
+) -> RandomSampler | BlockSampler:
+    """The sampler of a source: of blocks, where it is read in blocks.
+
+    Args:
+        source: is then read in the blocks of the sampler, and keeps those of this worker's lanes.
+        seed: of all permutations.
+        windows: files and records of a window, see `RandomSampler`.
+        step_shard: what this worker does of every step.
+    """
+    if not source.block_records:
+        return RandomSampler(source.counts, seed, *windows)
+    step = step_shard.global_batch
+    lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
+    lanes = lanes_per_image * step
+    block_records = max(1, min(source.block_records, source.total // (ROUNDS * lanes)))
+    images = step_shard.count * step_shard.micro_batch
+    source.read_in_blocks(block_records, kept=lanes_per_image * images)
+    return BlockSampler(source.total, seed, block_records, lanes)
 
 
 class WeightedSampler:

@@ -21,6 +21,7 @@ from data.common.progress import Progress
 from data.tfrecords import records
 from data.tfrecords.examples import Features, decode_example, decode_labels
 from data.tfrecords.manifest import stored_label_counts
+from data.tfrecords.reading import AHEAD, DEFAULT_READING, Block, BlockReader, ReadOptions
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
@@ -77,11 +78,13 @@ class RecordSource:
         max_bad_records: more unreadable records than these, or all of them, end the run.
         parse: features, class_num -> what `read` returns; None: a `Sample`. Raises RecordError for
             one bad record, UserError where all records will be like it.
+        reading: how records are read.
 
     Attributes:
         files: paths, in order.
         counts: records of each file, int64 [files].
         total: number of records.
+        block_records: how many records are read at once; 0: each by itself.
 
     Raises:
         UserError: no files, no records, a file that holds something else, or a first record
@@ -95,8 +98,10 @@ class RecordSource:
         max_bad_records: int,
         split: str = "train",
         parse: Callable[[Features, int], Any] | None = None,
+        reading: ReadOptions = DEFAULT_READING,
     ):
         self._parse = parse or _parse_sample
+        self.reading = reading
         self.files = find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0
@@ -114,15 +119,38 @@ class RecordSource:
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
+        self.read_singly()
+        if reading.in_blocks(self.files[0]):
+            size = reading.block_mib * 2**20 * self.total / max(1, self._sizes.sum())
+            self.read_in_blocks(max(1, round(size)), kept=2 * READ_THREADS)
         # A mistake that concerns every record ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)
 
-    def prefetch(self, records_ahead: Iterable[int]) -> None:
-        """Has the system fetch records that are read soon, which hides the latency of storage."""
+    def read_in_blocks(self, block_records: int, kept: int) -> None:
+        """Has records be read in blocks of so many, of which those used last are kept."""
+        self.block_records = block_records
+        readers = self.reading.readers
+        self._blocks = BlockReader(self._read_block, kept + (AHEAD + 1) * readers, readers)
+
+    def read_singly(self) -> None:
+        """Has each record be read by itself."""
+        self.block_records, self._blocks = 0, None
+
+    @property
+    def records_ahead(self) -> int:
+        """How long before a record is used `prefetch` is to be told of it, in records used."""
+        return AHEAD * self.reading.readers * self.block_records
+
+    def prefetch(self, records_ahead: Sequence[int] | np.ndarray) -> None:
+        """Begins to read records that are used soon, which hides the latency of storage."""
+        if self._blocks:
+            numbers = np.asarray(records_ahead) // self.block_records
+            self._blocks.read_ahead(dict.fromkeys(numbers.tolist()))
+            return
         for record in records_ahead:
-            file, offset, size = self._open_at(record)
-            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+            path, offset, size = self.place(record)
+            os.posix_fadvise(self._open(path).fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def reject(self, record: int, reason: str) -> None:
         """Counts and logs a record that cannot be used; once, not again in later epochs.
@@ -156,9 +184,29 @@ class RecordSource:
         path = self.files[self._file_of(record)]
         return path, int(self._offsets[record]), int(self._sizes[record])
 
-    def _open_at(self, record: int) -> tuple[BinaryIO, int, int]:
-        path, offset, size = self.place(record)
-        return self._open(path), offset, size
+    def _bytes_of(self, record: int) -> bytes:
+        """A record with its framing; cut short where its file is."""
+        if not self._blocks:
+            return self._fetch(*self.place(record))
+        begin, content = self._blocks.block(record // self.block_records)[self._file_of(record)]
+        offset = int(self._offsets[record]) - begin
+        return content[offset : offset + int(self._sizes[record])]
+
+    def _read_block(self, number: int) -> Block:
+        block: Block = {}
+        record = number * self.block_records
+        end = min(record + self.block_records, self.total)
+        while record < end:
+            file = self._file_of(record)
+            last = min(end, self._first[file + 1]) - 1
+            path, offset, _ = self.place(record)
+            size = int(self._offsets[last] + self._sizes[last]) - offset
+            block[file] = offset, self._fetch(path, offset, size)
+            record = last + 1
+        return block
+
+    def _fetch(self, path: str, offset: int, size: int) -> bytes:
+        return os.pread(self._open(path).fileno(), size, offset)
 
     def _file_of(self, record: int) -> int:
         return bisect.bisect_right(self._first, record) - 1
@@ -170,8 +218,7 @@ class RecordSource:
             RecordError: its bytes are damaged, or a label value is not finite.
             UserError: it has no image, no label, or a label outside [0, class_num).
         """
-        file, offset, size = self._open_at(record)
-        payload = records.read_record(file.fileno(), offset, size)
+        payload = records.payload_of(self._bytes_of(record), int(self._sizes[record]))
         features = decode_example(payload)
         try:
             return self._parse(features, self._class_num)

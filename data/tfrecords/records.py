@@ -181,9 +181,17 @@ def read_record(fd: int, offset: int, size: int) -> bytes:
         offset, size: of the record in bytes, framing included, from `read_index`.
 
     Raises:
-        RecordError: the file ends early, or a CRC or the length disagrees.
+        RecordError: see `payload_of`.
     """
-    data = os.pread(fd, size, offset)
+    return payload_of(os.pread(fd, size, offset), size)
+
+
+def payload_of(data: bytes, size: int) -> bytes:
+    """The payload in the bytes of a record, which should be `size` ones.
+
+    Raises:
+        RecordError: they are fewer, or a CRC or the length disagrees.
+    """
     if len(data) != size:
         raise RecordError(f"{len(data)} bytes read where the record has {size}")
     if _payload_bytes(data[: _HEADER.size]) != size - FRAMING_BYTES:

@@ -26,6 +26,8 @@ SIDE = 2
 class Source:
     """Numbered records without a file; those of `damaged` cannot be read."""
 
+    records_ahead = 0
+
     def __init__(self, damaged=(), most=9):
         self.damaged, self.rejected, self.most = damaged, [], most
 
@@ -61,7 +63,12 @@ def load(source, undecodable=(), batch_size=12, micro_batches=1, threads=3, made
         lambda step: range(step * count, (step + 1) * count),
         *(batch_size, micro_batches, lambda: loader.aligned((batch_size, SIDE, SIDE, 3))),
     )
-    return loader.load(SampleReader(source, lambda index: index), make_images, plan, threads)
+    return loader.load(
+        SampleReader(source, lambda start, count: start + np.arange(count)),
+        make_images,
+        plan,
+        threads,
+    )
 
 
 def take(batches, count):

@@ -11,12 +11,13 @@ from PIL import Image, ImageOps
 
 from data.common.errors import UserError
 from data.common.sharding import Shard, StepOptions, StepShard, step_shard_of
-from data.input import augment, pipeline
+from data.input import augment, pipeline, sampler
 from data.input.augment import Augmentation
 from data.input.evaluation import EvaluationImages
 from data.input.pipeline import InputOptions, TrainingInput
 from data.tfrecords import records
 from data.tfrecords.examples import encode_example
+from data.tfrecords.reading import ReadOptions
 from data.tfrecords.record_source import find_files
 
 COUNTS = [5, 1, 17, 8, 2, 3, 29]  # 65 records in 7 files
@@ -56,6 +57,13 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture(params=["records", "blocks"])
+def reading(request, monkeypatch):
+    monkeypatch.setattr(sampler, "ROUNDS", 1)  # so that few records make blocks of several
+    mib = 3 * len(jpeg(0)) / 2**20  # of about three records
+    return ReadOptions(request.param, mib, shuffle_blocks=5, readers=2)
+
+
 def options(data_dir, **values):
     few = {"image_size": 16, "batch_size": 4, "class_num": CLASSES, "num_preprocess_threads": 2}
     small = {"file_shuffle_buffer": 2, "shuffle_buffer": 8}
@@ -74,9 +82,11 @@ def numbers(batches):
 
 
 @pytest.mark.slow
-def test_three_workers_read_every_record_once_an_epoch(folder):
+def test_three_workers_read_every_record_once_an_epoch(folder, reading):
     steps = 3 * TOTAL // (3 * 5)
-    step_shards = [train(folder, steps, rank=rank, size=3, batch_size=5) for rank in range(3)]
+    step_shards = [
+        train(folder, steps, rank=rank, size=3, batch_size=5, reading=reading) for rank in range(3)
+    ]
     read = [number for step in zip(*step_shards, strict=True) for number in numbers(step)]
     epochs = [read[epoch * TOTAL : (epoch + 1) * TOTAL] for epoch in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(TOTAL))] * 3
@@ -94,18 +104,38 @@ def test_resuming_in_mid_epoch_with_other_workers_misses_and_repeats_nothing(fol
 
 
 @pytest.mark.slow
-def test_a_restart_gives_the_same_batches(folder):
-    straight = train(folder, 6)
-    resumed = train(folder, 3, start=3 * 4, num_preprocess_threads=1)
+def test_resuming_blocks_with_other_workers_and_the_same_step(folder, reading):
+    read = [
+        n for batch in train(folder, 3, batch_size=6, reading=reading) for n in numbers([batch])
+    ]
+    steps, start = 9, len(read)  # 54 of 47 records that are left
+    given = options(folder, batch_size=2, reading=reading)
+    pieces = [[] for _ in range(steps)]
+    for rank in range(2):  # 3 micro-batches of 2 images: two of the first worker
+        shard = step_shard_of(StepOptions(2, global_batch=6), Shard(rank, 2))
+        batches = TrainingInput(given, Augmentation(), shard).batches(start)
+        for piece in pieces:
+            piece += numbers(itertools.islice(batches, shard.count))
+    after = [number for piece in pieces for number in piece]
+    assert after == numbers(train(folder, steps, start, batch_size=6, reading=reading))
+    assert sorted(read + after[: TOTAL - start]) == list(range(TOTAL))
+
+
+@pytest.mark.slow
+def test_a_restart_gives_the_same_batches(folder, reading):
+    straight = train(folder, 6, reading=reading)
+    resumed = train(folder, 3, start=3 * 4, num_preprocess_threads=1, reading=reading)
     for batch, again in zip(straight[3:], resumed, strict=True):
         for part, part_again in zip(batch, again, strict=True):
             np.testing.assert_array_equal(part, part_again)
 
 
 @pytest.mark.slow
-def test_an_image_does_not_depend_on_the_number_of_workers(folder):
-    alone = np.concatenate([batch.images for batch in train(folder, 2)])
-    shared = [train(folder, 2, rank=rank, size=2, batch_size=2) for rank in range(2)]
+def test_an_image_does_not_depend_on_the_number_of_workers(folder, reading):
+    alone = np.concatenate([batch.images for batch in train(folder, 2, reading=reading)])
+    shared = [
+        train(folder, 2, rank=rank, size=2, batch_size=2, reading=reading) for rank in range(2)
+    ]
     together = np.concatenate([b.images for step in zip(*shared, strict=True) for b in step])
     np.testing.assert_array_equal(alone, together)
     assert len(np.unique(alone.reshape(8, -1), axis=0)) == 8

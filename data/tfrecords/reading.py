@@ -1,0 +1,114 @@
+"""How records are read: each by itself, or in blocks of consecutive ones, ahead of their use."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from data.common.storage import is_url
+
+AHEAD = 2  # blocks that are read ahead, per reader
+# As Linux names them, of file systems where every read waits for another machine.
+_NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "smb3"}
+
+Block = dict[int, tuple[int, bytes]]
+"""Number of a file -> where in it the block begins, in bytes, and the bytes of the block there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How to read records; the fields are the flags of the same name (units there)."""
+
+    read_order: Literal["auto", "records", "blocks"] = "auto"
+    block_mib: float = 2.0
+    shuffle_blocks: int = 256
+    readers: int = 8
+
+    def in_blocks(self, path: str) -> bool:
+        """Whether records of this file are read in blocks."""
+        if self.read_order == "auto":
+            return is_slow_to_begin(path)
+        return self.read_order == "blocks"
+
+
+DEFAULT_READING = ReadOptions()
+
+
+def is_slow_to_begin(path: str) -> bool:
+    """Whether a read of this file takes milliseconds before the first byte comes.
+
+    So for URLs, network file systems and spinning disks; no for what the system does not tell.
+    """
+    if is_url(path):
+        return True
+    kind, device = _mount(os.path.realpath(path))
+    return kind in _NETWORK or kind.startswith("fuse.") or _is_spinning(device)
+
+
+def _mount(path: str) -> tuple[str, str]:
+    """The type of the file system of a path, and the number of its device, `major:minor`."""
+    found = "", "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return "", ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        device, _, point = before.split()[2:5]
+        point = point.replace("\\040", " ")
+        is_above = path == point or path.startswith(point.rstrip("/") + "/")
+        if is_above and len(point) >= len(found[0]):
+            found = point, after.split()[0], device
+    return found[1], found[2]
+
+
+def _is_spinning(device: str) -> bool:
+    try:
+        if " hypervisor " in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+            return False  # a virtual disk, which says that it spins whatever it is
+        disk = Path("/sys/dev/block", device).resolve()
+        queues = [path / "queue/rotational" for path in (disk, disk.parent)]  # of a partition's
+        return any(path.is_file() and path.read_text().strip() == "1" for path in queues)
+    except OSError:
+        return False
+
+
+class BlockReader:
+    """Reads blocks by several threads, ahead of their use, and keeps those used last.
+
+    Args:
+        load: reads the block of a number; runs in a thread.
+        kept: blocks that are kept in memory.
+        readers: threads.
+    """
+
+    def __init__(self, load: Callable[[int], Block], kept: int, readers: int) -> None:
+        self._load, self._kept = load, kept
+        self._pool = ThreadPoolExecutor(readers, "read block")
+        self._blocks: OrderedDict[int, Future[Block]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def block(self, number: int) -> Block:
+        """The block of a number; raises what `load` raises."""
+        return self._begun(number).result()
+
+    def read_ahead(self, numbers: Iterable[int]) -> None:
+        """Begins to read these blocks, in this order."""
+        for number in numbers:
+            self._begun(number)
+
+    def _begun(self, number: int) -> Future[Block]:
+        with self._lock:
+            block = self._blocks.get(number)
+            if block is None:
+                block = self._blocks[number] = self._pool.submit(self._load, number)
+                if len(self._blocks) > self._kept:
+                    self._blocks.popitem(last=False)
+            self._blocks.move_to_end(number)
+            return block

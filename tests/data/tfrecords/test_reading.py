@@ -1,0 +1,109 @@
+"""Reading by blocks: what is kept, what is ahead, and that records are the same as one by one."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from data.tfrecords import reading, records
+from data.tfrecords.examples import encode_example
+from data.tfrecords.reading import BlockReader, ReadOptions, is_slow_to_begin
+from data.tfrecords.record_source import RecordSource
+from data.tfrecords.records import RecordError
+
+COUNTS = [5, 1, 17, 0, 8]
+BLOCKS = ReadOptions("blocks", block_mib=0.0005, readers=3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    number = 0
+    for file, count in enumerate(COUNTS):
+        with records.RecordWriter(tmp_path / f"{file}.tfrecords") as writer:
+            for _ in range(count):
+                image = bytes([number]) * (20 + 7 * number)
+                writer.write(encode_example("sparse", image, f"{number}", 1, 1, [number], [1.0]))
+                number += 1
+    return tmp_path
+
+
+def test_blocks_have_the_records_that_are_read_one_by_one(folder):
+    singly = RecordSource(folder, 99, 0, reading=ReadOptions("records"))
+    blocks = RecordSource(folder, 99, 0, reading=BLOCKS)
+    assert singly.block_records == 0 and blocks.block_records > 1
+    for block_records in (1, 2, 7, 100):
+        blocks.read_in_blocks(block_records, kept=1)
+        order = np.random.RandomState(0).permutation(singly.total)
+        blocks.prefetch(order)
+        for record in order.tolist():
+            assert blocks.read(record).image == singly.read(record).image
+            assert blocks.read(record).name == b"%d" % record
+
+
+def test_a_block_is_as_large_as_asked_for(folder):
+    source = RecordSource(folder, 99, 0, reading=BLOCKS)
+    size = sum(path.stat().st_size for path in folder.glob("*.tfrecords")) / source.total
+    assert source.block_records == round(0.0005 * 2**20 / size)
+
+
+def test_a_damaged_record_in_a_block_spoils_no_other(folder):
+    path = folder / "2.tfrecords"
+    offset = int(records.read_index(path).offsets[3])
+    data = bytearray(path.read_bytes())
+    data[offset + 40] ^= 1
+    path.write_bytes(data)
+    source = RecordSource(folder, 99, 10, reading=BLOCKS)
+    source.read_in_blocks(8, kept=4)
+    with pytest.raises(RecordError, match="fails the CRC"):
+        source.read(9)
+    assert [source.read(record).name for record in (8, 10)] == [b"8", b"10"]
+
+
+def test_a_file_that_was_cut_short_since_is_a_damaged_record(folder):
+    source = RecordSource(folder, 99, 10, reading=BLOCKS)
+    path = folder / "4.tfrecords"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(RecordError, match="bytes read where the record has"):
+        source.read(source.total - 1)
+
+
+def test_blocks_are_read_once_ahead_and_the_oldest_are_dropped():
+    loaded, ready = [], threading.Event()
+
+    def load(number):
+        ready.wait(5)
+        loaded.append(number)
+        return {0: (number, b"")}
+
+    reader = BlockReader(load, kept=3, readers=2)
+    reader.read_ahead([4, 5, 4])
+    ready.set()
+    assert [reader.block(number)[0][0] for number in (4, 5, 6, 4)] == [4, 5, 6, 4]
+    assert sorted(loaded) == [4, 5, 6]
+    reader.block(7)  # 5 was used before 6 and 4
+    reader.block(4)
+    assert sorted(loaded) == [4, 5, 6, 7]
+    reader.block(5)
+    assert sorted(loaded) == [4, 5, 5, 6, 7]
+
+
+def test_a_block_that_cannot_be_read_raises_in_its_reader():
+    def load(number):
+        raise OSError(5, "no")
+
+    with pytest.raises(OSError, match="no"):
+        BlockReader(load, kept=3, readers=2).block(1)
+
+
+def test_which_storage_takes_long_to_begin_a_read(tmp_path, monkeypatch):
+    assert is_slow_to_begin("s3://bucket/records/a")
+    mounts = {"nfs4": True, "fuse.s3fs": True, "lustre": True, "ext4": False, "tmpfs": False}
+    for kind, slow in mounts.items():
+        monkeypatch.setattr(reading, "_mount", lambda path, kind=kind: (kind, "0:0"))
+        assert is_slow_to_begin(str(tmp_path)) == slow
+
+
+def test_the_file_system_of_a_path_is_the_deepest_mounted_above_it():
+    kind, device = reading._mount("/proc/self/status")
+    assert kind == "proc" and device.count(":") == 1
+    assert reading._mount("/")[0] not in ("", "proc")
