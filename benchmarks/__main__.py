@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "dense": ("dense",),
     "loss": ("loss",),
     "input": ("input",),
+    "mixing": ("mixing",),
     "inference": ("inference",),
     "inference_bfloat16": (
         *("inference", "--precision=bfloat16", "--contenders"),

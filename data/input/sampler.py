@@ -11,6 +11,7 @@ A sampler is a class with `records(start, count)`; `RandomSampler` is the defaul
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 from data.common.sharding import StepShard
 from data.tfrecords.record_source import RecordSource, count_classes
 
+LOGGER = logging.getLogger(__name__)
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
 BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
@@ -193,6 +195,8 @@ def shuffled(
     lanes = lanes_per_image * step
     block_records = max(1, min(source.block_records, source.total // (ROUNDS * lanes)))
     images = step_shard.count * step_shard.micro_batch
+    if step_shard.first == 0:
+        LOGGER.info("reading blocks of %d records, %d of them shuffled", block_records, lanes)
     source.read_in_blocks(block_records, kept=lanes_per_image * images)
     return BlockSampler(source.total, seed, block_records, lanes)
 

@@ -36,6 +36,14 @@ PROMISED = {
         "ours: full augmentation",
         "plain tf.image",
     ],
+    "mixing": [
+        "single records",
+        "64 blocks",
+        "256 blocks",
+        "1024 blocks",
+        "buffer of 2,048",
+        "buffer of 20,480",
+    ],
     "inference": ["the network alone", "from files", "onnxruntime"],
     "conversion": ["20 images, 1 process"],
     "download": ["ours", "ours"],
@@ -57,7 +65,7 @@ PROMISED = {
     "scaling": ["1 worker", "2 workers, not communicating", "2 workers, 4 groups"],
     "scaling_model": [f"{gpus} GPUs" for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)],
 }
-QUICK = ("conversion", "scaling_model")
+QUICK = ("conversion", "mixing", "scaling_model")
 
 
 def test_every_benchmark_has_a_part_and_promises_rows():

@@ -1,0 +1,84 @@
+"""How well the orders of records mix: classes in consecutive samples, next to random draws.
+
+    python benchmarks/mixing.py [--records 1281167] [--classes 1000] [--samples 32 256 2560 25600]
+
+The worst case: records sorted by class. For stretches of so many consecutive samples of an epoch,
+the table has the mean number of different classes over the number that independent draws would
+have: 1 is as good as chance, 0 a stretch of one class. Blocks are of 35 records (2 MiB of images of
+60 kB), as many as the flags' defaults shuffle together. The last rows are what a reader without
+random access does: files in random order, and a buffer from which samples are drawn.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from benchmarks import harness
+from data.input.sampler import BlockSampler, RandomSampler
+
+FILE_RECORDS, BLOCK_RECORDS, STRETCHES = 1024, 35, 200
+WINDOW_FILES, WINDOW_RECORDS = 1500, 2048  # the flags' defaults
+
+
+def orders(records: int) -> dict[str, Callable[[], np.ndarray]]:
+    """By name, what gives the records of an epoch in order."""
+    counts = [FILE_RECORDS] * (records // FILE_RECORDS) + [records % FILE_RECORDS]
+
+    def sampled(sampler: BlockSampler | RandomSampler) -> Callable[[], np.ndarray]:
+        return lambda: sampler.records(0, records)
+
+    found = {"single records": sampled(RandomSampler(counts, 1, WINDOW_FILES, WINDOW_RECORDS))}
+    for lanes in (64, 256, 1024):
+        found[f"{lanes} blocks"] = sampled(BlockSampler(records, 1, BLOCK_RECORDS, lanes))
+    for buffer in (2048, 20480):
+        found[f"buffer of {buffer:,}"] = lambda size=buffer: buffered(records, size)
+    return found
+
+
+def buffered(records: int, size: int) -> np.ndarray:
+    """Files in random order, read one after the other through a buffer of `size` records."""
+    draw = np.random.RandomState(1)
+    files = draw.permutation(-(-records // FILE_RECORDS))
+    stream = np.concatenate(
+        [np.arange(f * FILE_RECORDS, min(records, (f + 1) * FILE_RECORDS)) for f in files]
+    )
+    return np.fromiter(_drawn(stream.tolist(), size, draw), np.int64, records)
+
+
+def _drawn(stream: list[int], size: int, draw: np.random.RandomState) -> Iterator[int]:
+    buffer = stream[:size]
+    places = draw.randint(len(buffer), size=len(stream)).tolist()
+    for record, place in zip(stream[size:], places, strict=False):
+        yield buffer[place]
+        buffer[place] = record
+    draw.shuffle(buffer)
+    yield from buffer
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for name, order in orders(args.records).items():
+        classes = order() * args.classes // args.records
+        row: dict[str, Any] = {"what": name}
+        for samples in args.samples:
+            starts = np.linspace(0, args.records - samples, STRETCHES).astype(int)
+            seen = [len(np.unique(classes[start : start + samples])) for start in starts]
+            by_chance = args.classes * (1 - (1 - 1 / args.classes) ** samples)
+            row[f"{samples:,} samples"] = float(np.mean(seen)) / by_chance
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    harness.main(
+        *(measure, __doc__),
+        records=(1281167, 20000),
+        classes=(1000, 100),
+        samples=([32, 256, 2560, 25600], [32, 256]),
+    )
