@@ -43,7 +43,7 @@ DEFAULT_READING = ReadOptions()
 def is_slow_to_begin(path: str) -> bool:
     """Whether a read of this file takes milliseconds before the first byte comes.
 
-    So for URLs, network file systems and spinning disks; no for what the system does not tell.
+    So for URLs, network file systems and spinning disks; no where the system does not say.
     """
     if is_url(path):
         return True

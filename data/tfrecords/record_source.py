@@ -139,7 +139,7 @@ class RecordSource:
 
     @property
     def records_ahead(self) -> int:
-        """How long before a record is used `prefetch` is to be told of it, in records used."""
+        """How many records before its use `prefetch` is to be called with a record."""
         return AHEAD * self.reading.readers * self.block_records
 
     def prefetch(self, records_ahead: Sequence[int] | np.ndarray) -> None:
@@ -150,7 +150,8 @@ class RecordSource:
             return
         for record in records_ahead:
             path, offset, size = self.place(record)
-            os.posix_fadvise(self._open(path).fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+            file = self._open(path)  # kept until the call is over: others may drop it
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def reject(self, record: int, reason: str) -> None:
         """Counts and logs a record that cannot be used; once, not again in later epochs.
@@ -206,7 +207,8 @@ class RecordSource:
         return block
 
     def _fetch(self, path: str, offset: int, size: int) -> bytes:
-        return os.pread(self._open(path).fileno(), size, offset)
+        file = self._open(path)
+        return os.pread(file.fileno(), size, offset)
 
     def _file_of(self, record: int) -> int:
         return bisect.bisect_right(self._first, record) - 1
