@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import UserError
-from data.common.files import read_text
 from data.common.progress import Progress
 from data.input.image_batches import ImageBatch, Preparation, batches
 from data.input.image_source import Loaded, LoadError, SourceImage, in_list
@@ -205,23 +203,6 @@ class EvaluationImages:
                 f"{len(self.left_out)} images cannot be read, the last {name}: {reason};"
                 f" raise --max_bad_records={self._max_bad} if that is acceptable"
             )
-
-
-def read_classes(path: str | os.PathLike, class_num: int) -> np.ndarray:
-    """bool [C]: the classes that a file lists, an index per line; the rest of a line is a comment.
-
-    Raises:
-        UserError: a line that does not begin with a class, as `path:line: reason`.
-    """
-    chosen = np.zeros(class_num, bool)
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        first = line.split()[0]
-        if not (first.isdecimal() and int(first) < class_num):
-            raise UserError(f"{path}:{number}: {first!r} is not a class in 0..{class_num - 1}")
-        chosen[int(first)] = True
-    return chosen
 
 
 def with_progress(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:

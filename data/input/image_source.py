@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 from data.common.errors import UserError
 from data.common.files import files_below, matches, refuse_other_encodings
 from data.common.images import IMAGE_SUFFIXES, MAX_BYTES
+from data.tfrecords.conversion import EARLIER_SUFFIX, SUFFIX
 from data.tfrecords.examples import Features, decode_example, decode_labels
 from data.tfrecords.records import RecordError, read_index, read_record
 
 STDIN = "-"
-RECORD_SUFFIXES = (".tfrecord", ".tfrecords")
 
 MAX_LINE_BYTES = 1 << 20
 _SNIFFED_BYTES = 1024  # a zero byte among them: an image, not a list
@@ -167,7 +167,7 @@ def _open_source(source: str, skipped: Counter[str] | None) -> Iterator[SourceIm
 
 
 def _open_file(path: Path) -> Iterator[SourceImage]:
-    if path.suffix in RECORD_SUFFIXES:
+    if path.suffix in (SUFFIX, EARLIER_SUFFIX):
         return _records(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _files([str(path)])

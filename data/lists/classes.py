@@ -12,7 +12,7 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.common.files import sha256
-from data.lists.hierarchy import Hierarchy, read_names
+from data.lists.hierarchy import Hierarchy, is_hierarchy, read_names
 
 IMAGENET_DICTIONARY = Path(__file__).resolve().parents[1] / "imagenet2012_dictionary.txt"
 
@@ -38,11 +38,8 @@ class Classes:
         Raises:
             UserError: it cannot be read, or a line is malformed; as `path:line: reason`.
         """
-        names = read_names(dictionary)
-        try:
-            hierarchy = Hierarchy.read(dictionary)
-        except UserError:
-            hierarchy = None
+        hierarchy = Hierarchy.read(dictionary) if is_hierarchy(dictionary) else None
+        names = hierarchy.names if hierarchy else read_names(dictionary)
         return cls(names, hierarchy, sha256(dictionary))
 
     @classmethod

@@ -78,7 +78,7 @@ class Hierarchy:
         Raises:
             UserError: as `read` and `read_names`.
         """
-        if _is_hierarchy(path):
+        if is_hierarchy(path):
             return cls.read(path)
         names, ids = zip(*_names_and_ids(path), strict=True)
         return cls(np.full(len(names), NO_PARENT, np.int32), ids, names)
@@ -187,6 +187,15 @@ class Hierarchy:
         return loop
 
 
+def is_hierarchy(path: str | os.PathLike) -> bool:
+    """Whether the first class of a dictionary has a parent; else it has names, and perhaps ids."""
+    for _, line in _lines(path):
+        fields = [field.strip() for field in line.split("\t")]
+        if _INTEGER.fullmatch(fields[0]):
+            return len(fields) >= _HIERARCHY_FIELDS and bool(_INTEGER.fullmatch(fields[2]))
+    return False
+
+
 def read_names(path: str | os.PathLike) -> list[str]:
     """The names of a dictionary, by class index.
 
@@ -263,7 +272,7 @@ def mapping_from(dictionary: str | os.PathLike, indices: Mapping[str, int]) -> n
 
 
 def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
-    if _is_hierarchy(path):
+    if is_hierarchy(path):
         hierarchy = Hierarchy.read(path)
         return list(zip(hierarchy.names, hierarchy.ids, strict=True))
     classes: dict[int, tuple[str, str]] = {}
@@ -295,14 +304,6 @@ def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     except FileNotFoundError as error:
         where = "README.md, Data, says where the released dictionary comes from"
         raise UserError(f"{os.fspath(path)}: no such file; {where}") from error
-
-
-def _is_hierarchy(path: str | os.PathLike) -> bool:
-    for _, line in _lines(path):
-        fields = line.split("\t")
-        if _INTEGER.fullmatch(fields[0]):
-            return len(fields) >= _HIERARCHY_FIELDS and bool(_INTEGER.fullmatch(fields[2]))
-    return False
 
 
 def _hierarchy_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, str, int, str]]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import UserError
-from data.common.files import read_text
 from data.lists.hierarchy import Hierarchy
 
 PATH_SEPARATOR = " > "
@@ -86,33 +85,3 @@ class LabelSelector:
             return self.names[index]
         chain = [index, *self.hierarchy.ancestors(index)]
         return PATH_SEPARATOR.join(self.names[c] for c in reversed(chain))
-
-
-def read_thresholds(path: str, class_num: int, default: float) -> np.ndarray:
-    """Reads thresholds, float32 [C], from rows `class<TAB>threshold`.
-
-    Rows that begin with `#` are skipped, and so is a header row without numbers.
-
-    Args:
-      class_num: number of classes C.
-      default: threshold of classes without a row.
-
-    Raises:
-      UserError: a malformed row, or a class out of range, as `path:line: reason`.
-    """
-    thresholds = np.full(class_num, default, np.float32)
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        fields = line.split()
-        header = number == 1 and fields and not fields[0].isdecimal()
-        if not fields or fields[0].startswith("#") or header:
-            continue
-        try:
-            index, threshold = int(fields[0]), float(fields[1])
-        except (IndexError, ValueError):
-            raise UserError(
-                f"{path}:{number}: expected `class<TAB>threshold`, found {line[:60]!r}"
-            ) from None
-        if not 0 <= index < class_num:
-            raise UserError(f"{path}:{number}: class {index} is not in 0..{class_num - 1}")
-        thresholds[index] = threshold
-    return thresholds

@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 
 from data.common.errors import UserError
+from data.lists.class_files import read_thresholds
 from data.lists.classes import Classes
-from data.outputs.predictions import read_thresholds
 from models.calibration import Calibration
 from models.checkpoints.files import CheckpointError, is_positive, read
 from models.losses import LOSSES

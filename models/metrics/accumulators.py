@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from models.distributed.base import Distributed
+from models.metrics.labeled import LEFT_OUT, LabeledScores
 
 CHUNK_BYTES = 64 << 20
 BLOCK_BYTES = 16 << 20
@@ -23,6 +24,7 @@ COUNTED_AT_ONCE = 1 << 17  # scores that stay in the cache
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
+TINY = np.finfo(np.float32).tiny  # the least probability whose logarithm is taken
 PENDING_PAIRS = 1 << 20
 NOBODY = -1  # the sample_index of no image
 
@@ -248,20 +250,11 @@ class HardestExamples:
         self.sample_index = {kind: np.full(shape, NOBODY) for kind in kinds}
         self._wrongness = {kind: np.full(shape, -np.inf) for kind in kinds}
 
-    def update(
-        self,
-        scores: np.ndarray,
-        label_index: np.ndarray,
-        label_value: np.ndarray,
-        sample_index: np.ndarray,
-    ) -> None:
-        """Adds images with scores [B, C], padded-sparse labels [B, K] and numbers [B]."""
-        rows, columns = np.nonzero(label_index >= 0)
-        labels = np.zeros(scores.shape, np.float32)
-        labels[rows, label_index[rows, columns]] = label_value[rows, columns]
-        positive = labels >= self._positive_threshold
+    def update(self, batch: LabeledScores, sample_index: np.ndarray) -> None:
+        """Adds a batch as an evaluator's `update` returns it, and the numbers [B] of its images."""
+        scores, positive = batch.scores, batch.positive_mask(self._positive_threshold)
         self._merge("false_negatives", -scores, positive, sample_index)
-        self._merge("false_positives", scores, ~positive & (labels >= 0), sample_index)
+        self._merge("false_positives", scores, ~positive & (scores != LEFT_OUT), sample_index)
 
     def gather(self, workers: Distributed) -> None:
         """Merges the images of all workers; all of them call this and get the same."""

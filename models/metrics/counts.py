@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.common.errors import UserError
+from models.metrics.labeled import LEFT_OUT
 from models.metrics.reliability import Reliability
 
-LEFT_OUT = np.float32(-np.inf)
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 

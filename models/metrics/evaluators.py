@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data.common.errors import UserError
 from models.calibration import Calibration
 from models.distributed.base import Distributed, SingleProcess
-from models.losses import PADDING
 from models.metrics import counts, definitions
-from models.metrics.accumulators import ExactSums, ScoreStore, add_up, count_at_least, gather
+from models.metrics.accumulators import TINY, ExactSums, ScoreStore, add_up, count_at_least, gather
 from models.metrics.counts import (
-    LEFT_OUT,
     ClassCounts,
     ImageRankings,
     MultiLabelCounts,
@@ -28,6 +25,7 @@ from models.metrics.counts import (
     SingleLabelCounts,
     UndefinedError,
 )
+from models.metrics.labeled import LabeledScores, labeled
 from models.metrics.reliability import BINS, Reliability, table_of
 from models.metrics.temperature import (
     Fit,
@@ -67,52 +65,6 @@ class MultiLabelOptions:
         return np.broadcast_to(np.asarray(self.threshold, np.float32), (class_num,))
 
 
-class Labels(NamedTuple):
-    """The labels of a batch: (rows[i], classes[i]) has values[i]; each pair is there once."""
-
-    rows: np.ndarray
-    classes: np.ndarray
-    values: np.ndarray
-
-    def where(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, classes) of the labels that `mask` selects."""
-        return self.rows[mask], self.classes[mask]
-
-
-def checked(
-    class_num: int,
-    scores: np.ndarray,
-    label_index: np.ndarray,
-    label_value: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scores as a float32 copy, and the labels, as arrays. Raises UserError."""
-    scores, label_index, label_value = map(np.asarray, (scores, label_index, label_value))
-    if scores.ndim != 2 or scores.shape[1] != class_num:
-        raise UserError(f"scores must be [batch, {class_num}], not {list(scores.shape)}")
-    if label_index.shape != label_value.shape or label_index.shape[:1] != scores.shape[:1]:
-        raise UserError(
-            f"labels {list(label_index.shape)} and {list(label_value.shape)} do not fit"
-            f" scores {list(scores.shape)}"
-        )
-    scores = scores.astype(np.float32)
-    if not np.isfinite(scores).all():
-        raise UserError("scores hold NaN or infinity")
-    return scores, label_index, label_value
-
-
-def list_labels(class_num: int, label_index: np.ndarray, label_value: np.ndarray) -> Labels:
-    """The labels without padding, sorted by row and class; a duplicate keeps the larger value."""
-    rows, columns = np.nonzero(label_index != PADDING)
-    classes, values = label_index[rows, columns].astype(np.int64), label_value[rows, columns]
-    if len(classes) and not 0 <= classes.min() <= classes.max() < class_num:
-        wrong = classes[(classes < 0) | (classes >= class_num)][0]
-        raise UserError(f"a label is class {wrong}, but classes are 0 to {class_num - 1}")
-    order = np.lexsort((values, classes, rows))
-    rows, classes, values = rows[order], classes[order], values[order]
-    last = np.append((rows[1:] != rows[:-1]) | (classes[1:] != classes[:-1]), True)[: len(rows)]
-    return Labels(rows[last], classes[last], values[last])
-
-
 class MultiLabelEvaluator:
     """Metrics of scores for many classes per image, exact for any number of images.
 
@@ -146,20 +98,19 @@ class MultiLabelEvaluator:
         scores: np.ndarray,
         label_index: np.ndarray,
         label_value: np.ndarray,
-    ) -> None:
+    ) -> LabeledScores:
         """Adds a batch.
 
         Args:
           scores: float [B, C], finite; the higher, the more likely. Thresholds are in their unit.
           label_index, label_value: padded-sparse [B, K]; values below 0 are unknown. A class that
             is listed twice has its larger value.
+        Returns: the batch as it was added, for others that count it.
         Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
         """
-        scores, label_index, label_value = checked(self.class_num, scores, label_index, label_value)
-        labels = list_labels(self.class_num, label_index, label_value)
-        unknown = labels.where(labels.values < 0)
-        scores[unknown] = LEFT_OUT
-        positive = labels.where(labels.values >= self.options.positive_threshold)
+        batch = labeled(self.class_num, scores, label_index, label_value)
+        scores, unknown = batch.scores, batch.unknown
+        positive = batch.positive(self.options.positive_threshold)
         known = self.class_num - np.bincount(unknown[0], minlength=len(scores))
         ranked, before = counts.rank_in_images(scores, *positive)
         self._store.append(scores)
@@ -169,6 +120,7 @@ class MultiLabelEvaluator:
         images = ImageRankings(ranked, before, known, predicted, true)
         self._sums.add({name: metric.compute(images) for name, metric in self._means.items()})
         self._count_closures(scores, unknown, positive)
+        return batch
 
     def measure(self) -> MultiLabelCounts:
         """The counts of all images of all workers; every worker calls this and gets the same.
@@ -337,13 +289,13 @@ class SingleLabelEvaluator:
         scores: np.ndarray,
         label_index: np.ndarray,
         label_value: np.ndarray,
-    ) -> None:
-        """Adds a batch; arguments and errors as `MultiLabelEvaluator.update`, one label per image.
+    ) -> LabeledScores:
+        """Adds a batch, as `MultiLabelEvaluator.update`, with one label per image.
 
         Scores are probabilities; the loss is minus the logarithm of that of the label.
         """
-        scores, label_index, label_value = checked(self.class_num, scores, label_index, label_value)
-        labels = list_labels(self.class_num, label_index, label_value)
+        labels = labeled(self.class_num, scores, label_index, label_value)
+        scores = labels.scores
         if not np.array_equal(labels.rows, np.arange(len(scores))) or (labels.values <= 0).any():
             raise UserError(
                 "top-k accuracy needs exactly one label per image; for several: --label_mode=multi"
@@ -354,10 +306,11 @@ class SingleLabelEvaluator:
         self._images += np.bincount(labels.classes, minlength=self.class_num)
         for k, correct in zip(self.top, self._correct, strict=True):
             correct += np.bincount(labels.classes[before < k], minlength=self.class_num)
-        self._sums.add({"loss": -np.log(np.maximum(own, np.finfo(np.float32).tiny))})
+        self._sums.add({"loss": -np.log(np.maximum(own, TINY))})
         self._reliability += table_of(scores.max(axis=1), before == 0)
         if self._temperatures:
             self._temperatures.update(scores, labels.classes)
+        return labels
 
     def measure(self) -> SingleLabelCounts:
         """The counts of all images of all workers; every worker calls this and gets the same.

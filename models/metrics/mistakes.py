@@ -8,11 +8,9 @@ import numpy as np
 
 from models.distributed.base import Distributed
 from models.metrics import counts
-from models.metrics.accumulators import FIXED_POINT, PairCounts
-from models.metrics.counts import LEFT_OUT, ratio
-from models.metrics.evaluators import checked, list_labels
-
-_TINY = np.finfo(np.float32).tiny  # as in the loss of SingleLabelEvaluator
+from models.metrics.accumulators import FIXED_POINT, TINY, PairCounts
+from models.metrics.counts import ratio
+from models.metrics.labeled import LEFT_OUT, LabeledScores
 
 
 class ImageLabels(NamedTuple):
@@ -64,23 +62,15 @@ class ImageLabelCounter:
         thresholds: np.ndarray | None = None,
         positive_threshold: float = 0.5,
     ) -> None:
-        self._class_num, self._top, self._thresholds = class_num, top, thresholds
+        self._top, self._thresholds = top, thresholds
         self._positive_threshold = positive_threshold
         self._confusions = PairCounts(class_num)
         # Score sums of known and of positive labels, as multiples of 1 / FIXED_POINT; their counts.
         self._sums = np.zeros((4, class_num), np.int64)
 
-    def update(
-        self, scores: np.ndarray, label_index: np.ndarray, label_value: np.ndarray
-    ) -> ImageLabels:
-        """The labels of a batch; arguments and errors as `MultiLabelEvaluator.update`."""
-        scores, label_index, label_value = checked(
-            self._class_num, scores, label_index, label_value
-        )
-        labels = list_labels(self._class_num, label_index, label_value)
-        scores[labels.where(labels.values < 0)] = LEFT_OUT
-        positive = np.zeros(scores.shape, bool)
-        positive[labels.where(labels.values >= self._positive_threshold)] = True
+    def update(self, batch: LabeledScores) -> ImageLabels:
+        """The labels of a batch as an evaluator's `update` returns it."""
+        scores, positive = batch.scores, batch.positive_mask(self._positive_threshold)
         self._add(scores, positive)
         listed = positive.copy()
         best = counts.top_classes(scores, self._top)[:2]
@@ -120,7 +110,7 @@ class ImageLabelCounter:
         right = np.where(positive, scores, 1)
         if self._thresholds is not None:
             right = np.where(positive, scores, np.where(scores == LEFT_OUT, 1, 1 - scores))
-        return -np.log(np.maximum(right, _TINY)).sum(axis=1, dtype=np.float64)
+        return -np.log(np.maximum(right, TINY)).sum(axis=1, dtype=np.float64)
 
     def _confuse(self, found: ImageLabels) -> None:
         missed, wrong = found.positive & ~found.predicted, found.predicted & ~found.positive

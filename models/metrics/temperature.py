@@ -14,13 +14,12 @@ import numpy as np
 from data.common.errors import UserError
 from models.calibration import Calibration, logit
 from models.distributed.base import Distributed
-from models.metrics.accumulators import FIXED_POINT
+from models.metrics.accumulators import FIXED_POINT, TINY
 from models.metrics.reliability import BINS, Reliability, table_of
 
 TEMPERATURES = 2.0 ** (np.arange(-128, 129) / 32)
 _LOWEST, _HIGHEST, _BINS_PER_UNIT = -32, 18, 64
 _LOGITS = _LOWEST + (np.arange((_HIGHEST - _LOWEST) * _BINS_PER_UNIT) + 0.5) / _BINS_PER_UNIT
-_TINY = np.finfo(np.float32).tiny  # as in the loss of SingleLabelEvaluator
 
 
 class Fit(NamedTuple):
@@ -79,7 +78,7 @@ class SoftmaxTemperatures:
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Adds a batch: probabilities float32 [B, C], and the label of each image, int [B]."""
         rows, right = np.arange(len(scores)), scores.argmax(axis=1) == labels
-        logits = np.log(np.maximum(scores, _TINY), dtype=np.float64)
+        logits = np.log(np.maximum(scores, TINY), dtype=np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         for number, temperature in enumerate(TEMPERATURES):
             scaled = logits / temperature

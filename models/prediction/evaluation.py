@@ -17,8 +17,9 @@ from absl import logging
 from data.common.errors import UserError
 from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import MAX_PIXELS
-from data.input.evaluation import EvaluationBatch, EvaluationImages, read_classes, with_progress
+from data.input.evaluation import EvaluationBatch, EvaluationImages, with_progress
 from data.input.image_batches import Preparation
+from data.lists.class_files import read_class_mask
 from data.outputs.evaluated_images import EvaluatedImage, EvaluatedImages, ScoredLabel
 from data.outputs.evaluation_report import Evaluation
 from models.calibration import Calibration
@@ -117,10 +118,10 @@ def evaluate(
     score = SCORES[options.label_mode]
     predictor = Predictor(loaded.network, score, calibration=calibration)
     for batch in with_progress(batches):
-        scores, labels = predictor(batch.crops), (batch.label_index, batch.label_value)
-        evaluator.update(scores, *labels)
-        hardest.update(scores, *labels, batch.sample_index)
-        found = labels_of_images.update(scores, *labels)
+        scores = predictor(batch.crops)
+        counted = evaluator.update(scores, batch.label_index, batch.label_value)
+        hardest.update(counted, batch.sample_index)
+        found = labels_of_images.update(counted)
         if log:
             log.add(_described(batch, found))
     if log:
@@ -191,7 +192,7 @@ def make_evaluator(
     if options.label_mode == "single":
         return SingleLabelEvaluator(class_num, job, fits=options.calibrate)
     hierarchy = metadata.classes_of(loaded.prefix, class_num, options.dictionary).hierarchy
-    supported = options.supported_classes and read_classes(options.supported_classes, class_num)
+    supported = options.supported_classes and read_class_mask(options.supported_classes, class_num)
     if not all(k.isdecimal() and int(k) for k in options.at_k):
         raise UserError(f"--at_k={','.join(options.at_k)}: use numbers above 0, such as 5,10")
     measured = MultiLabelOptions(

@@ -20,13 +20,13 @@ from sklearn.metrics import average_precision_score
 import evaluate
 import flags
 from data.common.errors import UserError
-from data.input.evaluation import EvaluationImages, read_classes
+from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
+from data.lists.class_files import read_thresholds
 from data.lists.rows import ListError, read_rows
 from data.outputs import evaluated_images
 from data.outputs.evaluated_images import EvaluatedImages
 from data.outputs.evaluation_report import write_thresholds
-from data.outputs.predictions import read_thresholds
 from data.tfrecords.examples import encode_example
 from data.tfrecords.records import RecordWriter
 from models.architecture import variable_shapes
@@ -367,12 +367,6 @@ def test_command_line_gives_one_line_of_error(data, run_script):
     failed = run_script("evaluate.py", *arguments, data / "list.txt")
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("error: --at_k=0")
-
-
-def test_wrong_class_file_is_refused(tmp_path):
-    (tmp_path / "classes").write_text("3\nfive\n")
-    with pytest.raises(UserError, match=r"classes:2: 'five' is not a class in 0..13"):
-        read_classes(tmp_path / "classes", CLASSES)
 
 
 def test_thresholds_survive_the_file(tmp_path):

@@ -23,7 +23,7 @@ from data.input.image_batches import to_image
 from data.lists.hierarchy import Hierarchy
 from data.outputs.prediction_files import FORMATS
 from data.outputs.prediction_html import heated
-from data.outputs.predictions import Label, LabelSelector, Prediction, read_thresholds
+from data.outputs.predictions import Label, LabelSelector, Prediction
 from data.outputs.result_files import ShardWriter, choose_format
 from models.devices import DeviceOptions
 from models.prediction import image_job
@@ -93,16 +93,6 @@ def test_what_needs_a_hierarchy_or_a_threshold_says_so(hierarchy):
         LabelSelector(hierarchy.names, 5, at(0.5), "path")
     with pytest.raises(UserError, match="--threshold"):
         LabelSelector(hierarchy.names, 5, at(0), "specific", hierarchy)
-
-
-def test_a_threshold_file_overrides_the_threshold(tmp_path):
-    (tmp_path / "t").write_text("class\tthreshold\n# note\n1\t0.25\n\n4 0.5\n")
-    thresholds = read_thresholds(str(tmp_path / "t"), 5, 0.1)
-    np.testing.assert_allclose(thresholds, [0.1, 0.25, 0.1, 0.1, 0.5])
-    for row, message in (("5\t0.1", r"t:1: class 5 is not in 0..4"), ("1", "t:1: expected")):
-        (tmp_path / "t").write_text(row + "\n")
-        with pytest.raises(UserError, match=message):
-            read_thresholds(str(tmp_path / "t"), 5, 0.1)
 
 
 SHARK = Label(2, "great white shark, man-eater", 0.61253)

@@ -9,9 +9,8 @@ import pytest
 from data.common import files, state
 from data.common.errors import UserError
 from data.download import open_images
-from data.input import evaluation, image_source
-from data.lists import cooccurrence, hierarchy, rows
-from data.outputs import predictions
+from data.input import image_source
+from data.lists import class_files, cooccurrence, hierarchy, rows
 from data.tfrecords import conversion
 
 SCHEMA = {"rows": state.is_count, "name": state.is_name, "parts?": [{"*": state.is_number}]}
@@ -65,8 +64,8 @@ def test_utf_16_is_told_wherever_a_list_or_a_table_is_read(tmp_path):
         "images": lambda: list(image_source.images([str(path)])),
         "rows": lambda: list(rows.read_rows(path)),
         "conversion": lambda: list(conversion.plan([path], 4)),
-        "thresholds": lambda: predictions.read_thresholds(path, 4, 0.5),
-        "classes": lambda: evaluation.read_classes(path, 4),
+        "thresholds": lambda: class_files.read_thresholds(path, 4, 0.5),
+        "classes": lambda: class_files.read_class_mask(path, 4),
         "dictionary": lambda: hierarchy.Hierarchy.read(path),
         "cooccurrence": lambda: cooccurrence.Cooccurrence.read(path, 4),
     }

@@ -33,6 +33,18 @@ def test_a_dictionary_without_a_hierarchy_has_names_alone(tmp_path):
     assert Classes.from_section(section).hierarchy is None
 
 
+def test_blanks_around_fields_make_no_other_dictionary(tree):
+    tree.write_text(TREE.replace("\t-1\t", "\t -1 \t"))
+    read = Classes.read(tree)
+    assert list(read.names) == ["thing", "animal", "cat, tabby"] == list(read.hierarchy.names)
+
+
+def test_a_malformed_hierarchy_is_not_taken_for_names(tree):
+    tree.write_text(TREE.replace("n1\t0", "n1\tnone"))
+    with pytest.raises(UserError, match=r"tree\.txt:3: the parent 'none' is not an integer"):
+        Classes.read(tree)
+
+
 def test_names_are_those_of_imagenet_for_a_thousand_classes_and_numbers_for_others():
     assert Classes.of_number(1000).names[2].split(",")[0] == "great white shark"
     assert Classes.of_number(3).names == ["class 0", "class 1", "class 2"]

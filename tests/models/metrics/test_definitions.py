@@ -20,6 +20,7 @@ from models.metrics.evaluators import (
     MultiLabelOptions,
     SingleLabelEvaluator,
 )
+from models.metrics.labeled import labeled
 
 
 def evaluate(scores, labels, batch=7, **options):
@@ -366,7 +367,8 @@ def test_hardest_examples_are_the_most_wrong_ones():
     value = np.array([[1, 0], [1, 0], [1, 0], [1, -1]], "f4")
     for row in range(4):
         part = slice(row, row + 1)
-        hardest.update(scores[part], index[part], value[part], np.array([10 + row]))
+        batch = labeled(2, scores[part], index[part], value[part])
+        hardest.update(batch, np.array([10 + row]))
     found = hardest.sample_index
     np.testing.assert_array_equal(found["false_negatives"].T, [[10, 13], [12, NOBODY]])
     np.testing.assert_array_equal(found["false_positives"].T, [[12, NOBODY], [10, 11]])

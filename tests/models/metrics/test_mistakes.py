@@ -6,6 +6,7 @@ from metric_cases import Threads, listed
 from sklearn import metrics as sklearn_metrics
 
 from models.distributed.base import SingleProcess
+from models.metrics.labeled import labeled
 from models.metrics.mistakes import ImageLabelCounter
 
 
@@ -20,7 +21,7 @@ def test_labels_of_images_with_several_by_hand():
     counter = ImageLabelCounter(5, 2, np.full(5, 0.5, "f4"))
     scores = np.array([[0.9, 0.2, 0.8, 0.7, 0.1], [0.1, 0.3, 0.99, 0.2, 0.4]], "f4")
     labels = np.array([[1, 1, 0, 0, 0], [0, 1, -1, 0, 0]], "f4")  # -1: unknown
-    found = counter.update(scores, *listed(labels))
+    found = counter.update(labeled(5, scores, *listed(labels)))
     # Class 3 of the first image reaches the threshold, but is not among its two best.
     assert entries(found, 0) == [(0, True, True), (2, False, True), (1, True, False)]
     assert entries(found, 1) == [(4, False, False), (1, True, False)]
@@ -41,7 +42,7 @@ def single_case():
 def test_confusions_of_single_labels_equal_scikit_learn():
     scores, truth = single_case()
     counter = ImageLabelCounter(6, 3)
-    found = counter.update(scores, *listed(np.eye(6)[truth]))
+    found = counter.update(labeled(6, scores, *listed(np.eye(6)[truth])))
     assert found.losses.mean() == pytest.approx(sklearn_metrics.log_loss(truth, scores), abs=1e-6)
     assert found.predicted.sum() == len(scores)
     matrix = sklearn_metrics.confusion_matrix(truth, scores.argmax(axis=1))
@@ -59,7 +60,7 @@ def test_shards_give_the_same_statistics():
     def job(worker, rank):
         counter = ImageLabelCounter(6, 3, np.full(6, 0.2, "f4"))
         part = slice(rank, None, worker.size)
-        counter.update(scores[part], *listed(np.eye(6)[truth[part]]))
+        counter.update(labeled(6, scores[part], *listed(np.eye(6)[truth[part]])))
         return [column.tolist() for column in counter.measure(worker)]
 
     [whole] = Threads(1).run(job)
@@ -75,6 +76,6 @@ def test_pairs_are_merged_while_they_come(monkeypatch):
         counter = ImageLabelCounter(6, 3)
         for start in range(0, 40, size):
             part = slice(start, start + size)
-            counter.update(scores[part], *listed(np.eye(6)[truth[part]]))
+            counter.update(labeled(6, scores[part], *listed(np.eye(6)[truth[part]])))
         confusions.append(counter.measure(SingleProcess()).confusions.tolist())
     assert confusions[0] == confusions[1]
