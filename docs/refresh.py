@@ -52,8 +52,9 @@ flags as a text. With `--tracker=mlflow` (`pip install -e ".[mlflow]"`) the numb
 are in `mlflow.db` of `--log_dir`; MLFLOW_TRACKING_URI names a database for several runs
 (`sqlite:////data/runs.db`) or a server, MLFLOW_EXPERIMENT_NAME another experiment than `ml-images`.
 `pip install mlflow` and `mlflow ui --backend-store-uri sqlite:///out/log/mlflow.db` show it. A
-training that is resumed continues its run (`tracker.json` has its id); steps after the checkpoint
-that a killed run had sent are in MLflow twice. A tracker that fails or hangs is one warning, and
+training that is resumed continues its run (`tracker.json` has its id). Steps after the checkpoint
+that a killed run had sent stay as they are in MLflow, once, while `training.jsonl` has the resumed
+run's; with `--deterministic` they are equal. A tracker that fails or hangs is one warning, and
 training continues.
 """
 

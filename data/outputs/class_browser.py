@@ -206,7 +206,16 @@ def write_page(
     page = html_report.page(title, [("", section)])
     path = output if alone else output / "index.html"
     atomic_write(path, page.encode("utf-8", "replace"))
+    if not alone:
+        _remove_others(output / _PAGE_FOLDER, len(addresses))
     return path
+
+
+def _remove_others(folder: Path, count: int) -> None:
+    """Removes the thumbnails that an earlier page in the same folder had from `count` on."""
+    for path in folder.glob("*/*.jpg"):
+        if path.stem.isdecimal() and int(path.stem) >= count:
+            path.unlink()
 
 
 def _content(

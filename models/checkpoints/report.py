@@ -39,7 +39,10 @@ def lines(prefix: str | Path) -> Iterator[str]:
     for key, value in opened.meta().items():
         if key == "calibration" and "thresholds" in value:
             value = {**value, "thresholds": f"of {len(value['thresholds'])} classes"}
-        if key != "classes":
+        if key == "flags":
+            yield "flags:"
+            yield from (f"  {name}: {json.dumps(flag)}" for name, flag in sorted(value.items()))
+        elif key != "classes":
             yield f"{key}: {json.dumps(value, sort_keys=True)}"
     yield f"classes: {classes_line(metadata.kept_classes(prefix))}"
 

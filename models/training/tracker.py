@@ -97,7 +97,9 @@ class _MlflowRun:
         self._metric = Metric
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         self._client = mlflow.MlflowClient(uri or f"sqlite:///{folder.absolute()}/mlflow.db")
-        if start_step and stored:
+        self._last_steps: dict[str, int] = {}  # of each metric; a new run has none
+        self._resumed = bool(start_step and stored)
+        if self._resumed:
             self.id = stored
             self._client.update_run(self.id, status="RUNNING")
             return
@@ -111,9 +113,23 @@ class _MlflowRun:
         logging.info("MLflow's run %s is in %s", self.id, uri or folder / "mlflow.db")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values by name, but those of steps that the run had before it was resumed."""
         now = int(1000 * time.time())
-        metrics = [self._metric(name, float(value), now, step) for name, value in values.items()]
+        metrics = [
+            self._metric(name, float(value), now, step)
+            for name, value in values.items()
+            if step > self._last_step(name)
+        ]
         self._client.log_batch(self.id, metrics=metrics)
+
+    def _last_step(self, name: str) -> int:
+        """The last step of a metric before the run was resumed; -1 without one."""
+        if not self._resumed:
+            return -1
+        if name not in self._last_steps:
+            history = self._client.get_metric_history(self.id, name)
+            self._last_steps[name] = max((metric.step for metric in history), default=-1)
+        return self._last_steps[name]
 
     def end(self) -> None:
         self._client.set_terminated(self.id)

@@ -120,8 +120,13 @@ def test_one_file_holds_the_thumbnails_and_a_folder_has_them_next_to_it(folder):
     assert all(address.startswith("data:image/jpeg;base64,") for address in alone["images"])
     for address in page["images"]:
         assert Image.open(folder / "out" / address).size == (112, 75)
+    assert page["images"][2] == "thumbnails/0/2.jpg"
     del alone["images"], page["images"]
     assert alone == page
+    (folder / "out/thumbnails/0/mine.jpg").touch()
+    assert run(*FROM_LIST, "--thumbnails", "2") == 0
+    left = sorted(path.name for path in (folder / "out/thumbnails/0").iterdir())
+    assert left == ["0.jpg", "1.jpg", "mine.jpg"]
 
 
 def test_limits_give_each_class_one_image_first(folder):

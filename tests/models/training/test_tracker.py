@@ -60,6 +60,8 @@ def test_a_resumed_run_continues_and_has_the_numbers_of_the_log(tmp_path):
                 expected.setdefault(f"{kind}/{name}", []).append((step, value))
     assert found == expected
     assert found["train/loss"] == [(1, 3.0), (3, 2.0), (4, 1.5)]
+    write(tmp_path, 2, [(3, 7.0), (4, 7.0), (5, 1.0)])  # a killed run had sent steps 3 and 4
+    assert recorded(tmp_path)[0]["train/loss"] == [(1, 3.0), (3, 2.0), (4, 1.5), (5, 1.0)]
     write(tmp_path, 0, [(1, 9.0)])  # from the start: another run
     found, _, runs = recorded(tmp_path)
     assert runs == 2 and found["train/loss"] == [(1, 9.0)]
