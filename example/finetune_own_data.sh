@@ -49,7 +49,12 @@ while (($#)) && [[ "$1" != -- ]]; do
 done
 shift || true
 
-python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists"
+python "$PROJECT_ROOT/data/own_data.py" "${split[@]}" --output "$OUTPUT/lists" || {
+  code=$?
+  ((code != 2)) || echo "note: flags of finetune.py, such as --lr=0.01, go after --:" \
+    "$0 ${split[*]:0:2} -- --lr=0.01" >&2
+  exit "$code"
+}
 classes="$(grep -c '^[0-9]' "$OUTPUT/lists/dictionary.txt")"
 images_of() { wc -l < "$OUTPUT/lists/$1_list.txt"; }
 STEPS="${STEPS:-$(((EPOCHS * $(images_of train) + BATCH - 1) / BATCH))}"

@@ -9,8 +9,9 @@
 #       as example/evaluate.sh --fit_thresholds=thresholds.tsv finds them
 #
 # Flags given to this script come last and win. Paths are relative to where the script is called.
-# The dictionary is the one of the released data set; it holds the hierarchy too. A checkpoint that
-# was trained here has its own: --dictionary= (nothing after it) takes those.
+# The released checkpoint, which is the default, says nothing of its classes; their names and
+# hierarchy are in the dictionary of the released data set. Another one, of --model_dir or
+# --pretrain_ckpt, knows its own; a copy of the released one needs --dictionary, too.
 #
 # The threshold of 0.5 finds more than holds: training counts a positive label 12 times, so "as
 # likely as not" is 0.92. --probabilities=corrected makes it 0.5.
@@ -25,10 +26,15 @@ answer_help image_classification.py "$@"
 # shellcheck disable=SC2119 # no extras are needed
 prepare_environment
 
+released=(
+  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages"
+  --dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt"
+)
+[[ " $* " != *" --"@(model_dir|pretrain_ckpt)[=\ ]* ]] || released=()
+
 # shellcheck disable=SC2086 # LAUNCH is several words
 exec ${LAUNCH:-python} "$PROJECT_ROOT/image_classification.py" \
-  --model_dir="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \
-  --dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt" \
+  "${released[@]}" \
   --label_mode=multi \
   --show_labels=specific \
   --threshold=0.5 \

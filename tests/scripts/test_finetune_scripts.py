@@ -52,6 +52,13 @@ def finetune_own(
     )
 
 
+def test_a_flag_of_training_in_the_place_of_options_is_told_where_it_goes(tmp_path: Path) -> None:
+    done = finetune_own(tmp_path, tmp_path / "out", "--lr=0.01")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert "unrecognized arguments: --lr=0.01\n" in done.stderr
+    assert done.stderr.endswith(f"sh --images {tmp_path} -- --lr=0.01\n")
+
+
 @pytest.mark.slow
 def test_own_images_added_later_are_learned_without_starting_over(
     images: Path, tmp_path: Path

@@ -144,7 +144,7 @@ def images(first) -> list[Path]:
 @pytest.mark.parametrize("name", ["image_classification.sh", "multi_label_classification.sh"])
 def test_the_classification_scripts_write_labels_and_a_page(first, script, images, tmp_path, name):
     """The names are the checkpoint's; the released one, which the second is for, has none."""
-    script(name, f"--model_dir={first[0]}/checkpoint", "--dictionary=", *images)
+    script(name, f"--model_dir={first[0]}/checkpoint", *images)
     labels = (tmp_path / "label_pred.txt").read_text()
     assert labels.count("+++ the predictions of ") == len(images)
     assert " digit" in labels
