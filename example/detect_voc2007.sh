@@ -23,7 +23,6 @@ set -euo pipefail
 # shellcheck source=example/environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help detect.py "$@"
-prepare_environment
 
 VOC="${VOC:-VOCdevkit}"
 TRAIN="${TRAIN:-07}"
@@ -42,6 +41,7 @@ case "$TRAIN" in
     exit 1
     ;;
 esac
+prepare_environment
 
 records="$PROJECT_ROOT/data/dense_records.py"
 python "$records" "${sources[@]}" --split trainval --tfrecords "$OUTPUT/records/train"

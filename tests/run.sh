@@ -4,7 +4,7 @@
 #
 #   ./tests/run.sh                              everything
 #   ./tests/run.sh tests/models/test_losses.py -x      one file, stop at the first failure
-#   ./tests/run.sh -m "not slow"                what takes up to 5 seconds each
+#   ./tests/run.sh -m "not slow"                what takes up to 2 seconds each
 #   ./tests/run.sh -n 0 --pdb                   in one process, with the debugger
 #   EXTRAS=pytorch ./tests/run.sh               exported weights run through PyTorch, too
 
@@ -18,6 +18,7 @@ prepare_environment coco demo export horovod mlflow mpi neighbors test ${EXTRAS:
 ./example/install_horovod.sh
 
 processes="$(nproc)" # asked first: nproc answers OMP_NUM_THREADS where that is set
+unset PYTHONDONTWRITEBYTECODE # pytest rewrites the tests' assertions once, not in every process
 # Each pytest process runs TensorFlow on one core, so that as many as there are cores do not fight.
 export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 # A crash ends the run: pytest-xdist may wait for ever after restarting a process.

@@ -1,6 +1,7 @@
 """The rules that the whole repository keeps: lint, format, sizes, arrows, shell scripts."""
 
 import ast
+import functools
 import re
 import runpy
 import subprocess
@@ -37,7 +38,12 @@ def run(*command: str | Path) -> None:
 
 def parsed(paths: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
     for path in paths:
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+        yield path, tree_of(path)
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -166,6 +172,7 @@ def test_imports_inside_functions_exist():
     assert missing == []
 
 
+@functools.cache
 def names_of(module: ast.Module) -> set[str]:
     """What can be imported from a module: what it defines, assigns or imports."""
     found = set()

@@ -1,6 +1,7 @@
 """Hostile images of every format: what decoding them allocates stays below what is estimated."""
 
 import io
+import os
 import resource
 import subprocess
 import sys
@@ -16,18 +17,22 @@ from data.common.images import ImageError, decode, to_jpeg, whole
 
 SIDE = 2048
 PEAK = """
-import sys
+import os, sys
 from data.common import images
-data = open(sys.argv[1], "rb").read()
-images.decode(open(sys.argv[2], "rb").read())
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
 
-before = peak()
-{"decode": images.decode, "whole": images.whole, "to_jpeg": images.to_jpeg}[sys.argv[3]](data)
-print(peak() - before)
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        data = open(name, "rb").read()
+        images.decode(open(name + ".small", "rb").read())
+        before = peak()
+        images.decode(data)
+        os.write(1, f"{name} {peak() - before}\\n".encode())
+        os._exit(0)
+    os.wait()
 """
 BOMBS = {
     "jpeg": ("JPEG", "RGB", {}),
@@ -66,16 +71,28 @@ def bomb(name: str, side: int = SIDE) -> bytes:
     return encoded.getvalue()
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_decode_allocates_no_more_than_its_header_tells(name: str, tmp_path: Path) -> None:
-    (tmp_path / "bomb").write_bytes(bomb(name))
-    (tmp_path / "small").write_bytes(bomb(name, 16))
-    cost = decode_cost(Image.open(tmp_path / "bomb"))
-    command = [sys.executable, "-c", PEAK, tmp_path / "bomb", tmp_path / "small", "decode"]
+@pytest.fixture(scope="module")
+def allocated(tmp_path_factory) -> tuple[Path, dict[str, int]]:
+    """A folder of bombs, and the bytes that decoding each takes, in a process of its own."""
+    folder = tmp_path_factory.mktemp("bombs")
+    for name in BOMBS:
+        (folder / name).write_bytes(bomb(name))
+        (folder / f"{name}.small").write_bytes(bomb(name, 16))
     root = Path(__file__).resolve().parents[3]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < cost + (4 << 20)
-    assert int(done.stdout) > cost / 4  # honest images are not refused for nothing
+    command = [sys.executable, "-c", PEAK, *BOMBS]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = (line.split() for line in done.stdout.splitlines())
+    return folder, {name: int(size) for name, size in lines}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_decode_allocates_no_more_than_its_header_tells(name: str, allocated) -> None:
+    folder, sizes = allocated
+    cost = decode_cost(Image.open(folder / name))
+    assert sizes[name] < cost + (8 << 20)  # of the interpreter and the allocator
+    assert sizes[name] > cost / 4  # honest images are not refused for nothing
 
 
 @pytest.mark.parametrize("name", ["progressive", "webp", "jpeg_2000"])

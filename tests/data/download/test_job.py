@@ -350,6 +350,7 @@ def test_parts_are_joined_to_what_one_run_gives(web, tmp_path, capsys, shards) -
         assert joined == one
 
 
+@pytest.mark.slow
 def test_mpi_ranks_give_what_one_process_gives(web, tmp_path) -> None:
     urls = [web.url(f"{MIXED[row % 10]}/{row}.jpg") for row in range(60)]
     url_list = write_list(tmp_path / "urls.txt", urls)

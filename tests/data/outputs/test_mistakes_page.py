@@ -80,7 +80,8 @@ def is_suspect(label):
 
 
 def shown(browser):
-    return [found.text for found in browser.find_elements("css selector", "#cards .name")]
+    names = "return [...document.querySelectorAll('#cards .name')].map((e) => e.innerText)"
+    return browser.execute_script(names)
 
 
 def visit(browser, address):

@@ -27,14 +27,20 @@ from models.checkpoints.checkpoint import CheckpointError
 from models.export import exporting
 from models.resnet import ResNet
 
-SIZE, CLASSES, DEPTH, WIDTH = 64, 6, 50, 8
+SIZE, CLASSES, WIDTH = 64, 6, 8
 NAMES = [f"class {c}" for c in range(CLASSES)]
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
 
 
+# Depth 14 has no block whose shortcut is its input as it is; 50 does.
+@pytest.fixture(scope="module", params=[14, pytest.param(50, marks=pytest.mark.slow)])
+def depth(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def weights() -> dict[str, np.ndarray]:
-    return numpy_network.random_weights(variable_shapes(DEPTH, CLASSES, WIDTH))
+def weights(depth) -> dict[str, np.ndarray]:
+    return numpy_network.random_weights(variable_shapes(depth, CLASSES, WIDTH))
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +76,16 @@ def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4
 
 
 @pytest.mark.slow
-def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images):
+def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images, depth):
     from models.export import onnx_file as export_onnx
 
     found = export_onnx.open_network(exported / "model.onnx")(images.astype(np.float32))
-    assert_near(found["features"], numpy_network.features(weights, images, DEPTH))
-    assert_near(found["logits"], numpy_network.logits(weights, images, DEPTH))
+    assert_near(found["features"], numpy_network.features(weights, images, depth))
+    assert_near(found["logits"], numpy_network.logits(weights, images, depth))
     assert found["scores"].sum() == pytest.approx(1)
 
 
-def test_the_saved_model_takes_images_and_gives_names(exported, weights, images):
+def test_the_saved_model_takes_images_and_gives_names(exported, weights, images, depth):
     """Bytes of a photograph in, the best classes out; NumPy does all of it again."""
     served = tf.saved_model.load(str(exported / "saved_model"))
     rotated = Image.open(PHOTO).transpose(Image.Transpose.ROTATE_90)
@@ -90,7 +96,7 @@ def test_the_saved_model_takes_images_and_gives_names(exported, weights, images)
     found = served.signatures["serving_default"](
         image_bytes=tf.constant([PHOTO.read_bytes(), turned.getvalue()])
     )
-    logits = numpy_network.logits(weights, images, DEPTH)[0]
+    logits = numpy_network.logits(weights, images, depth)[0]
     best = np.argsort(-logits)[:3]
     scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     for row, tolerance in ((0, 0.01), (1, 0.05)):  # two decoders; then a second JPEG encoding
@@ -144,19 +150,19 @@ def test_an_export_is_checked_with_the_files_as_they_are(prefix, tmp_path):
     assert done.returncode == 1 and "c.jpg: not an image" in done.stderr
 
 
-def test_the_saved_model_takes_tensors_of_any_size(exported, weights):
+def test_the_saved_model_takes_tensors_of_any_size(exported, weights, depth):
     served = tf.saved_model.load(str(exported / "saved_model"))
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 47, 65, 3)).astype(np.float32)
     found = served.signatures["tensors"](images=tf.constant(batch))
-    assert_near(found["features"], numpy_network.features(weights, batch, DEPTH))
-    assert_near(found["logits"], numpy_network.logits(weights, batch, DEPTH))
+    assert_near(found["features"], numpy_network.features(weights, batch, depth))
+    assert_near(found["logits"], numpy_network.logits(weights, batch, depth))
 
 
-def test_pytorch_names_and_layout(exported, weights):
+def test_pytorch_names_and_layout(exported, weights, depth):
     state = load_file(exported / "model.safetensors")
-    assert len(state) == len(weights) == 267
-    kernel = weights["stages_1_block_2/conv2_b2/conv2d/kernel"]
-    np.testing.assert_array_equal(state["stages.1.blocks.2.conv2.weight"][3, 5], kernel[:, :, 5, 3])
+    assert len(state) == len(weights) == {14: 87, 50: 267}[depth]
+    kernel = weights["stages_1_block_0/conv2_b2/conv2d/kernel"]
+    np.testing.assert_array_equal(state["stages.1.blocks.0.conv2.weight"][3, 5], kernel[:, :, 5, 3])
     pairs = {
         "norm.running_var": "global_pool/bn/batch_normalization/moving_variance",
         "stages.0.blocks.0.norm3.weight": "stages_0_block_0/conv3_b2_bn/batch_normalization/gamma",
@@ -173,7 +179,7 @@ def test_pytorch_names_and_layout(exported, weights):
 @pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="EXTRAS=pytorch ./tests/run.sh installs it"
 )
-def test_pytorch_gives_the_numbers_of_numpy(exported, weights, images, tmp_path):
+def test_pytorch_gives_the_numbers_of_numpy(exported, weights, images, depth, tmp_path):
     """As a user of the folder does it, who has neither TensorFlow nor this project."""
     np.save(tmp_path / "images.npy", images.astype(np.float32).transpose(0, 3, 1, 2).copy())
     program = """
@@ -183,19 +189,19 @@ network, images = load("model.safetensors"), torch.from_numpy(numpy.load(sys.arg
 with torch.no_grad():
     numpy.savez(sys.argv[2], features=network.features(images), logits=network(images))
 """
-    command = [sys.executable, "-c", program, tmp_path / "images.npy", tmp_path / "found.npz"]
+    command = [sys.executable, "-B", "-c", program, tmp_path / "images.npy", tmp_path / "found.npz"]
     subprocess.run(command, cwd=exported, check=True)
     found = np.load(tmp_path / "found.npz")
-    assert_near(found["features"], numpy_network.features(weights, images, DEPTH))
-    assert_near(found["logits"], numpy_network.logits(weights, images, DEPTH))
+    assert_near(found["features"], numpy_network.features(weights, images, depth))
+    assert_near(found["logits"], numpy_network.logits(weights, images, depth))
 
 
-def test_the_folder_is_complete_and_described(exported):
+def test_the_folder_is_complete_and_described(exported, depth):
     files = {path.name for path in exported.iterdir()}
     assert files == {"README.md", "classes.txt", "model.onnx", "model.safetensors",
                      "pytorch_network.py", "saved_model"}  # fmt: skip
     card = (exported / "README.md").read_text()
-    assert "ResNet-50 of Tencent ML-Images, 6 classes" in card
+    assert f"ResNet-{depth} of Tencent ML-Images, 6 classes" in card
     assert "`model.ckpt-7` (step 7)" in card
     assert f"images of {SIZE} x {SIZE} pixels" in card
     assert sha256(exported / "model.onnx") in card
@@ -283,9 +289,9 @@ def test_unfit_weight_files_are_one_error(tmp_path):
             weight_files.read(tmp_path / name)
 
 
-def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
+def test_the_report_lists_shapes_statistics_and_flags(prefix, weights, depth):
     lines = list(checkpoint_report.lines(prefix))
-    assert lines[1].startswith("ResNet-50, width 8, 6 classes, ")
+    assert lines[1].startswith(f"ResNet-{depth}, width 8, 6 classes, ")
     assert lines[1].endswith("parameters, step 7, with weights only")
     (line,) = (line for line in lines if line.startswith("logits/dense/bias "))
     bias = weights["logits/dense/bias"].astype(np.float64)
@@ -293,7 +299,10 @@ def test_the_report_lists_shapes_statistics_and_flags(prefix, weights):
     assert list(map(float, line.split()[3:])) == pytest.approx(
         [bias.mean(), bias.std(), bias.min(), bias.max()], rel=1e-3
     )
-    assert f"268 tensors, {sum(v.nbytes for v in weights.values()) / 1e6:.1f} MB" in lines
+    assert (
+        f"{len(weights) + 1} tensors, {sum(v.nbytes for v in weights.values()) / 1e6:.1f} MB"
+        in lines
+    )
     at = lines.index("flags:")
     assert lines[at + 1 : at + 3] == ["  image_size: 64", "  weight_decay: 0.0001"]
 

@@ -59,7 +59,10 @@ def test_photographs_give_the_features_of_an_independent_numpy_computation(
         np.testing.assert_array_equal(np.argsort(-ranked)[:5], np.argsort(-scores)[:5])
 
 
-@pytest.mark.parametrize(("depth", "output"), [(14, "stage1"), (14, "logits"), (50, "pooled")])
+@pytest.mark.parametrize(
+    ("depth", "output"),
+    [(14, "stage1"), (14, "logits"), pytest.param(50, "pooled", marks=pytest.mark.slow)],
+)
 def test_folding_changes_nothing(tmp_path, depth, output):
     save(tmp_path, depth)
     images = np.random.default_rng(1).uniform(-1, 1, (2, 1, 64, 64, 3)).astype(np.float32)
