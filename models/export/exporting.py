@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import runpy
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -171,10 +172,8 @@ def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
     """Logits [B, C] of images [B, H, W, 3], by the files in `folder` alone."""
     import torch
 
-    spec = importlib.util.spec_from_file_location(PYTORCH_LOADER.stem, folder / PYTORCH_LOADER.name)
-    loader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loader)
-    network = loader.load(str(folder / PYTORCH))
+    loader = runpy.run_path(str(folder / PYTORCH_LOADER.name))  # leaves no __pycache__ there
+    network = loader["load"](str(folder / PYTORCH))
     with torch.no_grad():
         return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
