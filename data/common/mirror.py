@@ -84,6 +84,8 @@ def refuse(flag: str, path: str) -> str:
 def pull(path: str | os.PathLike[str]) -> int:
     """Takes over what others have written at the URL of a file or folder; how many files it has.
 
+    Files that have changed here since they were the same are left alone.
+
     Raises:
         UserError: the URL cannot be read.
     """
@@ -91,7 +93,8 @@ def pull(path: str | os.PathLike[str]) -> int:
         return 0
     found = [file for file in storage.below(url_of(path)) if _is_safe(file)]
     for gone in _copy.recorded(path) - {_copy.path_of(file.url) for file in found}:
-        Path(gone).unlink(missing_ok=True)
+        if not _is_unsent(gone):
+            Path(gone).unlink(missing_ok=True)
         _copy.note(gone, None)
     _take(found)
     return len(found)
@@ -189,7 +192,6 @@ def _open_output(flag: str, path: str, probe: str, pulled: str) -> str:
         storage.write(probe, b"")
         storage.delete(probe)
         pull(local + pulled)
-    _log.info("%s: locks do not reach there, so nothing keeps a second job out", path)
     return local
 
 
@@ -213,7 +215,7 @@ def _take(files: Iterable[StoredFile]) -> None:
     def take(file: StoredFile) -> None:
         path = _copy.path_of(file.url)
         record = _copy.record(path)
-        if record and record.version and record.version == file.version:
+        if _is_unsent(path) or (record and record.version and record.version == file.version):
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if file.size <= _SMALL_BYTES and not path.endswith(_INDEX):
@@ -249,6 +251,10 @@ def _is_as_recorded(path: str | os.PathLike[str]) -> bool:
     """Whether a file is as it was when it was last the same here and at its URL."""
     record, here = _copy.record(path), os.stat(path)
     return record is not None and (here.st_size, here.st_mtime_ns) == record[:2]
+
+
+def _is_unsent(path: str | os.PathLike[str]) -> bool:
+    return os.path.exists(path) and not _is_as_recorded(path)
 
 
 def _each(action: Callable[[Item], None], items: Iterable[Item]) -> None:

@@ -1,7 +1,8 @@
 """Locks on output folders and files: checked to be writable, one job at a time.
 
 A lock is `flock` on a file in the output (a folder) or next to it (a file). The kernel releases it
-when the process ends, however it ends; the file's content says who holds it.
+when the process ends, however it ends; the file's content says who holds it. At a URL (mirror.py)
+the lock is in the working copy, so it keeps nobody out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from data.common import mirror
 from data.common.errors import UserError
 
 Result = TypeVar("Result")
@@ -73,6 +76,8 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
     if key in _held:
         yield
         return
+    if mirror.url_of(path):
+        _say_that_urls_have_none()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is claimed is to be written, not only locked.
@@ -90,6 +95,11 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(file)
+
+
+@functools.cache
+def _say_that_urls_have_none() -> None:
+    _log.info("locks do not reach URLs: nothing keeps a second job out of these outputs")
 
 
 def _open_locked(output: str, path: Path, until: float) -> int:

@@ -157,6 +157,8 @@ def _set_up_logging() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setLevel(standard_logging.CRITICAL + 1)  # ours writes instead
+    for library in ("aiobotocore", "botocore"):  # of s3://, where each process finds the server
+        standard_logging.getLogger(library).setLevel(standard_logging.WARNING)
     root = standard_logging.getLogger()
     if not any(isinstance(handler, LogHandler) for handler in root.handlers):
         root.addHandler(LogHandler())

@@ -1,5 +1,6 @@
 """Working copies of folders and files at URLs, here of fsspec's file system in memory."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data.common import command, mirror, storage
+from data.common import command, mirror, output_lock, storage
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.working_copy import WorkingCopy
@@ -150,6 +151,27 @@ def test_pull_takes_over_what_others_write_and_delete():
     assert mirror.pull(folder) == 2
     found = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert found == {"a": b"2", "c": b"3", "own": b"not there yet"}
+
+
+def test_pull_leaves_alone_what_is_not_sent_yet():
+    storage.write(f"{URL}/log", b"1")
+    folder = Path(mirror.open_folder("log_dir", URL))
+    (folder / "log").write_bytes(b"1, 2")
+    storage.write(f"{URL}/log", b"other")
+    mirror.pull(folder)
+    assert (folder / "log").read_bytes() == b"1, 2"
+    mirror.push(folder)
+    assert stored() == {"run/log": b"1, 2"}
+
+
+def test_it_is_said_once_that_locks_do_not_reach_there(caplog):
+    output_lock._say_that_urls_have_none.cache_clear()
+    folder = mirror.open_folder("model_dir", URL)
+    with caplog.at_level(logging.INFO):
+        output_lock.run(lambda: output_lock.claim_folders({"a": folder, "b": f"{folder}/best"}))
+    assert [record.message for record in caplog.records] == [
+        "locks do not reach URLs: nothing keeps a second job out of these outputs"
+    ]
 
 
 def test_names_that_lead_out_of_the_folder_are_left_out(temporary_folder):
