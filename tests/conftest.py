@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy_network
 import pytest
 
+from benchmarks.s3_server import S3Server
 from data import digits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +73,20 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
         return codes[0]
 
     return call
+
+
+@pytest.fixture
+def s3(tmp_path, monkeypatch) -> Iterator[S3Server]:
+    """An S3 server where s3:// leads to, of the folders in `tmp_path / "s3"`; `bucket` is there."""
+    import s3fs
+
+    (tmp_path / "s3" / "bucket").mkdir(parents=True)
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # who has read other variables
+        yield server
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

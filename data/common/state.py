@@ -20,7 +20,7 @@ from typing import Any
 
 import google_crc32c
 
-from data.common import mirror
+from data.common import mirror, storage
 from data.common.errors import UserError
 from data.common.files import atomic_write
 
@@ -59,10 +59,12 @@ def read_document(
     Raises:
         FileNotFoundError: there is none.
         StateError: it is damaged, of another format, or of a newer version.
+        UserError: it cannot be read from its URL.
     """
     mirror.fetch(path)
     try:
-        document = _parsed(Path(path).read_bytes())
+        at_url = storage.is_url(path)
+        document = _parsed(storage.read(os.fspath(path)) if at_url else Path(path).read_bytes())
         head = {key: document.pop(key) for key in _HEAD if key in document}
         if head:
             content = {**document, **{key: head[key] for key in _HEAD[:2] if key in head}}
@@ -75,7 +77,7 @@ def read_document(
         if problem := _problem(document, schema, ""):
             raise ValueError(problem)
         return document
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
     except OSError as error:
         raise StateError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None

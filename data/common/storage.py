@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from data.common.errors import UserError
@@ -21,12 +22,20 @@ Result = TypeVar("Result")
 
 RETRY_SECONDS = 120.0  # that a server may be away
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts
+_LOGGED_PAUSE = 1.0  # shorter ones are of failures that are no news among many requests
+_SILENT_SECONDS = 30  # of a connection, until it counts as failed
+_CONNECTIONS = 64  # of this process to a server at once
+_HEADS_AT_ONCE = 16  # for the sizes of files, where a listing does not tell
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE | re.ASCII)
 _INSTALL = 'pip install -e ".[cloud]"'
+_HTTP, _S3 = ("http", "https"), ("s3", "s3a")
 # Errors that another attempt meets again; by name where the library need not be installed.
-_FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _FINAL += (PermissionError, NotImplementedError, ValueError, TypeError, ImportError)
 _FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
+_AGAIN = (408, 425, 429)  # of the statuses 4xx of HTTP
+_DENIED, _BEYOND_END = (401, 403), 416
+_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "RequestTimeout"}  # S3's, with status 400
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +47,10 @@ class StoredFile(NamedTuple):
     version: str
 
 
+class MissingFileError(UserError, FileNotFoundError):
+    """There is no such file at the URL."""
+
+
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL, and not of the local file system."""
     return _URL.match(os.fspath(path)) is not None
@@ -46,10 +59,13 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 def find(pattern: str) -> list[StoredFile]:
     """The files in a folder, or those that a glob matches, or the one file; sorted by URL.
 
+    At `https://`, a URL that ends with a slash is a folder, if the server lists it, `?` begins a
+    query, and `*` and `[` are those of a glob.
+
     Raises:
         UserError: access is denied, the library is missing, or the server stays away.
     """
-    return _retried(pattern, lambda files, path: _find(files, path, _protocol(pattern)))
+    return _retried(pattern, lambda files, path: _find(files, path, pattern))
 
 
 def below(folder: str) -> list[StoredFile]:
@@ -57,7 +73,7 @@ def below(folder: str) -> list[StoredFile]:
 
     def walk(files: Any, path: str) -> list[StoredFile]:
         found = files.find(path, detail=True)
-        return [_stored(info, _protocol(folder)) for info in found.values()]
+        return [_stored(info, _beginning(folder, path)) for info in found.values()]
 
     return sorted(_retried(folder, walk))
 
@@ -66,10 +82,24 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
     """`size` bytes from `offset` on, fewer where the file ends; None: all that follow.
 
     Raises:
-        UserError: see `find`; or there is no such file.
+        MissingFileError: there is no such file.
+        UserError: see `find`; or the server cannot read a part of it.
     """
+    start = offset or None if size is None else offset
     end = None if size is None else offset + size
-    return _retried(url, lambda files, path: files.cat_file(path, start=offset, end=end))
+
+    def fetch(files: Any, path: str) -> bytes:
+        try:
+            return files.cat_file(path, start=start, end=end)
+        except Exception as error:
+            if _status(error) == _BEYOND_END:
+                return b""
+            raise
+
+    content = _retried(url, fetch)
+    if size is not None and len(content) > size:
+        raise UserError(f"{url}: the server has no ranges of bytes; copy the file to a local disk")
+    return content
 
 
 def write(url: str, content: bytes) -> None:
@@ -97,31 +127,42 @@ def delete(url: str) -> None:
     _retried(url, remove)
 
 
-def _find(files: Any, path: str, protocol: str) -> list[StoredFile]:
-    if any(character in path for character in "*?["):
+def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
+    protocol = pattern.partition("://")[0].lower()
+    if any(character in path for character in ("*[" if protocol in _HTTP else "*?[")):
         found = list(files.glob(path, detail=True).values())
+    elif protocol in _HTTP and path.endswith("/"):
+        found = files.ls(path, detail=True)
     else:
         try:
-            files.invalidate_cache(path)
-            found = files.ls(path, detail=True)
-        except NotADirectoryError:
             found = [files.info(path)]
-        except FileNotFoundError:
-            found = []
+        except FileNotFoundError as error:
+            if _actual(error) is not error:
+                raise
+            return []
+        if found[0]["type"] == "directory":
+            found = files.ls(path, detail=True)
     infos = [info for info in found if info["type"] == "file" and info["name"] != f"{path}/"]
-    sized = (info if info.get("size") is not None else files.info(info["name"]) for info in infos)
-    return sorted(_stored(info, protocol) for info in sized)
+    with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
+        sized = pool.map(
+            lambda info: info if info.get("size") is not None else files.info(info["name"]), infos
+        )
+        return sorted(_stored(info, _beginning(pattern, path)) for info in sized)
 
 
-def _stored(info: dict[str, Any], protocol: str) -> StoredFile:
-    name = info["name"] if is_url(info["name"]) else f"{protocol}://{info['name']}"
-    kinds = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "modified")
+def _stored(info: dict[str, Any], beginning: str) -> StoredFile:
+    kinds = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "Last-Modified")
+    kinds += ("modified", "modificationTime", "created")
+    if info["size"] is None:
+        raise UserError(f"{beginning}{info['name']}: the server does not say how long it is")
     version = next((str(info[kind]) for kind in kinds if info.get(kind)), "")
-    return StoredFile(name, int(info["size"]), version.strip('"'))
+    return StoredFile(beginning + info["name"], int(info["size"]), version.strip('"'))
 
 
-def _protocol(url: str) -> str:
-    return url.partition("://")[0]
+def _beginning(url: str, path: str) -> str:
+    """What goes before a path in a file system to make it a URL: protocol, and host perhaps."""
+    url, path = url.rstrip("/"), path.rstrip("/")
+    return url.removesuffix(path) if url.endswith(path) else f"{url.partition('://')[0]}://"
 
 
 def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
@@ -133,35 +174,76 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
             return action(*_file_system(url))
         except UserError:
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _actual(raised)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+            if isinstance(error, FileNotFoundError):
+                raise MissingFileError(f"{url}: no such file or bucket") from error
+            if _is_final(error):
                 raise UserError(f"{url}: {_remedy(error, reason)}") from error
             if time.monotonic() + pause > until:
                 raise UserError(f"{url}: {reason}, for {RETRY_SECONDS:g} s now") from error
-            _log.info("%s: %s; another attempt in %.1f s", url, reason, pause)
+            if pause > _LOGGED_PAUSE:
+                _log.warning("%s: %s; another attempt in %.0f s", url, reason, pause)
         time.sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def _actual(error: Exception) -> Exception:
+    """The error itself; but fsspec's file not found at https:// may have any cause."""
+    cause = error.__cause__
+    hides = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
+    hides = hides and not _response(error) and getattr(cause, "status", 0) != 404
+    return cause if hides else error
+
+
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+        return True
+    code = _response(error).get("Error", {}).get("Code")
+    status = _status(error)
+    return 400 <= status < 500 and status not in _AGAIN and code not in _DAMAGED_ON_THE_WAY
+
+
+def _response(error: Exception) -> dict[str, Any]:
+    """What S3 answered, where s3fs has made an error of its own from botocore's."""
+    response = getattr(error.__cause__, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _status(error: Exception) -> int:
+    """The status of HTTP that an error is of; 0: of none."""
+    s3 = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    known = (s3, getattr(error, "status", None), getattr(error, "code", None))
+    return next((int(status) for status in known if str(status).isdecimal()), 0)
+
+
 def _remedy(error: Exception, reason: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file or bucket"
-    if isinstance(error, PermissionError) or "Credentials" in reason:
+    if isinstance(error, PermissionError) or "Credentials" in reason or _status(error) in _DENIED:
         return f"access denied ({reason}); check the credentials and the permissions"
     return reason
 
 
 def _file_system(url: str) -> tuple[Any, str]:
+    protocol = url.partition("://")[0].lower()
+    options: dict[str, Any] = {}
     try:
         import fsspec
-    except ImportError:
-        raise UserError(f"{url}: URLs need fsspec: {_INSTALL}") from None
-    try:
+
+        if protocol in _HTTP:
+            import aiohttp
+
+            silence = aiohttp.ClientTimeout(None, None, _SILENT_SECONDS, _SILENT_SECONDS)
+            options = {"client_kwargs": {"timeout": silence}}
+        if protocol in _S3:  # the attempts are ours
+            once = {"total_max_attempts": 1}
+            options = {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
         # Listings are not cached: other processes write, too.
-        files, path = fsspec.url_to_fs(url, use_listings_cache=False)
+        files, path = fsspec.url_to_fs(url, use_listings_cache=False, **options)
     except ImportError as error:
-        raise UserError(f"{url}: {error}; for s3:// and gs://: {_INSTALL}") from None
-    except ValueError as error:
+        raise UserError(f"{url}: {error}; URLs need {_INSTALL}") from None
+    except (ValueError, OSError) as error:  # an unknown protocol; no Java for hdfs://
         raise UserError(f"{url}: {error}") from None
+    if protocol in _S3:
+        files.retries = 1
     return files, path

@@ -12,8 +12,9 @@ from data.common.image_memory import MAX_IMAGE_BYTES
 from data.common.images import JPEG_QUALITY, MAX_PIXELS
 from data.common.parallel import cores
 from data.common.processes import process_group
+from data.tfrecords import manifest
 from data.tfrecords.conversion import SHARD_SIZE, ImageOptions, Rows, convert
-from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardFolder, ShardReport, bad_by_kind
+from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardReport, bad_by_kind
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -86,7 +87,7 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Checks the shards of `--tfrecords`; the exit code."""
-    reports, problems = ShardFolder(args.tfrecords).verify(args.processes or cores())
+    reports, problems = manifest.verify(args.tfrecords, args.processes or cores())
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     rows, size = sum(r.rows for r in reports), sum(r.bytes for r in reports)

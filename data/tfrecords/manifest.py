@@ -11,13 +11,14 @@ import itertools
 import logging
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.common import state
+from data.common import state, storage
 from data.common.errors import UserError
 from data.common.files import atomic_write, clear_leftovers, sha256
 from data.common.finished import Reports
@@ -231,64 +232,93 @@ class ShardFolder:
         indices = {name + INDEX_SUFFIX for name in names}
         clear_leftovers(self.path, names | indices | {MANIFEST, BAD_IMAGES})
 
-    def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
-        """Compares the folder with the manifest; shards that the manifest lacks are problems, too.
-
-        Of every shard: size, SHA-256, each record's CRC, number of records, index; of all: labels.
-
-        Returns:
-            the reports of the manifest, and the problems, a line each.
-
-        Raises:
-            UserError: there is no manifest, or it is damaged.
-        """
-        shards, counts = self.manifest()
-        if not shards:
-            raise UserError(f"{self.path / MANIFEST} is missing: no whole conversion is here")
-        work = [(self.path, report) for report in shards.values()]
-        problems, found = [], Counter()
-        with Progress("verification", len(work), "shard") as progress:
-            for problem, labels in ordered_map(_check_shard, work, processes):
-                problems += [problem] if problem else []
-                found += labels
-                progress.update()
-        if not problems and counts is not None and found != counts:
-            problems.append(f"{self.path}: its records have other labels than {MANIFEST} says")
-        suffixes = {Path(name).suffix for name in shards}
-        problems += [
-            f"{path}: not in the manifest"
-            for path in sorted(self.path.iterdir())
-            if path.suffix in suffixes and path.name not in shards
-        ]
-        return list(shards.values()), problems
-
     def manifest(self) -> Manifest:
-        """The manifest of the last whole conversion; empty before there is one.
+        """See `read_manifest`."""
+        return read_manifest(self.path)
 
-        Raises:
-            StateError: it is damaged.
-        """
-        path = self.path / MANIFEST
-        try:
-            content = state.read_document(path, _FORM, _SCHEMA, _REMEDY, _VERSION)
-        except FileNotFoundError:
-            return Manifest({}, Counter())
-        texts = [entry.pop("label_counts", None) for entry in content["shards"]]
-        if "label_counts" in content:
-            texts = [content["label_counts"]]
-        shards = {entry["name"]: ShardReport(**entry) for entry in content["shards"]}
-        if len(shards) < len(content["shards"]):
-            raise state.damaged(path, "it names a shard twice", _REMEDY)
-        return Manifest(shards, None if None in texts else _sum_counts(texts))
+    def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
+        """See `verify`."""
+        return verify(self.path, processes)
 
     def _new_reports(self) -> Iterator[ShardReport]:
         return (ShardReport(**report) for report in self._reports.all().values())
 
 
-def _check_shard(work: tuple[Path, ShardReport]) -> tuple[str, Counter[int]]:
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest of the last whole conversion in a folder or at a URL; empty before there is one.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    path = os.path.join(folder, MANIFEST)
+    try:
+        content = state.read_document(path, _FORM, _SCHEMA, _REMEDY, _VERSION)
+    except FileNotFoundError:
+        return Manifest({}, Counter())
+    texts = [entry.pop("label_counts", None) for entry in content["shards"]]
+    if "label_counts" in content:
+        texts = [content["label_counts"]]
+    shards = {entry["name"]: ShardReport(**entry) for entry in content["shards"]}
+    if len(shards) < len(content["shards"]):
+        raise state.damaged(path, "it names a shard twice", _REMEDY)
+    return Manifest(shards, None if None in texts else _sum_counts(texts))
+
+
+def verify(folder: str | os.PathLike[str], processes: int) -> tuple[list[ShardReport], list[str]]:
+    """Compares a folder or URL with its manifest; shards that the manifest lacks are problems, too.
+
+    Of every shard: size, SHA-256, each record's CRC, number of records, index; of all: labels. Of a
+    URL, each process copies a shard to the temporary folder.
+
+    Returns:
+        the reports of the manifest, and the problems, a line each.
+
+    Raises:
+        UserError: there is no manifest, or it is damaged.
+    """
+    shards, counts = read_manifest(folder)
+    if not shards:
+        path = os.path.join(folder, MANIFEST)
+        raise UserError(f"{path} is missing: no whole conversion is here")
+    if storage.is_url(folder):
+        paths, check = [file.url for file in storage.find(os.fspath(folder))], _check_copy
+    else:
+        paths, check = [entry.path for entry in os.scandir(folder)], _check_shard
+    work = [(folder, report) for report in shards.values()]
+    problems, found = [], Counter()
+    with Progress("verification", len(work), "shard") as progress:
+        for problem, labels in ordered_map(check, work, processes):
+            problems += [problem] if problem else []
+            found += labels
+            progress.update()
+    if not problems and counts is not None and found != counts:
+        problems.append(f"{folder}: its records have other labels than {MANIFEST} says")
+    suffixes = {Path(name).suffix for name in shards}
+    problems += [
+        f"{path}: not in the manifest"
+        for path in sorted(paths)
+        if Path(path).suffix in suffixes and os.path.basename(path) not in shards
+    ]
+    return list(shards.values()), problems
+
+
+def _check_copy(work: tuple[str, ShardReport]) -> tuple[str, Counter[int]]:
+    """`_check_shard` of a shard at a URL."""
+    url, report = work[0].rstrip("/"), work[1]
+    with tempfile.TemporaryDirectory() as copies:
+        try:
+            for name in (report.name, report.name + INDEX_SUFFIX):
+                storage.download(f"{url}/{name}", os.path.join(copies, name))
+        except UserError as error:
+            return str(error), Counter()
+        problem, labels = _check_shard((copies, report))
+        return problem.replace(copies, url), labels
+
+
+def _check_shard(work: tuple[str | os.PathLike[str], ShardReport]) -> tuple[str, Counter[int]]:
     """What is wrong with a shard, "" for nothing, and the positive records of each class in it."""
     folder, report = work
-    path, labels = folder / report.name, Counter()
+    path, labels = Path(folder, report.name), Counter()
     try:
         if path.stat().st_size != report.bytes:
             size = path.stat().st_size
@@ -319,23 +349,27 @@ def _labels_in(path: Path) -> Iterator[list[int]]:
             raise RecordError(f"{path}: record {record}: {error}") from error
 
 
-def stored_label_counts(files: Sequence[str], rows: Sequence[int]) -> Counter[int] | None:
+def stored_label_counts(
+    files: Sequence[str], rows: Sequence[int], sizes: Sequence[int]
+) -> Counter[int] | None:
     """Positive records of each class in record files, from the manifests of their folders.
 
     Args:
+        files: paths or URLs.
         rows: records of each file.
+        sizes: of the files in bytes.
 
     Returns None where a manifest is absent, damaged, without counts, or of other files than these.
     """
     folders: dict[str, dict[str, tuple[int, int]]] = {}
-    for path, count in zip(files, rows, strict=True):
+    for path, count, size in zip(files, rows, sizes, strict=True):
         folder, name = os.path.split(path)
-        folders.setdefault(folder, {})[name] = (count, os.path.getsize(path))
+        folders.setdefault(folder, {})[name] = (count, size)
     total: Counter[int] = Counter()
     for folder, found in folders.items():
         try:
-            shards, counts = ShardFolder(folder).manifest()
-        except state.StateError as error:
+            shards, counts = read_manifest(folder)
+        except UserError as error:
             LOGGER.warning("labels are counted by reading all records: %s", error)
             return None
         if counts is None or found != {n: (r.rows, r.bytes) for n, r in shards.items()}:

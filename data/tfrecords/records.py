@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +20,20 @@ import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data.common import mirror
+from data.common import mirror, storage
+from data.common.block_cache import RangeReader
 from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
+from data.common.storage import StoredFile
 
 FRAMING_BYTES = 16
 INDEX_SUFFIX = ".idx"
 _LENGTH, _CRC, _HEADER = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<QI")
 _GZIP_MAGIC = b"\x1f\x8b"
+_STREAMED_BYTES = 8 << 20  # of a request, where a file at a URL is read in order
+
+ReadAt = Callable[[int, int], bytes]
+"""Offset and size of a part of a file -> its bytes, fewer where the file ends."""
 
 
 class RecordError(UserError):
@@ -116,52 +122,103 @@ def read_index(path: str | os.PathLike[str]) -> Index:
     stored = _stored_index(path)
     if stored is not None:
         return stored
-    index = _scan(path)
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        index = _scan(str(path), size, lambda at, count: os.pread(file.fileno(), count, at))
     if not index.problem:
         with contextlib.suppress(OSError):  # a read-only folder: the next start scans again
             _write_index(path, index)
     return index
 
 
+def read_index_at_url(file: StoredFile, ranges: RangeReader) -> Index:
+    """`read_index` of a file at a URL; the cache of `ranges` keeps what it finds.
+
+    An `.idx` counts if it agrees with the size of the file and the header of its last record.
+
+    Raises:
+        RecordError: see `read_index`.
+        UserError: see `storage.read`.
+    """
+
+    def made() -> bytes:
+        index = _index_at_url(file) or _scan(file.url, file.size, _streamed(file.url))
+        return b"%s\n%s" % (index.problem.encode(), index.sizes.astype("<i8").tobytes())
+
+    problem, _, sizes = ranges.kept(file, "index", made).partition(b"\n")
+    return _index(np.frombuffer(sizes, "<i8"), problem.decode())
+
+
+def _index_at_url(file: StoredFile) -> Index | None:
+    try:
+        text = storage.read(file.url + INDEX_SUFFIX)
+    except UserError:  # also where access to what is missing is denied
+        return None
+    index = _parsed_index(text, file.size)
+    if index is None or not len(index.sizes):
+        return index
+    header = storage.read(file.url, int(index.offsets[-1]), _HEADER.size)
+    try:
+        return index if _payload_bytes(header) + FRAMING_BYTES == index.sizes[-1] else None
+    except RecordError:
+        return None
+
+
+def _streamed(url: str) -> ReadAt:
+    """Reads small parts of a file in order, by requests for much at once."""
+    begin, held = 0, b""
+
+    def read(offset: int, size: int) -> bytes:
+        nonlocal begin, held
+        if not begin <= offset <= offset + size <= begin + len(held):
+            begin, held = offset, storage.read(url, offset, max(size, _STREAMED_BYTES))
+        return held[offset - begin : offset - begin + size]
+
+    return read
+
+
 def _stored_index(path: Path) -> Index | None:
     try:
         with open(_index_path(path), "rb") as file:
-            numbers = np.array(file.read().split(), np.int64)
+            text = file.read()
             fresh = os.fstat(file.fileno()).st_mtime_ns >= path.stat().st_mtime_ns
-    except (FileNotFoundError, PermissionError, ValueError, OverflowError):
+    except (FileNotFoundError, PermissionError):
         return None
-    if not fresh or numbers.size % 2:
+    return _parsed_index(text, path.stat().st_size) if fresh else None
+
+
+def _parsed_index(text: bytes, file_size: int) -> Index | None:
+    """What an `.idx` says; None if that is not of a file of this size."""
+    try:
+        numbers = np.array(text.split(), np.int64)
+    except (ValueError, OverflowError):
+        return None
+    if numbers.size % 2:
         return None
     index = _index(numbers[1::2])
     agrees = np.array_equal(index.offsets, numbers[0::2])
-    return index if agrees and index.sizes.sum() == path.stat().st_size else None
+    return index if agrees and index.sizes.sum() == file_size else None
 
 
-def _scan(path: Path) -> Index:
-    file_size = path.stat().st_size
+def _scan(path: str, file_size: int, read: ReadAt) -> Index:
     sizes: list[int] = []
     at, problem = 0, ""
-    with open(path, "rb", buffering=0) as file:
-        while at < file_size:
-            try:
-                size = _payload_bytes(os.pread(file.fileno(), _HEADER.size, at)) + FRAMING_BYTES
-                if at + size > file_size:
-                    raise RecordError("the file ends inside it")
-            except RecordError as error:
-                problem = f"{path}: record {len(sizes)} at byte {at}: {error}"
-                problem += f"; the last {file_size - at} bytes are left out"
-                break
-            sizes.append(size)
-            at += size
+    while at < file_size:
+        try:
+            size = _payload_bytes(read(at, _HEADER.size)) + FRAMING_BYTES
+            if at + size > file_size:
+                raise RecordError("the file ends inside it")
+        except RecordError as error:
+            problem = f"{path}: record {len(sizes)} at byte {at}: {error}"
+            problem += f"; the last {file_size - at} bytes are left out"
+            break
+        sizes.append(size)
+        at += size
     if problem and not sizes:
-        raise RecordError(f"{path}: not a TFRecord file{_compression_hint(path)}")
+        is_gzip = read(0, 2) == _GZIP_MAGIC
+        hint = "; it is compressed, unpack it with gzip -d first" if is_gzip else ""
+        raise RecordError(f"{path}: not a TFRecord file{hint}")
     return _index(sizes, problem)
-
-
-def _compression_hint(path: Path) -> str:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == _GZIP_MAGIC
-    return "; it is compressed, unpack it with gzip -d first" if compressed else ""
 
 
 def _payload_bytes(header: bytes) -> int:
