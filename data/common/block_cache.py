@@ -166,7 +166,7 @@ class RangeReader:
         def fetch() -> bytes:
             content = storage.read(file.url, offset, size)
             if len(content) < min(size, file.size - offset):
-                raise UserError(f"{file.url}: changed while it was being read; start again")
+                raise storage.changed(file.url)
             return content
 
         return self.kept(file, f"{offset} {size}", fetch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -183,6 +184,7 @@ def start_worker(target: Callable, *arguments: object) -> Worker:
 def _begin(ours: Connection, theirs: Connection, target: Callable, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ours.close()  # so that it ends when the parent's is closed
+    gc.freeze()  # the parent's connections to storage: to close them is to wait for its threads
     target(theirs, *arguments)
 
 

@@ -51,6 +51,11 @@ class MissingFileError(UserError, FileNotFoundError):
     """There is no such file at the URL."""
 
 
+def changed(url: str) -> UserError:
+    """The error for a file that is another than when it was found."""
+    return UserError(f"{url}: changed while it was being read; start again")
+
+
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL, and not of the local file system."""
     return _URL.match(os.fspath(path)) is not None
@@ -59,8 +64,8 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 def find(pattern: str) -> list[StoredFile]:
     """The files in a folder, or those that a glob matches, or the one file; sorted by URL.
 
-    At `https://`, a URL that ends with a slash is a folder, if the server lists it, `?` begins a
-    query, and `*` and `[` are those of a glob.
+    At `https://`, a URL that ends with a slash is a folder, if the server lists it, and `?` begins
+    a query.
 
     Raises:
         UserError: access is denied, the library is missing, or the server stays away.
@@ -129,7 +134,8 @@ def delete(url: str) -> None:
 
 def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
     protocol = pattern.partition("://")[0].lower()
-    if any(character in path for character in ("*[" if protocol in _HTTP else "*?[")):
+    globbed, magic = (path.partition("?")[0], "*[") if protocol in _HTTP else (path, "*?[")
+    if set(globbed) & set(magic):
         found = list(files.glob(path, detail=True).values())
     elif protocol in _HTTP and path.endswith("/"):
         found = files.ls(path, detail=True)
@@ -213,9 +219,10 @@ def _response(error: Exception) -> dict[str, Any]:
 
 def _status(error: Exception) -> int:
     """The status of HTTP that an error is of; 0: of none."""
-    s3 = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    known = (s3, getattr(error, "status", None), getattr(error, "code", None))
-    return next((int(status) for status in known if str(status).isdecimal()), 0)
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for name in ("status", "code"):  # of aiohttp's and of gcsfs' errors
+        status = status or getattr(error, name, 0)
+    return int(status) if str(status).isdecimal() else 0
 
 
 def _remedy(error: Exception, reason: str) -> str:

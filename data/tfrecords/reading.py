@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from data.common.block_cache import DEFAULT_GIB
 from data.common.storage import is_url
 
 AHEAD = 2  # blocks that are read ahead, per reader
@@ -29,6 +30,8 @@ class ReadOptions:
     block_mib: float = 2.0
     shuffle_blocks: int = 256
     readers: int = 8
+    cache_dir: str | None = None
+    cache_gib: float = DEFAULT_GIB
 
     def in_blocks(self, path: str) -> bool:
         """Whether records of this file are read in blocks."""

@@ -15,9 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from data.common import storage
+from data.common.block_cache import RangeReader
 from data.common.errors import UserError
 from data.common.files import files_at_once, matches
 from data.common.progress import Progress
+from data.common.storage import StoredFile
 from data.tfrecords import records
 from data.tfrecords.examples import Features, decode_example, decode_labels
 from data.tfrecords.manifest import stored_label_counts
@@ -25,6 +28,7 @@ from data.tfrecords.reading import AHEAD, DEFAULT_READING, Block, BlockReader, R
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
+SINGLES_KEPT = 2048  # records from URLs that are read by themselves, ahead
 OPEN_FILES = 256  # of a source at once, if the process limit allows
 INDEX_THREADS = 16  # for the indexes of files: most of the time is latency of a network drive
 READ_THREADS, READ_CHUNK = 8, 1024  # for all labels; records of a task
@@ -47,6 +51,8 @@ def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[s
     In a folder every file counts whatever its extension, except hidden files and `NOT_RECORDS`. For
     a folder without records, its subfolder `split` (train or val) is used, as released.
 
+    See `find_at_url` for URLs.
+
     Raises:
         UserError: no such folder, or no file.
     """
@@ -64,16 +70,32 @@ def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[s
     return found
 
 
+def find_at_url(url: str, split: str = "train") -> list[StoredFile]:
+    """`find_files` of a folder, a glob (see `storage.find`) or a file at a URL."""
+    for place in url, f"{url.rstrip('/')}/{split}/":
+        found = [file for file in storage.find(place) if _is_named_as_records(file.url)]
+        if found or glob.has_magic(url):
+            break
+    if not found:
+        raise UserError(f"{url}: no record files there; give a folder, a file or a glob")
+    return found
+
+
 def _may_hold_records(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and not name.endswith(NOT_RECORDS) and os.path.isfile(path)
+    return _is_named_as_records(path) and os.path.isfile(path)
+
+
+def _is_named_as_records(path: str) -> bool:
+    name = path.partition("?")[0] if storage.is_url(path) else path  # a signature follows
+    name = os.path.basename(name)
+    return not name.startswith(".") and not name.endswith(NOT_RECORDS)
 
 
 class RecordSource:
     """The records of files, numbered from 0 through the files in order.
 
     Args:
-        data_dir, split: see `find_files`.
+        data_dir, split: see `find_files` and `find_at_url`.
         class_num: classes that labels may name.
         max_bad_records: more unreadable records than these, or all of them, end the run.
         parse: features, class_num -> what `read` returns; None: a `Sample`. Raises RecordError for
@@ -81,14 +103,14 @@ class RecordSource:
         reading: how records are read.
 
     Attributes:
-        files: paths, in order.
+        files: paths or URLs, in order.
         counts: records of each file, int64 [files].
         total: number of records.
         block_records: how many records are read at once; 0: each by itself.
 
     Raises:
         UserError: no files, no records, a file that holds something else, or a first record
-            that training cannot use.
+            that training cannot use; see `storage.find`, too.
     """
 
     def __init__(
@@ -102,12 +124,15 @@ class RecordSource:
     ):
         self._parse = parse or _parse_sample
         self.reading = reading
-        self.files = find_files(data_dir, split)
+        self._ranges = RangeReader(reading.cache_dir, reading.cache_gib * 2**30)
+        at_url = storage.is_url(data_dir)
+        self._stored = {f.url: f for f in find_at_url(data_dir, split)} if at_url else {}
+        self.files = list(self._stored) or find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0
         self._rejected: set[int] = set()
         with ThreadPoolExecutor(INDEX_THREADS) as pool:
-            indexes = list(pool.map(_read_index, self.files))
+            indexes = list(pool.map(self._read_index, self.files))
         for path, index in zip(self.files, indexes, strict=True):
             if index.problem:
                 self._report(path, index.problem.removeprefix(f"{path}: "))
@@ -127,15 +152,25 @@ class RecordSource:
         with contextlib.suppress(RecordError):
             self.read(0)
 
+    def _read_index(self, path: str) -> records.Index:
+        try:
+            if path in self._stored:
+                return records.read_index_at_url(self._stored[path], self._ranges)
+            return records.read_index(path)
+        except RecordError as error:
+            raise UserError(f"{error}; move it away, or give a glob of the record files") from error
+
     def read_in_blocks(self, block_records: int, kept: int) -> None:
         """Has records be read in blocks of so many, of which those used last are kept."""
-        self.block_records = block_records
+        self.block_records = self._unit = block_records
         readers = self.reading.readers
         self._blocks = BlockReader(self._read_block, kept + (AHEAD + 1) * readers, readers)
 
     def read_singly(self) -> None:
-        """Has each record be read by itself."""
-        self.block_records, self._blocks = 0, None
+        """Has each record be read by itself; from a URL, by threads ahead of its use."""
+        self.block_records, self._unit, self._blocks = 0, 1, None
+        if self._stored:
+            self._blocks = BlockReader(self._read_block, SINGLES_KEPT, self.reading.readers)
 
     @property
     def records_ahead(self) -> int:
@@ -145,7 +180,7 @@ class RecordSource:
     def prefetch(self, records_ahead: Sequence[int] | np.ndarray) -> None:
         """Begins to read records that are used soon, which hides the latency of storage."""
         if self._blocks:
-            numbers = np.asarray(records_ahead) // self.block_records
+            numbers = np.asarray(records_ahead) // self._unit
             self._blocks.read_ahead(dict.fromkeys(numbers.tolist()))
             return
         for record in records_ahead:
@@ -189,14 +224,14 @@ class RecordSource:
         """A record with its framing; cut short where its file is."""
         if not self._blocks:
             return self._fetch(*self.place(record))
-        begin, content = self._blocks.block(record // self.block_records)[self._file_of(record)]
+        begin, content = self._blocks.block(record // self._unit)[self._file_of(record)]
         offset = int(self._offsets[record]) - begin
         return content[offset : offset + int(self._sizes[record])]
 
     def _read_block(self, number: int) -> Block:
         block: Block = {}
-        record = number * self.block_records
-        end = min(record + self.block_records, self.total)
+        record = number * self._unit
+        end = min(record + self._unit, self.total)
         while record < end:
             file = self._file_of(record)
             last = min(end, self._first[file + 1]) - 1
@@ -207,6 +242,8 @@ class RecordSource:
         return block
 
     def _fetch(self, path: str, offset: int, size: int) -> bytes:
+        if path in self._stored:
+            return self._ranges.read(self._stored[path], offset, size)
         file = self._open(path)
         return os.pread(file.fileno(), size, offset)
 
@@ -218,9 +255,16 @@ class RecordSource:
 
         Raises:
             RecordError: its bytes are damaged, or a label value is not finite.
-            UserError: it has no image, no label, or a label outside [0, class_num).
+            UserError: it has no image, no label, or a label outside [0, class_num); or its file at
+                a URL has changed.
         """
-        payload = records.payload_of(self._bytes_of(record), int(self._sizes[record]))
+        try:
+            payload = records.payload_of(self._bytes_of(record), int(self._sizes[record]))
+        except RecordError:
+            path = self.files[self._file_of(record)]
+            if self._stored and storage.find(path) != [self._stored[path]]:
+                raise storage.changed(path) from None
+            raise
         features = decode_example(payload)
         try:
             return self._parse(features, self._class_num)
@@ -237,7 +281,9 @@ class RecordSource:
         Raises:
             UserError: a label is outside [0, class_num).
         """
-        found = stored_label_counts(self.files, self.counts.tolist())
+        stored = [file.size for file in self._stored.values()]
+        sizes = stored or list(map(os.path.getsize, self.files))
+        found = stored_label_counts(self.files, self.counts.tolist(), sizes)
         if found is None:
             return count_classes(self.positives(), self._class_num)
         outside = [label for label in found if label >= self._class_num]
@@ -273,13 +319,6 @@ class RecordSource:
             except RecordError:
                 found.append(np.zeros(0, np.int32))
         return found
-
-
-def _read_index(path: str) -> records.Index:
-    try:
-        return records.read_index(path)
-    except RecordError as error:
-        raise UserError(f"{error}; move it away, or give a glob of the record files") from error
 
 
 def _open(path: str) -> BinaryIO:

@@ -72,12 +72,11 @@ def test_files_are_written_copied_and_deleted(bucket, tmp_path):
 def test_one_failure_in_three_changes_nothing(bucket):
     bucket.fail_every = 3
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda n: storage.read("s3://bucket/a/one.bin", n, 9), range(40))
-        assert list(parts) == [CONTENT[n : n + 9] for n in range(40)]
+        parts = pool.map(lambda n: storage.read("s3://bucket/a/one.bin", n, 9), range(16))
+        assert list(parts) == [CONTENT[n : n + 9] for n in range(16)]
     assert len(storage.find("s3://bucket/a")) == 3
-    for number in range(4):
-        storage.write("s3://bucket/new", b"%d" % number)
-        assert storage.read("s3://bucket/new") == b"%d" % number
+    storage.write("s3://bucket/new", b"content")
+    assert storage.read("s3://bucket/new") == b"content"
 
 
 def test_a_server_that_starts_anew_is_waited_for(bucket):
@@ -143,7 +142,7 @@ def test_a_server_that_stays_away_is_told_after_a_while(bucket, monkeypatch):
 def test_what_is_no_url_of_ours_is_told(monkeypatch):
     assert "nonsense://x: Protocol not known: nonsense" in refused("nonsense://x")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setattr("fsspec.registry._registry", {})
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     assert 'URLs need pip install -e ".[cloud]"' in refused("s3://bucket/a")
     assert storage.is_url("s3://a") and not storage.is_url("a/s3") and not storage.is_url("c:/a")
 

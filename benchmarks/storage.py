@@ -1,0 +1,184 @@
+"""Training input from an S3 server, from its cache, and from storage that is slow to begin a read.
+
+    python benchmarks/storage.py [--images 8192] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
+
+The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
+server (benchmarks/s3_server.py) is another process of this machine, so what it needs of the
+processor is missing here. Each contender reads a stretch of the first epoch in turn, with nothing
+kept of the round before but the cache; `of local` is its rate over that of the local disk, `first
+batch` the seconds until then, `CPU us` this process's time an image, which others disturb less. The
+last rows read records alone, without decoding, where each read takes 5 ms more, whatever its size.
+Bars: 0.9 of local from s3://, cold; blocks 10 times as fast as single records.
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
+import numpy as np
+
+from benchmarks import harness, photographs
+from benchmarks.conversion import convert
+from benchmarks.s3_server import environment
+from data.common.sharding import StepShard
+from data.input.augment import Augmentation
+from data.input.loader import SampleReader, StepPlan, load
+from data.input.pipeline import InputOptions, TrainingInput
+from data.input.sampler import shuffled
+from data.tfrecords.reading import ReadOptions
+from data.tfrecords.record_source import RecordSource
+
+CLASSES, BATCH, SIZE, DISTINCT = 1000, 32, 224, 512
+FAIL_EVERY, READ_SECONDS = 50, 0.005
+LOCAL, COLD, FAILING = "local disk", "s3, cold", f"s3, cold, 1 request in {FAIL_EVERY} fails"
+WARM, SINGLE, BLOCKS = "s3, warm cache", "5 ms a read: single records", "5 ms a read: blocks"
+
+
+class Stretch(NamedTuple):
+    """Seconds until the first batch, then seconds per image, and of processor time."""
+
+    first: float
+    image: float
+    cpu: float
+
+
+def read_stretch(data_dir: str, reading: ReadOptions, args: argparse.Namespace) -> Stretch:
+    """Batches of a new input, as training reads them."""
+    start = time.perf_counter()
+    options = InputOptions(data_dir, SIZE, BATCH, CLASSES, args.threads, reading=reading)
+    batches = TrainingInput(options, Augmentation()).batches()
+    return _timed(start, batches, args.images // BATCH)
+
+
+def _timed(start: float, batches: Iterator[Any], count: int) -> Stretch:
+    with contextlib.closing(batches):
+        next(batches)
+        first, images = time.perf_counter() - start, (count - 1) * BATCH
+        cost = harness.timed(lambda: [None for _ in itertools.islice(batches, count - 1)])
+        return Stretch(first, cost.seconds / images, cost.cpu / images)
+
+
+class SlowSource(RecordSource):
+    """Records of storage that takes a while to begin each read."""
+
+    def _fetch(self, path: str, offset: int, size: int) -> bytes:
+        time.sleep(READ_SECONDS)
+        return super()._fetch(path, offset, size)
+
+
+def slow_stretch(folder: Path, reading: ReadOptions, args: argparse.Namespace) -> Stretch:
+    """Records in the order of training, read from slow storage and not decoded."""
+    start = time.perf_counter()
+    source = SlowSource(folder, CLASSES, 0, reading=reading)
+    step_shard = StepShard(BATCH, first=0, count=1, total=1)
+    reader = SampleReader(source, shuffled(source, 1, (1500, 2048), step_shard).records)
+    indices = functools.partial(step_shard.sample_indices, 0)
+    plan = StepPlan(indices, BATCH, 1, lambda: np.empty(BATCH, object))
+    count = args.slow_images if reading.read_order == "records" else args.images
+    return _timed(start, load(reader, lambda *_: None, plan, args.threads), count // BATCH)
+
+
+@contextlib.contextmanager
+def server(folder: Path, args: argparse.Namespace, fail_every: int = 0) -> Iterator[str]:
+    """The URL of a server in a process of its own."""
+    flags = f"--latency={args.latency}", f"--bandwidth={args.bandwidth}"
+    command = harness.from_root("benchmarks/s3_server.py", folder, *flags)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, f"--fail_every={fail_every}"], **pipes)
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def contenders(folder: Path, good: str, failing: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Name -> what reads a stretch."""
+    records, cache = folder / "bucket", folder / "cache"
+    blocks = ReadOptions("blocks", args.block_mib, args.lanes)
+    cached = ReadOptions("blocks", args.block_mib, args.lanes, cache_dir=str(cache))
+
+    def from_s3(url: str, reading: ReadOptions) -> Callable[[], Stretch]:
+        def stretch() -> Stretch:
+            import s3fs
+
+            os.environ.update(environment(url))
+            s3fs.S3FileSystem.clear_instance_cache()  # which knows the other server
+            return read_stretch("s3://bucket/", reading, args)
+
+        return stretch
+
+    from_s3(good, cached)()  # fills the cache
+    return {
+        LOCAL: lambda: read_stretch(str(records), ReadOptions("records"), args),
+        COLD: from_s3(good, blocks),
+        FAILING: from_s3(failing, blocks),
+        WARM: from_s3(good, cached),
+        SINGLE: lambda: slow_stretch(records, ReadOptions("records"), args),
+        BLOCKS: lambda: slow_stretch(records, blocks, args),
+    }
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        distinct = photographs.jpegs(min(args.images, DISTINCT))
+        (shard,) = convert(
+            photographs.write(folder / "images", distinct, CLASSES), processes=2
+        ).glob("*.tfrecords")
+        (folder / "bucket").mkdir()
+        shards = args.images // len(distinct)
+        for number in range(shards):  # of the same images, which nothing here knows
+            for suffix in ("", ".idx"):
+                target = folder / "bucket" / f"{number:05}.tfrecords{suffix}"
+                shutil.copyfile(f"{shard}{suffix}", target)
+        servers = [stack.enter_context(server(folder, args, n)) for n in (0, FAIL_EVERY)]
+        image_mb = shard.stat().st_size / len(distinct) / 1e6
+        jobs = contenders(folder, *servers, args)
+        costs = harness.in_turn(jobs, args.rounds)
+    seconds = {name: [cost.image for cost in found] for name, found in costs.items()}
+    return [
+        {
+            "what": name,
+            "images/s": 1 / statistics.median(seconds[name]),
+            "MB/s": image_mb / statistics.median(seconds[name]),
+            "CPU us": 1e6 * statistics.median(cost.cpu for cost in found),
+            "first batch, s": statistics.median(cost.first for cost in found),
+            "of local": "" if name in (SINGLE, BLOCKS) else ratio(seconds, LOCAL, name),
+            "of single": ratio(seconds, SINGLE, name) if name == BLOCKS else "",
+        }
+        for name, found in costs.items()
+    ]
+
+
+def ratio(seconds: dict[str, list[float]], other: str, name: str) -> float:
+    """The rate of a contender over that of another."""
+    return harness.median_ratio(seconds[other], seconds[name])
+
+
+if __name__ == "__main__":
+    harness.main(
+        *(measure, __doc__),
+        images=(8192, 256),
+        slow_images=(2048, 96),
+        threads=(len(os.sched_getaffinity(0)), 2),
+        latency=(0.03, 0.03),
+        bandwidth=(200e6, 200e6),
+        block_mib=(1.0, 0.1),
+        lanes=(32, 32),
+        rounds=(5, 1),
+    )
