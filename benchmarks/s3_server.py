@@ -1,4 +1,4 @@
-"""An S3 server for tests and benchmarks: slow, limited and failing as told. It checks no signature.
+"""An S3 server for tests and benchmarks: slow, limited, failing on purpose. It checks no signature.
 
     python benchmarks/s3_server.py FOLDER [--latency 0.03] [--bandwidth 200e6] [--fail_every 50]
 
@@ -265,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(200, f"<html><body>{' '.join(links)}</body></html>", "text/html")
 
     def _error(self, status: int, code: str) -> None:
-        text = f"<Error><Code>{code}</Code><Message>{code}: as told</Message></Error>"
+        text = f"<Error><Code>{code}</Code><Message>{code}: on purpose</Message></Error>"
         self._text(status, text, "application/xml")
 
     def _text(self, status: int, text: str, kind: str) -> None:

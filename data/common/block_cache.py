@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 class BlockCache:
     """A folder of blocks; those used least recently go when there are more than `max_bytes`.
 
-    A folder that cannot be written, or a full disk, is a warning: reading goes on without.
+    A folder that cannot be written, or a full disk, is a warning: records are read without.
 
     Raises:
         UserError: the folder is a URL.
@@ -173,7 +173,7 @@ class RangeReader:
 
     def kept(self, file: StoredFile, what: str, make: Callable[[], bytes]) -> bytes:
         """What the cache has of a file under this name, or what `make` returns."""
-        # Of a file without a version nobody could tell that it has changed.
+        # Of a file without a version nobody knows whether it has changed.
         if self._cache is None or not file.version:
             return make()
         key = "\n".join((file.url, file.version, str(file.size), what))

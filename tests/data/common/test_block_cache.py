@@ -50,7 +50,7 @@ def _file(key):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "empty", "another", "link", "pipe"])
-def test_damage_is_noticed_and_mended(tmp_path, damage):
+def test_damage_is_noticed_and_replaced(tmp_path, damage):
     cache = BlockCache(tmp_path / "cache", MIB)
     cache.put("a", b"content")
     cache.put("b", b"other")

@@ -109,7 +109,7 @@ def refused(url, action=storage.find):
     return str(caught.value)
 
 
-def test_denied_access_is_told_at_once(bucket, monkeypatch, tmp_path):
+def test_denied_access_ends_at_once(bucket, monkeypatch, tmp_path):
     assert "s3://denied/a: access denied" in refused("s3://denied/a")
     assert "access denied" in refused("s3://denied/a", storage.read)
     http = f"{bucket.url}/denied/a"
@@ -117,7 +117,7 @@ def test_denied_access_is_told_at_once(bucket, monkeypatch, tmp_path):
     assert f"{http}: access denied" in refused(http)
 
 
-def test_missing_credentials_are_told_at_once(bucket, monkeypatch, tmp_path):
+def test_missing_credentials_end_at_once(bucket, monkeypatch, tmp_path):
     import s3fs
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -129,7 +129,7 @@ def test_missing_credentials_are_told_at_once(bucket, monkeypatch, tmp_path):
     assert "s3://bucket/a/one.bin: access denied" in text and "check the credentials" in text
 
 
-def test_a_server_that_stays_away_is_told_after_a_while(bucket, monkeypatch):
+def test_a_server_that_stays_away_is_an_error_after_a_while(bucket, monkeypatch):
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.4)
     bucket.stop()
     assert "s3://bucket/a: EndpointConnectionError: Could not connect" in refused("s3://bucket/a")
@@ -139,7 +139,7 @@ def test_a_server_that_stays_away_is_told_after_a_while(bucket, monkeypatch):
     assert "s3://bucket/a: OSError" in refused("s3://bucket/a")
 
 
-def test_what_is_no_url_of_ours_is_told(monkeypatch):
+def test_what_is_no_url_of_ours_is_an_error(monkeypatch):
     assert "nonsense://x: Protocol not known: nonsense" in refused("nonsense://x")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
@@ -158,7 +158,7 @@ def test_web_servers_have_folders_where_they_list_them(bucket):
     assert storage.find(f"{web}/a/none") == []
 
 
-def test_a_server_without_ranges_is_told(bucket, monkeypatch):
+def test_a_server_without_ranges_is_an_error(bucket, monkeypatch):
     monkeypatch.setattr("benchmarks.s3_server._RANGE", re.compile("none"))
     url = f"{bucket.url}/bucket/a/one.bin"
     assert "the server has no ranges of bytes" in refused(url, lambda url: storage.read(url, 0, 9))

@@ -111,7 +111,7 @@ def test_indexes_are_read_or_found_and_then_in_the_cache(folder, s3, tmp_path):
     assert not s3.requests
 
 
-def test_damaged_files_are_told_as_local_ones_are(folder, s3, caplog, tmp_path):
+def test_damaged_files_are_reported_as_local_ones_are(folder, s3, caplog, tmp_path):
     path = folder / "00002.tfrecords"
     offset = int(records.read_index(path).offsets[4])
     os.truncate(path, offset + 5)
@@ -142,7 +142,7 @@ def test_a_record_damaged_in_the_store_is_one_bad_record(folder):
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=["records", "blocks"])
-def test_a_file_that_changes_in_the_middle_is_told(folder, reading):
+def test_a_file_that_changes_in_the_middle_is_an_error(folder, reading):
     source = RecordSource(URL, CLASSES, 1, reading=reading)
     source.read(0)
     write(folder / "00002.tfrecords", range(21, 2, -1))
