@@ -133,13 +133,15 @@ def _adjust_colors(planes, scale, offset, saturation, hue):
     In HSV, saturation scales a pixel's range below its largest channel, at most down to 0, and hue
     moves where each channel lies in that range: no need to go to HSV and back.
     """
-    turn = SIX * hue
+    turn, size = SIX * hue, planes.shape[2]
     for y in range(planes.shape[0]):
-        red, green, blue = planes[y, 0], planes[y, 1], planes[y, 2]
-        for x in range(planes.shape[2]):
-            r = red[x] * scale[0] + offset[0]
-            g = green[x] * scale[1] + offset[1]
-            b = blue[x] * scale[2] + offset[2]
+        # One array: LLVM has to check at run time that three do not overlap, and then went through
+        # them pixel by pixel, ten times as slowly.
+        line, green, blue = planes[y].reshape(-1), size, 2 * size
+        for x in range(size):
+            r = line[x] * scale[0] + offset[0]
+            g = line[green + x] * scale[1] + offset[1]
+            b = line[blue + x] * scale[2] + offset[2]
             top = max(r, max(g, b))
             extent = top - min(r, min(g, b))
             inverse = ONE / max(extent, TINY)
@@ -147,9 +149,9 @@ def _adjust_colors(planes, scale, offset, saturation, hue):
             angle = (b - r) * inverse + TWO if g == top else angle
             angle = (g - b) * inverse if r == top else angle
             extent = max(min(extent * saturation, top), ZERO)
-            red[x] = top - extent * _shade(angle + turn)
-            green[x] = top - extent * _shade(angle + turn - TWO)
-            blue[x] = top - extent * _shade(angle + turn + TWO)
+            line[x] = top - extent * _shade(angle + turn)
+            line[green + x] = top - extent * _shade(angle + turn - TWO)
+            line[blue + x] = top - extent * _shade(angle + turn + TWO)
 
 
 @_compiled
