@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.common import mirror, storage
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.images import Jpeg
@@ -110,10 +111,13 @@ def classes_of_records(data_dir: str) -> dict[str, str | int]:
     Returns:
         The flags dictionary and class_num; {} without such a file.
     """
-    for folder in (Path(data_dir), Path(data_dir).parent):
-        path = folder / CLASS_NAMES
-        if path.is_file():
-            return {"dictionary": str(path), "class_num": len(read_class_names(path))}
+    folder = data_dir.rstrip("/")
+    for place in (folder, os.path.dirname(folder)):
+        path = os.path.join(place, CLASS_NAMES)
+        if storage.is_url(path) and storage.find(path):
+            path = mirror.open_input("data_dir", path)
+        if os.path.isfile(path):
+            return {"dictionary": path, "class_num": len(read_class_names(path))}
     return {}
 
 

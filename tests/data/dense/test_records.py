@@ -12,10 +12,12 @@ import pytest
 from dense_folders import bad_rows, coco_file, convert, mask, photo, save, voc_folder, write, xml
 
 from data import dense_records
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.images import Jpeg
 from data.dense.annotation import Annotation, read_class_names
 from data.dense.records import (
+    classes_of_records,
     decode_boxes,
     decode_dense,
     decode_mask,
@@ -109,6 +111,18 @@ def root(tmp_path):
 
 def content(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_names_of_classes_are_found_next_to_records_at_urls(s3):
+    write_class_names(s3.folder / "bucket" / "records", ["cat", "dog"])
+    try:
+        for url in ("s3://bucket/records/", "s3://bucket/records/train"):
+            found = classes_of_records(url)
+            assert found["class_num"] == 2
+            assert read_class_names(found["dictionary"]) == ["cat", "dog"]
+        assert classes_of_records("s3://bucket") == {}
+    finally:
+        mirror.close()
 
 
 def test_a_record_source_reads_them(tmp_path, root):
