@@ -1,10 +1,10 @@
 """Training input from an S3 server, from its cache, and from storage that is slow to begin a read.
 
-    python benchmarks/storage.py [--images 8192] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
+    python benchmarks/storage.py [--images 13312] [--stretch 4096] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
 
 The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
 server (benchmarks/s3_server.py) is another process of this machine, so what it needs of the
-processor is missing here. Each contender reads a stretch of the first epoch in turn, with nothing
+processor is missing here. Each contender reads a stretch of an epoch in turn, with nothing
 kept of the round before but the cache; `of local` is its rate over that of the local disk, `first
 batch` the seconds until then, `CPU us` this process's time an image, which others disturb less. The
 last rows read records alone, without decoding, where each read takes 5 ms more, whatever its size.
@@ -61,7 +61,7 @@ def read_stretch(data_dir: str, reading: ReadOptions, args: argparse.Namespace) 
     start = time.perf_counter()
     options = InputOptions(data_dir, SIZE, BATCH, CLASSES, args.threads, reading=reading)
     batches = TrainingInput(options, Augmentation()).batches()
-    return _timed(start, batches, args.images // BATCH)
+    return _timed(start, batches, args.stretch // BATCH)
 
 
 def _timed(start: float, batches: Iterator[Any], count: int) -> Stretch:
@@ -88,7 +88,7 @@ def slow_stretch(folder: Path, reading: ReadOptions, args: argparse.Namespace) -
     reader = SampleReader(source, shuffled(source, 1, (1500, 2048), step_shard).records)
     indices = functools.partial(step_shard.sample_indices, 0)
     plan = StepPlan(indices, BATCH, 1, lambda: np.empty(BATCH, object))
-    count = args.slow_images if reading.read_order == "records" else args.images
+    count = args.slow_stretch if reading.read_order == "records" else args.stretch
     return _timed(start, load(reader, lambda *_: None, plan, args.threads), count // BATCH)
 
 
@@ -173,12 +173,13 @@ def ratio(seconds: dict[str, list[float]], other: str, name: str) -> float:
 if __name__ == "__main__":
     harness.main(
         *(measure, __doc__),
-        images=(8192, 256),
-        slow_images=(2048, 96),
+        images=(13312, 256),  # of 40 kB: enough for whole blocks
+        stretch=(4096, 160),
+        slow_stretch=(1024, 96),
         threads=(len(os.sched_getaffinity(0)), 2),
         latency=(0.03, 0.03),
         bandwidth=(200e6, 200e6),
-        block_mib=(1.0, 0.1),
+        block_mib=(2.0, 0.1),
         lanes=(32, 32),
         rounds=(5, 1),
     )
