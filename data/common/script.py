@@ -26,7 +26,7 @@ _OPENED = {
     **dict.fromkeys(("fit_thresholds", "page"), mirror.open_file),
     **dict.fromkeys(("compare", "dictionary", "import_weights"), mirror.open_input),
     **dict.fromkeys(("pretrain_ckpt", "supported_classes", "threshold_file"), mirror.open_input),
-    **dict.fromkeys(("images_dir", "scratch_dir"), mirror.refuse),
+    **dict.fromkeys(("cache_dir", "images_dir", "scratch_dir"), mirror.refuse),
 }
 HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
 
