@@ -124,9 +124,10 @@ class RecordSource:
     ):
         self._parse = parse or _parse_sample
         self.reading = reading
-        self._ranges = RangeReader(reading.cache_dir, reading.cache_gib * 2**30)
-        at_url = storage.is_url(data_dir)
-        self._stored = {f.url: f for f in find_at_url(data_dir, split)} if at_url else {}
+        self._stored: dict[str, StoredFile] = {}
+        if storage.is_url(data_dir):
+            self._stored = {file.url: file for file in find_at_url(data_dir, split)}
+            self._ranges = RangeReader(reading.cache_dir, reading.cache_gib * 2**30)
         self.files = list(self._stored) or find_files(data_dir, split)
         self._class_num = class_num
         self._max_bad_records, self._problems = max_bad_records, 0

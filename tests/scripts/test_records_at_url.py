@@ -91,7 +91,7 @@ def test_three_epochs_have_every_record_once_each_through_a_kill_and_a_restart(s
     process = read_until(30)
     process.kill()
     process.wait()
-    assert 30 <= _lines(log) < 60
+    assert 30 <= _lines(log) < 120
     process = read_until(70)
     s3.stop()
     time.sleep(2)
