@@ -2,8 +2,8 @@
 
     python -m benchmarks [PART...] [--quick] [--folder out/benchmarks]
 
-Without parts: all, in about an hour on two cores. The JSON of each part goes to the folder, and the
-last table is made of what is there, so a part that was not run again stands as it was measured
+Without parts: all, within 90 minutes on two cores. The JSON of each part goes to the folder, and
+the last table is made of what is there, so a part that was not run again stands as it was measured
 last. Peers that are not installed are left out with a note; they are wanted for benchmarks only:
 pip install torch torchvision nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
 """
@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("the network alone", "from files", "limit: one convolution"),
     ),
     "conversion": ("conversion",),
+    "preparation": ("preparation",),
     "download": ("download",),
     "lists": ("lists",),
     "metrics": ("metrics",),

@@ -18,11 +18,12 @@ we check that each is a whole image.
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -73,6 +74,19 @@ def serve(body: bytes, port: Connection) -> None:
         await server.serve_forever()
 
     asyncio.run(run())
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """The server in a process of its own; its address."""
+    body = min(jpegs(16, quality=95), key=lambda jpeg: abs(len(jpeg) - BODY_BYTES))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    server = multiprocessing.Process(target=serve, args=(body, sender), daemon=True)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{receiver.recv()}"
+    finally:
+        server.terminate()
 
 
 def ours(urls: Path, output: Path, threads: int, resize: bool) -> list[Any]:
@@ -147,15 +161,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         for processes in (1, 2):
             name = f"img2dataset, {processes} process{'es' * (processes > 1)}"
             programs[name] = partial(img2dataset, args.img2dataset, processes)
-    body = min(jpegs(16, quality=95), key=lambda jpeg: abs(len(jpeg) - BODY_BYTES))
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    server = multiprocessing.Process(target=serve, args=(body, sender), daemon=True)
-    server.start()
-    url = f"http://127.0.0.1:{receiver.recv()}"
-    with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
-        table = [row for n in args.threads for row in rows(programs, Path(folder), url, n, args)]
-    server.terminate()
-    return table
+    with serving() as url, tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
+        return [row for n in args.threads for row in rows(programs, Path(folder), url, n, args)]
 
 
 if __name__ == "__main__":

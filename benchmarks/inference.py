@@ -1,6 +1,6 @@
 """Images per second of the inference scripts, from files of a megapixel to features on disk.
 
-    python benchmarks/inference.py [--precision float32] [--images 128] [--rounds 5]
+    python benchmarks/inference.py [--precision float32] [--images 96] [--rounds 5]
         [--contenders "the network alone" "from files"] [--json FILE]
 
 Next to it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
@@ -33,21 +33,29 @@ NETWORK, LIMIT = "the network alone", "limit: one convolution"
 Pass = Callable[[], Any]
 
 
-def make_checkpoint(folder: Path, args: argparse.Namespace) -> None:
-    """A network of random weights and statistics, as a checkpoint, for ONNX and for PyTorch."""
+def make_checkpoint(folder: Path, depth: int, class_num: int) -> dict[str, np.ndarray]:
+    """A checkpoint of random weights and statistics; its tensors by name."""
     from models.architecture import variable_shapes
-    from models.checkpoints import checkpoint, weight_files
+    from models.checkpoints import checkpoint
     from models.resnet import initial_value
 
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, shape in variable_shapes(args.depth, args.class_num).items():
+    for name, shape in variable_shapes(depth, class_num).items():
         tensors[name] = initial_value(name, shape, seed=0).numpy()
         if name.endswith(("beta", "moving_mean")):
             tensors[name] += rng.normal(0, 0.1, shape).astype(np.float32)
         elif name.endswith(("gamma", "moving_variance")):
             tensors[name] *= rng.uniform(0.8, 1.2, shape).astype(np.float32)
     checkpoint.save(folder / "model.ckpt-0", {**tensors, "global_step": 0}, {})
+    return tensors
+
+
+def write_peers(folder: Path, args: argparse.Namespace) -> None:
+    """The checkpoint, and the same network for ONNX Runtime and for PyTorch."""
+    from models.checkpoints import weight_files
+
+    tensors = make_checkpoint(folder, args.depth, args.class_num)
     with contextlib.suppress(ImportError):  # its contender will say so
         from models.calibration import Calibration
         from models.export import onnx_file
@@ -166,7 +174,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         (Path(folder) / "images").mkdir()
         for number, jpeg in enumerate(jpegs(args.images, tuple(args.photo_size))):
             (Path(folder) / "images" / f"{number:05d}.jpg").write_bytes(jpeg)
-        make_checkpoint(Path(folder), args)
+        write_peers(Path(folder), args)
         processes = {name: harness.Contender(make, name, args, folder) for name in args.contenders}
         ready = {
             name: lambda process=process: process.ask("pass")
@@ -200,7 +208,7 @@ if __name__ == "__main__":
         class_num=(11166, 20),
         batch=(32, 2),
         image_size=(224, 32),
-        images=(128, 4),
+        images=(96, 4),
         photo_size=([1184, 888], [300, 200]),
         contenders=(list(MAKERS), [NETWORK, "from files", "onnxruntime"]),
         rounds=(5, 1),

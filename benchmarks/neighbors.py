@@ -1,6 +1,6 @@
 """Near-duplicates among many feature vectors: time, memory, and how many planted ones are found.
 
-    python benchmarks/neighbors.py [--rows 1000000] [--size 2048] [--planted 10000] [--json FILE]
+    python benchmarks/neighbors.py [--rows 300000] [--size 2048] [--planted 3000] [--json FILE]
 
 Features are random and positive, as pooled ones are (their cosines are about 0.64), in a
 memory-mapped .npy file; planted rows are earlier ones with noise, at cosines of 0.96 to 0.999. What
@@ -66,8 +66,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     harness.main(
         *(measure, __doc__),
-        rows=(1_000_000, 2_000),
+        rows=(300_000, 2_000),
         size=(2_048, 256),
-        planted=(10_000, 50),
+        planted=(3_000, 50),
         folder=("", ""),
     )

@@ -202,6 +202,6 @@ if __name__ == "__main__":
             resnet_size=(101, 14),
             class_num=(11166, 20),
             image_size=(224, 32),
-            batch_size=(16, 2),
-            steps=(5, 1),
+            batch_size=(8, 2),
+            steps=(4, 1),
         )

@@ -54,6 +54,7 @@ PROMISED = {
     ],
     "inference": ["the network alone", "from files", "onnxruntime"],
     "conversion": ["20 images, 1 process"],
+    "preparation": ["conversion"] * 3 + ["download"] * 3,
     "download": ["ours", "ours"],
     "lists": ["ancestors", "statistics", "subset", "all", "features of a long list"],
     "metrics": ["200 images"],
