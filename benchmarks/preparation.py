@@ -6,9 +6,10 @@
 A process computes in one thread, and N of them have N cores, or share what there is. Whole commands
 are timed: start-up, the work, and putting the results together. N processes are started by `mpirun
 -np N`; or as N commands with `--part i/n`, which know nothing of each other, and one more that
-joins their parts. `times` is the rate next to that of one process, in the same round. What they
-write is compared byte for byte; a difference is an error. The download is from the server of
-benchmarks/download.py, which takes 100 ms for an answer. Evaluation needs Horovod.
+joins their parts. `times` is the rate next to that of one process, in the same round. `CPU s` is
+the processor time of all of them, which other programs disturb less. What they write is compared
+byte for byte; a difference is an error. The download is from the server of benchmarks/download.py,
+which takes 100 ms for an answer. Evaluation needs Horovod.
 """
 
 import argparse
@@ -59,9 +60,9 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one run of a job took, and the SHA-256 of its results."""
+    """What one run of a job took, of all its processes, and the SHA-256 of its results."""
 
-    seconds: float
+    cost: harness.Cost
     digest: str
 
 
@@ -120,8 +121,8 @@ def run(job: Job, folder: Path, processes: int, parts: bool) -> Run:
             list(pool.map(start, commands))
         start([*pinned, *command])
 
-    seconds = harness.timed(work).seconds
-    return Run(seconds, digest(output, job.results))
+    cost = harness.timed_with_children(work)
+    return Run(cost, digest(output, job.results))
 
 
 def digest(folder: Path, results: tuple[str, ...]) -> str:
@@ -143,8 +144,8 @@ def rows_of(name: str, job: Job, args: argparse.Namespace, folder: Path) -> list
     runs = harness.in_turn({way: partial(run, job, folder, *way) for way in ways}, args.rounds)
     if len({one.digest for ran in runs.values() for one in ran}) > 1:
         raise RuntimeError(f"{name}: the results differ: {runs}")
-    seconds = {way: [one.seconds for one in ran] for way, ran in runs.items()}
-    first = seconds[ways[0]]
+    seconds = {way: [one.cost.seconds for one in ran] for way, ran in runs.items()}
+    cpu = {way: [one.cost.cpu for one in ran] for way, ran in runs.items()}
     return [
         {
             "what": name,
@@ -152,7 +153,8 @@ def rows_of(name: str, job: Job, args: argparse.Namespace, folder: Path) -> list
             "by": "--part" if parts else "mpirun" if processes > 1 else "",
             "seconds": statistics.median(seconds[processes, parts]),
             "images/s": job.images / statistics.median(seconds[processes, parts]),
-            "times": harness.median_ratio(first, seconds[processes, parts]),
+            "times": harness.median_ratio(seconds[ways[0]], seconds[processes, parts]),
+            "CPU s": statistics.median(cpu[processes, parts]),
             "SHA-256": runs[processes, parts][0].digest[:12],
         }
         for processes, parts in ways
