@@ -7,6 +7,7 @@ and files (`AWS_ENDPOINT_URL`, `~/.aws/credentials`, `GOOGLE_APPLICATION_CREDENT
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -33,6 +34,7 @@ _HTTP, _S3 = ("http", "https"), ("s3", "s3a")
 _FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _FINAL += (PermissionError, NotImplementedError, ValueError, TypeError, ImportError)
 _FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk of this machine
 _AGAIN = (408, 425, 429)  # of the statuses 4xx of HTTP
 _DENIED, _BEYOND_END = (401, 403), 416
 _DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "RequestTimeout"}  # S3's, with status 400
@@ -198,13 +200,15 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
 def _actual(error: Exception) -> Exception:
     """The error itself; but fsspec's file not found at https:// may have any cause."""
     cause = error.__cause__
-    hides = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
-    hides = hides and not _response(error) and getattr(cause, "status", 0) != 404
-    return cause if hides else error
+    of_http = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    hides = isinstance(error, FileNotFoundError) and of_http
+    return cause if hides and getattr(cause, "status", 0) != 404 else error
 
 
 def _is_final(error: Exception) -> bool:
     if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+        return True
+    if getattr(error, "errno", None) in _FULL:
         return True
     code = _response(error).get("Error", {}).get("Code")
     status = _status(error)

@@ -175,6 +175,12 @@ def test_other_kinds_of_storage(place, tmp_path):
     assert storage.read(file.url, 3, 4) == CONTENT[3:7] and storage.find(f"{folder}/?") == [file]
     storage.delete(file.url)
     assert storage.below(folder) == []
+    assert f"{file.url}: no such file or bucket" in refused(file.url, storage.read)
+
+
+def test_a_full_disk_ends_a_download(bucket):
+    with pytest.raises(UserError, match=r"s3://bucket/a/one\.bin: OSError: .*No space left"):
+        storage.download("s3://bucket/a/one.bin", "/dev/full")
 
 
 @pytest.mark.slow
