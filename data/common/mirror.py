@@ -64,11 +64,13 @@ def open_input(flag: str, path: str) -> str:
         return path
     with _names(flag):
         local = _opened().path_of(path)
-        if not pull(local) or _OF_CHECKPOINT.search(local):
-            folder, _, name = path.rstrip("/").rpartition("/")
+        found = storage.find(path)
+        folder, _, name = path.rstrip("/").rpartition("/")
+        if (not found or _OF_CHECKPOINT.search(name)) and folder.partition("://")[2]:
             beginning = _OF_CHECKPOINT.sub("", name) + "."
-            found = storage.find(folder) if "/" in folder.partition("://")[2] else []
-            _take(file for file in found if Path(file.url).name.startswith(beginning))
+            others = storage.find(f"{folder}/")
+            found += [file for file in others if Path(file.url).name.startswith(beginning)]
+        _take(found)
         if os.path.isfile(local):
             fetch(local)
     return local
@@ -81,8 +83,8 @@ def refuse(flag: str, path: str) -> str:
     return path
 
 
-def pull(path: str | os.PathLike[str]) -> int:
-    """Takes over what others have written at the URL of a file or folder; how many files it has.
+def pull(path: str | os.PathLike[str]) -> None:
+    """Takes over what others have written at the URL of a file or folder.
 
     Files that have changed here since they were the same are left alone.
 
@@ -90,14 +92,13 @@ def pull(path: str | os.PathLike[str]) -> int:
         UserError: the URL cannot be read.
     """
     if not url_of(path):
-        return 0
+        return
     found = [file for file in storage.below(url_of(path)) if _is_safe(file)]
     for gone in _copy.recorded(path) - {_copy.path_of(file.url) for file in found}:
         if not _is_unsent(gone):
             Path(gone).unlink(missing_ok=True)
         _copy.note(gone, None)
     _take(found)
-    return len(found)
 
 
 def fetch(path: str | os.PathLike[str]) -> None:
@@ -176,11 +177,13 @@ def close() -> None:
         _copy = None
 
 
+atexit.register(close)  # where no script does
+
+
 def _opened() -> WorkingCopy:
     global _copy
     if _copy is None:
         _copy = WorkingCopy()
-        atexit.register(close)
     return _copy
 
 
@@ -212,8 +215,10 @@ def _is_safe(file: StoredFile) -> bool:
 
 
 def _take(files: Iterable[StoredFile]) -> None:
-    def take(file: StoredFile) -> None:
-        path = _copy.path_of(file.url)
+    wanted = {_copy.path_of(file.url): file for file in files if _is_safe(file)}
+
+    def take(path: str) -> None:
+        file = wanted[path]
         record = _copy.record(path)
         if _is_unsent(path) or (record and record.version and record.version == file.version):
             return
@@ -225,7 +230,7 @@ def _take(files: Iterable[StoredFile]) -> None:
             here = os.stat(path)
             _copy.note(path, Record(file.size, here.st_mtime_ns, file.version, True))
 
-    _each(take, filter(_is_safe, files))
+    _each(take, wanted)
 
 
 def _download(path: str, version: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.common import mirror
 from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
 from data.outputs.result_files import ResultFormat
@@ -143,6 +144,7 @@ def save_image(image: Image.Image, path: Path, **options: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, encoded.getvalue())
+        mirror.release(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -17,6 +17,7 @@ from digit_records import write_records
 from PIL import Image
 
 from data import digits, label_statistics, subset, tfrecord
+from data.common import mirror
 from models.architecture import variable_shapes
 from models.checkpoints import checkpoint
 
@@ -214,6 +215,21 @@ def test_lists_and_statistics_at_urls(bucket, digits_folder, capsys):
     label_statistics.main([*arguments, "--output", "s3://bucket/out", "--processes", "1"])
     assert (bucket / "out/images_per_class.csv").stat().st_size
     assert "s3://bucket/out/images_per_class.csv" in capsys.readouterr().out
+
+
+def test_inputs_at_a_web_server(s3, bucket, digits_folder):
+    (bucket / "run").mkdir()
+    (bucket / "names.txt").write_bytes(b"a\n" * 50_000)
+    for name in ("model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
+        (bucket / "run" / name).write_bytes(b"x" * 100_000)
+    local = mirror.open_input("dictionary", f"{s3.url}/bucket/names.txt")
+    assert Path(local).read_bytes() == b"a\n" * 50_000
+    folder = Path(mirror.open_input("model_dir", f"{s3.url}/bucket/run/"))
+    assert len(list(folder.iterdir())) == 2
+    prefix = Path(mirror.open_input("model_dir", f"{s3.url}/bucket/run/model.ckpt-7"))
+    mirror.fetch(f"{prefix}.index")
+    assert Path(f"{prefix}.index").read_bytes() == b"x" * 100_000
+    mirror.close()
 
 
 @pytest.mark.parametrize(

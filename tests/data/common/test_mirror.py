@@ -148,7 +148,7 @@ def test_pull_takes_over_what_others_write_and_delete():
     MemoryFileSystem.store.pop("/bucket/run/b")
     storage.write(f"{URL}/a", b"2")
     storage.write(f"{URL}/in/c", b"3")
-    assert mirror.pull(folder) == 2
+    mirror.pull(folder)
     found = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert found == {"a": b"2", "c": b"3", "own": b"not there yet"}
 
@@ -209,12 +209,13 @@ def test_an_output_that_cannot_be_written_is_a_mistake_at_the_start(monkeypatch)
         mirror.open_folder("log_dir", URL)
 
 
-def test_of_a_checkpoint_all_files_are_here_and_no_others():
+@pytest.mark.parametrize("folder", [URL, "memory://bucket"])
+def test_of_a_checkpoint_all_files_are_here_and_no_others(folder):
     for name in ("7.index", "7.json", "7.data-00000-of-00001", "70.index"):
-        storage.write(f"{URL}/model.ckpt-{name}", LARGE if "data" in name else b"x")
+        storage.write(f"{folder}/model.ckpt-{name}", LARGE if "data" in name else b"x")
     expected = {f"model.ckpt-7{end}" for end in (".index", ".json", ".data-00000-of-00001")}
     for given in ("model.ckpt-7", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
-        local = Path(mirror.open_input("pretrain_ckpt", f"{URL}/{given}"))
+        local = Path(mirror.open_input("pretrain_ckpt", f"{folder}/{given}"))
         assert local.name == given
         assert {path.name for path in local.parent.iterdir()} == expected
         mirror.close()
