@@ -6,7 +6,10 @@ The records hold distinct 500 x 375 JPEGs cut out of real photographs. Contender
 in turn. `CPU us` is processor time an image, which other processes on the machine disturb less. The
 plain pipeline is what the released system did, in TensorFlow 2: TFRecordDataset, `tf.image`
 operations, a shuffled buffer. NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) take
-part where they are installed; `ours, times` is full augmentation's rate over the row's. The bars:
+part where they are installed; `ours, times` is full augmentation's rate over the row's. The last
+rows bound the time under Python's lock, which bounds what a process feeds whatever its cores: that
+of the calling thread for images of 8 x 8 pixels in records of usual size, the least of many calls;
+a part of it is TensorFlow's, without the lock. The bars:
 full augmentation at least 0.6 of the decode rate, and 1.5 times DALI's. For the growth with cores,
 start it on fewer of them: `taskset --cpu-list 0 python benchmarks/input.py`.
 """
@@ -14,12 +17,14 @@ start it on fewer of them: `taskset --cpu-list 0 python benchmarks/input.py`.
 import argparse
 import dataclasses
 import importlib.util
+import io
 import itertools
 import math
 import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +32,19 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
+import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from benchmarks import harness, input_peers, photographs
 from benchmarks.conversion import convert
+from data.input import augment
 from data.input.augment import Augmentation
+from data.input.loader import SampleReader
 from data.input.pipeline import InputOptions, TrainingInput
+from data.tfrecords.examples import encode_example
 from data.tfrecords.record_source import RecordSource
+from data.tfrecords.records import RecordWriter
 
 CLASSES, BATCH, SIZE, SHUFFLED = 1000, 32, 224, 2048
 DECODED, FULL = "JPEG decoded", "ours: full augmentation"
@@ -178,11 +189,45 @@ def rows(
     ]
 
 
+def under_lock(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Rows: microseconds an image of the threads that read records and that make images."""
+    data, group = io.BytesIO(), 32
+    Image.new("RGB", (8, 8)).save(data, "JPEG")
+    image = data.getvalue().ljust(size, b"\0")
+    with RecordWriter(folder / "tiny.tfrecords") as writer:
+        for _ in range(group):
+            labels = list(range(9)), [1.0] * 9
+            writer.write(encode_example("sparse", image, "tiny.jpg", 8, 8, *labels))
+    source = RecordSource(folder / "tiny.tfrecords", CLASSES, 0)
+    reader = SampleReader(source, lambda start, count: np.arange(start, start + count))
+    seeds = np.stack([np.zeros(group, np.int64), np.arange(group)], axis=1)
+    images = np.empty((group, 8, 8, 3), np.float32)
+    jobs = {
+        "Python: reads a record": lambda: reader.read_all(range(group)),
+        f"Python: makes an image, {group} a call": lambda: augment.make_images(
+            [image] * group, seeds, Augmentation(), images
+        ),
+    }
+    return [{"what": name, "CPU us": 1e6 * _least(job) / group} for name, job in jobs.items()]
+
+
+def _least(job: Callable[[], Any], calls: int = 200) -> float:
+    """Processor time of this thread for the cheapest of the calls, in seconds."""
+
+    def cost() -> float:
+        start = time.thread_time()
+        job()
+        return time.thread_time() - start
+
+    return min(cost() for _ in range(calls))
+
+
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         images = photographs.jpegs(args.images)
         convert(photographs.write(Path(name) / "images", images, CLASSES), processes=2)
-        return [row for area in args.areas for row in rows(images, Path(name), area, args)]
+        found = [row for area in args.areas for row in rows(images, Path(name), area, args)]
+        return found + under_lock(Path(name), len(images[0]))
 
 
 if __name__ == "__main__":

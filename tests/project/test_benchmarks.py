@@ -35,6 +35,8 @@ PROMISED = {
         "ours: crop, resize, flip",
         "ours: full augmentation",
         "plain tf.image",
+        "Python: reads a record",
+        "Python: makes an image, 32 a call",
     ],
     "mixing": [
         "single records",
