@@ -8,7 +8,7 @@ GradientTape loop: a somewhat smaller network (it pools after the stem), so its 
 is computed from its own operations; once with oneDNN on, as ours, and once as TensorFlow is
 installed. PyTorch is the same network as ours, channels last. Each has a process of its own; ours
 and as many of the others as memory holds (`--together`) do a step in turn; after each step the
-process measures the convolution peak. Bars (float32, batch 32): 0.80 of the peak, 1.25 x Keras,
+process measures the convolution peak. Bars (float32, batch 32): 0.85 of the peak, not behind Keras,
 1.1 x PyTorch, memory at most 1.1 x PyTorch's.
 """
 
