@@ -78,6 +78,7 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
         return
     if mirror.url_of(path):
         _say_that_urls_have_none()
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is claimed is to be written, not only locked.
@@ -94,6 +95,8 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
         _held.discard(key)
         with contextlib.suppress(OSError):
             path.unlink()
+            if is_new:
+                path.parent.rmdir()  # if it is empty: a job that failed leaves no folder behind
         os.close(file)
 
 
@@ -104,6 +107,7 @@ def _say_that_urls_have_none() -> None:
 
 def _open_locked(output: str, path: Path, until: float) -> int:
     while True:
+        path.parent.mkdir(exist_ok=True)  # its last holder may have removed it
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

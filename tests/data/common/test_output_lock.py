@@ -68,7 +68,7 @@ def test_a_killed_process_holds_nothing(tmp_path, holder) -> None:
     holder.kill()
     holder.wait()
     claim(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert list(tmp_path.iterdir()) == []  # not even `log`, which it made and left empty
 
 
 def test_a_job_waits_for_one_that_is_ending(tmp_path, holder) -> None:
@@ -90,6 +90,22 @@ def test_a_file_in_the_way_is_found_at_the_start(tmp_path, name) -> None:
 def test_a_folder_that_refuses_files_is_found_at_the_start(tmp_path) -> None:
     with pytest.raises(UserError, match=r"--model_dir=/proc/here cannot be written"):
         claim(Path("/proc/here"))
+
+
+def test_a_job_that_fails_leaves_no_empty_folder(tmp_path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+
+    def fail(write: bool) -> None:
+        output_lock.claim_folders({"log_dir": tmp_path / "new", "model_dir": kept})
+        if write:
+            (tmp_path / "new" / "file").touch()
+        raise UserError("no")
+
+    for write in (False, True):
+        with pytest.raises(UserError, match="no"):
+            output_lock.run(lambda write=write: fail(write))
+        assert (tmp_path / "new").exists() == write and kept.exists()
 
 
 def test_without_locks_a_job_goes_on_with_a_warning(tmp_path, monkeypatch, caplog) -> None:
