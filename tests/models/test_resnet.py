@@ -149,6 +149,7 @@ def test_moving_statistics_are_numpys():
         np.testing.assert_allclose(after[f"{base}/moving_variance"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_inference_and_frozen_training_leave_the_statistics_alone():
     network, frozen = thin(), thin(freeze_batch_norm=True)
     before = values(network)

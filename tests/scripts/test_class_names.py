@@ -71,6 +71,7 @@ def test_a_dictionary_that_does_not_fit_ends_training_at_its_start(
     assert "names 14 classes, the network has 11 (--class_num): give the" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_imported_weights_take_names_along(call_script, thin_checkpoint, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("".join(f"{c}\tname of {c}\n" for c in range(11)))
     (tmp_path / "few.txt").write_text("0\tname\n")

@@ -155,6 +155,7 @@ def test_every_checkpoint_of_a_folder_as_a_curve(data):
     assert "Checkpoints" in (data / "curve/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_single_label_report_with_ten_crops(data):
     results = run(data, "single", "single.txt", label_mode="single", ten_crop=True, image_size=28)
     metrics = results["evaluations"][0]["metrics"]
@@ -230,6 +231,7 @@ def test_unreadable_images_have_their_row(data):
     assert not rows[2]["problem"]
 
 
+@pytest.mark.slow
 def test_prediction_files_that_are_not_asked_for_are_not_there(data, monkeypatch):
     run(data, "formats", "list.txt", predictions="csv")
     assert not (data / "formats/predictions.parquet").exists()
@@ -249,6 +251,7 @@ def test_a_worker_whose_file_is_elsewhere_is_missed(tmp_path):
         list(log.read())
 
 
+@pytest.mark.slow
 def test_thresholds_fitted_on_one_split_apply_to_another(data):
     before = run(data, "fit", "list.txt", fit_thresholds=str(data / "thresholds.tsv"))
     after = run(data, "apply", "list.txt", threshold_file=str(data / "thresholds.tsv"))
@@ -262,6 +265,7 @@ def test_means_over_a_frozen_list_of_classes(data):
     assert results["evaluations"][0]["metrics"]["supported_classes"] <= 2
 
 
+@pytest.mark.slow
 def test_records_and_lists_give_the_same_numbers(data):
     (data / "records").mkdir()
     with RecordWriter(data / "records/0.tfrecord") as writer:
@@ -311,6 +315,7 @@ def test_two_horovod_workers_give_the_same_numbers(data, tmp_path):
     assert "<img" in shown[0] and shown[0] == shown[1]
 
 
+@pytest.mark.slow
 def test_missing_files_are_counted_and_end_the_run_beyond_the_limit(data):
     lines = (data / "list.txt").read_text().splitlines()
     lines[3:5] = ["gone_1.jpg\t3:1", "gone_2.jpg\t4:1"]

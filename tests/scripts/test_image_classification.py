@@ -200,6 +200,7 @@ def test_the_page_shows_images_with_their_labels(
     assert "class " in page
 
 
+@pytest.mark.slow
 def test_heat_maps_are_next_to_the_images(call_script, thin_checkpoint, photos, tmp_path):
     arguments = [photos, f"--model_dir={thin_checkpoint}", "--page_images=3", "--explain=2"]
     call_script("image_classification.py", *arguments, "--ten_crop", "--page=page.html")

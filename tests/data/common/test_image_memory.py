@@ -87,6 +87,7 @@ def allocated(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     return folder, {name: int(size) for name, size in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_decode_allocates_no_more_than_its_header_tells(name: str, allocated) -> None:
     folder, sizes = allocated

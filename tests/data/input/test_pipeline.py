@@ -141,6 +141,7 @@ def test_an_image_does_not_depend_on_the_number_of_workers(folder, reading):
     assert len(np.unique(alone.reshape(8, -1), axis=0)) == 8
 
 
+@pytest.mark.slow
 def test_the_seed_changes_order_and_augmentation(folder):
     assert numbers(train(folder, 2)) != numbers(train(folder, 2, random_seed=7))
 

@@ -60,6 +60,7 @@ def test_posterize_leaves_six_bits(image) -> None:
     assert len(values) <= 2**6 and values.max() <= 1.0
 
 
+@pytest.mark.slow
 def test_every_operation_keeps_shape_and_range(image) -> None:
     tensor = tf.constant(image / 255.0, tf.float32)
     run = tf.function(lambda seed: randaugment.rand_augment(tensor, seed))

@@ -107,6 +107,7 @@ TESTS = {
 }
 
 
+@pytest.mark.slow
 def test_filters_show_exactly_the_right_images(page, open_page):
     browser = open_page(page)
     whole = expected(TESTS["any"])

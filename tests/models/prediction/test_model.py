@@ -26,6 +26,7 @@ def files(tmp_path_factory) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_script(model, files, thin_checkpoint, run_script, tmp_path):
     script = "image_classification.py"
     flags = f"--model_dir={thin_checkpoint}", "--label_mode=multi", "--top_k_pred=3"

@@ -70,6 +70,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_resumed(tmp_path) -> None:
         train(trainer_of(), tmp_path, 2)
 
 
+@pytest.mark.slow
 def test_the_step_that_is_tried_ahead_leaves_nothing(tmp_path) -> None:
     trainer = trainer_of(average=0.9)
     trainer.step([batch(0)], 0.05)
