@@ -174,6 +174,7 @@ def test_a_dictionary_of_names_alone_is_a_flat_tree(folder, open_page):
     assert shown(browser, "nav li a")[:2] == ["blue", "y"]
 
 
+@pytest.mark.slow
 def test_many_classes_and_rows_are_searched_at_once(folder, open_page):
     """3,000 classes below one; the page draws 300 of them, and any one that is asked for."""
     lines = [f"{c}\tn{c}\t{-1 if c == 0 else 0}\tclass {c:04d}\n" for c in range(3000)]

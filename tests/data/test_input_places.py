@@ -53,6 +53,7 @@ def test_names_in_a_list_may_be_relative_to_a_folder(
     assert "images/2.png" in text or '"unreadable_images": 0' in text
 
 
+@pytest.mark.slow
 def test_the_label_mode_is_that_of_the_loss_a_checkpoint_was_trained_with(
     call_script, thin_checkpoint, listed, tmp_path
 ):

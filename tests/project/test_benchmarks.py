@@ -76,7 +76,7 @@ PROMISED = {
     "scaling": ["1 worker", "2 workers, not communicating", "2 workers, 4 groups"],
     "scaling_model": [f"{gpus} GPUs" for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)],
 }
-QUICK = ("conversion", "mixing", "scaling_model")
+QUICK = ("mixing", "scaling_model")
 
 
 def test_every_benchmark_has_a_part_and_promises_rows():
@@ -152,6 +152,7 @@ def _fails():
     import nothing_of_that_name  # noqa: F401
 
 
+@pytest.mark.slow
 def test_a_contender_has_its_own_environment_and_tells_why_it_fails(monkeypatch):
     monkeypatch.setenv("KEPT", "here")
     for environment, expected in ({}, "here"), ({"KEPT": "x"}, "x"), ({"KEPT": None}, None):

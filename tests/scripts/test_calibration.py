@@ -130,8 +130,9 @@ def test_the_card_of_raw_scores_says_that_a_half_is_not_even(call_script, prefix
     [
         (None, 12.0),  # a released checkpoint
         (FLAGS | {"positive_weight": 5.0}, 5.0),
-        (FLAGS | {"loss": "bce", "positive_weight": 3.0}, 3.0),
-        (FLAGS | {"loss": "asymmetric"}, 1.0),  # which has no positive_weight
+        pytest.param(FLAGS | {"loss": "bce", "positive_weight": 3.0}, 3.0, marks=pytest.mark.slow),
+        # which has no positive_weight
+        pytest.param(FLAGS | {"loss": "asymmetric"}, 1.0, marks=pytest.mark.slow),
     ],
 )
 def test_corrected_scores_take_the_weight_of_the_checkpoints_loss_back(
@@ -174,6 +175,7 @@ def test_mistakes_end_in_one_line(
     assert "calibration" not in checkpoint.read(prefix).meta()
 
 
+@pytest.mark.slow
 def test_a_fit_of_other_weights_or_scores_is_not_used(
     call_script, prefix, images, tmp_path, capsys
 ):

@@ -141,6 +141,7 @@ def test_multi_label_report(data, capsys):
     assert {shown[0] for shown in json.loads(content[1])["images"]} == found != set()
 
 
+@pytest.mark.slow
 def test_a_python_program_gets_the_same_numbers(data):
     loaded = inference.load(str(data / "run"), inference.NetworkOptions())
     images = EvaluationImages([str(data / "list.txt")], "", CLASSES, 0)
@@ -149,6 +150,7 @@ def test_a_python_program_gets_the_same_numbers(data):
     assert evaluate_checkpoint(loaded, images, options).metrics == expected
 
 
+@pytest.mark.slow
 def test_every_checkpoint_of_a_folder_as_a_curve(data):
     results = run(data, "curve", "list.txt", all_checkpoints=True, page_classes=0)
     assert [e["step"] for e in results["evaluations"]] == [3, 12]
@@ -177,6 +179,7 @@ def labels_of(cell):
     return {int(c): float(score) for c, score in pairs}
 
 
+@pytest.mark.slow
 def test_predictions_of_each_image(data):
     run(data, "images", "list.txt", threshold=0.4, top_k_pred=3)
     scores, labels = scores_of(data, 12)
@@ -212,6 +215,7 @@ def test_predictions_of_each_image(data):
     assert not list((data / "images").glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_predictions_of_single_labels(data):
     metrics = run(data, "one_label", "single.txt", label_mode="single")["evaluations"][0]["metrics"]
     rows = list(csv.DictReader((data / "one_label/predictions.csv").open()))
@@ -220,6 +224,7 @@ def test_predictions_of_single_labels(data):
     assert np.mean([float(row["loss"]) for row in rows]) == pytest.approx(metrics["loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_unreadable_images_have_their_row(data):
     lines = (data / "list.txt").read_text().splitlines()
     lines[3:3] = ["gone.jpg\t3:1"]
@@ -259,6 +264,7 @@ def test_thresholds_fitted_on_one_split_apply_to_another(data):
     assert f1[1] > f1[0]
 
 
+@pytest.mark.slow
 def test_means_over_a_frozen_list_of_classes(data):
     (data / "some.txt").write_text("# the digits\n3 first\n\n4\n")
     results = run(data, "frozen", "list.txt", supported_classes=str(data / "some.txt"))
@@ -367,6 +373,7 @@ def test_folder_without_checkpoints_is_refused(data, tmp_path):
         run(data, "none", "list.txt", pretrain_ckpt=str(tmp_path), all_checkpoints=True)
 
 
+@pytest.mark.slow
 def test_command_line_gives_one_line_of_error(data, run_script):
     arguments = f"--pretrain_ckpt={data / 'run'}", "--label_mode=multi", "--at_k=0"
     failed = run_script("evaluate.py", *arguments, data / "list.txt")

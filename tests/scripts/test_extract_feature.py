@@ -109,6 +109,7 @@ def test_other_formats_are_refused_by_name(dtype, result, offered):
         choose_format(feature_files.formats(dtype), result)
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_line_a_image_in_order(call_script, thin_checkpoint, photos, tmp_path):
     names = [f"photos/{path.name}" for path in sorted(photos.iterdir())]
     (tmp_path / "list.txt").write_text("".join(f"{name} 5\n" for name in names))

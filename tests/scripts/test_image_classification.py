@@ -171,6 +171,7 @@ def test_the_script_labels_photographs_and_reports_the_broken_one(
     assert (tmp_path / "again.txt").read_text().splitlines() == lines
 
 
+@pytest.mark.slow
 def test_multi_label_probabilities_stand_each_on_its_own(
     call_script, thin_checkpoint, photos, tmp_path
 ):
@@ -219,7 +220,7 @@ def test_hot_places_are_red_on_gray():
     assert hot[0] > 180 and hot[2] < 60
 
 
-@pytest.mark.parametrize("done", [1, 3])
+@pytest.mark.parametrize("done", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     call_script, thin_checkpoint, photos, tmp_path, monkeypatch, done
 ):

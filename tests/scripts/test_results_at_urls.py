@@ -203,6 +203,7 @@ def test_ranks_convert_to_a_url(bucket, temporary, tmp_path):
     assert not list(temporary.rglob("*.tfrecords"))
 
 
+@pytest.mark.slow
 def test_lists_and_statistics_at_urls(bucket, digits_folder, capsys):
     (bucket / "list.txt").write_bytes((digits_folder / "val_im_list.txt").read_bytes())
     (bucket / "dictionary.txt").write_bytes((digits_folder / digits.DICTIONARY).read_bytes())

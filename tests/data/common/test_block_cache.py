@@ -83,6 +83,7 @@ def _write_for_ever(folder, seed):
         cache.put(f"{seed} {number}", bytes([number % 256]) * MIB)
 
 
+@pytest.mark.slow
 def test_processes_share_it_within_the_bound_and_may_be_killed(tmp_path):
     context = multiprocessing.get_context("fork")
     most = 0

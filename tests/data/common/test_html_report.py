@@ -41,6 +41,7 @@ def test_captions_say_right_or_wrong_by_color():
     assert [color in colors for color, colors in zip(expected, seen, strict=True)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_long_captions_are_cut():
     short = html_report.contact_sheet([tile("white", caption="an end")], 1, 90)
     long = html_report.contact_sheet([tile("white", caption="without an end " * 50)], 1, 90)
@@ -109,6 +110,7 @@ def test_curves_are_drawn(log_dir, capsys):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(log_dir, tmp_path, capsys):
     for name, loss in (("a", 1.5), ("b", 0.5)):
         folder = tmp_path / "runs" / name

@@ -177,6 +177,7 @@ def test_bad_rows_are_tried_again(tmp_path, root):
     assert [row[2] for row in bad_rows(tmp_path / "out")] == ["annotation"]
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_continues(tmp_path):
     texts = {f"{n:03d}": xml([("cat", 1, 2, 30, 20)]) for n in range(60)}
     root = voc_folder(tmp_path / "VOC2007", texts)

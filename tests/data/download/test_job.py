@@ -184,6 +184,7 @@ def test_killed_at_random_moments(web, tmp_path, rows: int, kills: int, shards: 
     assert sum(web.requests.values()) <= needed + kills * 2 * threads
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_without_a_traceback(web, tmp_path) -> None:
     web.delay_seconds = 0.5  # 12 s for all of them: even a busy machine is in time to stop it
     url_list = write_list(tmp_path / "urls.txt", [web.url(f"ok/{n}.jpg") for n in range(100)])
@@ -323,7 +324,7 @@ def test_shards(web, tmp_path, capsys) -> None:
     assert outputs(tmp_path / "records") == before
 
 
-@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("shards", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_parts_are_joined_to_what_one_run_gives(web, tmp_path, capsys, shards) -> None:
     urls = [web.url(f"{MIXED[row % 10]}/{row}.jpg") for row in range(120)]
     arguments = ["--url_list", write_list(tmp_path / "urls.txt", urls), "--num_threads", 8]

@@ -247,6 +247,7 @@ def test_a_bad_record_changes_its_own_slot_alone(tmp_path, folder):
         assert shown[slot] == (following if number in rejected else number)
 
 
+@pytest.mark.slow
 def test_too_many_bad_records_end_the_run(tmp_path):
     folder = with_bad(tmp_path)
     with pytest.raises(UserError, match=r"3 unreadable .*a: record \d: .*--max_bad_records=2"):

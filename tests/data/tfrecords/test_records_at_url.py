@@ -53,7 +53,7 @@ READINGS = [ReadOptions("records"), ReadOptions("blocks", 0.003)]
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=["records", "blocks"])
-@pytest.mark.parametrize("fail_every", [0, 10])
+@pytest.mark.parametrize("fail_every", [0, pytest.param(10, marks=pytest.mark.slow)])
 def test_they_are_those_of_the_local_folder(folder, s3, reading, fail_every, tmp_path):
     local = RecordSource(folder, CLASSES, 0)
     s3.fail_every = fail_every

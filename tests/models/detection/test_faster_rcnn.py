@@ -178,6 +178,7 @@ def test_padding_has_no_influence():
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_graph_for_all_sizes():
     network, traces = detector(), []
 

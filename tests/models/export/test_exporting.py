@@ -85,6 +85,7 @@ def test_onnx_runtime_gives_the_numbers_of_numpy(exported, weights, images, dept
     assert found["scores"].sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_saved_model_takes_images_and_gives_names(exported, weights, images, depth):
     """Bytes of a photograph in, the best classes out; NumPy does all of it again."""
     served = tf.saved_model.load(str(exported / "saved_model"))
@@ -119,6 +120,7 @@ def transparent(mode: str, image_format: str = "PNG") -> bytes:
     return encoded.getvalue()
 
 
+@pytest.mark.slow
 def test_the_saved_model_decodes_as_the_command_line_does(exported):
     """JPEG and PNG of every mode; alpha, of grays and palettes, too, goes over white."""
     served = tf.saved_model.load(str(exported / "saved_model"))
@@ -150,6 +152,7 @@ def test_an_export_is_checked_with_the_files_as_they_are(prefix, tmp_path):
     assert done.returncode == 1 and "c.jpg: not an image" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_saved_model_takes_tensors_of_any_size(exported, weights, depth):
     served = tf.saved_model.load(str(exported / "saved_model"))
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 47, 65, 3)).astype(np.float32)
@@ -158,6 +161,7 @@ def test_the_saved_model_takes_tensors_of_any_size(exported, weights, depth):
     assert_near(found["logits"], numpy_network.logits(weights, batch, depth))
 
 
+@pytest.mark.slow
 def test_pytorch_names_and_layout(exported, weights, depth):
     state = load_file(exported / "model.safetensors")
     assert len(state) == len(weights) == {14: 87, 50: 267}[depth]
@@ -176,6 +180,7 @@ def test_pytorch_names_and_layout(exported, weights, depth):
     assert state["stages.2.blocks.0.downsample.conv.weight"].shape == (128, 64, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="EXTRAS=pytorch ./tests/run.sh installs it"
 )
@@ -196,6 +201,7 @@ with torch.no_grad():
     assert_near(found["logits"], numpy_network.logits(weights, images, depth))
 
 
+@pytest.mark.slow
 def test_the_folder_is_complete_and_described(exported, depth):
     files = {path.name for path in exported.iterdir()}
     assert files == {"README.md", "classes.txt", "model.onnx", "model.safetensors",

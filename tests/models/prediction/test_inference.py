@@ -94,6 +94,7 @@ def test_folding_takes_two_of_three_batch_norms_of_a_block(tmp_path):
     assert read == firsts | {"global_pool/bn"}
 
 
+@pytest.mark.slow
 def test_scores_and_features_of_the_same_crops_belong_together(tmp_path):
     weights = save(tmp_path, 14)
     network = inference.load(str(tmp_path), NetworkOptions()).network

@@ -232,6 +232,7 @@ def test_inference_in_one_scale_is_the_softmax_of_the_logits():
     np.testing.assert_allclose(found, tf.nn.softmax(network(batch)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inference_averages_scales_and_flips():
     """Logits are read where an image's pixel is in the scaled image: corners on corners."""
     network = network_of()

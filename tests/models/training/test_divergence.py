@@ -22,6 +22,7 @@ def latest(folder: Path) -> dict[str, np.ndarray]:
     return {name: found.tensor(name) for name in found.shapes}
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path) -> None:
     def poisoned(position: int) -> Iterator[Held]:
         for number in range(3):

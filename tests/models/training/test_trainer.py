@@ -106,6 +106,7 @@ def test_the_log_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(
         assert shown_images(tmp_path / "killed") == 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_path, caplog) -> None:
     best = EarlyStopping("map_macro", 1, CheckpointFolder(tmp_path / "best"))
     trainer = trainer_of(best=best)
@@ -128,6 +129,7 @@ def test_an_evaluation_with_nothing_to_measure_does_not_end_the_training(tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path) -> None:
     values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
     best = EarlyStopping("mAP", 2, CheckpointFolder(tmp_path / "best", max_to_keep=1))
@@ -155,6 +157,7 @@ def test_less_is_better_of_a_loss(tmp_path, metric: str) -> None:
     assert [best.observe({metric: x}) for x in (2.0, 3.0, 1.0)] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_its_best_to_the_last_bit(tmp_path) -> None:
     first, second = (EarlyStopping("mAP", 0, CheckpointFolder(tmp_path / "best")) for _ in range(2))
     train(trainer_of(best=first), tmp_path, 1, evaluate=lambda: {"mAP": 0.1}, best=first)
@@ -191,6 +194,7 @@ class Second(SingleProcess):
         return values + np.array([14.0, 8.0, 7.0])
 
 
+@pytest.mark.slow
 def test_all_workers_take_the_sizes_that_the_first_one_finds(tmp_path) -> None:
     train(trainer_of(), tmp_path / "run", 1)
     elsewhere, prefix = tmp_path / "elsewhere", str(tmp_path / "run")
