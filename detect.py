@@ -92,9 +92,6 @@ class Detection:
         """The sizes of the images, for the log."""
         return f"short sides of {FLAGS.min_side} pixels"
 
-    def trial_images(self) -> None:
-        """Nothing: a forward pass of the backbone says little of a step."""
-
     def next_commands(self) -> Sequence[str]:
         """What to run with the checkpoint."""
         return ("python detect.py --model_dir={model_dir} --draw_dir=drawn/ IMAGE...",)

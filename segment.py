@@ -88,9 +88,6 @@ class Segmentation:
         """The sizes of the images, for the log."""
         return f"{FLAGS.crop_size} x {FLAGS.crop_size} pixels"
 
-    def trial_images(self) -> None:
-        """Nothing: a forward pass of the backbone says little of a step."""
-
     def next_commands(self) -> Sequence[str]:
         """What to run with the checkpoint."""
         return ("python segment.py --model_dir={model_dir} --draw_dir=drawn/ IMAGE...",)

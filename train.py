@@ -8,8 +8,6 @@ The same command resumes. Runs as one process, or as many under `horovodrun`, `m
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 import flags
 from data.common import script
 from data.common.errors import UserError
@@ -62,10 +60,6 @@ class Classification:
     def image_sizes(self) -> str:
         """The sizes of the images, for the log."""
         return f"{FLAGS.image_size} x {FLAGS.image_size} pixels"
-
-    def trial_images(self) -> np.ndarray:
-        """A few images, to estimate a step's time by."""
-        return np.zeros([min(FLAGS.batch_size, 8), *[FLAGS.image_size] * 2, 3], np.float32)
 
     def next_commands(self) -> Sequence[str]:
         """What to run with the checkpoint."""

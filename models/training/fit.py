@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from absl import logging
+
 from data.common.errors import UserError
 from data.common.files import atomic_write
 from data.common.sharding import StepOptions, StepShard, arithmetic, step_shard_of
@@ -72,9 +74,6 @@ class Task(Protocol):
 
     def image_sizes(self) -> str:
         """The sizes of the images, for the log."""
-
-    def trial_images(self) -> Any | None:
-        """Images [B, H, W, 3] that a step's time is estimated by; None: it is not."""
 
     def next_commands(self) -> Sequence[str]:
         """What to run with the checkpoint; `{model_dir}` stands for its folder."""
@@ -189,9 +188,8 @@ class _Run:
             sizes = self.task.image_sizes()
             atomic_write(Path(options.loop.log_dir) / FLAG_FILE, options.flag_file())
             overview.show(trainer.network, sizes, planned, schedule, options.overview)
-            left = max(0, steps - int(trainer.global_step.numpy()))
-            images = left * step_shard.count * step_shard.micro_batch
-            overview.show_estimate(trainer.network, self.task.trial_images(), images)
+            if int(trainer.global_step.numpy()) >= steps:
+                logging.info("the run is at its end; a larger --max_iter or --epochs continues")
         code = loop.train(
             trainer,
             source.batches(int(trainer.position.numpy())),

@@ -3,19 +3,15 @@
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from models.training.metric_writer import Meter, clock
 
 LONG_SECONDS = 3600.0
-# Of the time of an image: a forward pass, one backward that costs two, and the update.
-TRAINING_OVER_FORWARD = 3.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +45,6 @@ def show(
     logging.info("the first step compiles the network, which may take a minute")
 
 
-def show_estimate(network: Any, trial: np.ndarray | None, images: int) -> None:
-    """Logs that no images are left, or how long they take on a CPU.
-
-    That is judged by a forward pass over `trial`, [B, H, W, 3]; None: it is not.
-    """
-    if not images:
-        logging.info("the run is at its end; a larger --max_iter or --epochs continues")
-        return
-    if trial is None or tf.config.list_logical_devices("GPU"):
-        return
-    batch = tf.constant(trial)
-    network.features(batch)  # the first one allocates
-    start = time.perf_counter()
-    network.features(batch)
-    seconds = (time.perf_counter() - start) / len(trial) * TRAINING_OVER_FORWARD * images
-    logging.info("training takes about %s, judged by a forward pass", clock(seconds))
-
-
 def show_next(commands: Sequence[str], options: OverviewOptions) -> None:
     """Logs where the results of a finished run are, and what to run with them."""
     plot = "python data/plot_training.py --log_dir {log_dir} --output curves.png"
@@ -88,9 +66,14 @@ def log_pace(meter: Meter, left: int, rank: int) -> None:
         return
     if meter.steps == 1:
         logging.info("the first step took %.1f s", seconds)
-    elif seconds * left > LONG_SECONDS and not tf.config.list_logical_devices("GPU"):
+        return
+    estimate = "a step takes %.3g s: the %d left take about %s"
+    taken = seconds, left, clock(seconds * left)
+    if seconds * left > LONG_SECONDS and not tf.config.list_logical_devices("GPU"):
         logging.warning(
-            "a step takes %.1f s on this CPU: the %d left take about %s h; less of --max_iter, "
-            "--batch_size, --image_size or --resnet_size is faster, --pretrain_ckpt starts later",
-            *(seconds, left, clock(seconds * left)),
+            f"{estimate}; less of --max_iter, --batch_size, --image_size or --resnet_size is "
+            "faster, --pretrain_ckpt starts later",
+            *taken,
         )
+    elif left:
+        logging.info(estimate, *taken)
