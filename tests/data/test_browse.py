@@ -80,6 +80,7 @@ def test_the_tree_opens_and_a_class_shows_its_images(folder, open_page, capsys):
     assert browser.execute_script(width) == [112, 112]
 
 
+@pytest.mark.slow
 def test_the_search_finds_names_ids_and_indices(folder, open_page):
     assert run(*FROM_LIST) == 0
     browser = open_page(folder / "out/index.html")

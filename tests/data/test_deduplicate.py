@@ -131,6 +131,7 @@ def test_what_repeats_a_dropped_image_repeats_the_kept_one(folder):
     ]
 
 
+@pytest.mark.slow
 def test_the_page_shows_pairs_with_the_doubtful_first(folder, open_page):
     (folder / "images/<script>x.png").write_bytes((folder / "images/cat.png").read_bytes())
     with (folder / "train.txt").open("a") as file:

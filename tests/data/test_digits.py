@@ -81,6 +81,7 @@ def test_images_show_the_digits(folder):
         assert np.corrcoef(ink.ravel(), load_digits().images[number].ravel())[0, 1] > 0.97
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_the_same(folder, tmp_path):
     digits.write_digits(tmp_path)
     for path in sorted(folder.rglob("*.*")):

@@ -76,7 +76,7 @@ PROMISED = {
     "scaling": ["1 worker", "2 workers, not communicating", "2 workers, 4 groups"],
     "scaling_model": [f"{gpus} GPUs" for gpus in (8, 16, 32, 64, 128, 256, 512, 1024)],
 }
-QUICK = ("mixing", "scaling_model")
+QUICK = ("scaling_model",)
 
 
 def test_every_benchmark_has_a_part_and_promises_rows():

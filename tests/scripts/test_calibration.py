@@ -116,6 +116,7 @@ def test_what_an_evaluation_fits_prediction_and_export_use(
     assert f"sigmoid of (logits - 2.48491) / {kept['temperature']:.6g}" in card
 
 
+@pytest.mark.slow
 def test_the_card_of_raw_scores_says_that_a_half_is_not_even(call_script, prefix, tmp_path):
     command = "export.py", "--export_format=onnx"
     assert call_script(*command, "--model_dir=run", "--export_dir=raw") == 0
@@ -129,7 +130,7 @@ def test_the_card_of_raw_scores_says_that_a_half_is_not_even(call_script, prefix
     ("flags", "weight"),
     [
         (None, 12.0),  # a released checkpoint
-        (FLAGS | {"positive_weight": 5.0}, 5.0),
+        pytest.param(FLAGS | {"positive_weight": 5.0}, 5.0, marks=pytest.mark.slow),
         pytest.param(FLAGS | {"loss": "bce", "positive_weight": 3.0}, 3.0, marks=pytest.mark.slow),
         # which has no positive_weight
         pytest.param(FLAGS | {"loss": "asymmetric"}, 1.0, marks=pytest.mark.slow),

@@ -150,6 +150,7 @@ def test_an_unknown_suffix_names_the_known_ones():
         choose_format(FORMATS, "x.xml")
 
 
+@pytest.mark.slow
 def test_the_script_labels_photographs_and_reports_the_broken_one(
     call_script, thin_checkpoint, photos, tmp_path
 ):

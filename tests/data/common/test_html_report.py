@@ -98,6 +98,7 @@ def test_curves_are_read(log_dir):
     assert curves["val"] == {"map_macro": ([20], [0.5]), "images": ([20], [9])}
 
 
+@pytest.mark.slow
 def test_curves_are_drawn(log_dir, capsys):
     output = log_dir / "curves.png"
     assert plot_training.main(["--log_dir", str(log_dir), "--output", str(output)]) == 0

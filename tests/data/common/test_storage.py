@@ -129,6 +129,7 @@ def test_missing_credentials_end_at_once(bucket, monkeypatch, tmp_path):
     assert "s3://bucket/a/one.bin: access denied" in text and "check the credentials" in text
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_an_error_after_a_while(bucket, monkeypatch):
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.4)
     bucket.stop()

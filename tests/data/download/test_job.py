@@ -269,6 +269,7 @@ def test_a_full_disk_ends_the_run_and_is_no_failed_row(web, tmp_path, capsys, mo
     assert run("--url_list", url_list, "--save_dir", tmp_path / "images") == 0
 
 
+@pytest.mark.slow
 def test_requests_to_one_host_at_a_time(web, tmp_path) -> None:
     web.delay_seconds = 0.05
     hosts = ["127.0.0.1", "localhost"]
@@ -433,6 +434,7 @@ def results(
     return dict(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("while_storing", [False, True])
 def test_a_worker_that_dies_is_replaced(while_storing: bool) -> None:
     def die_at_row_7(task: Task, *_: object) -> int:

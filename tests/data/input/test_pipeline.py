@@ -254,6 +254,7 @@ def test_too_many_bad_records_end_the_run(tmp_path):
         train(folder, 6, max_bad_records=2)
 
 
+@pytest.mark.slow
 def test_nothing_but_bad_records_is_an_error(tmp_path):
     write(tmp_path / "a", range(3), images=dict.fromkeys(range(3), b"garbage"))
     with pytest.raises(UserError, match="none of the 3 records can be read"):

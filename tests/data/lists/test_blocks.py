@@ -156,6 +156,7 @@ def test_a_file_without_line_ends_is_refused(tmp_path, monkeypatch):
         list(chunks(tmp_path / "list.txt"))
 
 
+@pytest.mark.slow
 def test_the_cache_of_labels_is_bounded(monkeypatch):
     """30,000 different labels are parsed right, in the memory of few."""
     monkeypatch.setattr(blocks, "CACHED_TEXTS", 10)

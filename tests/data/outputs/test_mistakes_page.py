@@ -123,6 +123,7 @@ def test_filters_show_exactly_the_right_images(page, open_page):
         assert count == f"{len(wanted)} of {len(whole)} images"
 
 
+@pytest.mark.slow
 def test_clicks_have_addresses_that_can_be_linked(page, open_page):
     browser = open_page(page)
     choose_class(browser, 1)

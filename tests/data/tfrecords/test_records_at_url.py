@@ -150,6 +150,7 @@ def test_a_file_that_changes_in_the_middle_is_an_error(folder, reading):
         contents(source, [12, 13, 14])
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_anew_is_waited_for(folder, s3):
     local = RecordSource(folder, CLASSES, 0)
     source = RecordSource(URL, CLASSES, 0, reading=READINGS[1])
@@ -168,6 +169,7 @@ def test_with_a_cache_no_part_is_asked_for_twice(folder, s3, tmp_path):
         assert {n for name, n in s3.requests.items() if ".tfrecords bytes" in name} == {1}
 
 
+@pytest.mark.slow
 def test_label_counts_are_those_of_the_manifest(folder, s3):
     counts = RecordSource(folder, CLASSES, 0).class_counts()
     source = RecordSource(URL, CLASSES, 0, reading=READINGS[1])

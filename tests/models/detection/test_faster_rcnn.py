@@ -147,6 +147,7 @@ def test_gradients_reach_all_that_learns():
         np.testing.assert_array_equal(value.numpy(), before[name])
 
 
+@pytest.mark.slow
 def test_two_images_are_the_mean_of_one_and_one():
     """So one worker with both is two workers with one each."""
     network, batch = detector(), batch_of_two()

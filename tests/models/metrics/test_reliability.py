@@ -91,12 +91,8 @@ def single_case(temperature, images=10_000):
     return (scores / scores.sum(1, keepdims=True)).astype(np.float32), drawn.argmax(1)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "temperature", [pytest.param(0.5, marks=SLOW), pytest.param(1.0, marks=SLOW), 2.0]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_a_known_temperature_is_found(temperature):
     scores, labels = multi_case(temperature)
     evaluator, counts = evaluated(scores, labels)

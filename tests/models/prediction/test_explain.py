@@ -47,6 +47,7 @@ def test_the_heat_of_a_linear_classifier_is_its_class_activation_map(loaded):
         assert (own[64:, 64:] == own[64, 64]).all()  # beyond the last cell
 
 
+@pytest.mark.slow
 def test_folded_batch_norm_gives_the_same_heat(loaded):
     plain, folded = (Explainer(network, SIDE)(random_image(), range(CLASSES)) for network in loaded)
     assert plain.max() == 1

@@ -181,6 +181,7 @@ def test_the_moving_average_of_the_weights_is_taken_on_request(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_nearly_the_same_features(tmp_path, monkeypatch):
     monkeypatch.setattr(resnet, "fast_dtype", lambda dtype: dtype)  # as a processor that is
     save(tmp_path, 14)

@@ -255,6 +255,7 @@ def test_inference_averages_scales_and_flips():
     np.testing.assert_allclose(one, parts[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mirror_image_has_the_mirrored_probabilities():
     network = network_of()
     roughen(network)

@@ -42,6 +42,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tmp_path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_run_after_a_checkpoint(tmp_path, caplog) -> None:
     def interrupting(position: int) -> Iterator[Held]:
         for number in range(10):
