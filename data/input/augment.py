@@ -139,6 +139,8 @@ def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> 
         window = _window(tf.io.extract_jpeg_shape(contents), seed, options)
         return tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST")
 
+    # Not inlined: its hundreds of operations would be walked through for upright images, too.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def of_other() -> tf.Tensor:
         image = exif_ops.upright(preprocess.decode(contents), contents)
         window = _window(tf.shape(image), seed, options)

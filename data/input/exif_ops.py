@@ -51,6 +51,7 @@ def orientation(contents: tf.Tensor) -> tf.Tensor:
     return tf.cond(has_exif, lambda: _orientation_of_exif(contents), lambda: tf.constant(1))
 
 
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _orientation_of_exif(contents: tf.Tensor) -> tf.Tensor:
     start = tf.strings.substr(contents, 0, _SEARCHED_BYTES)
     is_turned = tf.strings.regex_full_match(start, _TURNED)
