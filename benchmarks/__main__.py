@@ -21,21 +21,23 @@ import subprocess
 
 from benchmarks.harness import from_root, table, text
 
+FEW = "--rounds=3"  # where the default of 5 takes over five minutes
+
 # Name -> script and flags. benchmarks/compare.py is another matter: it takes two commits.
 PARTS: dict[str, tuple[str, ...]] = {
-    "training_step": ("training_step",),
+    "training_step": ("training_step", FEW),
     "training_step_bfloat16": (
-        *("training_step", "--precision=bfloat16", "--contenders"),
+        *("training_step", FEW, "--precision=bfloat16", "--contenders"),
         *("ours", "ours, --recompute", "ours, in float32"),
     ),
-    "dense": ("dense",),
+    "dense": ("dense", FEW),
     "loss": ("loss",),
     "input": ("input",),
     "mixing": ("mixing",),
-    "storage": ("storage",),
-    "inference": ("inference",),
+    "storage": ("storage", FEW),
+    "inference": ("inference", FEW),
     "inference_bfloat16": (
-        *("inference", "--precision=bfloat16", "--contenders"),
+        *("inference", FEW, "--precision=bfloat16", "--contenders"),
         *("the network alone", "from files", "limit: one convolution"),
     ),
     "conversion": ("conversion",),
@@ -69,6 +71,7 @@ def main() -> int:
             print("\nscaling needs example/install_horovod.sh; left out")
             continue
         quick, start = ["--quick"] * args.quick, time.monotonic()
+        flags = [flag for flag in flags if not (args.quick and flag == FEW)]
         json_file = f"--json={args.folder.resolve() / part}.json"
         command = from_root(f"benchmarks/{name}.py", *flags, *quick, json_file)
         if subprocess.run(command).returncode:
