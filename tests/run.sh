@@ -4,7 +4,7 @@
 #
 #   ./tests/run.sh                              everything
 #   ./tests/run.sh tests/models/test_losses.py -x      one file, stop at the first failure
-#   ./tests/run.sh -m "not slow"                what takes up to 1.5 seconds each
+#   ./tests/run.sh -m "not slow"                what takes about a second each
 #   ./tests/run.sh -n 0 --pdb                   in one process, with the debugger
 #   EXTRAS=pytorch ./tests/run.sh               exported weights run through PyTorch, too
 

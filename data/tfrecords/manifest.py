@@ -180,7 +180,7 @@ class ShardFolder:
             StateError: the manifest or a report is damaged.
         """
         new = {report.name: replace(report, label_counts=None) for report in self._new_reports()}
-        return self.manifest().shards | new
+        return read_manifest(self.path).shards | new
 
     def is_done(self, report: ShardReport | None) -> bool:
         """Whether the shard and its index exist, and its size is that of the report."""
@@ -199,7 +199,7 @@ class ShardFolder:
         Returns:
             the reports of all finished shards of the folder, in order of name.
         """
-        shards, counts = self.manifest()
+        shards, counts = read_manifest(self.path)
         for report in self._new_reports():
             earlier = shards.get(report.name)
             shards[report.name] = replace(report, label_counts=None)
@@ -231,14 +231,6 @@ class ShardFolder:
         """Deletes unfinished files of these shards that interrupted runs left."""
         indices = {name + INDEX_SUFFIX for name in names}
         clear_leftovers(self.path, names | indices | {MANIFEST, BAD_IMAGES})
-
-    def manifest(self) -> Manifest:
-        """See `read_manifest`."""
-        return read_manifest(self.path)
-
-    def verify(self, processes: int) -> tuple[list[ShardReport], list[str]]:
-        """See `verify`."""
-        return verify(self.path, processes)
 
     def _new_reports(self) -> Iterator[ShardReport]:
         return (ShardReport(**report) for report in self._reports.all().values())

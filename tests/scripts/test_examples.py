@@ -56,6 +56,7 @@ def test_help_after_a_recipe_is_the_recipes(project, tmp_path, job):
     assert reported.returncode == 0 and reported.stdout.startswith("Pretrains ResNet-101")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [path for path in SCRIPTS if path.name not in JOBS], ids=lambda path: path.name
 )

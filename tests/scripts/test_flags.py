@@ -71,6 +71,7 @@ TOOLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TOOLS)
 def test_help_of_a_tool_shows_its_usage_without_tensorflow(run_script, tmp_path, script):
     (tmp_path / "tensorflow.py").write_text(NO_TENSORFLOW)

@@ -123,6 +123,7 @@ def test_what_the_lock_says_is_one_line_of_json(tmp_path, holder) -> None:
     assert held.keys() == {"pid", "host", "since", "command"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flag", "name"),
     [

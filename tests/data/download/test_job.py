@@ -27,7 +27,7 @@ from data.download.engine import Engine
 from data.download.fetch import FetchError
 from data.download.scheduler import Scheduler, Task
 from data.lists.rows import Row, read_rows
-from data.tfrecords.manifest import ShardFolder
+from data.tfrecords.manifest import verify
 
 SCRIPT = Path(download_urls_multithreading.__file__)
 MANIFEST = "download_manifest.tsv"
@@ -312,7 +312,7 @@ def test_shards(web, tmp_path, capsys) -> None:
     assert names() == [["0"], ["3", "4"], ["6"]]
     assert run(*arguments, "--retry_failed") == 0
     assert names() == [["0", "1"], ["3", "4", "5"], ["6"]]
-    reports, problems = ShardFolder(tmp_path / "records").verify(1)
+    reports, problems = verify(tmp_path / "records", 1)
     assert (problems, [report.rows for report in reports]) == ([], [2, 3, 1])
     assert not (tmp_path / "records" / ".spool").exists()
     before = outputs(tmp_path / "records")
@@ -347,7 +347,7 @@ def test_parts_are_joined_to_what_one_run_gives(web, tmp_path, capsys, shards) -
     for name in ("im_list.txt", "invalid_url.txt"):
         assert joined[name] == one[name]
     if shards:
-        assert ShardFolder(parts).verify(1)[1] == []
+        assert verify(parts, 1)[1] == []
     else:
         assert joined == one
 

@@ -23,7 +23,13 @@ from data import tfrecord
 from data.common import state
 from data.common.errors import UserError
 from data.tfrecords.conversion import plan
-from data.tfrecords.manifest import ShardFolder, ShardWriter, stored_label_counts
+from data.tfrecords.manifest import (
+    ShardFolder,
+    ShardWriter,
+    read_manifest,
+    stored_label_counts,
+    verify,
+)
 from data.tfrecords.record_source import RecordSource
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -114,7 +120,7 @@ def test_the_manifest_has_the_positive_records_of_each_class(source, kind, monke
 
 
 def label_counts(source, name="records"):
-    return ShardFolder(source / name).manifest().label_counts
+    return read_manifest(source / name).label_counts
 
 
 def test_label_counts_grow_with_the_folder(source):
@@ -128,7 +134,7 @@ def test_label_counts_grow_with_the_folder(source):
         folder.add(replace(report, label_counts=manifest["label_counts"]))
     convert(source, "-sidx", 1)
     assert label_counts(source) == once + once
-    assert folder.verify(1)[1] == []
+    assert verify(folder.path, 1)[1] == []
 
 
 def test_label_counts_are_unknown_where_a_shard_was_made_again_otherwise(source):
@@ -139,7 +145,7 @@ def test_label_counts_are_unknown_where_a_shard_was_made_again_otherwise(source)
     files = [str(path) for path in (source / "records").glob("*.tfrecords")]
     assert stored_label_counts(files, [9], [os.path.getsize(files[0])]) is None
     assert RecordSource(source / "records", 11, 0).class_counts()[9:].tolist() == [2, 1]
-    assert ShardFolder(source / "records").verify(1)[1] == []
+    assert verify(source / "records", 1)[1] == []
 
 
 @pytest.mark.parametrize("counts", [None, "0:1"])
@@ -447,7 +453,7 @@ def test_verify_names_a_record_that_is_no_example(source):
         writer.write(b"?")
     folder.add(writer.report("a"))
     folder.finish()
-    (problem,) = folder.verify(1)[1]
+    (problem,) = verify(folder.path, 1)[1]
     assert "00000.tfrecords: record 0: not a tf.train.Example" in problem
 
 

@@ -48,6 +48,7 @@ def test_what_a_diverged_run_saved_is_resumed_with_a_lower_rate(tmp_path, rate) 
     assert latest(tmp_path)["global_step"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["/kernel", "/moving_variance", "/Momentum", "/Exponential"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e22])
 def test_nothing_is_saved_that_is_not_finite(tmp_path, suffix, value) -> None:
