@@ -20,7 +20,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from data.common import start_tensorflow  # noqa: F401 - before anything that imports TensorFlow
+from data.common import (
+    mirror,
+    start_tensorflow,  # noqa: F401 - before anything that imports TensorFlow
+)
 from data.common.errors import UserError
 from data.input import image_batches, image_source
 from data.input.evaluation import EvaluationImages
@@ -91,7 +94,8 @@ class Model:
         """The network of a checkpoint.
 
         Args:
-          path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it.
+          path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it;
+            it may be a URL, and so may the dictionary.
           dictionary: class names or hierarchy; None: what the checkpoint knows.
           label_mode: None: as the checkpoint was trained; "single" if it does not say.
           probabilities: "raw", "corrected" or "calibrated" (docs/metrics.md).
@@ -101,9 +105,13 @@ class Model:
           CheckpointError: it is missing or damaged, or of another network.
           UserError: the dictionary cannot be read, or has another number of classes.
         """
-        loaded = inference.load(str(path), NetworkOptions(**options))
-        given = dictionary and str(dictionary)
-        classes = metadata.classes_of(loaded.prefix, loaded.network.class_num, given)
+        local = mirror.open_input("path", str(path))
+        given = dictionary and mirror.open_input("dictionary", str(dictionary))
+        try:
+            loaded = inference.load(local, NetworkOptions(**options))
+            classes = metadata.classes_of(loaded.prefix, loaded.network.class_num, given)
+        except UserError as error:
+            raise type(error)(mirror.shown(str(error))) from error
         kept = image_job.label_mode(loaded.prefix).get("label_mode", "single")
         return cls(loaded, classes, label_mode or kept, probabilities)
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,17 @@ def test_files_folders_bytes_pixels_and_images_are_the_same(model, files, tmp_pa
     ]
     for kind in kinds:
         np.testing.assert_array_equal(model.probabilities(kind), expected)
+
+
+def test_a_checkpoint_and_its_dictionary_may_be_at_urls(s3, thin_checkpoint, files, model):
+    shutil.copytree(thin_checkpoint, s3.folder / "bucket/run")
+    (s3.folder / "bucket/names.txt").write_text("".join(f"{n}\tname {n}\n" for n in range(11)))
+    dictionary = "s3://bucket/names.txt"
+    found = Model.load("s3://bucket/run", dictionary, label_mode="multi")
+    assert found.classes.names[10] == "name 10"
+    np.testing.assert_array_equal(found.probabilities(files), model.probabilities(files))
+    with pytest.raises(UserError, match=r"s3://bucket/none"):
+        Model.load("s3://bucket/none")
 
 
 def test_an_unreadable_image_has_no_numbers_and_its_reason(model, files):
