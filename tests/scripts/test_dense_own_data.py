@@ -76,12 +76,12 @@ def test_records_with_boxes_train_a_classifier_of_what_is_in_the_images(call_scr
         (["detect.py", *STEPS, *DETECTOR, "--data_dir={own}/pixels"], "--tasks=boxes writes such"),
         (["segment.py", *STEPS, *SEGMENTER, "--data_dir={own}/voc"], "--tasks=masks writes such"),
         (["detect.py", *STEPS, *DETECTOR, "--class_num=1", "--data_dir={own}/voc"], "--class_num"),
+        (["segment.py", *STEPS, *SEGMENTER, "--class_num=2", "--data_dir={own}/pixels"], "--class"),
         pytest.param(
-            ["segment.py", *STEPS, *SEGMENTER, "--class_num=2", "--data_dir={own}/pixels"],
-            "--class",
+            ["train.py", *STEPS, "--class_num=1", "--data_dir={own}/voc"],
+            "check --class_num",
             marks=pytest.mark.slow,
         ),
-        (["train.py", *STEPS, "--class_num=1", "--data_dir={own}/voc"], "check --class_num"),
         (["train.py", "--mode=predict"], "--mode=predict is for detect.py and segment.py"),
     ],
 )

@@ -340,6 +340,7 @@ def test_label_beyond_the_classes_is_refused(data):
         run(data, "beyond", "beyond.txt")
 
 
+@pytest.mark.slow
 def test_several_labels_in_single_mode_are_refused(data):
     with pytest.raises(UserError, match="exactly one label per image"):
         run(data, "several", "list.txt", label_mode="single")

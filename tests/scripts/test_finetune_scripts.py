@@ -52,6 +52,7 @@ def finetune_own(
     )
 
 
+@pytest.mark.slow
 def test_a_flag_of_training_in_the_place_of_options_is_told_where_it_goes(tmp_path: Path) -> None:
     done = finetune_own(tmp_path, tmp_path / "out", "--lr=0.01")
     assert done.returncode == 2 and not (tmp_path / "out").exists()

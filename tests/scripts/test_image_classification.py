@@ -221,7 +221,8 @@ def test_hot_places_are_red_on_gray():
     assert hot[0] > 180 and hot[2] < 60
 
 
-@pytest.mark.parametrize("done", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [1, 3])
 def test_the_page_of_a_resumed_run_is_that_of_an_undisturbed_one(
     call_script, thin_checkpoint, photos, tmp_path, monkeypatch, done
 ):

@@ -109,6 +109,7 @@ def test_a_part_of_the_command_line_goes_first(started):
     group.wait()  # for nobody
 
 
+@pytest.mark.slow
 def test_processes_that_mpi_does_not_join_are_refused(started):
     started(MPIEXEC)
     with pytest.raises(UserError, match="mpiexec started 4 processes, but MPI joins 1: "):

@@ -69,6 +69,7 @@ def test_files_are_written_copied_and_deleted(bucket, tmp_path):
         storage.read(url)
 
 
+@pytest.mark.slow
 def test_one_failure_in_three_changes_nothing(bucket):
     bucket.fail_every = 3
     with ThreadPoolExecutor(8) as pool:

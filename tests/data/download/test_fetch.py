@@ -71,6 +71,7 @@ def test_failures(web, fetcher, path: str, kind: str, is_transient: bool) -> Non
     assert (error.kind, error.is_transient) == (kind, is_transient)
 
 
+@pytest.mark.slow
 def test_few_bodies_at_a_time_are_large(web, monkeypatch) -> None:
     monkeypatch.setattr(fetch, "LARGE_BYTES", 100_000)
     monkeypatch.setattr(fetch, "LARGE_AT_ONCE", 1)

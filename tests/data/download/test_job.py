@@ -325,7 +325,8 @@ def test_shards(web, tmp_path, capsys) -> None:
     assert outputs(tmp_path / "records") == before
 
 
-@pytest.mark.parametrize("shards", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [False, True])
 def test_parts_are_joined_to_what_one_run_gives(web, tmp_path, capsys, shards) -> None:
     urls = [web.url(f"{MIXED[row % 10]}/{row}.jpg") for row in range(120)]
     arguments = ["--url_list", write_list(tmp_path / "urls.txt", urls), "--num_threads", 8]
@@ -411,6 +412,7 @@ def test_images_are_turned_as_open_images_says(web, tmp_path, capsys) -> None:
     assert "ids.csv:3: Rotation is '45'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dry_run_leaves_nothing(web, tmp_path, capsys) -> None:
     url_list = write_list(tmp_path / "urls.txt", [web.url(f"ok/{n}.jpg") for n in range(500)])
     assert run("--url_list", url_list, "--save_dir", tmp_path / "images", "--dry_run") == 0
@@ -458,6 +460,7 @@ def test_an_attempt_without_end_is_given_up() -> None:
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 def test_rows_of_one_host_wait_for_our_network(monkeypatch) -> None:
     monkeypatch.setattr(download_scheduler, "OFFLINE_PAUSE_SECONDS", 0.05)
     end = time.monotonic() + 1.0

@@ -66,6 +66,7 @@ def batches(data_dir, batch_size=4, rank=0, size=1, max_bad_records=0):
     return list(images.batches(Preparation(SIZE), batch_size, 2, rank, size))
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_the_reference(tmp_path):
     """In records, in a list and in TensorFlow's own operations, which an exported network runs."""
     images = list(odd_images())

@@ -48,6 +48,7 @@ LABELS = st.dictionaries(st.integers(0, 6), st.sampled_from([1.0, 0.9, 0.6, 0.0,
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(LABELS, min_size=1, max_size=5), st.booleans(), PAIRS)
 def test_implied_labels_are_what_the_rules_say(rows, ancestors, pairs):

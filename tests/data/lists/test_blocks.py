@@ -62,6 +62,7 @@ def rows_of(block):
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LINE | PLAIN_LINE, max_size=6), st.sampled_from([None, 13]))
 def test_blocks_hold_the_rows_that_are_parsed_one_by_one(lines, class_num):
@@ -73,6 +74,7 @@ def test_blocks_hold_the_rows_that_are_parsed_one_by_one(lines, class_num):
     assert block.repeated == [(n, row.repeated) for n, row in rows if row.repeated]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.lists(LINE | PLAIN_LINE, max_size=6), st.data())
 def test_formatted_blocks_are_formatted_rows(lines, data):

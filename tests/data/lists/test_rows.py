@@ -142,6 +142,7 @@ LINES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(LINES, max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_every_line_is_parsed_or_refused(tmp_path_factory, lines, end, final_end) -> None:
     path = tmp_path_factory.mktemp("lists") / "list.txt"

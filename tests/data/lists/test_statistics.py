@@ -74,6 +74,7 @@ def test_the_table_of_the_data_set(tmp_path, dictionary, capsys):
     assert output.count("nothing wrong") == 2
 
 
+@pytest.mark.slow
 def test_csv_files(tmp_path, dictionary):
     run(tmp_path, dictionary, GOOD, "--output", tmp_path / "out", val="x\t1:1\t5:1\n")
     with open(tmp_path / "out/images_per_class.csv", newline="") as file:

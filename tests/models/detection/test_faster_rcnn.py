@@ -137,6 +137,7 @@ def test_what_the_protocol_freezes():
     assert not any(name.startswith("detection/") for name in frozen)
 
 
+@pytest.mark.slow
 def test_gradients_reach_all_that_learns():
     network = detector()
     before = {name: v.numpy() for name, v in network.variables_by_name().items()}

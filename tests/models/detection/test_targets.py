@@ -45,6 +45,7 @@ def plain_labels(anchor_boxes, found, size):
     return np.array(labels)
 
 
+@pytest.mark.slow
 def test_labels_of_anchors():
     of_cell = anchors.cell_anchors((2, 4, 8), (0.5, 1, 2))
     grid = anchors.image_anchors(np.int32([16, 20]), of_cell).numpy()

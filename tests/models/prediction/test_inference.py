@@ -123,6 +123,7 @@ def test_a_batch_of_another_size_gives_the_same_numbers(tmp_path):
     np.testing.assert_allclose(predict(crops), alone, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_tells_depth_classes_and_image_size(tmp_path):
     save(tmp_path, 50, class_num=11, flags={"image_size": 96})
     loaded = inference.load(str(tmp_path), NetworkOptions())

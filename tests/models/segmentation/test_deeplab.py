@@ -224,6 +224,7 @@ def test_training_moves_the_heads_statistics(frozen):
     assert moved == [not frozen] * 4
 
 
+@pytest.mark.slow
 def test_inference_in_one_scale_is_the_softmax_of_the_logits():
     network = network_of()
     roughen(network)
