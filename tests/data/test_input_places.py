@@ -41,6 +41,7 @@ def test_no_readable_image_is_an_error_with_the_count(
     assert error.startswith("error: none of the 3 images could be read") and "images_dir" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "result"), RUNS, ids=[name for name, _ in RUNS])
 def test_names_in_a_list_may_be_relative_to_a_folder(
     call_script, thin_checkpoint, listed, tmp_path, script, result

@@ -126,14 +126,14 @@ def test_the_card_of_raw_scores_says_that_a_half_is_not_even(call_script, prefix
     assert "likely as not" not in (tmp_path / "one/README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "weight"),
     [
         (None, 12.0),  # a released checkpoint
-        pytest.param(FLAGS | {"positive_weight": 5.0}, 5.0, marks=pytest.mark.slow),
-        pytest.param(FLAGS | {"loss": "bce", "positive_weight": 3.0}, 3.0, marks=pytest.mark.slow),
-        # which has no positive_weight
-        pytest.param(FLAGS | {"loss": "asymmetric"}, 1.0, marks=pytest.mark.slow),
+        (FLAGS | {"positive_weight": 5.0}, 5.0),
+        (FLAGS | {"loss": "bce", "positive_weight": 3.0}, 3.0),
+        (FLAGS | {"loss": "asymmetric"}, 1.0),  # which has no positive_weight
     ],
 )
 def test_corrected_scores_take_the_weight_of_the_checkpoints_loss_back(

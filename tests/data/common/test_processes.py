@@ -122,7 +122,8 @@ def test_processes_that_horovod_does_not_join_are_refused(started):
         launch.start(DistributedOptions())
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", pytest.param("srun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["horovodrun", "srun"])
 def test_two_tasks_share_a_list_without_overlap(tmp_path, launcher):
     images, rows = tmp_path / "images", []
     images.mkdir()
