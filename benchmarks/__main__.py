@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import subprocess
 
-from benchmarks.harness import from_root, table, text
+from benchmarks.harness import from_root, processor, table, text
 
 FEW = "--rounds=3"  # where the default of 5 takes over five minutes
 
@@ -65,11 +65,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(PARTS)}")
     failed = []
-    for part in args.parts or PARTS:
+    for part in args.parts or possible_parts():
         name, *flags = PARTS[part]
-        if name == "scaling" and not shutil.which("horovodrun"):
-            print("\nscaling needs example/install_horovod.sh; left out")
-            continue
         quick, start = ["--quick"] * args.quick, time.monotonic()
         flags = [flag for flag in flags if not (args.quick and flag == FEW)]
         json_file = f"--json={args.folder.resolve() / part}.json"
@@ -81,6 +78,19 @@ def main() -> int:
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def possible_parts() -> list[str]:
+    """All parts but those that this machine has no use for, which are printed."""
+    reasons = {}
+    if not shutil.which("horovodrun"):
+        reasons["scaling"] = "needs example/install_horovod.sh"
+    if not {"avx512_bf16", "amx_bf16"} & set(processor()[1]):
+        for part in ("training_step_bfloat16", "inference_bfloat16"):
+            reasons[part] = "the processor would compute it in float32"
+    for part, reason in reasons.items():
+        print(f"{part} is left out: {reason}")
+    return [part for part in PARTS if part not in reasons]
 
 
 def all_rows(folder: Path) -> list[dict[str, str]]:

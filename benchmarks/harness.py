@@ -77,18 +77,24 @@ def text(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def machine() -> str:
-    """Processor, cores, instruction sets, memory, date and TensorFlow's version, in a line."""
+def processor() -> tuple[str, list[str]]:
+    """Its name, and which of the instruction sets that matter here it has."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fields = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
     has = set(fields.get("flags", "").split())
-    instructions = [name for name in _INSTRUCTIONS if name in has]
+    model = fields.get("model name", platform.machine())
+    return model, [name for name in _INSTRUCTIONS if name in has]
+
+
+def machine() -> str:
+    """Processor, cores, instruction sets, memory, date and TensorFlow's version, in a line."""
+    model, instructions = processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = importlib.metadata.packages_distributions().get("tensorflow", ["tensorflow"])
     return (
         f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores of "
-        f"{fields.get('model name', platform.machine())} ({', '.join(instructions)}), "
+        f"{model} ({', '.join(instructions)}), "
         f"{memory:.0f} GiB, {time.strftime('%F')}; "
         f"TensorFlow {importlib.metadata.version(versions[0])}"
     )
