@@ -111,6 +111,7 @@ def test_a_report_that_does_not_fit_on_the_disk_is_an_error(data):
         assert "error: " in done.stderr and reason in done.stderr
 
 
+@pytest.mark.slow
 def test_multi_label_report(data, capsys):
     results = run(data, "multi", "list.txt", compare=str(data / "run/model.ckpt-3"))
     assert "map_macro" in capsys.readouterr().out
