@@ -65,7 +65,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(PARTS)}")
     failed = []
-    for part in args.parts or possible_parts():
+    for part in possible_parts(args.parts):
         name, *flags = PARTS[part]
         quick, start = ["--quick"] * args.quick, time.monotonic()
         flags = [flag for flag in flags if not (args.quick and flag == FEW)]
@@ -80,17 +80,18 @@ def main() -> int:
     return int(bool(failed))
 
 
-def possible_parts() -> list[str]:
-    """All parts but those that this machine has no use for, which are printed."""
+def possible_parts(named: list[str]) -> list[str]:
+    """The named parts, or all of use on this machine, but those that cannot run, which it prints."""
     reasons = {}
     if not shutil.which("horovodrun"):
         reasons["scaling"] = "needs example/install_horovod.sh"
-    if not {"avx512_bf16", "amx_bf16"} & set(processor()[1]):
-        for part in ("training_step_bfloat16", "inference_bfloat16"):
-            reasons[part] = "the processor would compute it in float32"
-    for part, reason in reasons.items():
-        print(f"{part} is left out: {reason}")
-    return [part for part in PARTS if part not in reasons]
+    if not named and not {"avx512_bf16", "amx_bf16"} & set(processor()[1]):
+        parts = [part for part, command in PARTS.items() if "--precision=bfloat16" in command]
+        reasons |= dict.fromkeys(parts, "the processor would compute it in float32")
+    wanted = named or list(PARTS)
+    for part in filter(reasons.get, wanted):
+        print(f"{part} is left out: {reasons[part]}")
+    return [part for part in wanted if part not in reasons]
 
 
 def all_rows(folder: Path) -> list[dict[str, str]]:
