@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def possible_parts(named: list[str]) -> list[str]:
-    """The named parts, or all of use on this machine, but those that cannot run, which it prints."""
+    """The named parts, or all of use here, but those that cannot run, which it prints."""
     reasons = {}
     if not shutil.which("horovodrun"):
         reasons["scaling"] = "needs example/install_horovod.sh"
