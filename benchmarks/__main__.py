@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "training_step": ("training_step", FEW),
     "training_step_bfloat16": (
         *("training_step", FEW, "--precision=bfloat16", "--contenders"),
-        *("ours", "ours, --recompute", "ours, in float32"),
+        *("ours", "ours, in float32", "keras, oneDNN on", "pytorch"),
     ),
     "dense": ("dense", FEW),
     "loss": ("loss",),
@@ -36,10 +36,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "mixing": ("mixing",),
     "storage": ("storage", FEW),
     "inference": ("inference", FEW),
-    "inference_bfloat16": (
-        *("inference", FEW, "--precision=bfloat16", "--contenders"),
-        *("the network alone", "from files", "limit: one convolution"),
-    ),
+    "inference_bfloat16": ("inference", FEW, "--precision=bfloat16"),
     "conversion": ("conversion",),
     "preparation": ("preparation",),
     "download": ("download",),
