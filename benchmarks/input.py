@@ -48,7 +48,7 @@ from data.tfrecords.records import RecordWriter
 
 CLASSES, BATCH, SIZE, SHUFFLED = 1000, 32, 224, 2048
 DECODED, FULL = "JPEG decoded", "ours: full augmentation"
-WARM_UP = 3  # batches, until buffers are full
+WARM_UP = 3  # batches: those that were made while others had their turn
 CROP_ONLY = {"rotate_probability": 0.0, "color_probability": 0.0}
 
 Batches = Callable[[], Iterator[Any]]
@@ -155,12 +155,11 @@ def _threaded(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def stretch(batches: Batches, count: int) -> harness.Cost:
-    """What `count` batches cost, per image."""
-    iterator = batches()
+def stretch(batches: Iterator[Any], count: int) -> harness.Cost:
+    """What `count` further batches cost, per image."""
     for _ in range(WARM_UP):
-        next(iterator)
-    cost = harness.timed(lambda: [next(iterator) for _ in range(count)])
+        next(batches)
+    cost = harness.timed(lambda: [next(batches) for _ in range(count)])
     return harness.Cost(cost.seconds / (count * BATCH), cost.cpu / (count * BATCH))
 
 
@@ -168,8 +167,9 @@ def rows(
     images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """A row for each contender."""
+    # They resume where they stopped: new ones would spend their turn on fresh memory.
     jobs = {
-        name: lambda batches=batches: stretch(batches, max(1, args.images // BATCH))
+        name: lambda batches=batches(): stretch(batches, max(1, args.images // BATCH))
         for name, batches in contenders(images, folder, area_min, args).items()
     }
     harness.in_turn(jobs, 1)  # traces, compiles
