@@ -16,6 +16,7 @@ start it on fewer of them: `taskset --cpu-list 0 python benchmarks/input.py`.
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import io
 import itertools
@@ -169,7 +170,7 @@ def rows(
     """A row for each contender."""
     # They resume where they stopped: new ones would spend their turn on fresh memory.
     jobs = {
-        name: lambda batches=batches(): stretch(batches, max(1, args.images // BATCH))
+        name: functools.partial(stretch, batches(), max(1, args.images // BATCH))
         for name, batches in contenders(images, folder, area_min, args).items()
     }
     harness.in_turn(jobs, 1)  # traces, compiles
