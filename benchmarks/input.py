@@ -52,32 +52,30 @@ DECODED, FULL = "JPEG decoded", "ours: full augmentation"
 WARM_UP = 3  # batches: those that were made while others had their turn
 CROP_ONLY = {"rotate_probability": 0.0, "color_probability": 0.0}
 
-Batches = Callable[[], Iterator[Any]]
-
 
 def contenders(
     images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
-) -> dict[str, Batches]:
+) -> dict[str, Iterator[Any]]:
     """What is timed, by name: each gives endless batches of `BATCH` images."""
     files, records, threads = folder / "images", folder / "records", args.threads
     options = InputOptions(str(records), SIZE, BATCH, CLASSES, threads)
     full = Augmentation(area_min=area_min)
 
-    def ours(**changes: float) -> Batches:
-        return TrainingInput(options, dataclasses.replace(full, **changes)).batches
+    def ours(**changes: float) -> Iterator[Any]:
+        return TrainingInput(options, dataclasses.replace(full, **changes)).batches()
 
     found = {
-        "records read": lambda: read_only(records),
-        DECODED: lambda: decode_only(images, threads),
+        "records read": read_only(records),
+        DECODED: decode_only(images, threads),
         "ours: crop, resize, flip": ours(**CROP_ONLY),
         FULL: ours(),
-        "plain tf.image": lambda: plain(records, full, threads),
+        "plain tf.image": plain(records, full, threads),
     }
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        found["NVIDIA DALI"] = lambda: input_peers.dali(files, full, SIZE, BATCH, threads)
+        found["NVIDIA DALI"] = input_peers.dali(files, full, SIZE, BATCH, threads)
     if importlib.util.find_spec("torch") and not args.quick:  # whose processes start slowly
         loader = input_peers.torch_loader(files, full, SIZE, BATCH, threads)
-        found["torch DataLoader"] = lambda: (batch for _ in itertools.count() for batch in loader)
+        found["torch DataLoader"] = (batch for _ in itertools.count() for batch in loader)
     return found
 
 
@@ -170,7 +168,7 @@ def rows(
     """A row for each contender."""
     # They resume where they stopped: new ones would spend their turn on fresh memory.
     jobs = {
-        name: functools.partial(stretch, batches(), max(1, args.images // BATCH))
+        name: functools.partial(stretch, batches, max(1, args.images // BATCH))
         for name, batches in contenders(images, folder, area_min, args).items()
     }
     harness.in_turn(jobs, 1)  # traces, compiles
