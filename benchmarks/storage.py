@@ -3,11 +3,12 @@
     python benchmarks/storage.py [--stretch 4096] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
 
 The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
-server (benchmarks/s3_server.py) is another process of this machine, so what it needs of the
-processor is missing here. Each contender reads a stretch of an epoch in turn, with nothing
-kept of the round before but the cache; `of local` is its rate over that of the local disk, `first
-batch` the seconds until then, `CPU us` this process's time an image, which others disturb less. The
-last rows read records alone, without decoding, where each read takes 5 ms more, whatever its size.
+server (benchmarks/s3_server.py) is another process of this machine, whose time of the processor
+(`server CPU us` an image) is missing here. Each contender reads a stretch of an epoch in turn, with
+nothing kept of the round before but the cache; `of local` is its rate over that of the local disk,
+`server elsewhere` the same if the cores had that time for the input, `first batch` the seconds
+until then, `CPU us` this process's time an image, which others disturb less. The last rows read
+records alone, without decoding, where each read takes 5 ms more, whatever its size.
 Bars: 0.9 of local from s3://, cold; blocks 10 times as fast as single records.
 """
 
@@ -30,6 +31,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
 import numpy as np
+import psutil
 
 from benchmarks import harness, photographs
 from benchmarks.conversion import convert
@@ -45,31 +47,49 @@ from data.tfrecords.record_source import RecordSource
 CLASSES, BATCH, SIZE, DISTINCT = 1000, 32, 224, 512
 FAIL_EVERY, READ_SECONDS = 50, 0.005
 LOCAL, COLD, FAILING = "local disk", "s3, cold", f"s3, cold, 1 request in {FAIL_EVERY} fails"
+FROM_SERVER = (COLD, FAILING)
 WARM, SINGLE, BLOCKS = "s3, warm cache", "5 ms a read: single records", "5 ms a read: blocks"
 
 
 class Stretch(NamedTuple):
-    """Seconds until the first batch, then seconds per image, and of processor time."""
+    """Seconds until the first batch; then per image: all, of this process, of the server."""
 
     first: float
     image: float
     cpu: float
+    server: float
 
 
-def read_stretch(data_dir: str, reading: ReadOptions, args: argparse.Namespace) -> Stretch:
+class Server(NamedTuple):
+    """An S3 server in a process of its own."""
+
+    url: str
+    process: psutil.Process
+
+
+def read_stretch(
+    data_dir: str, reading: ReadOptions, args: argparse.Namespace, server: Server | None = None
+) -> Stretch:
     """Batches of a new input, as training reads them."""
     start = time.perf_counter()
     options = InputOptions(data_dir, SIZE, BATCH, CLASSES, args.threads, reading=reading)
     batches = TrainingInput(options, Augmentation()).batches()
-    return _timed(start, batches, args.stretch // BATCH)
+    return _timed(start, batches, args.stretch // BATCH, server)
 
 
-def _timed(start: float, batches: Iterator[Any], count: int) -> Stretch:
+def _timed(
+    start: float, batches: Iterator[Any], count: int, server: Server | None = None
+) -> Stretch:
+    def served() -> float:
+        return sum(server.process.cpu_times()[:2]) if server else 0.0
+
     with contextlib.closing(batches):
         next(batches)
-        first, images = time.perf_counter() - start, (count - 1) * BATCH
+        first, images, before = time.perf_counter() - start, (count - 1) * BATCH, served()
         cost = harness.timed(lambda: [None for _ in itertools.islice(batches, count - 1)])
-        return Stretch(first, cost.seconds / images, cost.cpu / images)
+        return Stretch(
+            first, cost.seconds / images, cost.cpu / images, (served() - before) / images
+        )
 
 
 class SlowSource(RecordSource):
@@ -93,32 +113,34 @@ def slow_stretch(folder: Path, reading: ReadOptions, args: argparse.Namespace) -
 
 
 @contextlib.contextmanager
-def server(folder: Path, args: argparse.Namespace, fail_every: int = 0) -> Iterator[str]:
-    """The URL of a server in a process of its own."""
+def started(folder: Path, args: argparse.Namespace, fail_every: int = 0) -> Iterator[Server]:
+    """A server that runs while the block lasts."""
     flags = f"--latency={args.latency}", f"--bandwidth={args.bandwidth}"
     command = harness.from_root("benchmarks/s3_server.py", folder, *flags)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*command, f"--fail_every={fail_every}"], **pipes)
     try:
-        yield process.stdout.readline().strip()
+        yield Server(process.stdout.readline().strip(), psutil.Process(process.pid))
     finally:
         process.stdin.close()
         process.wait()
 
 
-def contenders(folder: Path, good: str, failing: str, args: argparse.Namespace) -> dict[str, Any]:
+def contenders(
+    folder: Path, good: Server, failing: Server, args: argparse.Namespace
+) -> dict[str, Any]:
     """Name -> what reads a stretch."""
     records, cache = folder / "bucket", folder / "cache"
     blocks = ReadOptions("blocks", args.block_mib, args.lanes)
     cached = ReadOptions("blocks", args.block_mib, args.lanes, cache_dir=str(cache))
 
-    def from_s3(url: str, reading: ReadOptions) -> Callable[[], Stretch]:
+    def from_s3(server: Server, reading: ReadOptions) -> Callable[[], Stretch]:
         def stretch() -> Stretch:
             import s3fs
 
-            os.environ.update(environment(url))
+            os.environ.update(environment(server.url))
             s3fs.S3FileSystem.clear_instance_cache()  # which knows the other server
-            return read_stretch("s3://bucket/", reading, args)
+            return read_stretch("s3://bucket/", reading, args, server)
 
         return stretch
 
@@ -146,19 +168,28 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             for suffix in ("", ".idx"):
                 target = folder / "bucket" / f"{number:05}.tfrecords{suffix}"
                 shutil.copyfile(f"{shard}{suffix}", target)
-        servers = [stack.enter_context(server(folder, args, n)) for n in (0, FAIL_EVERY)]
+        servers = [stack.enter_context(started(folder, args, n)) for n in (0, FAIL_EVERY)]
         image_mb = shard.stat().st_size / len(distinct) / 1e6
         jobs = contenders(folder, *servers, args)
         costs = harness.in_turn(jobs, args.rounds)
-    seconds = {name: [cost.image for cost in found] for name, found in costs.items()}
+    cores = len(os.sched_getaffinity(0))
+    seconds, elsewhere = (
+        {
+            name: [cost.image - share * cost.server for cost in found]
+            for name, found in costs.items()
+        }
+        for share in (0, 1 / cores)
+    )
     return [
         {
             "what": name,
             "images/s": 1 / statistics.median(seconds[name]),
             "MB/s": image_mb / statistics.median(seconds[name]),
             "CPU us": 1e6 * statistics.median(cost.cpu for cost in found),
+            "server CPU us": 1e6 * statistics.median(cost.server for cost in found),
             "first batch, s": statistics.median(cost.first for cost in found),
             "of local": "" if name in (SINGLE, BLOCKS) else ratio(seconds, LOCAL, name),
+            "server elsewhere": ratio(elsewhere, LOCAL, name) if name in FROM_SERVER else "",
             "of single": ratio(seconds, SINGLE, name) if name == BLOCKS else "",
         }
         for name, found in costs.items()

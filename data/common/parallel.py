@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from data.common import storage
 from data.common.errors import UserError
 
 Item = TypeVar("Item")
@@ -44,7 +45,7 @@ def ordered_map(
         processes: 1 works in this process.
 
     Raises:
-        UserError: a worker process was killed (out of memory, for instance).
+        UserError: a worker process was killed (out of memory, for instance); see `start_worker`.
     """
     if processes <= 1:
         yield from map(function, items)
@@ -171,7 +172,11 @@ def start_worker(target: Callable, *arguments: object) -> Worker:
     """A forked process that runs `target(connection, *arguments)`, and our end of the connection.
 
     To be called in `interrupts_held`; the process itself ignores Ctrl-C, which is for the parent.
+
+    Raises:
+        UserError: see `storage.check_fork`.
     """
+    storage.check_fork()
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     begun = (ours, theirs, target, arguments)

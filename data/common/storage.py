@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import random
 import re
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -28,12 +30,22 @@ _SILENT_SECONDS = 30  # of a connection, until it counts as failed
 _CONNECTIONS = 64  # of this process to a server at once
 _HEADS_AT_ONCE = 16  # for the sizes of files, where a listing does not say
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE | re.ASCII)
+# Few attempts, a second apart, at the name nodes of a cluster; its listings are never cached.
+_HADOOP_OPTIONS = {
+    "dfs.client.failover.max.attempts": "4",
+    "dfs.client.failover.sleep.max.millis": "1000",
+}
 _INSTALL = 'pip install -e ".[cloud]"'
 _HTTP, _S3 = ("http", "https"), ("s3", "s3a")
+_HADOOP, _LOCAL = ("hdfs", "viewfs"), ("file", "local")
 # Errors that another attempt meets again; by name where the library need not be installed.
 _FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _FINAL += (PermissionError, NotImplementedError, ValueError, TypeError, ImportError)
 _FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
+_DENIED_BY_HADOOP = ("AccessControlException",)
+_FINAL_OF_HADOOP = (*_DENIED_BY_HADOOP, "QuotaExceededException", "InvalidArgument(")
+_JAVA_STACK = r"\n\tat "  # in texts of hdfs-native
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk of this machine
 _AGAIN = (408, 425, 429)  # of the statuses 4xx of HTTP
 _DENIED, _BEYOND_END = (401, 403), 416
@@ -111,12 +123,12 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
 
 def write(url: str, content: bytes) -> None:
     """Writes a file at once: a reader finds the old content or the new. Raises UserError."""
-    _retried(url, lambda files, path: files.pipe_file(path, content))
+    _put(url, lambda files, there: files.pipe_file(there, content))
 
 
 def upload(path: str | os.PathLike[str], url: str) -> None:
     """Copies a local file to a URL; it appears there as a whole. Raises UserError."""
-    _retried(url, lambda files, there: files.put_file(os.fspath(path), there))
+    _put(url, lambda files, there: files.put_file(os.fspath(path), there))
 
 
 def download(url: str, path: str | os.PathLike[str]) -> None:
@@ -134,8 +146,34 @@ def delete(url: str) -> None:
     _retried(url, remove)
 
 
+def check_fork() -> None:
+    """To be called before a fork. Raises UserError: Hadoop's client is in use, which forbids it."""
+    if _hadoop_files.cache_info().currsize:
+        raise UserError(
+            "hdfs:// and forked processes do not go together: use --processes=1, "
+            "and several processes of mpirun"
+        )
+
+
+def _put(url: str, put: Callable[[Any, str], None]) -> None:
+    """Has `put` write a file; by a temporary name where files grow as they are written."""
+
+    def put_and_rename(files: Any, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            put(files, unfinished)
+            files.mv(unfinished, path, overwrite=True)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                files.rm_file(unfinished)
+            raise
+
+    _retried(url, put_and_rename if _protocol(url) in _HADOOP + _LOCAL else put)
+
+
 def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
-    protocol = pattern.partition("://")[0].lower()
+    protocol = _protocol(pattern)
     globbed, magic = (path.partition("?")[0], "*[") if protocol in _HTTP else (path, "*?[")
     if set(globbed) & set(magic):
         found = list(files.glob(path, detail=True).values())
@@ -160,7 +198,7 @@ def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
 
 def _stored(info: dict[str, Any], beginning: str) -> StoredFile:
     kinds = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "Last-Modified")
-    kinds += ("modified", "modificationTime", "created")
+    kinds += ("modified", "modificationTime", "modification_time", "created")
     if info["size"] is None:
         raise UserError(f"{beginning}{info['name']}: the server does not say how long it is")
     version = next((str(info[kind]) for kind in kinds if info.get(kind)), "")
@@ -184,11 +222,12 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
             raise
         except Exception as raised:
             error = _actual(raised)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{type(error).__name__}: {error}".partition(_JAVA_STACK)[0]
+            reason = " ".join(reason.replace("\\n", " ").split())
             if isinstance(error, FileNotFoundError):
                 raise MissingFileError(f"{url}: no such file or bucket") from error
             if _is_final(error):
-                raise UserError(f"{url}: {_remedy(error, reason)}") from error
+                raise UserError(f"{url}: {_remedy(error, reason, _protocol(url))}") from error
             if time.monotonic() + pause > until:
                 raise UserError(f"{url}: {reason}, for {RETRY_SECONDS:g} s now") from error
             if pause > _LOGGED_PAUSE:
@@ -208,11 +247,18 @@ def _actual(error: Exception) -> Exception:
 def _is_final(error: Exception) -> bool:
     if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
         return True
-    if getattr(error, "errno", None) in _FULL:
+    if _UNTRUSTED in str(error):
+        return True
+    if getattr(error, "errno", None) in _FULL or _is_of_hadoop(error, _FINAL_OF_HADOOP):
         return True
     code = _response(error).get("Error", {}).get("Code")
     status = _status(error)
     return 400 <= status < 500 and status not in _AGAIN and code not in _DAMAGED_ON_THE_WAY
+
+
+def _is_of_hadoop(error: Exception, names: tuple[str, ...]) -> bool:
+    """Whether it is one of Hadoop's errors, which hdfs-native gives as texts."""
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in names)
 
 
 def _response(error: Exception) -> dict[str, Any]:
@@ -229,15 +275,20 @@ def _status(error: Exception) -> int:
     return int(status) if str(status).isdecimal() else 0
 
 
-def _remedy(error: Exception, reason: str) -> str:
-    if isinstance(error, PermissionError) or "Credentials" in reason or _status(error) in _DENIED:
+def _remedy(error: Exception, reason: str, protocol: str) -> str:
+    denied = isinstance(error, PermissionError) or _is_of_hadoop(error, _DENIED_BY_HADOOP)
+    if denied or "Credentials" in reason or _status(error) in _DENIED:
         return f"access denied ({reason}); check the credentials and the permissions"
+    if _UNTRUSTED in reason:
+        variable = "AWS_CA_BUNDLE" if protocol in _S3 else "SSL_CERT_FILE"
+        return f"{reason}; name the file of its authority's certificate in {variable}"
     return reason
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    protocol = url.partition("://")[0].lower()
-    options: dict[str, Any] = {}
+    protocol = _protocol(url)
+    # Listings are not cached: other processes write, too. The attempts are ours.
+    options: dict[str, Any] = {"use_listings_cache": False}
     try:
         import fsspec
 
@@ -245,12 +296,14 @@ def _file_system(url: str) -> tuple[Any, str]:
             import aiohttp
 
             silence = aiohttp.ClientTimeout(None, None, _SILENT_SECONDS, _SILENT_SECONDS)
-            options = {"client_kwargs": {"timeout": silence}}
-        if protocol in _S3:  # the attempts are ours
+            options |= {"client_kwargs": {"timeout": silence}}
+        if protocol in _S3:
             once = {"total_max_attempts": 1}
-            options = {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
-        # Listings are not cached: other processes write, too.
-        files, path = fsspec.url_to_fs(url, use_listings_cache=False, **options)
+            options |= {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
+        if protocol in _HADOOP:
+            files = _hadoop_files("/".join(url.split("/")[:3]))
+            return files, files._strip_protocol(url)
+        files, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
         raise UserError(f"{url}: {error}; URLs need {_INSTALL}") from None
     except (ValueError, OSError) as error:  # an unknown protocol; no Java for hdfs://
@@ -258,3 +311,15 @@ def _file_system(url: str) -> tuple[Any, str]:
     if protocol in _S3:
         files.retries = 1
     return files, path
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+@functools.cache
+def _hadoop_files(folder: str) -> Any:
+    """One client for all threads, which is kept: to drop it is to wait for its own threads."""
+    import fsspec
+
+    return fsspec.url_to_fs(folder, skip_instance_cache=True, **_HADOOP_OPTIONS)[0]

@@ -2,16 +2,23 @@
 
 import os
 import re
+import socket
+import ssl
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import trustme
 
+from benchmarks.s3_server import S3Server
 from data.common import storage
 from data.common.errors import UserError
 from data.common.parallel import ordered_map
 
+ROOT = Path(__file__).resolve().parents[3]
 CONTENT = bytes(range(256)) * 5000
 
 
@@ -180,9 +187,104 @@ def test_other_kinds_of_storage(place, tmp_path):
     assert f"{file.url}: no such file or bucket" in refused(file.url, storage.read)
 
 
+def test_files_of_a_disk_appear_as_a_whole(tmp_path, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    url, written = f"file://{tmp_path}/a", []
+    storage.write(url, b"old")
+    rename = LocalFileSystem.mv
+
+    def watched(files, path, *arguments, **options):
+        written.append((os.path.basename(path), Path(path).read_bytes(), storage.read(url)))
+        rename(files, path, *arguments, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "mv", watched)
+    storage.write(url, b"new")
+    ((name, *contents),) = written
+    assert re.fullmatch(r"\.a\.[0-9a-f]{32}\.tmp", name) and contents == [b"new", b"old"]
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(LocalFileSystem, "mv", lambda *_, **__: os.rmdir(tmp_path / "none"))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    assert f"{url}: " in refused(url, lambda url: storage.write(url, CONTENT))
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.fixture
+def hadoop(monkeypatch, tmp_path):
+    """No configuration, no name node; forgets that there was a client."""
+    monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.2)
+    monkeypatch.setitem(storage._HADOOP_OPTIONS, "dfs.client.failover.max.attempts", "1")
+    yield
+    storage._hadoop_files.cache_clear()
+
+
+def test_hadoop_has_to_be_there(hadoop):
+    assert "hdfs:///x: RuntimeError: InvalidArgument(" in refused("hdfs:///x", storage.read)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"hdfs://127.0.0.1:{closed.getsockname()[1]}/x"
+    assert f"{url}: OSError: Connection refused" in (text := refused(url, storage.read))
+    assert text.endswith(", for 0.2 s now")
+
+
+DENIED = r"""RPCError("org.apache.hadoop.security.AccessControlException", "Permission
+ denied: user=x\n\tat org.apache.hadoop.hdfs.server.namenode.Checker.check(Checker.java:32)")"""
+SAFE = r"""RPCError("org.apache.hadoop.hdfs.server.namenode.SafeModeException", "Safe.\nWait.")"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "text"),
+    [
+        (DENIED, 'access denied (RuntimeError: RPCError("org.apache.hadoop.security.Access'
+         'ControlException", "Permission denied: user=x); check the credentials and the '),
+        (SAFE, 'SafeModeException", "Safe. Wait."), for 0.2 s now'),
+    ],
+)  # fmt: skip
+def test_errors_of_hadoop_are_one_line_without_the_stack_of_java(hadoop, raised, text, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr("hdfs_native.fsspec.HdfsFileSystem.info", fail)
+    assert text in refused("hdfs://127.0.0.1:1/x")
+
+
+def test_no_process_forks_while_hadoop_is_in_use(hadoop):
+    assert list(ordered_map(str, range(3), 2)) == ["0", "1", "2"]
+    storage.check_fork()
+    refused("hdfs://127.0.0.1:1/x", storage.read)
+    with pytest.raises(UserError, match="use --processes=1"):
+        list(ordered_map(str, range(3), 2))
+    assert list(ordered_map(str, range(3), 1)) == ["0", "1", "2"]
+
+
 def test_a_full_disk_ends_a_download(bucket):
     with pytest.raises(UserError, match=r"s3://bucket/a/one\.bin: OSError: .*No space left"):
         storage.download("s3://bucket/a/one.bin", "/dev/full")
+
+
+def check_whole_files(bucket, folder):
+    """Files of some bytes and of more than a request holds, written, found and read."""
+    assert storage.find(f"{bucket}/a") == [] and storage.find(f"{bucket}-else/a") == []
+    large = os.urandom(101 << 20)
+    storage.write(f"{bucket}/a/large", large)
+    (folder / "large").write_bytes(large)
+    storage.upload(folder / "large", f"{bucket}/a/uploaded")
+    found = storage.find(f"{bucket}/a")
+    assert [(file.url, file.size) for file in found] == [
+        (f"{bucket}/a/{name}", len(large)) for name in ("large", "uploaded")
+    ]
+    assert all(file.version for file in found)
+    assert storage.find(f"{bucket}/a/l*") == storage.find(f"{bucket}/a/large") == found[:1]
+    assert storage.below(bucket) == found
+    assert storage.read(f"{bucket}/a/uploaded", 99 << 20, 100) == large[99 << 20 :][:100]
+    assert storage.read(f"{bucket}/a/large", len(large), 5) == b""
+    storage.download(f"{bucket}/a/large", folder / "back")
+    assert (folder / "back").read_bytes() == large
+    storage.write(f"{bucket}/empty", b"")
+    assert storage.read(f"{bucket}/empty") == b""
+    storage.delete(f"{bucket}/empty")
+    assert f"{bucket}/empty: no such file or bucket" in refused(f"{bucket}/empty", storage.read)
 
 
 @pytest.mark.slow
@@ -197,19 +299,59 @@ def test_it_works_with_the_s3_of_others(s3, tmp_path, monkeypatch):
         host, port = server.get_host_and_port()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         s3fs.S3FileSystem.clear_instance_cache()
-        assert storage.find("s3://bucket/a") == []
         s3fs.S3FileSystem().mkdir("bucket")
-        large = os.urandom(101 << 20)
-        storage.write("s3://bucket/a/large", large)
-        (tmp_path / "large").write_bytes(large)
-        storage.upload(tmp_path / "large", "s3://bucket/a/uploaded")
-        assert [file.size for file in storage.find("s3://bucket/a")] == 2 * [len(large)]
-        assert storage.read("s3://bucket/a/uploaded", 99 << 20, 100) == large[99 << 20 :][:100]
-        storage.download("s3://bucket/a/large", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == large
-        storage.write("s3://bucket/empty", b"")
-        assert storage.read("s3://bucket/empty") == b""
-        assert storage.read("s3://bucket/a/large", len(large), 5) == b""
-        assert storage.find("s3://elsewhere/a") == []
+        check_whole_files("s3://bucket", tmp_path)
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_it_works_with_google_cloud_storage(tmp_path, monkeypatch):
+    """As far as its emulator is like it."""
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which the emulator has not
+    from gcp_storage_emulator.server import create_server
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    with create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket"):
+        check_whole_files("gs://bucket", tmp_path)
+        parts = ordered_map(_first_bytes, ["gs://bucket/a/large"] * 4, 2)
+        assert len(set(parts)) == 1
+
+
+def _first_bytes(url):
+    return storage.read(url, 0, 9)
+
+
+@pytest.fixture
+def tls(s3, tmp_path, monkeypatch):
+    """A server with a certificate of an authority of its own, and the file of that."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    (s3.folder / "bucket" / "x").write_bytes(CONTENT)
+    with S3Server(s3.folder, tls=tls) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server, str(tmp_path / "authority.pem")
+
+
+READ = "import sys; from data.common import storage; print(len(storage.read(sys.argv[1])))"
+
+
+def test_a_server_whose_certificate_is_unknown_is_refused_until_its_authority_is_named(tls):
+    server, authority = tls
+
+    def read(url, **variables):
+        command = [sys.executable, "-c", READ, url]
+        texts = {"cwd": ROOT, "capture_output": True, "text": True}
+        return subprocess.run(command, env=os.environ | variables, timeout=30, **texts)
+
+    for url, variable in {
+        "s3://bucket/x": "AWS_CA_BUNDLE",
+        f"{server.url}/bucket/x": "SSL_CERT_FILE",
+    }.items():
+        failed = read(url).stderr.splitlines()[-1]
+        assert f"UserError: {url}: " in failed and "CERTIFICATE_VERIFY_FAILED" in failed
+        assert failed.endswith(f"; name the file of its authority's certificate in {variable}")
+        assert read(url, **{variable: authority}).stdout == f"{len(CONTENT)}\n"
