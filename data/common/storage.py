@@ -7,7 +7,6 @@ and files (`AWS_ENDPOINT_URL`, `~/.aws/credentials`, `GOOGLE_APPLICATION_CREDENT
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from data.common import storage_errors
 from data.common.errors import UserError
 
 Result = TypeVar("Result")
@@ -38,18 +38,7 @@ _HADOOP_OPTIONS = {
 _INSTALL = 'pip install -e ".[cloud]"'
 _HTTP, _S3 = ("http", "https"), ("s3", "s3a")
 _HADOOP, _LOCAL = ("hdfs", "viewfs"), ("file", "local")
-# Errors that another attempt meets again; by name where the library need not be installed.
-_FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError)
-_FINAL += (PermissionError, NotImplementedError, ValueError, TypeError, ImportError)
-_FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError"}
-_DENIED_BY_HADOOP = ("AccessControlException",)
-_FINAL_OF_HADOOP = (*_DENIED_BY_HADOOP, "QuotaExceededException", "InvalidArgument(")
-_JAVA_STACK = r"\n\tat "  # in texts of hdfs-native
-_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk of this machine
-_AGAIN = (408, 425, 429)  # of the statuses 4xx of HTTP
-_DENIED, _BEYOND_END = (401, 403), 416
-_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "RequestTimeout"}  # S3's, with status 400
+_BEYOND_END = 416  # a status of HTTP
 _log = logging.getLogger(__name__)
 
 
@@ -111,7 +100,7 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
         try:
             return files.cat_file(path, start=start, end=end)
         except Exception as error:
-            if _status(error) == _BEYOND_END:
+            if storage_errors.status(error) == _BEYOND_END:
                 return b""
             raise
 
@@ -183,7 +172,7 @@ def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
         try:
             found = [files.info(path)]
         except FileNotFoundError as error:
-            if _actual(error) is not error:
+            if storage_errors.actual(error) is not error:
                 raise
             return []
         if found[0]["type"] == "directory":
@@ -221,68 +210,18 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
         except UserError:
             raise
         except Exception as raised:
-            error = _actual(raised)
-            reason = f"{type(error).__name__}: {error}".partition(_JAVA_STACK)[0]
-            reason = " ".join(reason.replace("\\n", " ").split())
+            error = storage_errors.actual(raised)
             if isinstance(error, FileNotFoundError):
                 raise MissingFileError(f"{url}: no such file or bucket") from error
-            if _is_final(error):
-                raise UserError(f"{url}: {_remedy(error, reason, _protocol(url))}") from error
+            reason = storage_errors.reason(error, _protocol(url))
+            if storage_errors.is_final(error):
+                raise UserError(f"{url}: {reason}") from error
             if time.monotonic() + pause > until:
                 raise UserError(f"{url}: {reason}, for {RETRY_SECONDS:g} s now") from error
             if pause > _LOGGED_PAUSE:
                 _log.warning("%s: %s; another attempt in %.0f s", url, reason, pause)
         time.sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _actual(error: Exception) -> Exception:
-    """The error itself; but fsspec's file not found at https:// may have any cause."""
-    cause = error.__cause__
-    of_http = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
-    hides = isinstance(error, FileNotFoundError) and of_http
-    return cause if hides and getattr(cause, "status", 0) != 404 else error
-
-
-def _is_final(error: Exception) -> bool:
-    if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
-        return True
-    if _UNTRUSTED in str(error):
-        return True
-    if getattr(error, "errno", None) in _FULL or _is_of_hadoop(error, _FINAL_OF_HADOOP):
-        return True
-    code = _response(error).get("Error", {}).get("Code")
-    status = _status(error)
-    return 400 <= status < 500 and status not in _AGAIN and code not in _DAMAGED_ON_THE_WAY
-
-
-def _is_of_hadoop(error: Exception, names: tuple[str, ...]) -> bool:
-    """Whether it is one of Hadoop's errors, which hdfs-native gives as texts."""
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in names)
-
-
-def _response(error: Exception) -> dict[str, Any]:
-    """What S3 answered, where s3fs has made an error of its own from botocore's."""
-    response = getattr(error.__cause__, "response", None)
-    return response if isinstance(response, dict) else {}
-
-
-def _status(error: Exception) -> int:
-    """The status of HTTP that an error is of; 0: of none."""
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for name in ("status", "code"):  # of aiohttp's and of gcsfs' errors
-        status = status or getattr(error, name, 0)
-    return int(status) if str(status).isdecimal() else 0
-
-
-def _remedy(error: Exception, reason: str, protocol: str) -> str:
-    denied = isinstance(error, PermissionError) or _is_of_hadoop(error, _DENIED_BY_HADOOP)
-    if denied or "Credentials" in reason or _status(error) in _DENIED:
-        return f"access denied ({reason}); check the credentials and the permissions"
-    if _UNTRUSTED in reason:
-        variable = "AWS_CA_BUNDLE" if protocol in _S3 else "SSL_CERT_FILE"
-        return f"{reason}; name the file of its authority's certificate in {variable}"
-    return reason
 
 
 def _file_system(url: str) -> tuple[Any, str]:
