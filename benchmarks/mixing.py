@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from benchmarks import harness
-from data.input.sampler import BlockSampler, RandomSampler
+from data.input.sampler import BlockSampler, RandomSampler, block_count
 
 FILE_RECORDS, BLOCK_RECORDS, STRETCHES = 1024, 35, 200
 WINDOW_FILES, WINDOW_RECORDS = 1500, 2048  # the flags' defaults
@@ -35,7 +35,8 @@ def orders(records: int) -> dict[str, Callable[[], np.ndarray]]:
 
     found = {"single records": sampled(RandomSampler(counts, 1, WINDOW_FILES, WINDOW_RECORDS))}
     for lanes in (64, 256, 1024):
-        found[f"{lanes} blocks"] = sampled(BlockSampler(records, 1, BLOCK_RECORDS, lanes))
+        blocks = block_count(records, -(-records // BLOCK_RECORDS), lanes)
+        found[f"{lanes} blocks"] = sampled(BlockSampler(records, 1, blocks, lanes))
     for buffer in (2048, 20480):
         found[f"buffer of {buffer:,}"] = lambda size=buffer: buffered(records, size)
     return found

@@ -1,6 +1,6 @@
 """Training input from an S3 server, from its cache, and from storage that is slow to begin a read.
 
-    python benchmarks/storage.py [--stretch 4096] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
+    python benchmarks/storage.py [--stretch 16384] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
 
 The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
 server (benchmarks/s3_server.py) is another process of this machine, whose time of the processor
@@ -205,7 +205,7 @@ if __name__ == "__main__":
     harness.main(
         *(measure, __doc__),
         images=(13312, 256),  # of 40 kB: enough for whole blocks
-        stretch=(4096, 160),
+        stretch=(16384, 160),  # more than an epoch
         slow_stretch=(1024, 96),
         threads=(len(os.sched_getaffinity(0)), 2),
         latency=(0.03, 0.03),

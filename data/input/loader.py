@@ -111,7 +111,7 @@ class SampleReader:
 
     def read_ahead(self, sample_indices: range) -> None:
         """Begins to read samples that are asked for soon, where that takes long."""
-        self._source.prefetch(self._records(sample_indices.start, len(sample_indices)))
+        self._source.read_ahead(self._records(sample_indices.start, len(sample_indices)))
 
     def steps_ahead(self, samples: int) -> int:
         """How many steps of so many samples `read_ahead` should be ahead; 0: none."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.sharding import StepShard
+from data.tfrecords.reading import block_begins, block_of
 from data.tfrecords.record_source import RecordSource, count_classes
 
 LOGGER = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ class _Epoch(NamedTuple):
 
 class _BlockEpoch(NamedTuple):
     blocks: np.ndarray  # the permuted blocks
-    orders: np.ndarray  # int64 [ORDERS, block_records]: permutations of the records in a block
-    rest: np.ndarray  # the records of the blocks beyond the lanes, permuted
+    orders: np.ndarray  # int64 [2, ORDERS, longest block]: permutations of a short, a long block
 
 
 class RandomSampler:
@@ -113,27 +113,23 @@ class RandomSampler:
 class BlockSampler:
     """Maps sample indices to record ids, each once per epoch, so that records are read in blocks.
 
-    For storage that takes long to begin a read (ours). A block is `block_records` consecutive
-    records. Each epoch permutes the blocks and deals them to lanes; consecutive samples are of
-    consecutive lanes, and a lane goes through one block after the other. So a step has records of
-    as many blocks as it has images, and a block is read once, if the lanes are a multiple of the
-    global batch: then a worker always has the same lanes. Lanes begin at different places of their
-    first blocks, so that blocks are needed at an even rate. What is left when every lane has as
-    many blocks comes last, permuted.
+    For storage that takes long to begin a read (ours). A block is some consecutive records, see
+    `block_begins`. Each epoch permutes the blocks, lays them in a row, and cuts the row into
+    lanes. Consecutive samples are of consecutive lanes, and a lane goes through its part of the
+    row. So a step has records of as many blocks as it has images, and of a worker whose steps have
+    the same lanes each block is read once, or twice if two lanes meet in it.
 
     Args:
         total: number of records.
         seed: of all permutations.
-        block_records, lanes: see above.
+        blocks, lanes: how many; `block_count` makes the lanes begin new blocks at an even rate.
     """
 
-    def __init__(self, total: int, seed: int, block_records: int, lanes: int):
-        self.total, self._seed = total, seed
-        self._block_records, self._lanes = block_records, lanes
-        self._blocks = total // block_records // lanes  # of a lane in an epoch
-        self._in_lanes = self._blocks * lanes * block_records
-        fractions = np.arange(lanes) * _GOLDEN_RATIO % 1  # spread evenly in any part of the lanes
-        self._begin = (fractions * block_records).astype(np.int64)
+    def __init__(self, total: int, seed: int, blocks: int, lanes: int):
+        self.total, self._seed, self._lanes = total, seed, lanes
+        self._begins = block_begins(total, blocks)
+        self._sizes = np.diff(self._begins)
+        self._lane_size, self._longer_lanes = divmod(total, lanes)  # those have a record more
         self._epoch = functools.lru_cache(WINDOWS_KEPT)(self._plan_epoch)
 
     def records(self, start: int, count: int) -> np.ndarray:
@@ -142,33 +138,56 @@ class BlockSampler:
         while count > 0:
             epoch, at = divmod(start, self.total)
             positions = np.arange(at, min(at + count, self.total))
-            in_lanes = positions[: max(0, self._in_lanes - at)]
-            rest = positions[len(in_lanes) :] - self._in_lanes
-            parts += [self._of_lanes(epoch, in_lanes), self._epoch(epoch).rest[rest]]
+            turn, lane = np.divmod(positions, self._lanes)
+            begin_of_lane = lane * self._lane_size + np.minimum(lane, self._longer_lanes)
+            parts.append(self._in_row(epoch, begin_of_lane + turn))
             start += len(positions)
             count -= len(positions)
         return np.concatenate(parts)
 
-    def _of_lanes(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        if not len(positions):
-            return positions
-        plan, size = self._epoch(epoch), self._block_records
-        turn, lane = np.divmod(positions, self._lanes)
-        number, slot = np.divmod((turn + self._begin[lane]) % (self._blocks * size), size)
-        block = plan.blocks[number * self._lanes + lane]
-        return block * size + plan.orders[block % ORDERS, slot]
+    def _in_row(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """The records at places of the row of permuted blocks."""
+        plan, place = self._epoch(epoch), block_of(places, self.total, len(self._sizes))
+        block, slot = plan.blocks[place], places - self._begins[place]
+        is_long = self._sizes[block] - self._sizes.min()
+        return self._begins[block] + plan.orders[is_long, block % ORDERS, slot]
 
     def _plan_epoch(self, epoch: int) -> _BlockEpoch:
-        size = self._block_records
-        blocks = np.arange(self.total // size)
-        _shuffle(blocks, self._seed, epoch)
-        left = blocks[self._blocks * self._lanes :, None] * size + np.arange(size)
-        rest = np.concatenate([left.ravel(), np.arange(self.total // size * size, self.total)])
-        _shuffle(rest, self._seed, epoch, 0)
-        orders = np.tile(np.arange(size), (ORDERS, 1))
-        for number, order in enumerate(orders):
+        longest, blocks = self._sizes.max(), np.arange(len(self._sizes))
+        for size in np.unique(self._sizes):  # among their like: so all begin where others began
+            of_size = np.flatnonzero(self._sizes == size)
+            permuted = of_size.copy()
+            _shuffle(permuted, self._seed, epoch, int(size))
+            blocks[of_size] = permuted
+        orders = np.tile(np.arange(longest), (2, ORDERS, 1))
+        for number, order in enumerate(orders[1]):
             _shuffle(order, self._seed, epoch, 1, number)
-        return _BlockEpoch(blocks, orders, rest)
+        if self._sizes.min() < longest:  # the same without the last record
+            kept = orders[1] != longest - 1
+            orders[0, :, :-1] = orders[1][kept].reshape(ORDERS, longest - 1)
+        else:
+            orders[0] = orders[1]
+        return _BlockEpoch(blocks, orders)
+
+
+def block_count(total: int, wanted: int, lanes: int) -> int:
+    """How many blocks to make of the records for so many lanes: about `wanted`, or more.
+
+    The blocks of a lane are not a whole number. What is over is near the golden ratio, and with the
+    lanes as denominator in lowest terms: so no two lanes begin at the same place of a block, and
+    any few that follow each other begin far apart.
+    """
+    over = next(
+        over
+        for distance in range(lanes + 1)
+        for over in (
+            round(_GOLDEN_RATIO * lanes) + distance,
+            round(_GOLDEN_RATIO * lanes) - distance,
+        )
+        if over > 0 and math.gcd(over, lanes) == 1
+    )
+    rounds = max(ROUNDS - 1, math.ceil((wanted - over) / lanes))
+    return min(total, rounds * lanes + over)
 
 
 def _shuffle(values: np.ndarray, *seed: int) -> None:
@@ -188,17 +207,18 @@ def shuffled(
         windows: files and records of a window, see `RandomSampler`.
         step_shard: what this worker does of every step.
     """
-    if not source.block_records:
+    if not source.blocks:
         return RandomSampler(source.counts, seed, *windows)
     step = step_shard.global_batch
     lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
     lanes = lanes_per_image * step
-    block_records = max(1, min(source.block_records, source.total // (ROUNDS * lanes)))
+    blocks = block_count(source.total, source.blocks, lanes)
     images = step_shard.count * step_shard.micro_batch
     if step_shard.first == 0:
-        LOGGER.info("reading blocks of %d records, %d of them shuffled", block_records, lanes)
-    source.read_in_blocks(block_records, kept=lanes_per_image * images)
-    return BlockSampler(source.total, seed, block_records, lanes)
+        size = source.total / blocks
+        LOGGER.info("reading blocks of %.0f records, %d of them shuffled", size, lanes)
+    source.read_in_blocks(blocks, kept=lanes_per_image * images)
+    return BlockSampler(source.total, seed, blocks, lanes)
 
 
 class WeightedSampler:

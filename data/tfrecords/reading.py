@@ -9,7 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from data.common.block_cache import DEFAULT_GIB
 from data.common.storage import is_url
@@ -82,36 +84,57 @@ def _is_spinning(device: str) -> bool:
         return False
 
 
+def block_of(record: Any, total: int, blocks: int) -> Any:
+    """The block of a record, or of each [n], where `total` records are divided into `blocks`."""
+    return record * blocks // total
+
+
+def block_begins(total: int, blocks: int) -> np.ndarray:
+    """The first record of each block, int64 [blocks + 1]; the last is `total`.
+
+    The sizes of blocks differ by at most a record.
+    """
+    return -(-np.arange(blocks + 1) * total // blocks)
+
+
 class BlockReader:
     """Reads blocks by several threads, ahead of their use, and keeps those used last.
 
     Args:
         load: reads the block of a number; runs in a thread.
-        kept: blocks that are kept in memory.
+        kept: used blocks that are kept in memory.
         readers: threads.
     """
 
     def __init__(self, load: Callable[[int], Block], kept: int, readers: int) -> None:
-        self._load, self._kept = load, kept
+        self._load, self._kept, self._most_ahead = load, kept, (AHEAD + 1) * readers
         self._pool = ThreadPoolExecutor(readers, "read block")
-        self._blocks: OrderedDict[int, Future[Block]] = OrderedDict()
+        self._ahead: dict[int, Future[Block]] = {}  # which nobody has used yet
+        self._used: OrderedDict[int, Future[Block]] = OrderedDict()
         self._lock = threading.Lock()
 
     def block(self, number: int) -> Block:
         """The block of a number; raises what `load` raises."""
-        return self._begun(number).result()
+        with self._lock:
+            block = self._ahead.pop(number, None) or self._used.get(number) or self._begin(number)
+            self._used[number] = block
+            self._used.move_to_end(number)
+            if len(self._used) > self._kept:
+                self._used.popitem(last=False)
+        return block.result()
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Begins to read these blocks, in this order; they are used next."""
+        with self._lock:
+            for number in numbers:
+                if number not in self._ahead and number not in self._used:
+                    self._ahead[number] = self._begin(number)
 
     def read_ahead(self, numbers: Iterable[int]) -> None:
-        """Begins to read these blocks, in this order."""
+        """As `prefetch` for later use, as long as few others wait for theirs."""
         for number in numbers:
-            self._begun(number)
+            if len(self._ahead) < self._most_ahead:
+                self.prefetch([number])
 
-    def _begun(self, number: int) -> Future[Block]:
-        with self._lock:
-            block = self._blocks.get(number)
-            if block is None:
-                block = self._blocks[number] = self._pool.submit(self._load, number)
-                if len(self._blocks) > self._kept:
-                    self._blocks.popitem(last=False)
-            self._blocks.move_to_end(number)
-            return block
+    def _begin(self, number: int) -> Future[Block]:
+        return self._pool.submit(self._load, number)

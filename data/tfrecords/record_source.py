@@ -25,7 +25,15 @@ from data.common.storage import StoredFile
 from data.tfrecords import records
 from data.tfrecords.examples import Features, decode_example, decode_labels
 from data.tfrecords.manifest import stored_label_counts
-from data.tfrecords.reading import AHEAD, DEFAULT_READING, Block, BlockReader, ReadOptions
+from data.tfrecords.reading import (
+    AHEAD,
+    DEFAULT_READING,
+    Block,
+    BlockReader,
+    ReadOptions,
+    block_begins,
+    block_of,
+)
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
@@ -107,7 +115,7 @@ class RecordSource:
         files: paths or URLs, in order.
         counts: records of each file, int64 [files].
         total: number of records.
-        block_records: how many records are read at once; 0: each by itself.
+        blocks: in how many the records are read; 0: each by itself.
 
     Raises:
         UserError: no files, no records, a file that holds something else, or a first record
@@ -148,8 +156,8 @@ class RecordSource:
         self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
         self.read_singly()
         if reading.in_blocks(self.files[0]):
-            size = reading.block_mib * 2**20 * self.total / max(1, self._sizes.sum())
-            self.read_in_blocks(max(1, round(size)), kept=2 * READ_THREADS)
+            wanted = math.ceil(self._sizes.sum() / (reading.block_mib * 2**20))
+            self.read_in_blocks(min(max(1, wanted), self.total), kept=2 * READ_THREADS)
         # A mistake that concerns every record ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)
@@ -162,33 +170,44 @@ class RecordSource:
         except RecordError as error:
             raise UserError(f"{error}; move it away, or give a glob of the record files") from error
 
-    def read_in_blocks(self, block_records: int, kept: int) -> None:
-        """Has records be read in blocks of so many, of which those used last are kept."""
-        self.block_records = self._unit = block_records
-        readers = self.reading.readers
-        self._blocks = BlockReader(self._read_block, kept + (AHEAD + 1) * readers, readers)
+    def read_in_blocks(self, blocks: int, kept: int) -> None:
+        """Has records be read in so many blocks, of which those used last are kept."""
+        self.blocks, readers = blocks, self.reading.readers
+        self._begins = block_begins(self.total, blocks).tolist()
+        self._reader = BlockReader(self._read_block, kept + readers, readers)
 
     def read_singly(self) -> None:
         """Has each record be read by itself; from a URL, by threads ahead of its use."""
-        self.block_records, self._unit, self._blocks = 0, 1, None
+        self.blocks, self._reader = 0, None
         if self._stored:
-            self._blocks = BlockReader(self._read_block, SINGLES_KEPT, self.reading.readers)
+            self._begins = range(self.total + 1)
+            self._reader = BlockReader(self._read_block, SINGLES_KEPT, self.reading.readers)
 
     @property
     def records_ahead(self) -> int:
-        """How many records before its use `prefetch` is to be called with a record."""
-        return AHEAD * self.reading.readers * self.block_records
+        """How many records before its use `read_ahead` is to be called with a record; 0: never."""
+        if not self.blocks:
+            return 0
+        return AHEAD * self.reading.readers * math.ceil(self.total / self.blocks)
 
-    def prefetch(self, records_ahead: Sequence[int] | np.ndarray) -> None:
-        """Begins to read records that are used soon, which hides the latency of storage."""
-        if self._blocks:
-            numbers = np.asarray(records_ahead) // self._unit
-            self._blocks.read_ahead(dict.fromkeys(numbers.tolist()))
+    def read_ahead(self, records: np.ndarray) -> None:
+        """Begins to read the blocks of records, int64 [n], that are used after others."""
+        self._reader.read_ahead(self._blocks_of(records))
+
+    def prefetch(self, records: Sequence[int]) -> None:
+        """Begins to read records that are used next, which hides the latency of storage."""
+        if self._reader:
+            self._reader.prefetch(self._blocks_of(records))
             return
-        for record in records_ahead:
+        for record in records:
             path, offset, size = self.place(record)
             file = self._open(path)  # kept until the call is over: others may drop it
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _blocks_of(self, records: Sequence[int] | np.ndarray) -> dict[int, None]:
+        """The blocks of some records, each once, in order."""
+        numbers = block_of(np.asarray(records), self.total, len(self._begins) - 1)
+        return dict.fromkeys(numbers.tolist())
 
     def reject(self, record: int, reason: str) -> None:
         """Counts and logs a record that cannot be used; once, not again in later epochs.
@@ -224,16 +243,16 @@ class RecordSource:
 
     def _bytes_of(self, record: int) -> bytes:
         """A record with its framing; cut short where its file is."""
-        if not self._blocks:
+        if not self._reader:
             return self._fetch(*self.place(record))
-        begin, content = self._blocks.block(record // self._unit)[self._file_of(record)]
+        number = block_of(record, self.total, len(self._begins) - 1)
+        begin, content = self._reader.block(number)[self._file_of(record)]
         offset = int(self._offsets[record]) - begin
         return content[offset : offset + int(self._sizes[record])]
 
     def _read_block(self, number: int) -> Block:
         block: Block = {}
-        record = number * self._unit
-        end = min(record + self._unit, self.total)
+        record, end = self._begins[number], self._begins[number + 1]
         while record < end:
             file = self._file_of(record)
             last = min(end, self._first[file + 1]) - 1

@@ -4,23 +4,32 @@ import numpy as np
 import pytest
 
 from data.input import sampler
-from data.input.sampler import BlockSampler
+from data.input.sampler import BlockSampler, block_count
+from data.tfrecords.reading import BlockReader, block_of
 
 RECORDS, BLOCK, LANES, STEP, WORKERS = 100_003, 35, 256, 128, 4
 OWN = STEP // WORKERS
+BLOCKS = block_count(RECORDS, RECORDS // BLOCK, LANES)
 
 
-def make(total=RECORDS, block=BLOCK, lanes=LANES, seed=1):
-    return BlockSampler(total, seed, block, lanes)
+def make(total=RECORDS, blocks=None, lanes=LANES, seed=1):
+    return BlockSampler(total, seed, blocks or block_count(total, total // BLOCK, lanes), lanes)
 
 
 @pytest.mark.parametrize(
-    ("total", "block", "lanes"),
-    [(1000, 7, 16), (1000, 1, 16), (50, 7, 16), (17, 3, 1), (RECORDS, BLOCK, LANES)],
-    ids=["plain", "single records", "fewer blocks than lanes", "one lane", "large"],
+    ("total", "blocks", "lanes"),
+    [
+        (1000, 143, 16),
+        (1000, 1000, 16),
+        (50, 7, 16),
+        (10, 7, 16),
+        (17, 6, 1),
+        (RECORDS, None, LANES),
+    ],
+    ids=["plain", "single", "fewer blocks than lanes", "fewer records", "one lane", "large"],
 )
-def test_every_record_comes_once_an_epoch_however_it_is_asked_for(total, block, lanes):
-    order = make(total, block, lanes)
+def test_every_record_comes_once_an_epoch_however_it_is_asked_for(total, blocks, lanes):
+    order = make(total, blocks, lanes)
     both = order.records(0, 2 * total)
     for epoch in (both[:total], both[total:]):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(total))
@@ -38,30 +47,69 @@ def test_the_order_is_that_of_the_seed():
 
 
 def test_a_small_order_by_hand(monkeypatch):
-    """12 records in blocks of 2 and 3 lanes, none of which is permuted."""
-    monkeypatch.setattr(sampler, "_shuffle", lambda values, *seed: None)
-    # Lanes: blocks 0 3, 1 4, 2 5. They begin at fractions 0, 0.618, 0.236 of a block of two: with
-    # record 0, 1 and 0 of it; the second lane comes to record 0 of its first block at the end.
-    expected = [0, 3, 4, 1, 8, 5, 6, 9, 10, 7, 2, 11]
-    assert make(12, 2, 3).records(0, 12).tolist() == expected
+    """14 records in 5 blocks that begin at 0, 3, 6, 9 and 12, and 3 lanes."""
+
+    def turn_around(values, *seed):
+        values[:] = values[::-1].copy()
+
+    monkeypatch.setattr(sampler, "_shuffle", turn_around)
+    # The row has blocks 3 2 1 0 of three records and, in its own place, 4 of two, each backwards:
+    # 11 10 9 8 7 | 6 5 4 3 2 | 1 0 13 12, and the bars begin the second and the third lane.
+    expected = [11, 6, 1, 10, 5, 0, 9, 4, 13, 8, 3, 12, 7, 2]
+    assert make(14, 5, 3).records(0, 14).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "lanes", "blocks"),
+    [
+        (10**6, 1000, 8, 1005),  # 125 for each of 8 lanes, and 5 over: 0.618 x 8, without a factor
+        (10**6, 10, 8, 7 * 8 + 5),  # a lane has seven blocks at least
+        (10**6, 1000, 256, 3 * 256 + 159 + 4 * 256),  # 158 is even
+        (10**6, 1000, 1, 1000),
+        (40, 1000, 8, 40),  # no more blocks than records
+    ],
+)
+def test_how_many_blocks_are_made(total, wanted, lanes, blocks):
+    assert block_count(total, wanted, lanes) == blocks
+
+
+def test_epochs_end_without_reading_blocks_again():
+    """What three epochs of few records from 8 lanes read, a step of 8 ahead, keeping 8 blocks."""
+    total, lanes = 4001, 8
+    blocks = block_count(total, total // BLOCK, lanes)
+    order, loaded = make(total, blocks, lanes), []
+    reader = BlockReader(loaded.append, kept=lanes + 2, readers=2)
+    for step in range(3 * total // 8):
+        numbers = block_of(order.records(8 * step, 8), total, blocks).tolist()
+        reader.prefetch(numbers)
+        ahead = order.records(8 * step + 4 * BLOCK, 8)
+        reader.read_ahead(block_of(ahead, total, blocks).tolist())
+        for number in numbers:
+            reader.block(number)
+    assert len(loaded) <= 3 * (blocks + lanes) + lanes
+
+
+def numbers_of(records):
+    """The blocks of records."""
+    return block_of(records, RECORDS, BLOCKS)
 
 
 def test_workers_share_hardly_a_block():
     order, blocks = make(), [set() for _ in range(WORKERS)]
     steps = RECORDS // STEP
     for step in range(steps):
-        own = (order.records(step * STEP, STEP) // BLOCK).reshape(WORKERS, OWN)
+        own = numbers_of(order.records(step * STEP, STEP)).reshape(WORKERS, OWN)
         for worker, numbers in enumerate(own):
             blocks[worker].update(numbers.tolist())
-    # What does not fill the lanes at the end of an epoch is shared.
-    assert sum(map(len, blocks)) < 1.2 * RECORDS / BLOCK
+    # Where a lane of one ends and one of another begins, both read the block.
+    assert sum(map(len, blocks)) <= BLOCKS + LANES
 
 
 def test_blocks_are_needed_at_an_even_rate_and_by_many_at_once():
     order, known, new = make(), set(), []
     for step in range(300):
         records = order.records(step * STEP, OWN)
-        blocks = set((records // BLOCK).tolist())
+        blocks = set(numbers_of(records).tolist())
         assert len(blocks) == OWN  # every image of a worker's step is of another block
         new.append(len(blocks - known))
         known |= blocks

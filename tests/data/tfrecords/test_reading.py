@@ -1,13 +1,17 @@
 """Reading by blocks: what is kept, what is ahead, and that records are the same as one by one."""
 
-import threading
-
 import numpy as np
 import pytest
 
 from data.tfrecords import reading, records
 from data.tfrecords.examples import encode_example
-from data.tfrecords.reading import BlockReader, ReadOptions, is_slow_to_begin
+from data.tfrecords.reading import (
+    BlockReader,
+    ReadOptions,
+    block_begins,
+    block_of,
+    is_slow_to_begin,
+)
 from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import RecordError
 
@@ -30,9 +34,9 @@ def folder(tmp_path):
 def test_blocks_have_the_records_that_are_read_one_by_one(folder):
     singly = RecordSource(folder, 99, 0, reading=ReadOptions("records"))
     blocks = RecordSource(folder, 99, 0, reading=BLOCKS)
-    assert singly.block_records == 0 and blocks.block_records > 1
-    for block_records in (1, 2, 7, 100):
-        blocks.read_in_blocks(block_records, kept=1)
+    assert singly.blocks == 0 and 1 < blocks.blocks < blocks.total
+    for count in (1, 2, 7, blocks.total):
+        blocks.read_in_blocks(count, kept=1)
         order = np.random.RandomState(0).permutation(singly.total)
         blocks.prefetch(order)
         for record in order.tolist():
@@ -42,8 +46,8 @@ def test_blocks_have_the_records_that_are_read_one_by_one(folder):
 
 def test_a_block_is_as_large_as_asked_for(folder):
     source = RecordSource(folder, 99, 0, reading=BLOCKS)
-    size = sum(path.stat().st_size for path in folder.glob("*.tfrecords")) / source.total
-    assert source.block_records == round(0.0005 * 2**20 / size)
+    size = sum(path.stat().st_size for path in folder.glob("*.tfrecords"))
+    assert size / source.blocks <= 0.0005 * 2**20 < size / (source.blocks - 1)
 
 
 def test_a_damaged_record_in_a_block_spoils_no_other(folder):
@@ -53,7 +57,7 @@ def test_a_damaged_record_in_a_block_spoils_no_other(folder):
     data[offset + 40] ^= 1
     path.write_bytes(data)
     source = RecordSource(folder, 99, 10, reading=BLOCKS)
-    source.read_in_blocks(8, kept=4)
+    source.read_in_blocks(4, kept=4)
     with pytest.raises(RecordError, match="fails the CRC"):
         source.read(9)
     assert [source.read(record).name for record in (8, 10)] == [b"8", b"10"]
@@ -67,24 +71,58 @@ def test_a_file_that_was_cut_short_since_is_a_damaged_record(folder):
         source.read(source.total - 1)
 
 
-def test_blocks_are_read_once_ahead_and_the_oldest_are_dropped():
-    loaded, ready = [], threading.Event()
+def test_records_are_divided_into_blocks_of_nearly_one_size():
+    begins = block_begins(17, 5)
+    assert begins.tolist() == [0, 4, 7, 11, 14, 17]
+    assert block_of(np.arange(17), 17, 5).tolist() == 4 * [0] + 3 * [1] + 4 * [2] + 3 * [3] + 3 * [
+        4
+    ]
+    assert block_begins(3, 3).tolist() == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def loads():
+    """The numbers of blocks that a reader has loaded, and the reader, which keeps 3."""
+    loaded = []
 
     def load(number):
-        ready.wait(5)
         loaded.append(number)
         return {0: (number, b"")}
 
-    reader = BlockReader(load, kept=3, readers=2)
-    reader.read_ahead([4, 5, 4])
-    ready.set()
+    return loaded, BlockReader(load, kept=3, readers=1)
+
+
+def test_blocks_are_read_once_and_those_used_least_recently_are_dropped(loads):
+    loaded, reader = loads
+    reader.prefetch([4, 5, 4])
     assert [reader.block(number)[0][0] for number in (4, 5, 6, 4)] == [4, 5, 6, 4]
-    assert sorted(loaded) == [4, 5, 6]
+    assert loaded == [4, 5, 6]
     reader.block(7)  # 5 was used before 6 and 4
     reader.block(4)
-    assert sorted(loaded) == [4, 5, 6, 7]
+    assert loaded == [4, 5, 6, 7]
     reader.block(5)
-    assert sorted(loaded) == [4, 5, 5, 6, 7]
+    assert loaded == [4, 5, 6, 7, 5]
+
+
+def test_a_block_that_nobody_has_used_yet_is_not_dropped(loads):
+    loaded, reader = loads
+    reader.read_ahead([1])
+    for number in range(10, 20):
+        reader.block(number)
+    reader.block(1)
+    assert loaded == [1, *range(10, 20)]
+
+
+def test_few_blocks_are_read_ahead_of_those_used_next(loads):
+    loaded, reader = loads
+    most = (reading.AHEAD + 1) * 1
+    reader.read_ahead(range(9))
+    reader.block(most - 1)
+    assert loaded == list(range(most))
+    reader.read_ahead([7, 8])
+    reader.prefetch([8, 9])
+    assert [reader.block(number)[0][0] for number in range(10)] == list(range(10))
+    assert loaded[most:] == [7, 8, 9, 3, 4, 5, 6]
 
 
 def test_a_block_that_cannot_be_read_raises_in_its_reader():
