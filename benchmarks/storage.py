@@ -1,6 +1,6 @@
 """Training input from an S3 server, from its cache, and from storage that is slow to begin a read.
 
-    python benchmarks/storage.py [--stretch 16384] [--latency 0.03] [--bandwidth 200e6] [--json FILE]
+    python benchmarks/storage.py [--stretch 16384] [--latency 0.03] [--bandwidth 200e6]
 
 The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
 server (benchmarks/s3_server.py) is another process of this machine, whose time of the processor

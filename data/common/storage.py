@@ -36,7 +36,7 @@ _HADOOP_OPTIONS = {
     "dfs.client.failover.sleep.max.millis": "1000",
 }
 _INSTALL = 'pip install -e ".[cloud]"'
-_HTTP, _S3 = ("http", "https"), ("s3", "s3a")
+_HTTP, _S3, _GOOGLE = ("http", "https"), ("s3", "s3a"), ("gs", "gcs")
 _HADOOP, _LOCAL = ("hdfs", "viewfs"), ("file", "local")
 _BEYOND_END = 416  # a status of HTTP
 _log = logging.getLogger(__name__)
@@ -239,6 +239,8 @@ def _file_system(url: str) -> tuple[Any, str]:
         if protocol in _S3:
             once = {"total_max_attempts": 1}
             options |= {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
+        if protocol in _GOOGLE:  # logs a traceback of each attempt, of which we log the reason
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         if protocol in _HADOOP:
             files = _hadoop_files("/".join(url.split("/")[:3]))
             return files, files._strip_protocol(url)

@@ -305,19 +305,40 @@ def test_it_works_with_the_s3_of_others(s3, tmp_path, monkeypatch):
         server.stop()
 
 
-@pytest.mark.slow
-def test_it_works_with_google_cloud_storage(tmp_path, monkeypatch):
-    """As far as its emulator is like it."""
+@pytest.fixture
+def google(monkeypatch):
+    """A free port, to which gs:// leads."""
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which the emulator has not
-    from gcp_storage_emulator.server import create_server
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    with create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket"):
+    import gcsfs
+
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    return port
+
+
+@pytest.mark.slow
+def test_it_works_with_google_cloud_storage(google, tmp_path):
+    """As far as its emulator is like it."""
+    from gcp_storage_emulator.server import create_server
+
+    with create_server("127.0.0.1", google, in_memory=True, default_bucket="bucket"):
         check_whole_files("gs://bucket", tmp_path)
         parts = ordered_map(_first_bytes, ["gs://bucket/a/large"] * 4, 2)
         assert len(set(parts)) == 1
+
+
+def test_google_cloud_storage_that_is_away_is_one_line(google, monkeypatch, caplog):
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("asyncio.sleep", no_pause)  # of gcsfs, between its own attempts
+    text = refused("gs://bucket/a", storage.read)
+    assert text.startswith("gs://bucket/a: ClientConnectorError: Cannot connect to host 127.0.0.1")
+    assert text.endswith(", for 0.1 s now") and "Traceback" not in caplog.text
+
+
+async def no_pause(*_):
+    pass
 
 
 def _first_bytes(url):
