@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from data.common import storage
 from data.common.errors import UserError
 from data.common.files import files_below, matches, refuse_other_encodings
 from data.common.images import IMAGE_SUFFIXES, MAX_BYTES
 from data.tfrecords.conversion import EARLIER_SUFFIX, SUFFIX
 from data.tfrecords.examples import Features, decode_example, decode_labels
-from data.tfrecords.records import RecordError, read_index, read_record
+from data.tfrecords.records import RecordError, payload_of, read_index
 
 STDIN = "-"
 
@@ -47,7 +48,7 @@ class SourceImage:
     Attributes:
       name: what outputs call it: the path as given, or `file:record` until the record is read.
       label: what followed the path in a list, blanks replaced by one; "" if nothing did.
-      path: the file that holds it.
+      path: the file that holds it; of a record, also a URL.
       path_by_list: path relative to the folder of the list, used where `path` does not exist;
         "" for an image that is not of a list.
       offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the image.
@@ -65,6 +66,7 @@ class SourceImage:
 
         Raises:
           LoadError: it cannot be read, as one line without the name of the file.
+          UserError: the storage at the URL cannot be read; see `storage.read`.
         """
         try:
             if self.size:
@@ -78,8 +80,12 @@ class SourceImage:
             raise LoadError(str(error)) from error
 
     def _load_record(self) -> Loaded:
-        with open(self.path, "rb", buffering=0) as file:
-            features = decode_example(read_record(file.fileno(), self.offset, self.size))
+        if storage.is_url(self.path):
+            data = storage.read(self.path, self.offset, self.size)
+        else:
+            with open(self.path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), self.size, self.offset)
+        features = decode_example(payload_of(data, self.size))
         image = features["image"].bytes_list.value
         if not image:
             raise LoadError("the record holds no image")

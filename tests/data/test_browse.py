@@ -154,8 +154,8 @@ def test_a_wrong_folder_of_images_is_a_warning(folder, capsys):
     assert "warning: no image was found: is --images their folder?" in capsys.readouterr().err
 
 
-def test_records_give_the_page_of_their_list(folder):
-    with RecordWriter(folder / "0.tfrecords") as writer:
+def test_records_give_the_page_of_their_list(folder, s3):
+    with RecordWriter(s3.folder / "bucket/0.tfrecords") as writer:
         for line in LIST.splitlines()[:3]:
             name, *labels = line.split("\t")
             image = (folder / "images" / name).read_bytes()
@@ -163,9 +163,10 @@ def test_records_give_the_page_of_their_list(folder):
             writer.write(encode_example("sparse", image, name, 300, 200, classes))
     (folder / "list.txt").write_text("".join(LIST.splitlines(keepends=True)[:3]))
     assert run(*FROM_LIST, output="list.html") == 0
-    assert run("--records", "0.tfrecords", output="records.html") == 0
-    first, second = (content((folder / f"{p}.html").read_text()) for p in ("list", "records"))
-    assert first == second
+    assert run("--records", str(s3.folder / "bucket"), output="records.html") == 0
+    assert run("--records", "s3://bucket/", output="url.html") == 0
+    first, *others = ((folder / f"{p}.html").read_text() for p in ("list", "records", "url"))
+    assert content(first)["images"] and [content(page) for page in others] == 2 * [content(first)]
 
 
 def test_a_dictionary_of_names_alone_is_a_flat_tree(folder, open_page):
