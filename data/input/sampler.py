@@ -199,10 +199,10 @@ def _shuffle(values: np.ndarray, *seed: int) -> None:
 def shuffled(
     source: RecordSource, seed: int, windows: tuple[int, int], step_shard: StepShard
 ) -> RandomSampler | BlockSampler:
-    """The sampler of a source: of blocks, where it is read in blocks.
+    """The sampler of a source: of blocks, where it is read in more blocks than memory may hold.
 
     Args:
-        source: is then read in the blocks of the sampler, and keeps those of this worker's lanes.
+        source: then keeps all its blocks, or those of this worker's lanes.
         seed: of all permutations.
         windows: files and records of a window, see `RandomSampler`.
         step_shard: what this worker does of every step.
@@ -212,6 +212,10 @@ def shuffled(
     step = step_shard.global_batch
     lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
     lanes = lanes_per_image * step
+    if source.blocks <= lanes:
+        LOGGER.info("keeping all %d blocks of records in memory", source.blocks)
+        source.read_in_blocks(source.blocks, kept=source.blocks)
+        return RandomSampler(source.counts, seed, *windows)
     blocks = block_count(source.total, source.blocks, lanes)
     images = step_shard.count * step_shard.micro_batch
     if step_shard.first == 0:

@@ -57,11 +57,12 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture(params=["records", "blocks"])
+@pytest.fixture(params=["records", "blocks", "blocks in memory"])
 def reading(request, monkeypatch):
     monkeypatch.setattr(sampler, "ROUNDS", 1)  # so that few records make blocks of several
-    mib = 3 * len(jpeg(0)) / 2**20  # of about three records
-    return ReadOptions(request.param, mib, shuffle_blocks=5, readers=2)
+    size = 30 if request.param == "blocks in memory" else 3  # records of a block, about
+    mib = size * len(jpeg(0)) / 2**20
+    return ReadOptions(request.param.split()[0], mib, shuffle_blocks=5, readers=2)
 
 
 def options(data_dir, **values):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from data.common.sharding import StepShard
+from data.input import sampler
 from data.tfrecords import reading, records
 from data.tfrecords.examples import encode_example
 from data.tfrecords.reading import (
@@ -78,6 +80,20 @@ def test_records_are_divided_into_blocks_of_nearly_one_size():
         4
     ]
     assert block_begins(3, 3).tolist() == [0, 1, 2, 3]
+
+
+def test_few_blocks_are_kept_and_read_once_in_a_run(folder, monkeypatch):
+    loaded, load = [], RecordSource._read_block
+    monkeypatch.setattr(
+        RecordSource, "_read_block", lambda source, n: loaded.append(n) or load(source, n)
+    )
+    source = RecordSource(folder, 99, 0, reading=BLOCKS)
+    loaded.clear()  # of the look at the first record
+    order = sampler.shuffled(source, 1, (100, 100), StepShard(2, first=0, count=1, total=1))
+    assert isinstance(order, sampler.RandomSampler) and source.blocks > 3
+    names = [source.read(record).name for record in order.records(0, 3 * source.total).tolist()]
+    assert sorted(map(int, names)) == sorted(3 * list(range(source.total)))
+    assert sorted(loaded) == list(range(source.blocks))
 
 
 @pytest.fixture
