@@ -213,7 +213,7 @@ def shuffled(
     lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
     lanes = lanes_per_image * step
     if source.blocks <= lanes:
-        LOGGER.info("keeping all %d blocks of records in memory", source.blocks)
+        LOGGER.info("keeping all records in memory, read in %d block(s)", source.blocks)
         source.read_in_blocks(source.blocks, kept=source.blocks)
         return RandomSampler(source.counts, seed, *windows)
     blocks = block_count(source.total, source.blocks, lanes)
