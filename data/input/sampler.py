@@ -212,15 +212,14 @@ def shuffled(
     step = step_shard.global_batch
     lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
     lanes = lanes_per_image * step
+    log = LOGGER.info if step_shard.first == 0 else LOGGER.debug
     if source.blocks <= lanes:
-        LOGGER.info("keeping all records in memory, read in %d block(s)", source.blocks)
+        log("keeping all records in memory, read in %d block(s)", source.blocks)
         source.read_in_blocks(source.blocks, kept=source.blocks)
         return RandomSampler(source.counts, seed, *windows)
     blocks = block_count(source.total, source.blocks, lanes)
     images = step_shard.count * step_shard.micro_batch
-    if step_shard.first == 0:
-        size = source.total / blocks
-        LOGGER.info("reading blocks of %.0f records, %d of them shuffled", size, lanes)
+    log("reading blocks of %.0f records, %d of them shuffled", source.total / blocks, lanes)
     source.read_in_blocks(blocks, kept=lanes_per_image * images)
     return BlockSampler(source.total, seed, blocks, lanes)
 
