@@ -213,14 +213,15 @@ def shuffled(
     lanes_per_image = math.ceil(source.reading.shuffle_blocks / step)
     lanes = lanes_per_image * step
     log = LOGGER.info if step_shard.first == 0 else LOGGER.debug
-    if source.blocks <= lanes:
+    if source.blocks <= source.reading.shuffle_blocks:  # the same for any number of workers
         log("keeping all records in memory, read in %d block(s)", source.blocks)
         source.read_in_blocks(source.blocks, kept=source.blocks)
         return RandomSampler(source.counts, seed, *windows)
     blocks = block_count(source.total, source.blocks, lanes)
     images = step_shard.count * step_shard.micro_batch
     log("reading blocks of %.0f records, %d of them shuffled", source.total / blocks, lanes)
-    source.read_in_blocks(blocks, kept=lanes_per_image * images)
+    # And those of a step more: two steps are read at once, and the later must not drop the other's.
+    source.read_in_blocks(blocks, kept=(lanes_per_image + 1) * images)
     return BlockSampler(source.total, seed, blocks, lanes)
 
 
