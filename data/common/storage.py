@@ -226,7 +226,7 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
 
 def _file_system(url: str) -> tuple[Any, str]:
     protocol = _protocol(url)
-    # Listings are not cached: other processes write, too. The attempts are ours.
+    # Listings are not cached: other processes write, too.
     options: dict[str, Any] = {"use_listings_cache": False}
     try:
         import fsspec
@@ -236,7 +236,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
             silence = aiohttp.ClientTimeout(None, None, _SILENT_SECONDS, _SILENT_SECONDS)
             options |= {"client_kwargs": {"timeout": silence}}
-        if protocol in _S3:
+        if protocol in _S3:  # the attempts are ours
             once = {"total_max_attempts": 1}
             options |= {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
         if protocol in _GOOGLE:  # logs a traceback of each attempt, of which we log the reason
@@ -247,7 +247,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         files, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
         raise UserError(f"{url}: {error}; URLs need {_INSTALL}") from None
-    except (ValueError, OSError) as error:  # an unknown protocol; no Java for hdfs://
+    except (ValueError, OSError) as error:  # an unknown protocol
         raise UserError(f"{url}: {error}") from None
     if protocol in _S3:
         files.retries = 1

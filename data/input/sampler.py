@@ -129,6 +129,7 @@ class BlockSampler:
         self.total, self._seed, self._lanes = total, seed, lanes
         self._begins = block_begins(total, blocks)
         self._sizes = np.diff(self._begins)
+        self._is_long = self._sizes - self._sizes.min()  # 0 or 1
         self._lane_size, self._longer_lanes = divmod(total, lanes)  # those have a record more
         self._epoch = functools.lru_cache(WINDOWS_KEPT)(self._plan_epoch)
 
@@ -149,8 +150,8 @@ class BlockSampler:
         """The records at places of the row of permuted blocks."""
         plan, place = self._epoch(epoch), block_of(places, self.total, len(self._sizes))
         block, slot = plan.blocks[place], places - self._begins[place]
-        is_long = self._sizes[block] - self._sizes.min()
-        return self._begins[block] + plan.orders[is_long, block % ORDERS, slot]
+        order = plan.orders[self._is_long[block], block % ORDERS, slot]
+        return self._begins[block] + order
 
     def _plan_epoch(self, epoch: int) -> _BlockEpoch:
         longest, blocks = self._sizes.max(), np.arange(len(self._sizes))
