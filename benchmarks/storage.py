@@ -49,6 +49,9 @@ FAIL_EVERY, READ_SECONDS = 50, 0.005
 LOCAL, COLD, FAILING = "local disk", "s3, cold", f"s3, cold, 1 request in {FAIL_EVERY} fails"
 FROM_SERVER = (COLD, FAILING)
 WARM, SINGLE, BLOCKS = "s3, warm cache", "5 ms a read: single records", "5 ms a read: blocks"
+LARGE_BATCH = 512  # more images in a step than blocks shuffled, so blocks are many and small
+LARGE_STEPS = f"{BLOCKS}, {LARGE_BATCH} images a step"
+SLOW = (SINGLE, BLOCKS, LARGE_STEPS)
 
 
 class Stretch(NamedTuple):
@@ -74,18 +77,22 @@ def read_stretch(
     start = time.perf_counter()
     options = InputOptions(data_dir, SIZE, BATCH, CLASSES, args.threads, reading=reading)
     batches = TrainingInput(options, Augmentation()).batches()
-    return _timed(start, batches, args.stretch // BATCH, server)
+    return _timed(start, batches, args.stretch // BATCH, server=server)
 
 
 def _timed(
-    start: float, batches: Iterator[Any], count: int, server: Server | None = None
+    start: float,
+    batches: Iterator[Any],
+    count: int,
+    batch: int = BATCH,
+    server: Server | None = None,
 ) -> Stretch:
     def served() -> float:
         return sum(server.process.cpu_times()[:2]) if server else 0.0
 
     with contextlib.closing(batches):
         next(batches)
-        first, images, before = time.perf_counter() - start, (count - 1) * BATCH, served()
+        first, images, before = time.perf_counter() - start, (count - 1) * batch, served()
         cost = harness.timed(lambda: [None for _ in itertools.islice(batches, count - 1)])
         return Stretch(
             first, cost.seconds / images, cost.cpu / images, (served() - before) / images
@@ -100,16 +107,19 @@ class SlowSource(RecordSource):
         return super()._fetch(path, offset, size)
 
 
-def slow_stretch(folder: Path, reading: ReadOptions, args: argparse.Namespace) -> Stretch:
+def slow_stretch(
+    folder: Path, reading: ReadOptions, args: argparse.Namespace, batch: int = BATCH
+) -> Stretch:
     """Records in the order of training, read from slow storage and not decoded."""
     start = time.perf_counter()
     source = SlowSource(folder, CLASSES, 0, reading=reading)
-    step_shard = StepShard(BATCH, first=0, count=1, total=1)
+    step_shard = StepShard(batch, first=0, count=1, total=1)
     reader = SampleReader(source, shuffled(source, 1, (1500, 2048), step_shard).records)
     indices = functools.partial(step_shard.sample_indices, 0)
-    plan = StepPlan(indices, BATCH, 1, lambda: np.empty(BATCH, object))
+    plan = StepPlan(indices, batch, 1, lambda: np.empty(batch, object))
     count = args.slow_stretch if reading.read_order == "records" else args.stretch
-    return _timed(start, load(reader, lambda *_: None, plan, args.threads), count // BATCH)
+    batches = load(reader, lambda *_: None, plan, args.threads)
+    return _timed(start, batches, max(2, count // batch), batch)
 
 
 @contextlib.contextmanager
@@ -152,6 +162,7 @@ def contenders(
         WARM: from_s3(good, cached),
         SINGLE: lambda: slow_stretch(records, ReadOptions("records"), args),
         BLOCKS: lambda: slow_stretch(records, blocks, args),
+        LARGE_STEPS: lambda: slow_stretch(records, blocks, args, LARGE_BATCH),
     }
 
 
@@ -188,9 +199,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             "CPU us": 1e6 * statistics.median(cost.cpu for cost in found),
             "server CPU us": 1e6 * statistics.median(cost.server for cost in found),
             "first batch, s": statistics.median(cost.first for cost in found),
-            "of local": "" if name in (SINGLE, BLOCKS) else ratio(seconds, LOCAL, name),
+            "of local": "" if name in SLOW else ratio(seconds, LOCAL, name),
             "server elsewhere": ratio(elsewhere, LOCAL, name) if name in FROM_SERVER else "",
-            "of single": ratio(seconds, SINGLE, name) if name == BLOCKS else "",
+            "of single": ratio(seconds, SINGLE, name) if name in SLOW else "",
         }
         for name, found in costs.items()
     ]

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -40,6 +41,7 @@ _HTTP, _S3, _GOOGLE = ("http", "https"), ("s3", "s3a"), ("gs", "gcs")
 _HADOOP, _LOCAL = ("hdfs", "viewfs"), ("file", "local")
 _BEYOND_END = 416  # a status of HTTP
 _log = logging.getLogger(__name__)
+_hadoop_lock = threading.Lock()
 
 
 class StoredFile(NamedTuple):
@@ -139,26 +141,33 @@ def check_fork() -> None:
     """To be called before a fork. Raises UserError: Hadoop's client is in use, which forbids it."""
     if _hadoop_files.cache_info().currsize:
         raise UserError(
-            "hdfs:// and forked processes do not go together: use --processes=1, "
-            "and several processes of mpirun"
+            "hdfs:// does not work in forked processes: use --processes=1, "
+            "and mpirun to convert with several"
         )
 
 
 def _put(url: str, put: Callable[[Any, str], None]) -> None:
     """Has `put` write a file; by a temporary name where files grow as they are written."""
+    protocol = _protocol(url)
+
+    def rename(files: Any, old: str, new: str) -> None:
+        if protocol in _LOCAL:
+            os.replace(old, new)  # fsspec's `mv` would move it into a folder of the new name
+        else:
+            files.mv(old, new, overwrite=True)
 
     def put_and_rename(files: Any, path: str) -> None:
         folder, _, name = path.rpartition("/")
         unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
             put(files, unfinished)
-            files.mv(unfinished, path, overwrite=True)
+            rename(files, unfinished, path)
         except BaseException:
             with contextlib.suppress(Exception):
                 files.rm_file(unfinished)
             raise
 
-    _retried(url, put_and_rename if _protocol(url) in _HADOOP + _LOCAL else put)
+    _retried(url, put_and_rename if protocol in _HADOOP + _LOCAL else put)
 
 
 def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
@@ -202,7 +211,7 @@ def _beginning(url: str, path: str) -> str:
 
 def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
     """`action` of the file system and the path in it, again while the server fails."""
-    until, pause = time.monotonic() + RETRY_SECONDS, _FIRST_PAUSE
+    start, pause = time.monotonic(), _FIRST_PAUSE
     while True:
         try:
             # Here, because a file system does not survive a fork; fsspec keeps one per process.
@@ -216,8 +225,9 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
             reason = storage_errors.reason(error, _protocol(url))
             if storage_errors.is_final(error):
                 raise UserError(f"{url}: {reason}") from error
-            if time.monotonic() + pause > until:
-                raise UserError(f"{url}: {reason}, for {RETRY_SECONDS:g} s now") from error
+            tried = time.monotonic() - start
+            if tried + pause > RETRY_SECONDS:
+                raise UserError(f"{url}: {reason}, for {tried:.0f} s now") from error
             if pause > _LOGGED_PAUSE:
                 _log.warning("%s: %s; another attempt in %.0f s", url, reason, pause)
         time.sleep(pause * random.uniform(0.5, 1))
@@ -239,10 +249,14 @@ def _file_system(url: str) -> tuple[Any, str]:
         if protocol in _S3:  # the attempts are ours
             once = {"total_max_attempts": 1}
             options |= {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
-        if protocol in _GOOGLE:  # logs a traceback of each attempt, of which we log the reason
+        if protocol in _GOOGLE and not logging.getLogger("gcsfs").level:
+            # It logs a traceback of each attempt, of which we log the reason.
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         if protocol in _HADOOP:
-            files = _hadoop_files("/".join(url.split("/")[:3]))
+            if set(url) & set("?#"):  # which hdfs-native would cut off, with all that follows
+                raise UserError(f"{url}: no ? and # in {protocol}:// URLs; use * or [...] instead")
+            with _hadoop_lock:
+                files = _hadoop_files("/".join(url.split("/")[:3]))
             return files, files._strip_protocol(url)
         files, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:

@@ -27,7 +27,7 @@ WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
 BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
 ORDERS = 64  # of the records in a block, per epoch
-ROUNDS = 8  # blocks of a lane in an epoch, at least: blocks are smaller where records are few
+ROUNDS = 7  # full blocks of a lane in an epoch, at least, as far as there are records
 CLASSES_LISTED = 100  # of more classes, the log has a summary
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -114,10 +114,11 @@ class BlockSampler:
     """Maps sample indices to record ids, each once per epoch, so that records are read in blocks.
 
     For storage that takes long to begin a read (ours). A block is some consecutive records, see
-    `block_begins`. Each epoch permutes the blocks, lays them in a row, and cuts the row into
-    lanes. Consecutive samples are of consecutive lanes, and a lane goes through its part of the
-    row. So a step has records of as many blocks as it has images, and of a worker whose steps have
-    the same lanes each block is read once, or twice if two lanes meet in it.
+    `block_begins`. Each epoch permutes the blocks among those of the same size, lays them in a row,
+    and cuts the row into lanes. Consecutive samples are of consecutive lanes, and a lane goes
+    through its part of the row. So a step has records of as many blocks as it has images, and of a
+    worker whose steps have the same lanes each block is read once, or twice if two lanes meet in
+    it. A block that is the only one of its size keeps its place in the row.
 
     Args:
         total: number of records.
@@ -187,7 +188,7 @@ def block_count(total: int, wanted: int, lanes: int) -> int:
         )
         if over > 0 and math.gcd(over, lanes) == 1
     )
-    rounds = max(ROUNDS - 1, math.ceil((wanted - over) / lanes))
+    rounds = max(ROUNDS, math.ceil((wanted - over) / lanes))
     return min(total, rounds * lanes + over)
 
 

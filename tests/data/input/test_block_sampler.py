@@ -1,11 +1,20 @@
 """The sampler of blocks: every record once an epoch, blocks of few workers, an even rate."""
 
+import functools
+import itertools
+import time
+
 import numpy as np
 import pytest
 
+from data.common.sharding import StepShard
 from data.input import sampler
-from data.input.sampler import BlockSampler, block_count
-from data.tfrecords.reading import BlockReader, block_of
+from data.input.loader import SampleReader, StepPlan, load
+from data.input.sampler import BlockSampler, block_count, shuffled
+from data.tfrecords import records
+from data.tfrecords.examples import encode_example
+from data.tfrecords.reading import BlockReader, ReadOptions, block_of
+from data.tfrecords.record_source import RecordSource
 
 RECORDS, BLOCK, LANES, STEP, WORKERS = 100_003, 35, 256, 128, 4
 OWN = STEP // WORKERS
@@ -87,6 +96,35 @@ def test_epochs_end_without_reading_blocks_again():
         for number in numbers:
             reader.block(number)
     assert len(loaded) <= 3 * (blocks + lanes) + lanes
+
+
+class SlowSource(RecordSource):
+    """Takes a while for each block, and knows how many it read."""
+
+    blocks_read = 0
+
+    def _read_block(self, number):
+        time.sleep(0.002)
+        self.blocks_read += 1
+        return super()._read_block(number)
+
+
+def test_steps_that_are_read_at_once_keep_the_blocks_of_each_other(tmp_path):
+    """As many images in a step as lanes: each step needs all blocks that are in use."""
+    total, images, epochs = 3000, 32, 2
+    with records.RecordWriter(tmp_path / "records") as writer:
+        for _ in range(total):
+            writer.write(encode_example("sparse", b"image", "", 1, 1, [0], [1.0], 1))
+    reading = ReadOptions("blocks", block_mib=0.001, shuffle_blocks=images, readers=2)
+    source, shard = SlowSource(tmp_path, 1, 0, reading=reading), StepShard(images, 0, 1, 1)
+    reader = SampleReader(source, shuffled(source, 1, (1, 1), shard).records)
+    indices = functools.partial(shard.sample_indices, 0)
+    plan = StepPlan(indices, images, 1, lambda: np.empty(images, object))
+    batches = load(reader, lambda *_: None, plan, threads=2)
+    for _ in itertools.islice(batches, epochs * total // images):
+        pass
+    batches.close()
+    assert epochs * source.blocks < source.blocks_read < 1.25 * epochs * source.blocks
 
 
 def numbers_of(records):

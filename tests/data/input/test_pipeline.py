@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(params=["records", "blocks", "blocks in memory"])
 def reading(request, monkeypatch):
-    monkeypatch.setattr(sampler, "ROUNDS", 1)  # so that few records make blocks of several
+    monkeypatch.setattr(sampler, "ROUNDS", 0)  # so that few records make blocks of several
     size = 30 if request.param == "blocks in memory" else 3  # records of a block, about
     mib = size * len(jpeg(0)) / 2**20
     return ReadOptions(request.param.split()[0], mib, shuffle_blocks=5, readers=2)
