@@ -285,6 +285,8 @@ def verify(folder: str | os.PathLike[str], processes: int) -> tuple[list[ShardRe
             progress.update()
     if not problems and counts is not None and found != counts:
         problems.append(f"{folder}: its records have other labels than {MANIFEST} says")
+    if not any(report.rows for report in shards.values()):
+        problems.append(f"{folder}: no rows in {MANIFEST}; {BAD_IMAGES} says why each was left out")
     suffixes = {Path(name).suffix for name in shards}
     problems += [
         f"{path}: not in the manifest"

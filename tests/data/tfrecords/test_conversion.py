@@ -504,6 +504,8 @@ def test_inputs_that_are_not_there(source, capsys):
     (source / "gone.txt").write_text("gone.jpg\t1:1\n")
     assert convert(source, indexs="gone.txt") == 1
     assert "gone.txt:1: gone.jpg: missing: no such file" in capsys.readouterr().err
+    assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
+    assert "records: no rows in manifest.json" in capsys.readouterr().err
     shutil.rmtree(source / "images")
     assert convert(source, output="other") == 1
     assert "images: no such folder" in capsys.readouterr().err
