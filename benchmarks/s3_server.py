@@ -265,8 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(200, f"<ListBucketResult>{text}</ListBucketResult>", "application/xml")
 
     def _page(self, folder: Path) -> None:
-        """A page of links, as web servers make of a folder."""
+        """A page of links, as Apache makes of a folder; the first ones sort it."""
         names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+        names = ["?C=N;O=D", "?C=M;O=A", *names]
         links = (f'<a href="{escape(name)}">{escape(name)}</a>' for name in names)
         self._text(200, f"<html><body>{' '.join(links)}</body></html>", "text/html")
 

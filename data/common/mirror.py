@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,8 +148,7 @@ def release(path: str | os.PathLike[str]) -> None:
         return
     record = _copy.record(path)
     _copy.note(path, record._replace(is_placeholder=True))
-    _make_placeholder(path, record.size)
-    os.utime(path, ns=(record.mtime_ns, record.mtime_ns))
+    _make_placeholder(path, record.size, record.mtime_ns)
 
 
 def url_of(path: str | os.PathLike[str]) -> str | None:
@@ -226,9 +226,14 @@ def _take(files: Iterable[StoredFile]) -> None:
         if file.size <= _SMALL_BYTES and not path.endswith(_INDEX):
             _download(path, file.version)
         else:
-            _make_placeholder(path, file.size)
-            here = os.stat(path)
-            _copy.note(path, Record(file.size, here.st_mtime_ns, file.version, True))
+            _make_placeholder(path, file.size, time.time_ns())
+            try:
+                here = os.stat(path)
+                _copy.note(path, Record(file.size, here.st_mtime_ns, file.version, True))
+            except BaseException:  # without a record, zeros would be uploaded in its place
+                _copy.note(path, None)
+                os.unlink(path)
+                raise
 
     _each(take, wanted)
 
@@ -247,9 +252,14 @@ def _delete(path: str) -> None:
     _copy.note(path, None)
 
 
-def _make_placeholder(path: str | os.PathLike[str], size: int) -> None:
-    with open(path, "wb") as file:
+def _make_placeholder(path: str | os.PathLike[str], size: int, mtime_ns: int) -> None:
+    """Replaces a file at once, so that no unfinished placeholder counts as a change of it."""
+    folder, name = os.path.split(path)
+    unfinished = f"{folder}/.{name}.{os.getpid()}.tmp"
+    with open(unfinished, "wb") as file:
         file.truncate(size)
+    os.utime(unfinished, ns=(mtime_ns, mtime_ns))
+    os.replace(unfinished, path)
 
 
 def _is_as_recorded(path: str | os.PathLike[str]) -> bool:

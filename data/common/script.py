@@ -7,6 +7,7 @@ without it and its variables are set.
 import dataclasses
 import difflib
 import logging as standard_logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
     try:
         arguments = FLAGS(argv)
         _refuse_others_flags(script)
+        _refuse_infinite(script)
         return arguments
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
@@ -150,6 +152,14 @@ def _refuse_others_flags(script: str) -> None:
             if script not in group.scripts and FLAGS[name].present:
                 readers = ", ".join(group.scripts)
                 raise flags.Error(f"{script} does not read --{name}; it is a flag of {readers}")
+
+
+def _refuse_infinite(script: str) -> None:
+    """Raises a flag error for nan and inf, which no bound of a flag refuses."""
+    for name in flag_groups.names_of(script):
+        value = FLAGS[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise flags.Error(f"--{name}={value}: give a finite number")
 
 
 def _set_up_logging() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import logging
 import os
 import random
@@ -171,27 +172,29 @@ def _put(url: str, put: Callable[[Any, str], None]) -> None:
 
 
 def _find(files: Any, path: str, pattern: str) -> list[StoredFile]:
-    protocol = _protocol(pattern)
-    globbed, magic = (path.partition("?")[0], "*[") if protocol in _HTTP else (path, "*?[")
-    if set(globbed) & set(magic):
-        found = list(files.glob(path, detail=True).values())
-    elif protocol in _HTTP and path.endswith("/"):
-        found = files.ls(path, detail=True)
-    else:
-        try:
-            found = [files.info(path)]
-        except FileNotFoundError as error:
-            if storage_errors.actual(error) is not error:
-                raise
-            return []
-        if found[0]["type"] == "directory":
-            found = files.ls(path, detail=True)
+    found = _listed(files, path, _protocol(pattern) in _HTTP)
     infos = [info for info in found if info["type"] == "file" and info["name"] != f"{path}/"]
     with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
         sized = pool.map(
             lambda info: info if info.get("size") is not None else files.info(info["name"]), infos
         )
         return sorted(_stored(info, _beginning(pattern, path)) for info in sized)
+
+
+def _listed(files: Any, path: str, is_http: bool) -> list[dict[str, Any]]:
+    """What fsspec says of a file, of the entries of a folder, or of what a glob matches."""
+    is_glob = glob.has_magic(path.partition("?")[0] if is_http else path)
+    if is_http and (is_glob or path.endswith("/")):
+        found = files.glob(path, detail=True).values() if is_glob else files.ls(path, detail=True)
+        # Not the links by which Apache sorts a folder, such as `?C=N;O=D`.
+        return [info for info in found if not set(info["name"]) & set("?#")]
+    try:
+        info = files.info(path)  # before the glob: a name may have brackets, too
+    except FileNotFoundError as error:
+        if storage_errors.actual(error) is not error:
+            raise
+        return list(files.glob(path, detail=True).values()) if is_glob else []
+    return files.ls(path, detail=True) if info["type"] == "directory" else [info]
 
 
 def _stored(info: dict[str, Any], beginning: str) -> StoredFile:

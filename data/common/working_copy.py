@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,9 @@ class WorkingCopy:
         self._lock = os.open(f"{self.root}/new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         os.rename(f"{self.root}/new", f"{self.root}/{_LOCK}")
+        # systemd-tmpfiles deletes old files, but skips a locked folder and all that is in it.
+        self._folder = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._folder, fcntl.LOCK_SH)
 
     @property
     def is_ours(self) -> bool:
@@ -79,6 +83,7 @@ class WorkingCopy:
         if not self.is_kept:
             shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._lock)
+        os.close(self._folder)
 
     def path_of(self, url: str) -> str:
         """Where a file or folder has its copy. Raises UserError for a URL that can have none."""
@@ -118,7 +123,9 @@ class WorkingCopy:
             known.unlink(missing_ok=True)
         else:
             known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(record))
+            unfinished = Path(self.root, f"{os.getpid()}-{threading.get_ident()}.tmp")
+            unfinished.write_text(json.dumps(record))
+            os.replace(unfinished, known)
 
     def recorded(self, path: str | os.PathLike[str]) -> set[str]:
         """The files at or below a path that are at their URLs."""
@@ -130,10 +137,20 @@ class WorkingCopy:
 
 
 def files_at(path: str | os.PathLike[str]) -> set[str]:
-    """A file, or all files below a folder; none where nothing is."""
+    """A file, or all files below a folder; none where nothing is.
+
+    Raises:
+        OSError: a folder cannot be listed; its files must not count as deleted.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
     if os.path.isfile(path):
         return {os.fspath(path)}
-    return {os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names}
+    walk = os.walk(path, onerror=fail)
+    return {os.path.join(folder, name) for folder, _, names in walk for name in names}
 
 
 def _sweep(lock: Path) -> None:

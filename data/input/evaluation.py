@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -155,6 +156,7 @@ class EvaluationImages:
         def images() -> Iterator[LabeledImage | RecordImage]:
             for start, chunk in own:
                 starts.append(start)
+                self._read_ahead(start, batch_size, size)
                 yield from chunk
 
         for batch in batches(images(), prepare, batch_size, threads):
@@ -180,6 +182,14 @@ class EvaluationImages:
         for number, image in enumerate(self):
             if number in numbers:
                 yield number, prepare(image.load().data)
+
+    def _read_ahead(self, start: int, batch_size: int, size: int) -> None:
+        """Prefetches the records of this worker's batches from `start` on, where reads are slow."""
+        if self._records and self._records.records_ahead:
+            later = math.ceil(self._records.records_ahead / batch_size)
+            starts = start + np.arange(1 + later) * batch_size * size
+            records = (starts[:, None] + np.arange(batch_size)).ravel()
+            self._records.read_ahead(records[records < self._records.total])
 
     def _readable(self, start: int, batch: ImageBatch) -> EvaluationBatch:
         for number, image in enumerate(batch.images, start):

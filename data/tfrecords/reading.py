@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.common.block_cache import DEFAULT_GIB
+from data.common.errors import UserError
 from data.common.storage import is_url
 
 AHEAD = 2  # blocks that are read ahead, per reader
@@ -60,12 +61,12 @@ def _mount(path: str) -> tuple[str, str]:
     """The type of the file system of a path, and the number of its device, `major:minor`."""
     found = "", "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:  # not Linux
         return "", ""
-    for line in lines:
+    for line in filter(None, mounts.split("\n")):
         before, _, after = line.partition(" - ")
-        device, _, point = before.split()[2:5]
+        device, _, point = before.split(" ")[2:5]
         point = point.replace("\\040", " ")
         is_above = path == point or path.startswith(point.rstrip("/") + "/")
         if is_above and len(point) >= len(found[0]):
@@ -111,10 +112,11 @@ class BlockReader:
         self._pool = ThreadPoolExecutor(readers, "read block")
         self._ahead: dict[int, Future[Block]] = {}  # which nobody has used yet
         self._used: OrderedDict[int, Future[Block]] = OrderedDict()
+        self._failure: UserError | None = None
         self._lock = threading.Lock()
 
     def block(self, number: int) -> Block:
-        """The block of a number; raises what `load` raises."""
+        """The block of a number; raises what `load` raises, a UserError again for all others."""
         with self._lock:
             block = self._ahead.pop(number, None) or self._used.get(number) or self._begin(number)
             self._used[number] = block
@@ -137,4 +139,14 @@ class BlockReader:
                 self.prefetch([number])
 
     def _begin(self, number: int) -> Future[Block]:
-        return self._pool.submit(self._load, number)
+        return self._pool.submit(self._load_unless_failed, number)
+
+    def _load_unless_failed(self, number: int) -> Block:
+        # A server that stays away is waited for once, not again for each block in the queue.
+        if self._failure:
+            raise self._failure
+        try:
+            return self._load(number)
+        except UserError as error:
+            self._failure = error
+            raise

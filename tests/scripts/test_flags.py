@@ -105,6 +105,8 @@ def test_help_that_nobody_reads_is_no_error():
         ("finetune.py", "--epoch=3", "unknown flag --epoch: did you mean --epochs?"),
         ("finetune.py", "--label_smoothin=0.1", "did you mean --label_smoothing?"),
         ("export.py", "--gama_negativ=1", "unknown flag --gama_negativ ("),
+        ("train.py", "--cache_gib=inf", "--cache_gib=inf: give a finite number"),
+        ("finetune.py", "--lr=nan", "--lr=nan: give a finite number"),
         ("train.py", "--num_gpus=4", "NP=4 example/train_distributed.sh"),
     ],
 )

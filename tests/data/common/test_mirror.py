@@ -1,5 +1,6 @@
 """Working copies of folders and files at URLs, here of fsspec's file system in memory."""
 
+import fcntl
 import logging
 import os
 import signal
@@ -236,13 +237,68 @@ def test_close_uploads_what_is_left_and_removes_the_copy(temporary_folder):
     assert stored() == {"run/log": b"last"} and list(temporary_folder.iterdir()) == []
 
 
+def fails(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_file_whose_release_is_interrupted_stays_at_its_url(monkeypatch):
+    folder = Path(mirror.open_folder("result", URL))
+    atomic_write(folder / "large", LARGE)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "utime", fails(KeyboardInterrupt()))
+        mirror.release(folder / "large")
+    mirror.close()
+    assert stored() == {"run/large": LARGE}
+
+
+def test_a_full_disk_while_a_folder_is_opened_changes_nothing_at_its_url(monkeypatch):
+    storage.write(f"{URL}/large", LARGE)
+    storage.write(f"{URL}/small", b"small")
+    before = stored()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(Path, "write_text", fails(OSError("the disk is full")))  # of records
+        mirror.open_folder("result", URL)
+    mirror.close()
+    assert stored() == before
+
+
+def test_a_folder_that_cannot_be_listed_does_not_count_as_empty(monkeypatch):
+    storage.write(f"{URL}/large", LARGE)
+    folder = Path(mirror.open_folder("result", URL))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="too many open files"):
+        patch.setattr(os, "scandir", fails(OSError("too many open files")))
+        mirror.push(folder)
+    mirror.close()
+    assert stored() == {"run/large": LARGE}
+
+
+def test_what_has_not_changed_is_not_read_again(monkeypatch):
+    storage.write(f"{URL}/small", b"small")
+    storage.write(f"{URL}/large", LARGE)
+    folder = Path(mirror.open_folder("result", URL))
+    mirror.fetch(folder / "large")
+    monkeypatch.setattr(storage, "download", fails(AssertionError("read again")))
+    mirror.pull(folder)
+    assert (folder / "large").read_bytes() == LARGE
+
+
+def test_cleaners_of_temporary_folders_find_it_locked(temporary_folder):
+    mirror.open_folder("result", URL)
+    (root,) = temporary_folder.iterdir()
+    descriptor = os.open(root, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+
+
 def test_what_could_not_be_uploaded_is_kept(temporary_folder, monkeypatch):
     folder = Path(mirror.open_folder("model_dir", URL))
 
-    def fails(path, url):
-        raise UserError(f"{url}: no answer, for 120 s now")
-
-    monkeypatch.setattr(storage, "upload", fails)
+    away = UserError(f"{URL}/weights: no answer, for 120 s now")
+    monkeypatch.setattr(storage, "upload", fails(away))
     with pytest.raises(UserError) as raised:
         atomic_write(folder / "weights", LARGE)
     (root,) = temporary_folder.iterdir()

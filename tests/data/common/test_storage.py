@@ -47,6 +47,8 @@ def test_folders_globs_and_files_are_found(bucket):
     for nothing in ("s3://bucket/c", "s3://bucket/c/*", "s3://elsewhere/a"):
         assert storage.find(nothing) == []
     assert storage.below("s3://bucket/c") == []
+    for brackets in ("s3://bucket/b[1]", "s3://bucket/b[1]/four", "s3://bucket/b[[]1]/f*"):
+        assert names(storage.find(brackets)) == ["b[1]/four"]
 
 
 def test_parts_of_files_are_read(bucket):

@@ -1,6 +1,7 @@
 """The input of evaluations: which images, their labels, and the pixels that the network gets."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from data.input.evaluation import EvaluationImages
 from data.input.image_batches import Preparation
 from data.tfrecords import records
 from data.tfrecords.examples import KINDS, encode_example
+from data.tfrecords.reading import ReadOptions
+from data.tfrecords.record_source import RecordSource
 from models.metrics.evaluators import MultiLabelEvaluator
 from models.training.validation import LabelMeasure
 
@@ -118,6 +121,29 @@ def test_each_record_is_evaluated_once(tmp_path, size, batch_size):
     read = [batches(tmp_path / "records", batch_size, rank, size) for rank in range(size)]
     sample_index = [p for found in read for batch in found for p in batch.sample_index]
     assert sorted(sample_index) == list(range(17))
+
+
+def test_records_of_slow_storage_are_read_ahead_by_several_threads(tmp_path, monkeypatch):
+    write(tmp_path / "records", [b"no image"] * 80)
+    size = (tmp_path / "records").stat().st_size / 2**20
+    reading = ReadOptions("blocks", block_mib=size / 40, readers=4)
+    running, most, loads = [], [0], []
+    load = RecordSource._read_block
+
+    def load_slowly(source, number):
+        running.append(number)
+        most[0] = max(most[0], len(running))
+        time.sleep(0.01)
+        running.remove(number)
+        loads.append(number)
+        return load(source, number)
+
+    monkeypatch.setattr(RecordSource, "_read_block", load_slowly)
+    images = EvaluationImages((), str(tmp_path), CLASSES, 99, reading=reading)
+    loads.clear()  # of the look at the first record
+    assert list(images.batches(Preparation(SIZE), 4, 1, rank=1, size=2)) == []
+    assert most[0] == 4 and len(images.left_out) == 40
+    assert len(loads) == len(set(loads)) <= 31  # of the 4 records of each second batch
 
 
 def test_three_kinds_of_label_mix_and_agree(tmp_path):

@@ -125,6 +125,32 @@ def test_a_bounded_number_of_batches_is_made_ahead():
     batches.close()
 
 
+class SlowSource(Source):
+    """Records that take long to read; notes what it is asked to read, in order."""
+
+    records_ahead = 30
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def read_ahead(self, records):
+        self.asked.append(("later", *records.tolist()))
+
+    def prefetch(self, records):
+        self.asked.append(("now", *records))
+
+
+def test_records_of_slow_storage_are_asked_for_ahead_of_their_step():
+    source = SlowSource()
+    take(load(source, batch_size=12), 9)
+    assert len(source.asked) == len(set(source.asked))
+    for number in range(9):
+        step = range(12 * number, 12 * number + 12)
+        now, later = source.asked.index(("now", *step)), source.asked.index(("later", *step))
+        assert later < now or number < 3  # the first steps begin together
+
+
 def test_closing_ends_its_threads():
     before = threading.active_count()
     take(load(Source()), 3)

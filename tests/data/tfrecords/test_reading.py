@@ -1,8 +1,13 @@
 """Reading by blocks: what is kept, what is ahead, and that records are the same as one by one."""
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from data.common.errors import UserError
 from data.common.sharding import StepShard
 from data.input import sampler
 from data.tfrecords import reading, records
@@ -147,6 +152,54 @@ def test_a_block_that_cannot_be_read_raises_in_its_reader():
 
     with pytest.raises(OSError, match="no"):
         BlockReader(load, kept=3, readers=2).block(1)
+
+
+def test_a_server_that_stays_away_is_waited_for_once():
+    calls = []
+
+    def load(number):
+        calls.append(number)
+        time.sleep(0.01)
+        raise UserError(f"{number}: no answer, for 120 s now")
+
+    reader = BlockReader(load, kept=9, readers=2)
+    reader.prefetch(range(20))
+    for number in (0, 1, 19, 20):
+        with pytest.raises(UserError, match=r"[01]: no answer"):
+            reader.block(number)
+    assert sorted(calls) == [0, 1]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder in place of /, for what the system says of itself."""
+    monkeypatch.setattr(reading, "Path", lambda *parts: Path(f"{tmp_path}{os.path.join(*parts)}"))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text("flags : fpu sse2\n")
+    return tmp_path
+
+
+def test_mount_points_may_have_any_name(root):
+    mounts = [b"1 0 8:1 / / rw - ext4 /dev/sda1 rw", b"2 1 0:9 / /a\\040b rw - nfs4 host:/ rw"]
+    mounts += [b"3 1 0:7 / /mnt/\xff\xe2\x80\xa8x rw - tmpfs tmpfs rw"]
+    (root / "proc/self/mountinfo").write_bytes(b"\n".join(mounts) + b"\n")
+    assert reading._mount("/a b/c") == ("nfs4", "0:9")
+    assert reading._mount(os.fsdecode(b"/mnt/\xff\xe2\x80\xa8x")) == ("tmpfs", "0:7")
+    assert reading._mount("/ab") == ("ext4", "8:1")
+
+
+@pytest.mark.parametrize(("rotational", "virtual", "slow"), [(1, "", 1), (0, "", 0), (1, 1, 0)])
+def test_disks_that_spin_are_slow_unless_they_are_virtual(root, rotational, virtual, slow):
+    (root / "proc/self/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    if virtual:
+        (root / "proc/cpuinfo").write_text("flags : fpu hypervisor sse2\n")
+    disk = root / "sys/devices/sda"
+    (disk / "sda1").mkdir(parents=True)
+    (disk / "queue").mkdir()
+    (disk / "queue/rotational").write_text(f"{rotational}\n")
+    (root / "sys/dev/block").mkdir(parents=True)
+    (root / "sys/dev/block/8:1").symlink_to(disk / "sda1")
+    assert is_slow_to_begin("/records/a") == bool(slow)
 
 
 def test_which_storage_takes_long_to_begin_a_read(tmp_path, monkeypatch):

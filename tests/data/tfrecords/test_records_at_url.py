@@ -125,8 +125,11 @@ def test_damaged_files_are_reported_as_local_ones_are(folder, s3, caplog, tmp_pa
         RecordSource(URL, CLASSES, 1)
 
 
-def test_a_record_damaged_in_the_store_is_one_bad_record(folder):
-    path = folder / "00002.tfrecords"
+@pytest.mark.parametrize("name", ["00002.tfrecords", "part[2].tfrecords"])
+def test_a_record_damaged_in_the_store_is_one_bad_record(folder, name):
+    path = folder / name
+    for suffix in ("", ".idx"):
+        (folder / f"00002.tfrecords{suffix}").rename(f"{path}{suffix}")
     index = records.read_index(path)
     os.utime(f"{path}.idx")
     with open(path, "r+b") as file:
@@ -138,7 +141,7 @@ def test_a_record_damaged_in_the_store_is_one_bad_record(folder):
             source.read(9)
         source.reject(9, "its payload fails the CRC")
     assert len(contents(source, [8, 10])) == 2
-    assert source.where(9) == f"{URL}/00002.tfrecords: record 3"
+    assert source.where(9) == f"{URL}/{name}: record 3"
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=["records", "blocks"])
