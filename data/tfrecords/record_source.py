@@ -154,10 +154,11 @@ class RecordSource:
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._open = functools.lru_cache(files_at_once(OPEN_FILES))(_open)
-        self.read_singly()
         if reading.in_blocks(self.files[0]):
             wanted = math.ceil(self._sizes.sum() / (reading.block_mib * 2**20))
             self.read_in_blocks(min(max(1, wanted), self.total), kept=2 * READ_THREADS)
+        else:
+            self.read_singly()
         # A mistake that concerns every record ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)
@@ -282,10 +283,13 @@ class RecordSource:
         try:
             payload = records.payload_of(self._bytes_of(record), int(self._sizes[record]))
         except RecordError:
-            path = self.files[self._file_of(record)]
-            if self._stored and storage.find(path) != [self._stored[path]]:
+            if not self._stored:
+                raise
+            path, offset, size = self.place(record)
+            if storage.find(path) != [self._stored[path]]:
                 raise storage.changed(path) from None
-            raise
+            # Perhaps it was damaged on the way here, and then cached.
+            payload = records.payload_of(storage.read(path, offset, size), size)
         features = decode_example(payload)
         try:
             return self._parse(features, self._class_num)

@@ -144,6 +144,23 @@ def test_a_record_damaged_in_the_store_is_one_bad_record(folder, name):
     assert source.where(9) == f"{URL}/{name}: record 3"
 
 
+def test_a_record_damaged_on_its_way_into_the_cache_is_read_again(folder, tmp_path, monkeypatch):
+    def flip(content):
+        return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+    read, flipped = storage.read, []
+    reading = dataclasses.replace(READINGS[0], cache_dir=str(tmp_path / "cache"))
+    source = RecordSource(URL, CLASSES, 0, reading=reading)
+    monkeypatch.setattr(storage, "read", lambda *a: flipped.append(a) or flip(read(*a)))
+    source.prefetch([9])
+    with pytest.raises(RecordError, match="its payload fails the CRC"):
+        source.read(9)
+    monkeypatch.setattr(storage, "read", read)
+    for reader in source, RecordSource(URL, CLASSES, 0, reading=reading):
+        assert reader.read(9).name == b"9.jpg"
+    assert len(flipped) == 2
+
+
 @pytest.mark.parametrize("reading", READINGS, ids=["records", "blocks"])
 def test_a_file_that_changes_in_the_middle_is_an_error(folder, reading):
     source = RecordSource(URL, CLASSES, 1, reading=reading)
