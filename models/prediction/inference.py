@@ -29,8 +29,8 @@ FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon
 class NetworkOptions:
     """How a checkpoint is loaded; the fields are the flags of the same name.
 
-    Those of `FROM_CHECKPOINT` are read from it if they are None; otherwise depth and classes must
-    agree with it.
+    Those of `FROM_CHECKPOINT` are read from the checkpoint if they are None; otherwise depth and
+    number of classes must agree with it.
     """
 
     resnet_size: int | None = None
@@ -61,8 +61,8 @@ class Loaded:
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    Options that are None are as in training, read from the JSON next to the checkpoint; without
-    that they are as in `RELEASED`.
+    Options that are None have their training values, read from the JSON next to the checkpoint, or
+    without one those of `RELEASED`.
 
     Args:
       path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it.
@@ -135,7 +135,7 @@ class Predictor:
     Args:
       output: one of OUTPUTS: the pooled features, a stage's pooled output, or scores of classes.
       l2_normalize: scale the output of each image to length 1.
-      calibration: of the scores of classes, which the output is; None: as the network gives them.
+      calibration: of class scores, if these are the output; None: raw scores.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ def test_corrected_scores_take_the_weight_of_the_checkpoints_loss_back(
         ),
         (["--probabilities=calibrated", "--compare=run"], "--calibrate --val_dir=RECORDS"),
         (["--probabilities=corrected", "--calibrate"], "leave out --probabilities=corrected"),
-        (["--pretrain_ckpt=imported", "--calibrate"], "does not say by which loss"),
+        (["--pretrain_ckpt=imported", "--calibrate"], "does not say with which loss"),
         (["--calibrate"], "no temperature can be fitted"),
     ],
 )

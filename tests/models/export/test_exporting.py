@@ -284,7 +284,7 @@ def test_unfit_weight_files_are_one_error(tmp_path):
     np.savez(tmp_path / "two.npz", **both)
     for name, message in {
         "lacking.npz": r"does not fit: 1 missing: stages_3_block_0/conv2_b2/conv2d/kernel",
-        "model.pth": r"weights are read from \.safetensors, \.npz, \.h5",
+        "model.pth": r"weights can be read only from \.safetensors, \.npz, \.h5",
         "cut.safetensors": "cut.safetensors cannot be read",
         "cut.npz": "cut.npz cannot be read",
         "absent.h5": "absent.h5 cannot be read",
