@@ -59,7 +59,7 @@ class LoopOptions:
         return self.is_due(step, self.eval_interval)
 
     def is_due(self, step: int, interval: int) -> bool:
-        """Whether something is due after `step` steps: every `interval` (0: never) and at the end."""
+        """Whether something is due after `step` steps: each `interval`, if any, and at the end."""
         return step == self.max_iter or (interval > 0 and step % interval == 0)
 
 
