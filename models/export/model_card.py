@@ -93,7 +93,7 @@ class Exported(NamedTuple):
       calibration: how scores are computed from logits.
       formats: keys of `USES`.
       checks: comparisons of the exports with the checkpoint.
-      images: number of images that these were made on.
+      images: number of images they were made on.
       kind: where the images came from, "given" or "made up".
       meta: the checkpoint's JSON.
     """
@@ -136,7 +136,7 @@ def text(exported: Exported, folder: Path) -> str:
 
 
 def _scores(prefix: str, calibration: Calibration) -> dict[str, str]:
-    """What the card says of scores."""
+    """What the card says about scores."""
     logits, meaning = "the logits", _MEANINGS[calibration.score]
     if calibration.changes:
         shifted = f"(logits - {calibration.shift:.6g})" if calibration.shift else "logits"

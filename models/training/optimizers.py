@@ -43,9 +43,7 @@ class OptimizerOptions:
         if self.optimizer not in ("mom", "sgd"):
             raise UserError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
         if min(self.weight_decay, self.bn_decay_fraction, self.gradient_clip) < 0:
-            raise UserError(
-                "weight_decay, bn_decay_fraction and gradient_clip must not be below 0"
-            )
+            raise UserError("weight_decay, bn_decay_fraction and gradient_clip must not be below 0")
 
 
 def decay_rates(

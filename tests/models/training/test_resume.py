@@ -104,4 +104,6 @@ def test_a_run_that_will_take_long_on_a_cpu_warns(caplog, seconds, warns):
     meter = Meter(10)
     meter.steps, meter.last_seconds = 2, seconds
     overview.log_pace(meter, 1000, rank=0)
-    assert ("a step takes 40 s: the 1000 left take about 11:06:40; to finish sooner" in caplog.text) == warns
+    assert (
+        "a step takes 40 s: the 1000 left take about 11:06:40; to finish sooner" in caplog.text
+    ) == warns
