@@ -60,7 +60,7 @@ class DeviceOptions:
 
 
 def fast_dtype(dtype: tf.DType) -> tf.DType:
-    """`dtype`, or float32 if this machine is slower in `dtype`, of 16 bits, than in float32."""
+    """`dtype`, or float32 if this machine is faster in float32 than in a 16-bit `dtype`."""
     if platform.machine() != "x86_64" or tf.config.list_logical_devices("GPU"):
         return dtype
     needed = _INSTRUCTIONS.get(dtype)

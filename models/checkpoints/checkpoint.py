@@ -59,7 +59,7 @@ class OtherTaskError(CheckpointError):
 
 
 class Description(NamedTuple):
-    """The network that a checkpoint holds, and what else is stored with it.
+    """The network in a checkpoint, and what else is stored with it.
 
     Attributes:
       prefix: path of the checkpoint without the suffixes of its files.

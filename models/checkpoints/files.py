@@ -78,7 +78,7 @@ _OPERATION_NOISE = re.compile(r"^\{\{.*?\}\} | \[Op:\w+\]$")
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or of another network."""
+    """A checkpoint that is missing, damaged, or of another network."""
 
 
 class Checkpoint:
@@ -135,7 +135,7 @@ class Checkpoint:
         self._stored = {name: averaged.get(name, name) for name in names}
 
     def tensor(self, name: str) -> np.ndarray:
-        """The array called `name`.
+        """The array `name`.
 
         Raises CheckpointError: there is none, or its checksum is wrong.
         """

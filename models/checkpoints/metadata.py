@@ -59,7 +59,7 @@ def kept_classes(prefix: str | Path) -> Classes | None:
 def logit_shift(prefix: str | Path, score: str) -> float:
     """`Calibration.shift` of a checkpoint: the logarithm of the loss weight of positive labels.
 
-    Raises UserError: the checkpoint does not say with which loss it was trained, or the weight is
+    Raises UserError: the checkpoint does not say which loss it was trained with, or the weight is
     not a number above 0.
     """
     flags = read(prefix).meta().get("flags")
@@ -70,7 +70,7 @@ def logit_shift(prefix: str | Path, score: str) -> float:
     loss = LOSSES.get(flags.get("loss"))
     if loss is None:
         raise UserError(
-            f"{prefix}.json does not say with which loss it was trained, so its scores cannot be"
+            f"{prefix}.json does not say which loss it was trained with, so its scores cannot be"
             " corrected: use --probabilities=raw"
         )
     weight = flags.get("positive_weight", 1.0) if "positive_weight" in loss.numbers() else 1.0

@@ -142,7 +142,7 @@ def _scores(prefix: str, calibration: Calibration) -> dict[str, str]:
         shifted = f"(logits - {calibration.shift:.6g})" if calibration.shift else "logits"
         logits = f"{shifted} / {calibration.temperature:.6g}"
     elif calibration.score == "sigmoid":
-        with contextlib.suppress(UserError):  # it does not say by which loss it was trained
+        with contextlib.suppress(UserError):  # the training loss is not known
             if shift := metadata.logit_shift(prefix, "sigmoid"):
                 meaning += (
                     f", though one as likely as not gets {1 / (1 + math.exp(-shift)):.2f}, because"

@@ -36,7 +36,7 @@ class ScoreStore:
     deleted when closed: 88,739 images x 11,166 classes of float32 are 4 GB, too much for memory.
 
     Args:
-      class_num: C, the columns of what is appended.
+      class_num: C, number of columns of the appended scores.
       directory: folder of the file, which needs 4 x images x classes bytes; None: the system's
         temporary folder.
     """
@@ -57,7 +57,7 @@ class ScoreStore:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is pending as one chunk."""
+        """Writes the pending scores as one chunk."""
         if self._pending_images:
             chunk, first = np.empty((self.class_num, self._pending_images), np.float32), 0
             for scores in self._pending:  # each stays in the cache while it is transposed

@@ -45,7 +45,7 @@ class NetworkOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network with the weights of the checkpoint `prefix`, and what it was built with."""
+    """A network with the weights of the checkpoint `prefix`, and the settings it was built with."""
 
     network: ResNet
     prefix: str
@@ -149,7 +149,7 @@ class Predictor:
             raise UserError(f"this backbone has no {output}: use pooled or logits")
         self._network, self._output, self._l2_normalize = network, output, l2_normalize
         self._calibration = calibration or Calibration(output)
-        # One trace serves every batch size, the last, smaller batch included.
+        # One trace for every batch size, including the smaller last batch.
         crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)
         self._run = tf.function(self._forward, autograph=False, input_signature=[crops])
 

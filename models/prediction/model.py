@@ -127,7 +127,7 @@ class Model:
 
         Args:
           top_k: largest number of labels per image.
-          threshold: smallest probability of a label.
+          threshold: minimum probability of a label.
           show: "all"; "specific": no label above another one in the hierarchy; "path": names from
             the root down.
           how: see `probabilities`.

@@ -100,7 +100,7 @@ def train(
     step_shard: Any | None = None,
     best: EarlyStopping | None = None,
 ) -> int:
-    """Trains from the trainer's step to `max_iter`; a resumed run takes the same path.
+    """Trains from the trainer's step to `max_iter`; a resumed run continues as if uninterrupted.
 
     Args:
       batches: endless micro-batches (`data.input.pipeline.Batch`) from the trainer's position on.

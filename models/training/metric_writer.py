@@ -75,7 +75,7 @@ class Meter:
         self._waited += seconds
 
     def step_done(self, images: int, loss: float = 0.0) -> None:
-        """Ends a step with this loss, of this number of images over all workers."""
+        """Ends a step; `images` is the number of images over all workers."""
         self.last_seconds = time.perf_counter() - self._start
         self._steps.append((images, self.last_seconds, self._waited))
         self.steps += 1

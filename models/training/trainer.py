@@ -78,7 +78,7 @@ class Trainer(tf.Module):
         }
 
     def progress(self) -> dict[str, tf.Variable]:
-        """What else a resume restores: scalars, in the JSON next to a checkpoint."""
+        """The scalars that a resume also restores, from the JSON next to a checkpoint."""
         return {
             "position": self.position,
             "loss_scale": self.loss_scale,
@@ -100,7 +100,7 @@ class Trainer(tf.Module):
 
         Args:
           batches: A micro-batches, read one at a time, such as `data.input.pipeline.Batch`: named
-            tuples of tensors with `images` [B, H, W, 3] and what the objective reads.
+            tuples of tensors with `images` [B, H, W, 3] and the fields that the objective reads.
           learning_rate: of this step.
           total: micro-batches in the step over all workers, which may have different numbers of
             them; None: one per worker.

@@ -289,7 +289,7 @@ def test_unfit_weight_files_are_one_error(tmp_path):
         "cut.npz": "cut.npz cannot be read",
         "absent.h5": "absent.h5 cannot be read",
         "other.npz": "does not hold this network",
-        "two.npz": "two arrays are logits/dense/bias, teacher/logits/dense/bias the second",
+        "two.npz": "two arrays have the name logits/dense/bias; the second is teacher/logits",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             weight_files.read(tmp_path / name)
