@@ -198,7 +198,7 @@ class BatchNorms:
         """Moves the moving statistics toward the moments of a batch."""
         if not moments:
             return
-        # All in one vector: tracing seven operations per statistic would take long.
+        # All in one vector: seven operations per statistic would be slow to trace.
         values = [value for of_batch in moments.values() for value in of_batch]
         statistics = [self._variables[n] for norm in moments for n in norm_names(norm)[2:]]
         old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))

@@ -270,8 +270,7 @@ def bce_loss(
 ) -> tf.Tensor:
     """Sigmoid cross-entropy; `positive_weight` multiplies the loss of positive labels.
 
-    Shapes and errors as in `sigmoid_loss`; also raises UserError unless `positive_weight` is above
-    0.
+    Shapes and errors as in `sigmoid_loss`; also raises UserError if `positive_weight` is <= 0.
     """
     if positive_weight <= 0:
         raise UserError(f"positive_weight must be above 0, not {positive_weight}")

@@ -10,7 +10,7 @@ from models.distributed.base import Distributed, DistributedOptions, SingleProce
 
 
 def start(options: DistributedOptions) -> Distributed:
-    """Connects to the job that this process was launched in, a `SingleProcess` if it is alone.
+    """Connects to the job that launched this process; one on its own gets a `SingleProcess`.
 
     Raises:
       UserError: there are other processes, but Horovod is not installed or does not connect them.

@@ -33,8 +33,8 @@ class LabelStatistics(NamedTuple):
 
     Attributes:
       confusions: int64 [N, 3], rows (missed class, wrong class, images), most frequent first.
-      present, absent: float64 [C], mean score of a class over the images where it is a positive or
-        a negative label; NaN where there is none.
+      present, absent: float64 [C], mean score of a class over the images where it is a positive,
+        or respectively a negative, label; NaN where there is none.
     """
 
     confusions: np.ndarray
