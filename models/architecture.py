@@ -1,6 +1,6 @@
 """Architecture of the network: blocks, variable names and shapes.
 
-Source: spec section 2. Pure Python, so that checkpoints and exports are checked without TensorFlow.
+Source: spec section 2. Pure Python, so checkpoints and exports can be checked without TensorFlow.
 Variables are addressed by the names they have in the released checkpoints, never by `v.name`.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data.common.errors import UserError
 
-BLOCKS = {  # of each stage, by depth
+BLOCKS = {  # depth -> number of blocks in each stage
     14: (1, 1, 1, 1),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
@@ -23,7 +23,7 @@ DENSE_KERNEL = "logits/dense/kernel"
 DENSE_BIAS = "logits/dense/bias"
 
 OUTPUT_STRIDES = (8, 16, 32)
-"""Sizes of the image over that of the last map: 32 as released, less for dense prediction."""
+"""Image size divided by the size of the last map: 32 as released, less for dense prediction."""
 
 _STEM_SIZE, _STEM_STRIDE = 7, 2
 _NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -49,11 +49,11 @@ class Block(NamedTuple):
     shortcut: PreActConv | None
 
     def units(self) -> tuple[PreActConv, ...]:
-        """All units, that of the shortcut first."""
+        """All units, the shortcut's first."""
         return self.branch if self.shortcut is None else (self.shortcut, *self.branch)
 
     def with_stride(self, stride: int) -> "Block":
-        """The same block, undilated, with this stride where it has one."""
+        """The same block without dilation; `stride` applies if it is the first of its stage."""
         first = self.index == 0
         branch = tuple(
             unit._replace(stride=stride if first and unit.size > 1 else 1, dilation=1)
@@ -79,7 +79,7 @@ def is_batch_norm(name: str) -> bool:
 
 
 def is_trainable(name: str) -> bool:
-    """Whether a network variable's checkpoint name is not that of a moving statistic."""
+    """Whether a network variable, by its checkpoint name, is not a moving statistic."""
     return not name.endswith(_NORM_PARTS[2:])
 
 
@@ -89,14 +89,13 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def blocks(resnet_size: int, width: int = 64, output_stride: int = 32) -> tuple[Block, ...]:
-    """The residual blocks from input to output (spec section 2), `width` being the stem's filters.
+    """The residual blocks from input to output (spec section 2), for a stem of `width` filters.
 
     Once the map is `output_stride` times smaller than the image, later stages keep its size: their
-    3 x 3 kernels are dilated instead, so that they see what they would have seen. Every second row
-    and column of a map of output stride 16 is the map of output stride 32.
+    3 x 3 kernels are dilated instead, so that they read the same pixels as with strides. Every
+    second row and column of the map at output stride 16 is the map at output stride 32.
 
-    Raises UserError for a depth that is not in `BLOCKS`, or an output stride not in
-    `OUTPUT_STRIDES`.
+    Raises UserError if the depth is not in `BLOCKS` or the output stride not in `OUTPUT_STRIDES`.
     """
     if resnet_size not in BLOCKS:
         raise UserError(f"resnet_size is {resnet_size}: use one of {sorted(BLOCKS)}")
@@ -109,7 +108,7 @@ def blocks(resnet_size: int, width: int = 64, output_stride: int = 32) -> tuple[
         for index in range(count):
             made.append(_block(stage, index, inputs, inner, stride if index == 0 else 1, dilation))
             inputs = 4 * inner
-            if index == 0:  # the kernel that the stride was taken from reads the map as it was
+            if index == 0:  # after this block: its own kernel reads the map of the previous stage
                 reached, dilation = reached * stride, dilation * (2 // stride)
     return tuple(made)
 
@@ -142,6 +141,6 @@ def variable_shapes(
 
 
 def parameter_count(resnet_size: int, class_num: int, width: int = 64) -> int:
-    """How many numbers are trained (spec section 2: the moving statistics do not count)."""
+    """The number of trainable parameters (spec section 2: moving statistics do not count)."""
     shapes = variable_shapes(resnet_size, class_num, width)
     return sum(math.prod(shape) for name, shape in shapes.items() if is_trainable(name))

@@ -1,14 +1,14 @@
-"""The networks that --backbone chooses from, by name; a new one is a file and its line here.
+"""The backbones that --backbone selects by name; to add one, write its file and a line here.
 
-docs/extending.md says what the class of a backbone offers. Importing it takes TensorFlow, so the
-table holds where it is.
+docs/extending.md describes the interface of a backbone class. Importing one imports TensorFlow, so
+the table holds import paths.
 """
 
 import pkgutil
 
 from data.common.errors import UserError
 
-RESNET = "resnet"  # the only one that checkpoints of other origin hold, and that export.py exports
+RESNET = "resnet"  # the only one in checkpoints from elsewhere, and that export.py supports
 
 BACKBONES = {
     RESNET: "models.resnet:ResNet",
@@ -18,5 +18,5 @@ BACKBONES = {
 def find(name: str) -> type:
     """The class of a backbone. Raises UserError for a name that is not in `BACKBONES`."""
     if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is not known: use one of {', '.join(BACKBONES)}")
+        raise UserError(f"unknown backbone {name!r}: use one of {', '.join(BACKBONES)}")
     return pkgutil.resolve_name(BACKBONES[name])

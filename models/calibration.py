@@ -1,12 +1,12 @@
-"""From scores to probabilities: takes back the weight of positive labels; applies a temperature.
+"""Turns scores into probabilities: undoes the weight of positive labels, applies a temperature.
 
-In the loss of `sigmoid_loss` a positive label counts w = `positive_weight` times. Where a class
-holds with probability p, its expected loss `-w p log(q) - (1 - p) log(1 - q)` is least at
+In `sigmoid_loss` a positive label counts w = `positive_weight` times. For a class that is present
+with probability p, the expected loss `-w p log(q) - (1 - p) log(1 - q)` is smallest at
 
     q = w p / (w p + 1 - p),      so      logit(p) = logit(q) - log(w)
 
-and a score of 0.5 does not mean "as likely as not": w / (w + 1) does, 0.92 for w = 12. Temperature
-scaling (Guo et al., ICML 2017, arXiv 1706.04599, section 4.2) divides what is left by one number.
+and "as likely as not" is not a score of 0.5 but of w / (w + 1), 0.92 for w = 12. Temperature
+scaling (Guo et al., ICML 2017, arXiv 1706.04599, section 4.2) then divides logits by one number.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import tensorflow as tf
 
 ACTIVATIONS = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
-# In float32, a score of 1 stands for all logits from 17.3 on.
+# In float32, a score of 1 stands for all logits of 17.3 and above.
 _LARGEST = 1 - 2.0**-25
-_ROUNDING = 1e-6  # more than that of logits
+_ROUNDING = 1e-6  # above the rounding error of logits
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Logits x become (x - shift) / temperature; by default they stay.
+    """Maps logits x to (x - shift) / temperature; by default they are unchanged.
 
     Attributes:
       score: how scores are computed from logits, a key of ACTIVATIONS.
@@ -39,11 +39,11 @@ class Calibration:
 
     @property
     def changes(self) -> bool:
-        """Whether anything is changed; otherwise scores stay as they are to the last bit."""
+        """Whether it changes anything; otherwise scores stay the same to the last bit."""
         return (self.shift, self.temperature) != (0.0, 1.0)
 
     def logits(self, logits: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
-        """The logits of the probabilities."""
+        """The calibrated logits."""
         return (logits - self.shift) / self.temperature if self.changes else logits
 
     def activate(self, logits: tf.Tensor) -> tf.Tensor:
@@ -51,9 +51,9 @@ class Calibration:
         return ACTIVATIONS[self.score](self.logits(logits))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """float64 probabilities of scores that the network gives, of the same shape.
+        """float64 probabilities from the network's raw scores, in the same shape.
 
-        Of softmax, the last axis has all classes.
+        For softmax, the last axis must hold all classes.
         """
         scores = np.asarray(scores, np.float64)
         if self.score == "sigmoid":
@@ -64,9 +64,10 @@ class Calibration:
         return exponentials / exponentials.sum(-1, keepdims=True)
 
     def thresholds(self, scores: np.ndarray) -> np.ndarray:
-        """float32 probabilities from which a class is predicted, as from these scores [C].
+        """The probability thresholds, float32 [C], that correspond to these score thresholds [C].
 
-        They are a little lower, so that rounding loses no image whose score is the threshold.
+        They are a little lower, so that an image whose score equals the threshold is not lost to
+        rounding.
         """
         if not self.changes:
             return scores
@@ -75,7 +76,7 @@ class Calibration:
 
 
 def logit(scores: np.ndarray) -> np.ndarray:
-    """float64 logits of sigmoid scores in float32; -inf of 0, and 17.3 of 1."""
+    """float64 logits of float32 sigmoid scores; -inf for 0, and 17.3 for 1."""
     scores = np.minimum(np.asarray(scores, np.float64), _LARGEST)
     with np.errstate(divide="ignore"):
         return np.log(scores) - np.log1p(-scores)
@@ -87,5 +88,5 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def _lower(scores: np.ndarray) -> np.ndarray:
-    """float32 scores that are lower by more than the rounding of a sigmoid."""
+    """float32 scores lowered by more than the rounding error of a sigmoid."""
     return np.maximum(scores - 4 * np.spacing(scores), 0)

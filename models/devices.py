@@ -1,4 +1,4 @@
-"""The devices of a process: which it sees, how many threads, how exactly they repeat."""
+"""Device settings of a process: its GPU, threads, determinism and XLA."""
 
 import dataclasses
 import platform
@@ -9,7 +9,7 @@ import tensorflow as tf
 from data.common.errors import UserError
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Of these an x86 processor must have one to be faster in that type than in float32. Without AVX-512
+# An x86 CPU needs one of these to be faster in the type than in float32. Without AVX-512,
 # TensorFlow even falls back to loops: the gradients of a convolution take 25 times as long.
 _INSTRUCTIONS = {
     tf.bfloat16: {"avx512_bf16", "amx_bf16"},
@@ -28,10 +28,10 @@ class DeviceOptions:
     random_seed: int = 1234
 
     def apply(self, local_rank: int = 0, several_processes: bool = False) -> None:
-        """Sets this process up; before TensorFlow has run anything.
+        """Configures this process; must be called before TensorFlow runs anything.
 
-        Alone, a process takes the first GPU of `visiable_gpu`. Among several, the process with
-        `local_rank` k takes the k-th GPU of the machine, as the launcher shows them.
+        A single process uses the first GPU of `visiable_gpu`. One of several processes, with
+        `local_rank` k, uses the k-th GPU that the launcher makes visible on the machine.
         """
         gpus = tf.config.list_physical_devices("GPU")
         if gpus:
@@ -39,8 +39,8 @@ class DeviceOptions:
             index = local_rank if several_processes else self._first_gpu()
             if index >= len(gpus):
                 raise UserError(
-                    f"GPU {index} was asked for and {len(gpus)} are seen: see --visiable_gpu, and "
-                    "start one process a GPU"
+                    f"GPU {index} was requested, but {len(gpus)} are visible: check --visiable_gpu,"
+                    " and start one process per GPU"
                 )
             tf.config.set_visible_devices(gpus[index], "GPU")
             tf.config.experimental.set_memory_growth(gpus[index], True)
@@ -60,7 +60,7 @@ class DeviceOptions:
 
 
 def fast_dtype(dtype: tf.DType) -> tf.DType:
-    """`dtype`, or float32 where this machine computes in a 16-bit `dtype` slower than in that."""
+    """`dtype`, or float32 if this machine is faster in float32 than in a 16-bit `dtype`."""
     if platform.machine() != "x86_64" or tf.config.list_logical_devices("GPU"):
         return dtype
     needed = _INSTRUCTIONS.get(dtype)

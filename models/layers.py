@@ -1,7 +1,7 @@
 """The operations of the networks: convolution, batch norm with ReLU, and recomputation.
 
 x is [B, H, W, C], or [B, C, H, W] in NCHW; gamma, beta, means and variances are float32 [C].
-Raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
+Uses raw fused operations instead of Keras layers because Keras 3 does not fuse batch norm.
 """
 
 import copy
@@ -16,7 +16,7 @@ ReduceMoments = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
 
 # oneDNN overruns its memory in the kernel gradient of a strided 1 x 1 convolution that has
 # fewer input channels than a SIMD register holds floats (16 with AVX-512, 8 with AVX2; TensorFlow
-# 2.18 and 2.21). From 16 channels on it is safe on every processor, and faster than subsampling.
+# 2.18 and 2.21). With 16 or more channels it is safe on every CPU, and faster than subsampling.
 _SAFE_STRIDED_CHANNELS = 16
 
 
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 class Normalized(NamedTuple):
-    """Output y, of the shape and type of x, and the moments of the batch."""
+    """Output y, with the shape and dtype of x, and the moments of the batch."""
 
     y: tf.Tensor
     moments: Moments
@@ -37,20 +37,20 @@ class Normalized(NamedTuple):
 def convolve(
     x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, data_format: str = "NHWC", dilation: int = 1
 ) -> tf.Tensor:
-    """Convolution without bias of x, in its type, with a float32 kernel [size, size, in, out].
+    """Convolves x, without bias, in its dtype; the kernel is float32 [size, size, in, out].
 
-    With stride 1 the padding is SAME; with a larger one it is equal on both sides for every size of
-    x (spec section 2, "fixed padding"). The kernel's taps are `dilation` pixels apart.
+    With stride 1 the padding is SAME; with a larger stride it is the same on both sides for any
+    size of x (spec section 2, "fixed padding"). The kernel's taps are `dilation` pixels apart.
     """
     size = kernel.shape[0]
     if stride > 1 and size > 1:
-        # Not by EXPLICIT padding: with it the bfloat16 gradients leave oneDNN's fast path.
+        # Not with EXPLICIT padding, which takes the bfloat16 gradients off oneDNN's fast path.
         side, none = [(size - 1) // 2, size - 1 - (size - 1) // 2], [0, 0]
         x = tf.pad(
             x, [none, side, side, none] if data_format == "NHWC" else [none, none, side, side]
         )
     elif stride > 1 and kernel.shape[2] < _SAFE_STRIDED_CHANNELS:
-        # The same values: a 1 x 1 kernel sees only the pixels at multiples of the stride.
+        # Equivalent: a 1 x 1 kernel reads only the pixels at multiples of the stride.
         x = x[:, ::stride, ::stride] if data_format == "NHWC" else x[:, :, ::stride, ::stride]
         stride = 1
     padding = "SAME" if stride == 1 else "VALID"
@@ -62,7 +62,7 @@ def convolve(
 def scale_and_shift(
     gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale and offset, [C] each, to which batch norm with these biased moments is equivalent."""
+    """Scale and offset, [C] each, equivalent to batch norm with these biased moments."""
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return scale, beta - mean * scale
 
@@ -76,7 +76,7 @@ def normalize_by_running_stats(
     epsilon: float,
     data_format: str = "NHWC",
 ) -> tf.Tensor:
-    """Batch norm by the moving mean and variance, and ReLU; y is like x.
+    """Batch norm by the moving mean and variance, then ReLU; y has the shape and dtype of x.
 
     For inference, and for training with frozen batch norms.
     """
@@ -96,7 +96,7 @@ def normalize_by_running_stats(
 def normalize_by_batch(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, data_format: str = "NHWC"
 ) -> Normalized:
-    """Batch norm by the moments of x itself, and ReLU."""
+    """Batch norm by the moments of x itself, then ReLU."""
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -119,14 +119,14 @@ def normalize_by_all_batches(
     workers: int,
     data_format: str = "NHWC",
 ) -> Normalized:
-    """Batch norm by the moments of all workers' batches, which have one size, and ReLU.
+    """Batch norm by the moments of all workers' batches, all of the same size, then ReLU.
 
-    `reduce_moments` averages tensors over the `workers`, with a gradient.
+    `reduce_moments` is a differentiable average over the `workers`.
     """
     exact = tf.cast(x, tf.float32)
     axes = [0, 1, 2] if data_format == "NHWC" else [0, 2, 3]
-    # Means and mean squares can be averaged. In float64, because the variance is their difference
-    # and may be a millionth of them.
+    # Means and mean squares can be averaged. In float64, because the variance is a difference that
+    # may be a millionth of its terms.
     own_mean, own_variance = (tf.cast(m, tf.float64) for m in tf.nn.moments(exact, axes))
     # Horovod: an all-reduce in the forward pass.
     mean, mean_square = reduce_moments([own_mean, own_variance + tf.square(own_mean)])
@@ -154,8 +154,8 @@ class BatchNorms:
       variables: checkpoint name -> variable, of every batch norm (`architecture.norm_names`).
       decay: of the moving statistics.
       epsilon: added to the variance.
-      freeze: training, too, normalizes by the moving statistics.
-      reduce_moments: averages tensors over the `workers`, with a gradient; None: each worker
+      freeze: use the moving statistics in training, too.
+      reduce_moments: differentiable average of tensors over the `workers`; None: each worker
         normalizes by its own batch.
       data_format: NHWC or NCHW.
     """
@@ -175,7 +175,7 @@ class BatchNorms:
         self._reduce_moments, self._workers = reduce_moments, workers
 
     def of(self, variables: Mapping[str, tf.Variable]) -> "BatchNorms":
-        """Batch norms of other variables that behave as these."""
+        """Batch norms over other variables, with the same settings."""
         other = copy.copy(self)
         other._variables = variables
         return other
@@ -198,7 +198,7 @@ class BatchNorms:
         """Moves the moving statistics toward the moments of a batch."""
         if not moments:
             return
-        # All in one vector: seven operations for each statistic would take long to trace.
+        # All in one vector: seven operations per statistic would be slow to trace.
         values = [value for of_batch in moments.values() for value in of_batch]
         statistics = [self._variables[n] for norm in moments for n in norm_names(norm)[2:]]
         old, new = (tf.concat(tensors, axis=0) for tensors in (statistics, values))
@@ -209,7 +209,7 @@ class BatchNorms:
 
 
 def recompute(run: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
-    """`run(x)`; keeps only x for the backward pass, which calls `run` again.
+    """Returns `run(x)`, keeping only x for the backward pass, which calls `run` again.
 
     Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost").
     """

@@ -1,10 +1,10 @@
-"""Losses: pure functions of logits and labels, and `LOSSES`, the table of the values of --loss.
+"""Losses as pure functions of logits and labels, and `LOSSES`, the table of values of --loss.
 
 Labels are padded-sparse everywhere: `label_index` int32 [B, K], padded with -1, and `label_value`
-float32 [B, K]. An entry that is not listed is 0; a value of -1 means unknown, and an unknown entry
-adds nothing to a loss or a gradient. A class appears at most once in a row.
-`sparse_from_dense` converts dense labels [B, C] to this form. A new loss is a function here and a
-line in `LOSSES` (docs/extending.md); models/training/objectives.py calls it.
+float32 [B, K]. A class that is not listed has value 0; a value of -1 means unknown and adds nothing
+to a loss or a gradient. A class appears at most once in a row.
+`sparse_from_dense` converts dense labels [B, C] to this form. To add a loss, write a function here
+and a line in `LOSSES` (docs/extending.md); models/training/objectives.py calls it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class ClassWeightOptions:
     """Constants of the class weights (spec section 3; defaults of the released code).
 
     `negative_floor` is 0.01 in the paper's formula and 0.001 in the released code, which we follow.
-    `loss_statistics`: the labels of all workers make a class positive ("global", ours because N
-    workers with batch b then train as one with N*b), or each worker's own ("local").
+    `loss_statistics`: whether a class is positive by the labels of all workers ("global", our
+    choice, so that N workers with batch b train like one with N*b) or of each alone ("local").
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value is out of range.
     """
 
     mask_thres: float = 0.7
@@ -59,7 +59,7 @@ class ClassWeightOptions:
 
 
 class Counters(NamedTuple):
-    """Batches in a row in which each class was positive or negative, float32 [C] each.
+    """Numbers of consecutive batches in which each class was positive, or negative, float32 [C].
 
     Their checkpoint names are Variable and Variable_1.
     """
@@ -91,7 +91,7 @@ def sparse_from_dense(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Padded-sparse form of dense labels [B, C]: (label_index, label_value), each [B, K].
 
     Raises:
-      UserError: labels of another rank.
+      UserError: the labels have another rank.
     """
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank != 2:
@@ -112,7 +112,7 @@ def mix_labels(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels of `fraction * images + (1 - fraction) * images[order]` (mixup, arXiv 1710.09412).
 
-    A class of both images becomes one entry; it is unknown if it is unknown in either.
+    A class listed for both images becomes one entry, which is unknown if either of them is.
 
     Args:
       label_index, label_value: [B, K].
@@ -150,8 +150,8 @@ def negative_draw(
 ) -> tf.Tensor:
     """bool [C]: the classes kept if negative, each with probability `neg_select`.
 
-    A stateless function of (seed, step), so that a resumed run and every worker draw the same
-    (spec section 3, decision).
+    A stateless function of (seed, step), so that a resumed run and all workers draw the same
+    classes (spec section 3, decision).
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.random.stateless_uniform([class_num], key, dtype=tf.float32, alg="philox")
@@ -205,21 +205,21 @@ def sigmoid_loss(
     """Weighted sum over classes of the batch's mean cross-entropy (spec section 3, steps 5 and 6).
 
     An entry costs `(1-y) x + (1 + (positive_weight-1) y) (log(1+exp(-|x|)) + max(-x, 0))`, which
-    for y = 0, nearly all entries, is softplus(x). So one dense pass computes the value and one the
-    gradient as if all labels were 0, and the few listed entries correct both: no dense label tensor
-    is needed.
+    is softplus(x) for y = 0, as in nearly all entries. So the value and the gradient each take one
+    dense pass as if all labels were 0, then a correction at the few listed entries. No dense label
+    tensor is needed.
 
     Args:
       logits: float [B, C].
       label_index, label_value: [B, K].
-      weights: float [C], or None for 1 each; gets no gradient.
-      positive_weight: factor of the loss of a positive label.
+      weights: float [C], or None for 1 each; they get no gradient.
+      positive_weight: factor on the loss of a positive label.
 
     Returns:
       Scalar of the dtype of logits.
 
     Raises:
-      UserError: shapes that do not fit.
+      UserError: the shapes do not match.
     """
     check_shapes(logits, label_index, label_value)
     if weights is None:
@@ -241,7 +241,7 @@ def sigmoid_loss(
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             entry = tf.where(known, (1.0 - labels) - scale * tf.sigmoid(-listed), 0.0)
-            with tf.control_dependencies([value]):  # not next to it: one dense tensor less
+            with tf.control_dependencies([value]):  # not in parallel, to save a dense tensor
                 dense = tf.sigmoid(x) * (upstream * weights)
             return tf.tensor_scatter_nd_update(dense, where, entry * entry_weights * upstream)
 
@@ -260,7 +260,7 @@ def multi_label_loss(
 ) -> tf.Tensor:
     """The pretraining loss (spec section 3); class weights float32 [C] are 1 by default.
 
-    Shapes and errors as `sigmoid_loss`.
+    Shapes and errors as in `sigmoid_loss`.
     """
     return sigmoid_loss(logits, label_index, label_value, class_weights, positive_weight)
 
@@ -270,7 +270,7 @@ def bce_loss(
 ) -> tf.Tensor:
     """Sigmoid cross-entropy; `positive_weight` multiplies the loss of positive labels.
 
-    Shapes and errors as `sigmoid_loss`; UserError, too, unless `positive_weight` is above 0.
+    Shapes and errors as in `sigmoid_loss`; also raises UserError if `positive_weight` is <= 0.
     """
     if positive_weight <= 0:
         raise UserError(f"positive_weight must be above 0, not {positive_weight}")
@@ -290,8 +290,8 @@ def asymmetric_loss(
 
     With p = sigmoid(x) and p_m = max(p - probability_shift, 0), an entry costs
     `-y (1-p)^gamma_positive log(p) - (1-y) p_m^gamma_negative log(1-p_m)`.
-    Summed over classes, averaged over the batch. Shapes and errors as `sigmoid_loss`; UserError,
-    too, for a gamma below 0 or a shift outside [0, 1).
+    Summed over classes, averaged over the batch. Shapes and errors as in `sigmoid_loss`; also
+    raises UserError for a gamma below 0 or a shift outside [0, 1).
     """
     check_shapes(logits, label_index, label_value)
     if min(gamma_negative, gamma_positive) < 0:
@@ -303,7 +303,7 @@ def asymmetric_loss(
 
     def negative(x: tf.Tensor) -> tf.Tensor:
         shifted = tf.maximum(tf.sigmoid(x) - probability_shift, 0.0)
-        # 1 - p_m, by sigmoid(-x) because 1 - sigmoid(x) cancels for large x; never log(0).
+        # 1 - p_m, from sigmoid(-x) because 1 - sigmoid(x) cancels for large x; avoids log(0).
         rest = tf.clip_by_value(tf.sigmoid(-x) + probability_shift, MIN_PROBABILITY, 1.0)
         return -(shifted**gamma_negative) * tf.math.log(rest)
 
@@ -321,11 +321,11 @@ def softmax_loss(
     *,
     label_smoothing: float,
 ) -> tf.Tensor:
-    """Softmax cross-entropy with the label values as target, averaged over the batch.
+    """Softmax cross-entropy with the label values as targets, averaged over the batch.
 
     A single label is one entry of value 1; mixup makes two (see `mix_labels`). `label_smoothing`
     moves that fraction of the target to the uniform distribution (arXiv 1512.00567, section 7).
-    Shapes and errors as `sigmoid_loss`; UserError, too, for a smoothing outside [0, 1).
+    Shapes and errors as in `sigmoid_loss`; also raises UserError for a smoothing outside [0, 1).
     """
     check_shapes(logits, label_index, label_value)
     if not 0.0 <= label_smoothing < 1.0:

@@ -40,7 +40,7 @@ _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
-    """The initial value of a variable: a function of its checkpoint name, its shape and `seed`.
+    """The initial value of a variable, determined by its checkpoint name, its shape and `seed`.
 
     Kernels: variance scaling (fan-in, scale 1, truncated normal). Dense kernel: Glorot uniform.
     """
@@ -59,31 +59,30 @@ def initial_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
 class ResNet(tf.Module):
     """The network: images -> `features` -> `logits`; a call does both.
 
-    Images are float [B, H, W, 3] in [-1, 1] whatever `data_format` is (the network transposes).
-    Variables, statistics, features and logits are float32 whatever `compute_dtype` is.
-    `training=True` normalizes by the batch and updates the moving statistics.
+    Images are float [B, H, W, 3] in [-1, 1] for either `data_format` (the network transposes them).
+    Variables, statistics, features and logits are float32 for every `compute_dtype`.
+    With `training=True`, batch norm uses the batch's statistics and updates the moving ones.
 
     Args:
       resnet_size: a key of `BLOCKS`.
       class_num: number of logits.
-      width: filters of the stem; the stages have 4, 8, 16 and 32 times as many (ours, for tests).
+      width: filters of the stem; stages output 4, 8, 16 and 32 times as many (ours, for tests).
       data_format: NHWC, or NCHW, which needs a GPU.
       batch_norm_decay, batch_norm_epsilon: spec section 2.
-      compute_dtype: type of convolutions and activations; replaced by float32 on a processor that
+      compute_dtype: dtype of convolutions and activations; float32 is used instead on a CPU that
         is slower in 16 bits.
-      seed: of the initial values; None for zeros, which are quicker if a checkpoint is restored.
-      freeze_batch_norm: training, too, normalizes by the moving statistics and does not update
-        them.
-      recompute: keep only the input of each block for the backward pass and run the block again
-        there: half the memory, a fifth more time.
-      reduce_moments: averages tensors over the workers, with a gradient, which synchronizes batch
+      seed: of the initial values; None: zeros, which is faster when a checkpoint is restored.
+      freeze_batch_norm: use the moving statistics in training, too, and do not update them.
+      recompute: keep only each block's input and rerun the block in the backward pass: half the
+        memory, a fifth more time.
+      reduce_moments: differentiable average of tensors over the workers, for synchronized batch
         norm; None: each worker normalizes by its own batch.
       moment_workers: the number of workers that `reduce_moments` averages over.
-      output_stride: size of an image over that of the last map: 32, or 16 or 8 for dense prediction
-        (see `architecture.blocks`); the variables stay the same.
+      output_stride: image size divided by the size of the last map: 32, or 16 or 8 for dense
+        prediction (see `architecture.blocks`); the variables are the same.
 
     Raises:
-      UserError: an argument out of range, or a data format that needs a GPU and there is none.
+      UserError: an argument is out of range, or `data_format` is NCHW and there is no GPU.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class ResNet(tf.Module):
         self._arithmetic = fast_dtype(self.compute_dtype)
         if self._arithmetic != self.compute_dtype:
             logging.warning(
-                "this processor is slower in %s than in float32: it computes in float32",
+                "this CPU is slower in %s than in float32: using float32",
                 self.compute_dtype.name,
             )
         self.output_stride = output_stride
@@ -132,24 +131,24 @@ class ResNet(tf.Module):
         if self.data_format not in DATA_FORMATS:
             raise UserError(f"data_format is {self.data_format!r}: use NHWC or NCHW")
         if self.data_format == "NCHW" and not tf.config.list_physical_devices("GPU"):
-            raise UserError("data_format is NCHW, which needs a GPU, and none is seen: use NHWC")
+            raise UserError("data_format is NCHW, which needs a GPU, but none is visible: use NHWC")
         if self.compute_dtype not in COMPUTE_DTYPES:
             names = ", ".join(dtype.name for dtype in COMPUTE_DTYPES)
             raise UserError(f"compute_dtype is {self.compute_dtype.name}: use one of {names}")
         for name in ("class_num", "width"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it starts at 1")
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Checkpoint name -> variable, moving statistics included, in network order."""
         return dict(self._by_name)
 
     def trainable_by_name(self) -> dict[str, tf.Variable]:
-        """Checkpoint name -> variable, of those with a gradient, in network order."""
+        """Checkpoint name -> trainable variable, in network order."""
         return {name: value for name, value in self._by_name.items() if value.trainable}
 
     def batch_norms(self, variables: Mapping[str, tf.Variable]) -> BatchNorms:
-        """Batch norms of a head, of these variables, that behave as the network's own."""
+        """Batch norms over the variables of a head, with the settings of the network's own."""
         return self._norms.of(variables)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -159,12 +158,12 @@ class ResNet(tf.Module):
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features float32 [B, 32 * width] (2,048) of images [B, H, W, 3].
 
-        The mean over the cells of the last stage's output after batch norm and ReLU.
+        The last stage's output after batch norm, ReLU and global average pooling.
         """
         return self._pool(self._last_map(images, training))
 
     def feature_map(self, images: tf.Tensor) -> tf.Tensor:
-        """The map whose mean over the cells are the features, for inference.
+        """The last feature map, whose mean over its cells is `features`; for inference.
 
         Returns:
           float32 [B, ceil(H / s), ceil(W / s), 32 * width], s the output stride.
@@ -175,11 +174,11 @@ class ResNet(tf.Module):
     def stage_maps(
         self, images: tf.Tensor, training: bool = False, stages: int = 4
     ) -> list[tf.Tensor]:
-        """The maps that the first `stages` stages end in, before the next batch norm.
+        """The output maps of the first `stages` stages, before the next batch norm.
 
         Returns:
-          [B, ceil(H / s), ceil(W / s), 4 * width * 2**stage] each, in the type of the arithmetic
-          (transposed in NCHW); s is 4, 8, 16, 32 or, from there on, the output stride.
+          [B, ceil(H / s), ceil(W / s), 4 * width * 2**stage] each, in the dtype that the network
+          computes in (transposed in NCHW); s is 4, 8, 16, 32, but at most the output stride.
         """
         moments: BatchMoments = {}
         maps = self._stages(images, training, stages, moments)
@@ -189,9 +188,9 @@ class ResNet(tf.Module):
     def run_stage(
         self, x: tf.Tensor, stage: int, training: bool = False, stride: int = 1
     ) -> tf.Tensor:
-        """The map of `stage` from any map x of the one before, such as a region of it.
+        """Runs `stage`, without dilation, on a map x of the previous stage or a region of one.
 
-        With `stride` 1, undilated, it keeps the size of x.
+        With `stride` 1, the result has the size of x.
         """
         moments: BatchMoments = {}
         for block in self._blocks:
@@ -201,7 +200,7 @@ class ResNet(tf.Module):
         return x
 
     def norm_relu(self, x: tf.Tensor, name: str, training: bool = False) -> tf.Tensor:
-        """A map after one of the network's batch norms, by its checkpoint name, and ReLU."""
+        """x after the network's batch norm with this checkpoint name, and ReLU."""
         moments: BatchMoments = {}
         x = self._norm_relu(x, name, training, moments)
         self._norms.update(moments)
@@ -214,7 +213,7 @@ class ResNet(tf.Module):
           float32 [B, 4 * width * 2**stage].
 
         Raises:
-          UserError: no such stage.
+          UserError: there is no such stage.
         """
         if not 0 <= stage < len(BLOCKS[self.resnet_size]):
             raise UserError(f"stage is {stage}: use 0 to {len(BLOCKS[self.resnet_size]) - 1}")
@@ -256,7 +255,7 @@ class ResNet(tf.Module):
             shortcut = x if block.shortcut is None else self._unit(x, block.shortcut, training, own)
             return shortcut + y, own
 
-        # `recompute` runs it twice, so it returns its moments instead of adding them.
+        # `recompute` calls `run` twice, so `run` returns its moments instead of adding them.
         y, own = layers.recompute(run, x) if training and self._recompute else run(x)
         moments |= own
         return y

@@ -148,9 +148,9 @@ def check_sums(job: Distributed) -> None:
 
 def stall(job: Distributed) -> None:
     """The last worker has no input for a while, and the others wait for it."""
-    with reported(f"worker {job.rank} waits for its input", STALL_SECONDS):
+    with reported(f"worker {job.rank} has been waiting for its input", STALL_SECONDS):
         time.sleep(4 * STALL_SECONDS if job.rank == job.size - 1 else 0)
-    with reported(f"worker {job.rank} is in step 0", STALL_SECONDS):
+    with reported(f"worker {job.rank} has been in step 0", STALL_SECONDS):
         # Not a sum again: of an all-reduce that it knows, Horovod reports a stall a round later.
         job.average([tf.zeros([])])
 

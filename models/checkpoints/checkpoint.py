@@ -1,4 +1,4 @@
-"""Checkpoints of this network: describes, compares, restores and finds them.
+"""Describes, compares, restores and finds checkpoints of this network.
 
 The file format is in files.py; `read`, `save` and `Checkpoint` come from there. The folder of a
 training run is in folder.py.
@@ -43,10 +43,10 @@ GLOBAL_STEP = "global_step"
 # count labels for the loss (spec section 2).
 TRAINING_STATE = (f"*{MOMENTUM}", f"*{AVERAGE}", GLOBAL_STEP, "Variable", "Variable_1")
 
-# The variable with one number per class, of each kind of head -> how many of them are no class.
+# For each kind of head: its variable with a number per class -> how many of these are no class.
 HEADS = {DENSE_BIAS: 0, "detection/classes/bias": 1, "segmentation/logits/bias": 0}
 
-_RELEASED = "ckpt-resnet101-mlimages"  # what the names of the released checkpoints begin with
+_RELEASED = "ckpt-resnet101-mlimages"  # what released checkpoints' names begin with
 _WEIGHT_SUFFIXES = (".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".safetensors")
 _V1_END = bytes.fromhex("57fb808b247547db")  # LevelDB's magic number, which ends a V1 file.
 _FILE_SUFFIX = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
@@ -55,11 +55,11 @@ _DEPTHS = {blocks: depth for depth, blocks in BLOCKS.items()}
 
 
 class OtherTaskError(CheckpointError):
-    """A checkpoint with the head of another task: of labels, of objects, or of pixels."""
+    """A checkpoint whose head is for another task: labels, objects or pixels."""
 
 
 class Description(NamedTuple):
-    """The network that a checkpoint holds, and what else is stored with it.
+    """The network in a checkpoint, and what else is stored with it.
 
     Attributes:
       prefix: path of the checkpoint without the suffixes of its files.
@@ -82,7 +82,7 @@ class Description(NamedTuple):
     has_average: bool
 
     def check(self, resnet_size: int | None = None, class_num: int | None = None) -> "Description":
-        """Returns itself; raises CheckpointError when a flag that is not None differs."""
+        """Returns itself; raises CheckpointError if an argument that is not None differs."""
         if class_num not in (None, self.class_num):
             raise CheckpointError(_classes_differ(self.prefix, self.class_num, class_num))
         if resnet_size not in (None, self.resnet_size):
@@ -175,8 +175,8 @@ def restore(
 
     Returns the checkpoint.
 
-    Raises CheckpointError, which lists all differences, when a variable is missing from the
-    checkpoint, a tensor has no variable, or shapes differ; no variable is changed then.
+    Raises CheckpointError, which lists all differences, if a variable is missing from the
+    checkpoint, a tensor has no variable, or shapes differ; then no variable is changed.
     """
     checkpoint = read(prefix, average)
     wanted = {name: tuple(variables[name].shape) for name in not_matching(variables, skip)}
@@ -209,7 +209,7 @@ def not_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 
 def compare(source: str, wanted: Mapping[str, tuple], held: Mapping[str, tuple]) -> None:
-    """Compares two mappings name -> shape: the `wanted` one, and what the file `source` holds.
+    """Compares two mappings of name -> shape: `wanted`, and `held` by the file `source`.
 
     Raises one CheckpointError that lists all missing, extra and differently shaped tensors.
     """
@@ -247,7 +247,7 @@ def _depths_differ(prefix: str, held: int, wanted: int) -> str:
 def find(path: str | Path) -> str:
     """The prefix of a checkpoint; `path` is a prefix, one of its files, or a folder.
 
-    Of a folder it is the checkpoint that was saved last.
+    For a folder, it is the checkpoint that was saved last.
 
     Raises CheckpointError when there is no checkpoint.
     """
@@ -273,7 +273,7 @@ def find(path: str | Path) -> str:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Raises CheckpointError for a file of weights in another format: how to convert it."""
+    """Raises CheckpointError, which says how to convert it, for weights in another format."""
     if path.suffix in _WEIGHT_SUFFIXES and path.is_file():
         raise CheckpointError(
             f"{path} is not a TensorFlow checkpoint: convert it with python export.py"

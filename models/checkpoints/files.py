@@ -82,7 +82,7 @@ class CheckpointError(UserError):
 
 
 class Checkpoint:
-    """An open checkpoint; tensors are read from the disk when they are asked for.
+    """An open checkpoint; tensors are read from the disk on request.
 
     Args:
       prefix: path without suffix.
@@ -91,7 +91,7 @@ class Checkpoint:
     Attributes:
       shapes: name -> shape of every tensor, sorted by name.
 
-    Raises CheckpointError: it is missing or damaged, or `average` and it has no moving averages.
+    Raises CheckpointError: it is missing or damaged, or lacks averages that `average` needs.
     """
 
     def __init__(self, prefix: str | Path, average: bool = False) -> None:
@@ -110,10 +110,10 @@ class Checkpoint:
         self.shapes = {name: tuple(stored[self._stored[name]]) for name in sorted(self._stored)}
 
     def _plain_prefix(self) -> str:
-        """The prefix for TensorFlow's reader, which would take one with `*` or `[` for a glob.
+        """The prefix for TensorFlow's reader, which would mistake one with `*` or `[` for a glob.
 
-        For such a prefix, this is one of symbolic links to the same files.
-        They exist as long as this object, because tensors are read later.
+        In place of such a prefix, returns one of symbolic links to the same files. They exist as
+        long as this object, because tensors are read later.
         """
         if not set(self.prefix) & GLOB_CHARACTERS:
             return self.prefix
@@ -124,7 +124,7 @@ class Checkpoint:
         return f"{self._links.name}/ckpt"
 
     def _use_averages(self) -> None:
-        """Has the name of each weight stand for its moving average."""
+        """Maps the name of each weight to its moving average."""
         names = [n for n in self._stored if not n.endswith((MOMENTUM, AVERAGE))]
         averaged = {name: name + AVERAGE for name in names if name + AVERAGE in self._stored}
         lacking = [n for n in names if "/" in n and is_trainable(n) and n not in averaged]
@@ -135,7 +135,7 @@ class Checkpoint:
         self._stored = {name: averaged.get(name, name) for name in names}
 
     def tensor(self, name: str) -> np.ndarray:
-        """The array called `name`.
+        """The array `name`.
 
         Raises CheckpointError: there is none, or its checksum is wrong.
         """
@@ -228,7 +228,7 @@ def files_of(prefix: str | Path) -> list[Path]:
 
 
 def remove(prefix: str | Path) -> None:
-    """Deletes a checkpoint, its index first, so that nobody reads a part of it."""
+    """Deletes a checkpoint, its index first, so that nobody reads it half deleted."""
     for path in (f"{prefix}.index", *files_of(prefix)):
         _delete(path)
 

@@ -46,8 +46,8 @@ class CheckpointFolder:
     def all(self) -> list[str]:
         """Prefixes of the complete checkpoints, the most recently saved last.
 
-        The order is that of the list file. Checkpoints that are not in it go by their step: before
-        all others, or after them if the list may be out of date and their step is higher.
+        The order is that of the list file. Unlisted checkpoints are sorted by step: before all
+        others, or after them if the list may be out of date and their step is higher.
 
         Raises CheckpointError: the list is damaged.
         """
@@ -132,7 +132,7 @@ def _read_list(folder: Path) -> tuple[list[str], bool]:
         raise CheckpointError(str(damaged(path, str(error), _LIST_REMEDY))) from None
     # Names without folders: the folder may have moved since, even here from Windows.
     names = [name for path in paths if (name := PureWindowsPath(path).name)]
-    # Reversed twice: a name that is listed twice counts at its last place.
+    # Reversed twice: of a name that is listed twice, the last place counts.
     return list(reversed(dict.fromkeys(reversed(names)))), first.startswith("#") or not names
 
 

@@ -29,8 +29,8 @@ def classes_of(
 ) -> Classes:
     """The classes of a checkpoint, from the first of these that exists.
 
-    1. `dictionary`, which the user gives.
-    2. What training has kept with the checkpoint.
+    1. `dictionary`, given by the user.
+    2. What training stored with the checkpoint.
     3. ImageNet's names for 1,000 classes, as in the released code; "class N" otherwise.
 
     Raises:
@@ -44,7 +44,7 @@ def classes_of(
 
 
 def kept_classes(prefix: str | Path) -> Classes | None:
-    """The classes that training has kept with a checkpoint; None without them.
+    """The classes that training stored with a checkpoint; None without them.
 
     Raises CheckpointError: they are not valid.
     """
@@ -59,7 +59,7 @@ def kept_classes(prefix: str | Path) -> Classes | None:
 def logit_shift(prefix: str | Path, score: str) -> float:
     """`Calibration.shift` of a checkpoint: the logarithm of the loss weight of positive labels.
 
-    Raises UserError: the checkpoint does not say by which loss it was trained, or the weight is
+    Raises UserError: the checkpoint does not say which loss it was trained with, or the weight is
     not a number above 0.
     """
     flags = read(prefix).meta().get("flags")
@@ -70,29 +70,31 @@ def logit_shift(prefix: str | Path, score: str) -> float:
     loss = LOSSES.get(flags.get("loss"))
     if loss is None:
         raise UserError(
-            f"{prefix}.json does not say by which loss it was trained, so its scores cannot be"
-            " corrected: leave --probabilities=raw"
+            f"{prefix}.json does not say which loss it was trained with, so its scores cannot be"
+            " corrected: use --probabilities=raw"
         )
     weight = flags.get("positive_weight", 1.0) if "positive_weight" in loss.numbers() else 1.0
     if not is_positive(weight):
-        raise UserError(f"{prefix}.json: a --positive_weight of {weight!r} cannot be taken back")
+        raise UserError(
+            f"{prefix}.json: a --positive_weight of {weight!r} cannot be undone: it must be above 0"
+        )
     return math.log(weight)
 
 
 def calibration_of(
     prefix: str | Path, probabilities: str, score: str, use_ema: bool = False
 ) -> Calibration:
-    """What makes probabilities of a checkpoint's scores.
+    """The calibration that turns a checkpoint's scores into probabilities.
 
     Args:
       probabilities: raw leaves the scores as they are, corrected removes the effect of the loss
         weight of positive labels, calibrated also divides by the temperature that evaluate.py
-        --calibrate has fitted.
+        --calibrate fitted.
       score: how scores are computed from logits, softmax or sigmoid.
-      use_ema: whether the network has the moving average of the weights.
+      use_ema: whether the network uses the moving average of the weights.
 
     Raises:
-      UserError: the checkpoint does not say what is needed.
+      UserError: the checkpoint lacks the information that this needs.
     """
     if probabilities == "raw":
         return Calibration(score)
@@ -103,7 +105,7 @@ def calibration_of(
     if kept is None:
         average = " --use_ema" if use_ema else ""
         raise UserError(
-            f"--probabilities=calibrated: no temperature of {score} scores is kept with {prefix};"
+            f"--probabilities=calibrated: no temperature for {score} scores is kept with {prefix};"
             f" fit one: python evaluate.py --pretrain_ckpt={prefix}{average} --calibrate"
             " --val_dir=RECORDS"
         )
@@ -113,9 +115,9 @@ def calibration_of(
 def kept_thresholds(
     prefix: str | Path, class_num: int, score: str, use_ema: bool = False
 ) -> np.ndarray | None:
-    """The thresholds kept with a checkpoint, float32 [C], of raw scores; None without them.
+    """The thresholds kept with a checkpoint, float32 [C], for raw scores; None without them.
 
-    Raises CheckpointError: they are not `class_num`.
+    Raises CheckpointError: their number is not `class_num`.
     """
     found = (_kept_calibration(prefix, score, use_ema) or {}).get("thresholds")
     if found is not None and len(found) != class_num:
@@ -134,12 +136,12 @@ def thresholds_of(
 ) -> np.ndarray:
     """The probabilities from which classes are predicted, float32 [C].
 
-    They are, in this order, those of `threshold_file` (`threshold` or `default` for classes that
-    it lacks), `threshold`, those kept with the checkpoint, and `default`.
+    They are the first of these that exists: those of `threshold_file` (`threshold` or `default` for
+    classes that it lacks), `threshold`, those kept with the checkpoint, `default`.
 
     Raises:
-      UserError: a malformed row of the file.
-      CheckpointError: the checkpoint has thresholds of another number of classes.
+      UserError: a row of the file is malformed.
+      CheckpointError: the checkpoint has thresholds for another number of classes.
     """
     given = default if threshold is None else threshold
     if threshold_file:
@@ -147,12 +149,12 @@ def thresholds_of(
     if threshold is None:
         kept = kept_thresholds(prefix, class_num, calibration.score, use_ema)
         if kept is not None:
-            logging.info("thresholds of classes: those kept with %s", prefix)
+            logging.info("using the class thresholds kept with %s", prefix)
             return calibration.thresholds(kept)
     return np.full(class_num, given, np.float32)
 
 
 def _kept_calibration(prefix: str | Path, score: str, use_ema: bool) -> Mapping[str, Any] | None:
-    """The section `calibration`, if it is of these scores and weights."""
+    """The section `calibration`, if it is for these scores and weights."""
     kept = read(prefix).meta().get("calibration", {})
     return kept if (kept.get("score"), kept.get("use_ema")) == (score, use_ema) else None

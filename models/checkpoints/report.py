@@ -20,9 +20,9 @@ _STATISTICS = ("mean", "std", "min", "max")
 
 
 def lines(prefix: str | Path) -> Iterator[str]:
-    """Lines of the report; each tensor is read when its line is due, so memory stays small.
+    """Lines of the report; each tensor is read only for its line, so memory use stays small.
 
-    Raises CheckpointError when the checkpoint cannot be read.
+    Raises CheckpointError if the checkpoint cannot be read.
     """
     opened = checkpoint.read(prefix)
     yield f"checkpoint {mirror.shown(str(prefix))}"

@@ -39,7 +39,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz, ".h5": _read_hdf5}
     reader = readers.get(path.suffix.replace(".hdf5", ".h5"))
     if reader is None:
-        raise CheckpointError(f"{path}: weights are read from {', '.join(readers)}, not from this")
+        raise CheckpointError(f"{path}: weights can be read only from {', '.join(readers)}")
     try:
         tensors = reader(path)
     except ImportError as error:
@@ -56,15 +56,15 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def write_checkpoint(
     prefix: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
 ) -> str:
-    """Saves a checkpoint, and reads it back; arguments and result as `checkpoint.save`.
+    """Saves a checkpoint and reads it back; arguments and result as in `checkpoint.save`.
 
-    Raises CheckpointError: it cannot be saved, or is not what was to be written.
+    Raises CheckpointError: it cannot be saved, or does not read back as it was written.
     """
     prefix = checkpoint.save(prefix, tensors, meta)
     written = checkpoint.read(prefix)
     for name, value in tensors.items():
         if not np.array_equal(written.tensor(name), value, equal_nan=True):
-            raise CheckpointError(f"{prefix}: {name} was not written as it was read")
+            raise CheckpointError(f"{prefix}: {name} does not read back as it was written")
     return prefix
 
 
@@ -78,7 +78,7 @@ def write_safetensors(
       resnet_size: depth.
       epsilon: of batch norm.
 
-    Raises ImportError where safetensors is not installed.
+    Raises ImportError if safetensors is not installed.
     """
     from safetensors.numpy import save
 
@@ -90,7 +90,7 @@ def write_safetensors(
 
 
 def pytorch_names(resnet_size: int) -> dict[str, str]:
-    """PyTorch's name of each variable -> its checkpoint name, in network order."""
+    """PyTorch name -> checkpoint name of each variable, in network order."""
     names = {"stem.conv.weight": kernel_name(STEM)}
     for block in blocks(resnet_size):
         base = f"stages.{block.stage}.blocks.{block.index}"
@@ -133,7 +133,7 @@ def from_pytorch(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _transposed(value: np.ndarray, kernel_axes: tuple[int, ...]) -> np.ndarray:
-    """Convolution kernels with their axes in the order `kernel_axes`; a dense kernel's swapped."""
+    """A convolution kernel with axes in the order `kernel_axes`, or a dense kernel transposed."""
     axes = kernel_axes if value.ndim == 4 else tuple(reversed(range(value.ndim)))
     return np.ascontiguousarray(value.transpose(axes))
 
@@ -166,7 +166,7 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
 def _by_checkpoint_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Shortens each name to the checkpoint name that it ends in; keeps names that end in none.
 
-    Raises CheckpointError when two arrays get the same name.
+    Raises CheckpointError if two arrays get the same name.
     """
     known = {name for depth in BLOCKS for name in variable_shapes(depth, 1)}
     renamed = {}
@@ -176,6 +176,6 @@ def _by_checkpoint_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         endings = ("/".join(parts[start:]) for start in range(len(parts)))
         short = next((ending for ending in endings if ending in known), plain)
         if short in renamed:
-            raise CheckpointError(f"two arrays are {short}, {name} the second of them")
+            raise CheckpointError(f"two arrays have the name {short}; the second is {name}")
         renamed[short] = value
     return renamed

@@ -10,7 +10,7 @@ import tensorflow as tf
 from models.detection import boxes
 from models.detection.boxes import STRIDE
 
-# A logit that no network reaches; what is to be left out gets minus infinity.
+# Below any logit of a network; boxes to leave out get minus infinity.
 _LOWEST = -1e30
 
 
@@ -22,7 +22,7 @@ class Proposals(NamedTuple):
 
 
 def cell_anchors(scales: tuple[float, ...], ratios: tuple[float, ...]) -> np.ndarray:
-    """The anchors around the point 0, float32 [K, 4]: for each ratio, each scale.
+    """The anchors centered at the origin, float32 [K, 4]: for each ratio, each scale.
 
     An anchor's area is (16 scale)^2, and its height is `ratio` times its width. tf-faster-rcnn
     rounds the sides of the base anchors to whole pixels; these are exact.
@@ -36,7 +36,7 @@ def cell_anchors(scales: tuple[float, ...], ratios: tuple[float, ...]) -> np.nda
 def image_anchors(cells: tf.Tensor, of_cell: np.ndarray) -> tf.Tensor:
     """Anchors float32 [h * w * K, 4] of a map of `cells` (h, w), row by row, anchor by anchor.
 
-    Those of cell (i, j) are around the point (16 i + 8, 16 j + 8), the middle of 16 x 16 pixels.
+    Those of cell (i, j) are centered at (16 i + 8, 16 j + 8), the middle of 16 x 16 pixels.
     """
     y = (tf.cast(tf.range(cells[0]), tf.float32) + 0.5) * STRIDE
     x = (tf.cast(tf.range(cells[1]), tf.float32) + 0.5) * STRIDE
@@ -64,11 +64,11 @@ def propose(
 
     Args:
       anchors: [A, 4].
-      scores: [A], logits of there being an object.
+      scores: [A], objectness logits.
       offsets: [A, 4] of the boxes from their anchors.
-      size: int32 [2], the image's height and width, which boxes are clipped to; what has no area
-        left is dropped.
-      before_nms: boxes that are compared, the best ones.
+      size: int32 [2], the image's height and width, to which boxes are clipped; boxes with no area
+        left are dropped.
+      before_nms: number of best boxes that enter non-maximum suppression.
       count: P, proposals to return.
 
     Returns:

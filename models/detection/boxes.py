@@ -8,12 +8,12 @@ import math
 
 import tensorflow as tf
 
-# Of the map that regions are proposed on and cropped from.
+# Stride of the map that regions are proposed on and cropped from.
 STRIDE = 16
-# Region offsets are divided by 0.1, 0.1, 0.2, 0.2, so that they vary as much as class scores do.
+# Region offsets are divided by 0.1, 0.1, 0.2, 0.2, so that they vary as much as class scores.
 REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-# exp() of a wild offset would overflow: no box is more than 62.5 times as large as its anchor.
+# exp() of an extreme offset would overflow: no box is more than 62.5 times as large as its anchor.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
@@ -37,8 +37,8 @@ def encode(
 ) -> tf.Tensor:
     """Offsets (dy, dx, log height, log width) [..., 4] of boxes from anchors, both [..., 4].
 
-    Distances of centers in units of the anchor, and logarithms of sizes over the anchor's, times
-    `weights`. All sizes are above 0.
+    Center distances in units of the anchor's size, and logarithms of size ratios, times `weights`.
+    All sizes are above 0.
     """
     center, size = _center_and_size(boxes)
     anchor_center, anchor_size = _center_and_size(anchors)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from models.detection.boxes import STRIDE, clip
 
-# Rounding may carry a sample across the last cell, where `crop_and_resize` would return 0.
+# Rounding may move a sample beyond the last cell, where `crop_and_resize` would return 0.
 _CELL_MARGIN = 1e-3
 
 
@@ -20,9 +20,9 @@ def crop(image_map: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
     of each, as torchvision's `roi_align` does with one sample per part.
     `tf.image.crop_and_resize` has another convention, which would stretch the regions: it samples
     from the first corner to the last, inclusive, in units of the map's height - 1 and width - 1.
-    So it gets the first and last center. Cell i of the map is centered on pixel 16 i (every
-    convolution pads both sides alike), the point 16 i + 0.5 of the image. Samples beyond the
-    centers of the first and last cell, where there is nothing to interpolate, move there.
+    So we pass it the first and last center. Cell i of the map is centered on pixel 16 i (every
+    convolution pads both sides equally), the point 16 i + 0.5 of the image. Samples beyond the
+    centers of the first and last cell, where there is nothing to interpolate, move to these.
 
     Args:
       image_map: [1, h, w, C].
@@ -35,14 +35,14 @@ def crop(image_map: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
     points = tf.concat([boxes[..., :2] + half_part, boxes[..., 2:] - half_part], axis=-1)
     cells = tf.cast(tf.shape(image_map)[1:3], tf.float32)
     points = clip((points - 0.5) / STRIDE, tf.maximum(cells - 1 - _CELL_MARGIN, 0.0))
-    # It has no bfloat16.
+    # `crop_and_resize` does not support bfloat16.
     return _resample(tf.cast(image_map, tf.float32), tf.stop_gradient(points), size)
 
 
 def _resample(image_map: tf.Tensor, points: tf.Tensor, size: int) -> tf.Tensor:
     """size x size samples between the corners `points` [R, 4] of a map [1, h, w, C], in cells.
 
-    The gradient is ours: on a CPU with several threads that of `crop_and_resize` loses addends
+    The gradient is ours: on a CPU with several threads, that of `crop_and_resize` loses addends
     (TensorFlow 2.21: its threads add to the same cell without a lock).
     """
 
@@ -60,9 +60,9 @@ def _resample(image_map: tf.Tensor, points: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _spread(gradient: tf.Tensor, shape: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
-    """The gradient of a map of this shape, from that of its crops [R, size, size, C].
+    """The gradient for a map of this shape, from that of its crops [R, size, size, C].
 
-    Each sample is a weighted sum of four cells, so crops are a sparse matrix times the map.
+    Each sample is a weighted sum of four cells, so the crops are a sparse matrix times the map.
     """
     size, width = gradient.shape[1], shape[2]
     fractions = tf.linspace(0.0, 1.0, size)

@@ -1,8 +1,8 @@
-"""Faster R-CNN on the third stage of a ResNet ("C4"), the last stage run on every region.
+"""Faster R-CNN on the third stage of a ResNet ("C4"); the last stage runs on every region.
 
 Source: Ren et al., "Faster R-CNN", on a ResNet as in He et al., "Deep Residual Learning", with the
 numbers of tf-faster-rcnn (docs/transfer.md). Regions are proposed on the map of stride 16 and
-cropped from it; stage 3, with stride 1, and two linear layers say what each one shows, and where.
+cropped from it; stage 3, with stride 1, and two linear layers classify each and refine its box.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from models.detection.options import DetectionOptions
 from models.detection.targets import Objects, RegionTargets
 
 FROZEN = ("init/*", "stages_0_*", "*/batch_normalization/*")
-"""Names of the backbone's variables that the protocol leaves as they are."""
+"""Name patterns of the backbone's variables that the protocol freezes."""
 
 HEAD = "detection/"
-# By which stage 3 reads the map of stage 2.
+# The batch norm through which stage 3 reads the map of stage 2.
 MAP_NORM = "stages_3_block_0/conv1_b2_bn"
 _MAP_STAGES, _REGION_STAGE = 3, 3
 _STDDEV, _REGION_BOX_STDDEV = 0.01, 0.001
@@ -36,8 +36,8 @@ _STDDEV, _REGION_BOX_STDDEV = 0.01, 0.001
 class Detections(NamedTuple):
     """Objects found, best first: boxes [B, D, 4], scores [B, D], classes int32 [B, D].
 
-    Boxes are in pixels of the network's images, scores probabilities; classes start at 0. What
-    follows the last detection of an image has class -1 and score 0.
+    Boxes are in pixels of the network's images; scores are probabilities; classes start at 0.
+    Padding after the last detection of an image has class -1 and score 0.
     """
 
     boxes: tf.Tensor
@@ -54,7 +54,7 @@ class AnchorOutputs(NamedTuple):
 
 
 def is_frozen(name: str) -> bool:
-    """Whether the protocol leaves the variable of this checkpoint name as it is."""
+    """Whether the protocol freezes the variable with this checkpoint name."""
     return matches(name, FROZEN)
 
 
@@ -88,19 +88,19 @@ def initial_head_value(name: str, shape: Sequence[int], seed: int) -> tf.Tensor:
 class FasterRCNN(tf.Module):
     """A detector: images -> `detect`; images and objects -> `losses`.
 
-    Images are float32 [B, H, W, 3] in [-1, 1], with B known when a graph is traced, H and W not. An
-    image fills the first rows and columns, as `sizes` says, and the rest is cut off: a batch is the
-    same as its images one by one.
+    Images are float32 [B, H, W, 3] in [-1, 1]; B must be known when a graph is traced, H and W need
+    not be. An image fills the first rows and columns, as `sizes` says, and the rest is cut off, so
+    that a batch gives the same results as its images one by one.
 
     Args:
       backbone: `models.resnet.ResNet` of output stride 32 in NHWC. Its batch norms should be frozen
-        (`freeze_batch_norm`): one image a step has too few to normalize by.
-      class_num: C, classes of objects; inside, there is a class 0 of the background before them.
+        (`freeze_batch_norm`): one image per step is too few to normalize by.
+      class_num: C, number of object classes; internally, class 0 is the background.
       options: sizes and thresholds.
-      seed: of the heads' initial values and of all draws.
+      seed: of the heads' initial values and of all random draws.
 
     Raises:
-      UserError: a backbone in NCHW.
+      UserError: the backbone is in NCHW, or `class_num` is below 1.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class FasterRCNN(tf.Module):
         if backbone.data_format != "NHWC":
             raise UserError(f"data_format is {backbone.data_format}: detection needs NHWC")
         if class_num < 1:
-            raise UserError(f"class_num is {class_num}: it starts at 1")
+            raise UserError(f"class_num is {class_num}: it must be at least 1")
         self.backbone, self.class_num, self.seed = backbone, class_num, seed
         self.options = options or DetectionOptions()
         self.compute_dtype = backbone.compute_dtype
@@ -131,11 +131,11 @@ class FasterRCNN(tf.Module):
         return _without_logits(self.backbone.variables_by_name()) | self._heads
 
     def trainable_by_name(self) -> dict[str, tf.Variable]:
-        """Those with a gradient; the trainer leaves out what `is_frozen`."""
+        """The trainable ones; the trainer leaves out those that `is_frozen`."""
         return _without_logits(self.backbone.trainable_by_name()) | self._heads
 
     def losses(self, batch: Any, training: bool = True) -> dict[str, tf.Tensor]:
-        """The four losses of `PARTS`, scalars, each the mean over the images of a batch.
+        """The four losses of `PARTS`, scalars, each averaged over the images of a batch.
 
         Args:
           batch: `data.input.dense.DetectionBatch`: images [B, H, W, 3], sizes int32 [B, 2], boxes
@@ -192,9 +192,9 @@ class FasterRCNN(tf.Module):
         return [self.backbone.stage_maps(x, training, stages=_MAP_STAGES)[-1] for x in own]
 
     def _rpn(self, image_map: tf.Tensor, training: bool = False) -> AnchorOutputs:
-        """What the region proposal network says of one image, [1, h, w, 16 * width].
+        """The region proposal network's outputs for one image's map [1, h, w, 16 * width].
 
-        It reads the map through the batch norm and ReLU by which stage 3 does: the raw sums of a
+        It reads the map through the batch norm and ReLU of stage 3, because the raw sums of a
         pre-activation network are not normalized.
         """
         x = self.backbone.norm_relu(image_map, MAP_NORM, training)

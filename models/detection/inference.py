@@ -1,4 +1,4 @@
-"""A detector on whole images of any size, and its average precision on held-out records."""
+"""Runs a detector on images of any size; measures its average precision on held-out records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Detector:
         Args:
           image: float32 [1, H, W, 3] in [-1, 1], resized and padded.
           sizes: int32 [1, 2], its height and width without the padding.
-          scale: float32 [4], by which boxes grew when the image was resized.
+          scale: float32 [4], factors by which boxes grew when the image was resized.
         """
         boxes, scores, classes = (values.numpy()[0] for values in self._detect(image, sizes))
         found = classes >= 0
@@ -60,7 +60,7 @@ class DetectionMeasure:
       network: `FasterRCNN`.
       images: returns this worker's `data.input.dense.DetectionImage`s.
       job: the workers that share the images.
-      coco: whether COCO's metrics are measured, too.
+      coco: whether to measure COCO's metrics, too.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DetectionMeasure:
         self._evaluator = lambda: DetectionEvaluator(network.class_num, job, coco)
 
     def __call__(self) -> dict[str, float]:
-        """The metrics by name. Raises UndefinedError without an object."""
+        """The metrics by name. Raises UndefinedError if there is no object that counts."""
         evaluator = self._evaluator()
         for item in self._images():
             objects = self._detector(item.image, item.sizes, item.scale)
@@ -83,7 +83,7 @@ class DetectionMeasure:
         return measured.metrics()
 
     def names(self) -> list[str]:
-        """The metrics' names, from an evaluation of one artificial image."""
+        """The metrics' names, from an evaluation of a dummy image."""
         evaluator, box = self._evaluator(), np.array([[0, 0, 1, 1]], np.float32)
         none = np.zeros([0, 4]), np.zeros(0), np.zeros(0, np.int32)
         evaluator.update(f"worker {self._rank}", none, box, np.zeros(1, np.int32))

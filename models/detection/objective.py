@@ -1,7 +1,7 @@
 """The four losses of Faster R-CNN, and the objective that the trainer calls.
 
 Normalized as in tf-faster-rcnn: each loss of an image is a sum over its drawn anchors or regions,
-divided by how many were drawn, positive or not. A batch's loss is the mean over its images.
+divided by how many were drawn, positive or negative. A batch's loss is the mean over its images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RPN_SIGMA, REGION_SIGMA = 3.0, 1.0
 
 
 def smooth_l1(difference: tf.Tensor, sigma: float) -> tf.Tensor:
-    """(sigma x)^2 / 2 where |x| < 1 / sigma^2, else |x| - 1 / (2 sigma^2); like `difference`."""
+    """(sigma x)^2 / 2 if |x| < 1 / sigma^2, else |x| - 1 / (2 sigma^2); x is `difference`."""
     size, corner = tf.abs(difference), 1 / sigma**2
     return tf.where(size < corner, 0.5 * sigma**2 * tf.square(size), size - 0.5 * corner)
 
@@ -34,7 +34,7 @@ def rpn_losses(
     """Scalars rpn_objectness and rpn_boxes of an image.
 
     Args:
-      scores: [A], a logit per anchor: one sigmoid is the softmax of two logits.
+      scores: [A], a logit per anchor: one sigmoid is equivalent to the softmax of two logits.
       offsets: [A, 4].
     """
     scores, offsets = (tf.gather(values, targets.indices) for values in (scores, offsets))
@@ -50,7 +50,7 @@ def region_losses(
 
     Args:
       logits: [B, R, C + 1], background first.
-      offsets: [B, R, C, 4], of each class; those of the target's class have a loss.
+      offsets: [B, R, C, 4], for each class; only those of the target's class enter the loss.
     """
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(targets.classes, logits)
     own = tf.gather(offsets, tf.maximum(targets.classes - 1, 0), batch_dims=2)
@@ -60,14 +60,14 @@ def region_losses(
 
 
 def _mean(values: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
-    """The mean over the last axis of the values that are used; 0 without any."""
+    """The mean over the last axis of the values that are used; 0 if none are."""
     return tf.math.divide_no_nan(
         tf.reduce_sum(values * used, axis=-1), tf.reduce_sum(used, axis=-1)
     )
 
 
 class DetectionObjective:
-    """The sum of the four losses as `Trainer` calls it.
+    """The sum of the four losses, as `Trainer` calls it.
 
     Args:
       class_num: C, classes of objects.
@@ -102,7 +102,7 @@ class DetectionObjective:
         return drawn_batch(draw, batch.images, batch.boxes, batch.classes)
 
     def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> None:
-        """Nothing is shared by the micro-batches of a step."""
+        """Does nothing: the micro-batches of a step share nothing."""
 
     def loss(
         self, network: Any, batch: Any, extra: None = None

@@ -1,4 +1,4 @@
-"""The numbers of the detector; the defaults are those of the codes that reported VOC 2007."""
+"""Options of the detector; the defaults are those of the code that reported VOC 2007 results."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class DetectionOptions:
       anchor_scales: sides of square anchors, in units of 16 pixels.
       anchor_ratios: heights of anchors over their widths.
       rpn_channels: filters of the region proposal network's 3 x 3 convolution.
-      rpn_samples, rpn_positive_fraction: anchors of an image with a loss, and the largest fraction
-        of them that is positive.
-      rpn_positive_iou, rpn_negative_iou: an anchor is positive from the first, negative below the
-        second; the best anchor of each object is positive, too.
-      proposals_before_nms, proposals: best anchors of an image that non-maximum suppression sees,
-        and that it keeps, in training.
+      rpn_samples, rpn_positive_fraction: number of anchors per image that enter the loss, and the
+        largest fraction of them that is positive.
+      rpn_positive_iou, rpn_negative_iou: an anchor is positive from the first IoU, negative below
+        the second; the best anchor of each object is positive, too.
+      proposals_before_nms, proposals: number of best anchors per image that enter non-maximum
+        suppression in training, and of those that it keeps.
       test_proposals_before_nms, test_proposals: the same in detection.
-      proposal_nms_iou: overlap from which the worse of two proposals is dropped.
-      regions, region_foreground_fraction: proposals of an image with a loss, and the largest
-        fraction of them that is foreground.
-      region_foreground_iou: a region is foreground from here.
-      region_background_min_iou: a region below `region_foreground_iou` is background from here;
-        below, it is left out.
+      proposal_nms_iou: IoU above which the worse of two proposals is dropped.
+      regions, region_foreground_fraction: number of proposals per image that enter the loss, and
+        the largest fraction of them that is foreground.
+      region_foreground_iou: IoU from which a region is foreground.
+      region_background_min_iou: IoU from which a region that is not foreground is background; below
+        it, it is left out.
       region_size: rows and columns that a region is resampled to.
-      nms_iou: overlap from which the worse of two detections of a class is dropped.
+      nms_iou: IoU above which the worse of two detections of a class is dropped.
       score_threshold: detections need a higher probability.
-      max_detections: of an image.
+      max_detections: largest number per image.
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value is out of range.
     """
 
     anchor_scales: tuple[float, ...] = (8.0, 16.0, 32.0)
@@ -78,9 +78,9 @@ class DetectionOptions:
                 raise UserError(f"{name} is {values}: give numbers above 0")
         for name, value in self._numbers().items():
             if name in _FRACTIONS and not 0 <= value <= 1:
-                raise UserError(f"{name} is {value}: it is from 0 to 1")
+                raise UserError(f"{name} is {value}: it must be from 0 to 1")
             if name not in _FRACTIONS and value < 1:
-                raise UserError(f"{name} is {value}: it starts at 1")
+                raise UserError(f"{name} is {value}: it must be at least 1")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise UserError("rpn_negative_iou is above rpn_positive_iou")
 

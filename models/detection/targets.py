@@ -1,4 +1,4 @@
-"""What the anchors and regions of an image are trained to say, and which of them are.
+"""Training targets of an image's anchors and regions, and the random choice of those to train on.
 
 All draws are functions of a seed and the image's number in training, so they do not depend on how
 images are spread over batches and workers, and a resumed run draws the same.
@@ -28,18 +28,18 @@ class Objects(NamedTuple):
 
     @classmethod
     def padded(cls, corners: tf.Tensor, classes: tf.Tensor) -> Objects:
-        """One entry of padding more, so that there is always one to be compared with."""
+        """Adds one entry of padding, so that there is always one to compare with."""
         classes = tf.pad(classes, [[0, 1]], constant_values=-1)
         return cls(tf.pad(corners, [[0, 1], [0, 0]]), classes)
 
     def overlaps(self, others: tf.Tensor) -> tf.Tensor:
-        """IoU [A, N] of boxes [A, 4] with the objects; -1 with padding and boxes without area."""
+        """IoU [A, N] of boxes [A, 4] with the objects; -1 for padding and objects without area."""
         real = (self.classes >= 0) & (boxes.areas(self.boxes) > 0)
         return tf.where(real[None], boxes.iou(others, self.boxes), -1.0)
 
 
 class Sample(NamedTuple):
-    """Places drawn: indices int32 [S], and bool [S] each, which are positive and which count."""
+    """A draw: indices int32 [S], and which of them are positive and which count, bool [S] each."""
 
     indices: tf.Tensor
     positive: tf.Tensor
@@ -50,7 +50,7 @@ class AnchorTargets(NamedTuple):
     """Targets of S drawn anchors of an image.
 
     indices: int32 [S], which anchors. objectness: float32 [S], 1 for an object, else 0.
-    used: float32 [S], 0 for those that fill up S. offsets: [S, 4], 0 where there is no object.
+    used: float32 [S], 0 for fillers. offsets: [S, 4], 0 where there is no object.
     """
 
     indices: tf.Tensor
@@ -63,7 +63,7 @@ class RegionTargets(NamedTuple):
     """Targets of R drawn regions of an image; [B, R, ...] for several.
 
     boxes: [R, 4]. classes: int32 [R], 0 for background, else an object's class plus 1.
-    used: float32 [R], 0 for those that fill up R. offsets: [R, 4], weighted, 0 for background.
+    used: float32 [R], 0 for fillers. offsets: [R, 4], weighted, 0 for background.
     """
 
     boxes: tf.Tensor
@@ -73,21 +73,21 @@ class RegionTargets(NamedTuple):
 
 
 def draw_seed(seed: int, purpose: int, sample_index: tf.Tensor) -> tf.Tensor:
-    """The key [2] of an image's draw."""
+    """The random key, int64 [2], of an image's draw."""
     return tf.stack([tf.constant(seed + purpose, tf.int64), tf.cast(sample_index, tf.int64)])
 
 
 def draw(
     positive: tf.Tensor, negative: tf.Tensor, count: int, most_positive: int, key: tf.Tensor
 ) -> Sample:
-    """Draws up to `most_positive` of the positives, and negatives until there are `count`.
+    """Draws up to `most_positive` positives, then negatives until there are `count`.
 
     Args:
       positive, negative: bool [A] each, disjoint.
       key: int64 [2].
 
     Returns:
-      S = min(count, A) places; the last are not used where there are too few negatives.
+      S = min(count, A) entries; the last ones are not used if there are too few negatives.
     """
     uniform = tf.random.stateless_uniform([tf.size(positive)], key, alg="philox")
     limit = tf.minimum(most_positive, tf.size(positive))
@@ -101,14 +101,14 @@ def draw(
 def label_anchors(
     anchors: tf.Tensor, objects: Objects, size: tf.Tensor, options: DetectionOptions
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Which anchors [A, 4] show an object, which none, and the object that each is nearest to.
+    """Labels anchors [A, 4] as positive or negative, and finds the nearest object of each.
 
-    Positive are the anchors with an IoU from `rpn_positive_iou`, and the best of each object, all
-    of them if several tie; negative are the others below `rpn_negative_iou`. Anchors that cross
+    An anchor is positive if its IoU is at least `rpn_positive_iou` or the best of any anchor with
+    an object (in a tie, all are); others are negative below `rpn_negative_iou`. Anchors that cross
     the border of the image are neither.
 
     Returns:
-      bool [A], bool [A], int32 [A].
+      positive bool [A], negative bool [A], nearest int32 [A].
     """
     usable = anchor_boxes.inside(anchors, size)
     overlaps = tf.where(usable[:, None], objects.overlaps(anchors), -1.0)
@@ -144,7 +144,7 @@ def anchor_targets(
 def region_targets(
     proposals: Proposals, objects: Objects, key: tf.Tensor, options: DetectionOptions
 ) -> RegionTargets:
-    """Draws `regions` of an image's proposals and of its objects' own boxes."""
+    """Draws `regions` from an image's proposals and its objects' own boxes."""
     fill = tf.zeros([options.regions, 4])
     candidates = tf.concat([proposals.boxes, objects.boxes, fill], axis=0)
     real = tf.concat([proposals.valid, objects.classes >= 0], axis=0)
@@ -152,14 +152,14 @@ def region_targets(
     overlaps = objects.overlaps(candidates)
     best, nearest = tf.reduce_max(overlaps, axis=1), tf.argmax(overlaps, 1, tf.int32)
     foreground = real & (best >= options.region_foreground_iou)
-    # -1 without objects.
+    # `best` is -1 without objects.
     enough = tf.maximum(best, 0.0) >= options.region_background_min_iou
     most = int(options.regions * options.region_foreground_fraction)
     sample = draw(foreground, real & ~foreground & enough, options.regions, most, key)
     drawn, nearest = (tf.gather(values, sample.indices) for values in (candidates, nearest))
     drawn = tf.ensure_shape(drawn, [options.regions, 4])
     of_object = sample.positive[:, None]
-    ones = tf.constant([[0.0, 0.0, 1.0, 1.0]])  # of any size, as fillers have none
+    ones = tf.constant([[0.0, 0.0, 1.0, 1.0]])  # any box with an area, which fillers lack
     truth = tf.where(of_object, tf.gather(objects.boxes, nearest), ones)
     offsets = boxes.encode(truth, tf.where(of_object, drawn, ones), REGION_WEIGHTS)
     return RegionTargets(

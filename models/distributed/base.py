@@ -13,17 +13,17 @@ from data.common.sharding import Shard
 
 @dataclasses.dataclass(frozen=True)
 class DistributedOptions:
-    """Options of collectives; each field is the flag of the same name.
+    """Options of the collectives; each field is the flag of the same name.
 
     Attributes:
-      compression: type in which gradients are sent, "none" or "fp16".
-      gradient_groups: all-reduce calls for the gradients of a step; 0: one per variable, which
-        Horovod fuses as they become ready.
+      compression: dtype in which gradients are sent, "none" or "fp16".
+      gradient_groups: number of all-reduce calls for the gradients of a step; 0: one per variable,
+        which Horovod fuses as they become ready.
       deterministic: send all gradients in one group, because with three or more workers the
         rounding depends on which gradients are fused.
-      stall_seconds: until a missing worker is reported; 0: never.
-      stall_shutdown_seconds: until the absence of a worker ends the job; 0: never.
-      commit_steps: steps between two copies of the variables, in an elastic job.
+      stall_seconds: time until a missing worker is reported; 0: never.
+      stall_shutdown_seconds: time until a missing worker ends the job; 0: never.
+      commit_steps: steps between in-memory copies of the variables, in an elastic job.
     """
 
     compression: str = "none"
@@ -43,8 +43,8 @@ class DistributedOptions:
         if self.deterministic:
             os.environ["HOROVOD_DISABLE_GROUP_FUSION"] = "1"
         if not tf.config.list_physical_devices("GPU"):
-            # Horovod's thread runs on the cores that compute. Waking every 1 ms, its default for
-            # GPUs, it costs a fifth of a step (docs/distributed.md).
+            # Horovod's thread runs on the cores that compute. Waking every 1 ms, the default,
+            # which suits GPUs, costs a fifth of a step (docs/distributed.md).
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
 
 
@@ -82,29 +82,29 @@ class Distributed(Protocol):
         """
 
     def step_done(self) -> None:
-        """Called in `body` after each step; an elastic job may leave `body` here, to restart it."""
+        """Must be called in `body` after each step; an elastic job may restart `body` from here."""
 
     def average_gradients(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Mean of each gradient over the workers, compressed and grouped by the options.
+        """Mean of each gradient over the workers, compressed and grouped as the options say.
 
         Usable in `tf.function`.
         """
 
     def average(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Mean of each tensor over the workers, without compression; it has a gradient.
+        """Mean of each tensor over the workers, without compression; differentiable.
 
         Usable in `tf.function`.
         """
 
     def any_positive(self, mask: tf.Tensor) -> tf.Tensor:
-        """Logical or of the workers' masks, bool [C]. Usable in `tf.function`."""
+        """Logical OR of the workers' masks, bool [C]. Usable in `tf.function`."""
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum of the workers' arrays, float64 or int64; exact for integers."""
 
 
 class SingleProcess:
-    """A job of one process: each sum or mean over the workers is its own value."""
+    """A job of one process: a sum or mean over the workers is its own value."""
 
     rank = 0
     size = 1

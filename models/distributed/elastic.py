@@ -46,7 +46,7 @@ class ElasticProcesses(HorovodProcesses):
                 self._state.commit()  # Horovod: raises when workers have joined or left.
 
     def _reconnect(self) -> None:
-        logging.info("worker %d of %d: the workers change, reconnecting", self.rank, self.size)
+        logging.info("worker %d of %d: the workers changed, reconnecting", self.rank, self.size)
         self._hvd.shutdown()
         self._hvd.init()
         self.refresh()
@@ -55,7 +55,7 @@ class ElasticProcesses(HorovodProcesses):
 
 
 class _State(State):
-    """The variables and, in this process's memory, the copy that Horovod returns to."""
+    """The variables and the copy, in this process's memory, that Horovod rolls back to."""
 
     def __init__(self, hvd: Any, variables: list[tf.Variable], workers: HorovodProcesses) -> None:
         super().__init__(bcast_object=hvd.broadcast_object, get_rank=lambda: workers.rank)

@@ -15,7 +15,7 @@ class HorovodProcesses:
     """The workers of a job that `horovodrun`, `mpirun` or `srun` started.
 
     Args:
-      hvd: the module `horovod.tensorflow`; an argument, because a single process runs without it.
+      hvd: the module `horovod.tensorflow`; passed in, because a single process runs without it.
     """
 
     launched = True
@@ -106,7 +106,7 @@ def groups_of_equal_bytes(tensors: Sequence[tf.Tensor], count: int) -> list[list
 
 
 def reason(error: BaseException) -> str:
-    """The line of an error that names Horovod, or else the first one; up to 200 characters."""
+    """The line of an error that names Horovod, else its first line; up to 200 characters."""
     lines = str(error).splitlines()
     return next((line for line in lines if "Horovod" in line), lines[0] if lines else "")[:200]
 

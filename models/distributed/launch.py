@@ -1,7 +1,7 @@
 """Connects this process to the others of its job.
 
-Processes that `horovodrun`, `mpirun` or `srun` started together are connected by Horovod. A process
-that was started alone runs the same code and does not need Horovod.
+Horovod connects processes that `horovodrun`, `mpirun` or `srun` started together. A process that
+was started alone runs the same code and does not need Horovod.
 """
 
 from data.common.errors import UserError
@@ -10,7 +10,7 @@ from models.distributed.base import Distributed, DistributedOptions, SingleProce
 
 
 def start(options: DistributedOptions) -> Distributed:
-    """Connects to the job that this process was launched in; alone, returns a `SingleProcess`.
+    """Connects to the job that launched this process; one on its own gets a `SingleProcess`.
 
     Raises:
       UserError: there are other processes, but Horovod is not installed or does not connect them.

@@ -31,7 +31,8 @@ class Check(NamedTuple):
 
     Attributes:
       what: the export and which of its outputs.
-      difference: the largest one, relative to the largest value of the checkpoint's output.
+      difference: the largest absolute one, relative to the largest value of the checkpoint's
+        output.
       tolerance: the largest `difference` that is accepted.
     """
 
@@ -43,8 +44,8 @@ class Check(NamedTuple):
 def compare(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> Check:
     """Compares an export's output with the checkpoint's; the shapes must be equal.
 
-    Raises UserError when the shapes differ, the values differ by more than `tolerance`, or a value
-    is not a number.
+    Raises UserError if the shapes differ, the values differ by more than `tolerance`, or a value
+    is NaN.
     """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
@@ -62,7 +63,7 @@ class Source:
     """A network to export, and the images on which each export is compared with it.
 
     Attributes:
-      network: the checkpoint's network, with batch norms not folded.
+      network: the checkpoint's network, without folded batch norms.
       served: the network that the SavedModel runs; its batch norms may be folded.
       prepare: TensorFlow function from an encoded image (string scalar) to float32 [S, S, 3] in
         [-1, 1]; it becomes part of the SavedModel.
@@ -72,11 +73,11 @@ class Source:
       calibration: how scores are computed from logits.
       top_k: number of best classes that the SavedModel returns per image.
       encoded: B image files as bytes, to compare outputs on.
-      images: the same images as the network's input, float32 [B, S, S, 3], computed without
+      images: the same images as input of the network, float32 [B, S, S, 3], computed without
         `prepare`, so that a mistake in it is found.
-      tolerance: largest accepted difference of logits, relative to the largest one.
+      tolerance: largest accepted difference of logits, relative to the largest logit.
 
-    Raises UserError when the network is not a `ResNet`: exports are written for its layers.
+    Raises UserError if the network is not a `ResNet`: exports are written for its layers.
     """
 
     network: ResNet
@@ -94,7 +95,7 @@ class Source:
     def __post_init__(self) -> None:
         if not isinstance(self.network, ResNet):
             kind = type(self.network).__name__
-            raise UserError(f"the checkpoint holds a {kind}: export.py exports ResNet alone")
+            raise UserError(f"the checkpoint holds a {kind}: export.py exports only ResNet")
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
@@ -111,9 +112,9 @@ class Source:
 
 
 def export_saved_model(source: Source, folder: Path) -> list[Check]:
-    """Writes the folder `saved_model`, loads it again and checks both signatures.
+    """Writes the folder `saved_model`, loads it back and checks both signatures.
 
-    The one that takes encoded images is checked on those in `SERVED_FORMATS`.
+    The one for encoded images is checked on the images in `SERVED_FORMATS`.
     """
     served = ServedNetwork(
         *(source.served, source.prepare, source.image_size),
@@ -169,7 +170,7 @@ def export_pytorch(source: Source, folder: Path) -> list[Check]:
 
 
 def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
-    """Logits [B, C] of images [B, H, W, 3], by the files in `folder` alone."""
+    """Logits [B, C] of images [B, H, W, 3], using only the files in `folder`."""
     import torch
 
     loader = runpy.run_path(str(folder / PYTORCH_LOADER.name))  # leaves no __pycache__ there
@@ -179,7 +180,7 @@ def _run_pytorch(folder: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _import_optional(name: str) -> ModuleType:
-    """Imports a module that only exports need; raises UserError when a package is missing."""
+    """Imports a module that only exports need; raises UserError if a package is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -93,7 +93,7 @@ class Exported(NamedTuple):
       calibration: how scores are computed from logits.
       formats: keys of `USES`.
       checks: comparisons of the exports with the checkpoint.
-      images: number of images that these were made on.
+      images: number of images they were made on.
       kind: where the images came from, "given" or "made up".
       meta: the checkpoint's JSON.
     """
@@ -136,13 +136,13 @@ def text(exported: Exported, folder: Path) -> str:
 
 
 def _scores(prefix: str, calibration: Calibration) -> dict[str, str]:
-    """What the card says of scores."""
+    """What the card says about scores."""
     logits, meaning = "the logits", _MEANINGS[calibration.score]
     if calibration.changes:
         shifted = f"(logits - {calibration.shift:.6g})" if calibration.shift else "logits"
         logits = f"{shifted} / {calibration.temperature:.6g}"
     elif calibration.score == "sigmoid":
-        with contextlib.suppress(UserError):  # it does not say by which loss it was trained
+        with contextlib.suppress(UserError):  # the training loss is not known
             if shift := metadata.logit_shift(prefix, "sigmoid"):
                 meaning += (
                     f", though one as likely as not gets {1 / (1 + math.exp(-shift)):.2f}, because"

@@ -1,6 +1,6 @@
 """Writes the network as an ONNX file, node by node, and runs it with ONNX Runtime.
 
-Batch norms are nodes of their own: ONNX Runtime folds them into convolutions when it loads a file.
+Batch norms are separate nodes: ONNX Runtime folds them into convolutions when it loads a file.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from models.calibration import Calibration
 
 INPUT = "images"
 OUTPUTS = ("features", "logits", "scores")
-# The oldest versions that have all operations used here, so that old runtimes load the file.
+# The oldest versions that support all operations used here, so that old runtimes load the file.
 _OPSET, _IR_VERSION = 13, 8
 _SCORES = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
 
@@ -89,7 +89,7 @@ def open_network(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
 
 class _Graph:
-    """Collects nodes and constants. A node and its output have the name of the layer.
+    """Collects nodes and constants; a node and its output have the name of the layer.
 
     Methods that add nodes take and return the name of a value.
     """

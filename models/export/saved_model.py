@@ -15,7 +15,7 @@ class ServedNetwork(tf.Module):
     """A network, its preprocessing and its class names.
 
     Args:
-      network: is faster with folded batch norms.
+      network: faster with folded batch norms.
       prepare: TensorFlow function from an encoded image (string scalar) to float32 [S, S, 3] in
         [-1, 1].
       image_size: S, in pixels.

@@ -24,7 +24,7 @@ COUNTED_AT_ONCE = 1 << 17  # scores that stay in the cache
 THREADS = 2
 # 2^-30 is an error below 1e-9 in a mean; int64 then holds sums up to 8.6e9.
 FIXED_POINT = 2**30
-TINY = np.finfo(np.float32).tiny  # the least probability whose logarithm is taken
+TINY = np.finfo(np.float32).tiny  # the smallest probability whose logarithm is taken
 PENDING_PAIRS = 1 << 20
 NOBODY = -1  # the sample_index of no image
 
@@ -36,9 +36,9 @@ class ScoreStore:
     deleted when closed: 88,739 images x 11,166 classes of float32 are 4 GB, too much for memory.
 
     Args:
-      class_num: C, the columns of what is appended.
-      directory: where the file is; the system's temporary folder when None. It takes
-        4 x images x classes bytes.
+      class_num: C, number of columns of the appended scores.
+      directory: folder of the file, which needs 4 x images x classes bytes; None: the system's
+        temporary folder.
     """
 
     def __init__(self, class_num: int, directory: str | Path | None = None) -> None:
@@ -57,7 +57,7 @@ class ScoreStore:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is pending as one chunk."""
+        """Writes the pending scores as one chunk."""
         if self._pending_images:
             chunk, first = np.empty((self.class_num, self._pending_images), np.float32), 0
             for scores in self._pending:  # each stays in the cache while it is transposed
@@ -70,7 +70,7 @@ class ScoreStore:
             self._pending, self._pending_images = [], 0
 
     def columns(self, start: int, stop: int) -> np.ndarray:
-        """float32 [stop - start, images]: scores of these classes, as flushed; thread-safe."""
+        """float32 [stop - start, images]: the flushed scores of these classes; thread-safe."""
         columns = np.empty((stop - start, self.images), np.float32)
         offset, first = 0, 0
         for images in self._chunks:
@@ -127,7 +127,7 @@ def count_at_least(
         return np.bincount(passed, minlength=len(levels) + 1)
 
     passed = np.zeros(len(levels) + 1, np.int64)
-    with ThreadPoolExecutor(THREADS) as pool:  # NumPy sorts and searches without the GIL
+    with ThreadPoolExecutor(THREADS) as pool:  # NumPy releases the GIL to sort and search
         for counts in pool.map(count, store.blocks()):
             passed += counts
     return at_least, passed[::-1].cumsum()[::-1][1:]
@@ -136,11 +136,11 @@ def count_at_least(
 def add_up(
     store: ScoreStore, use: np.ndarray, count: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The sum of what `count` makes of the known scores, part by part.
+    """The sum of `count` over the known scores, computed part by part.
 
     Args:
       use: bool [C], the classes whose scores are counted.
-      count: float32 [N] -> int64 of one shape, a sum over the N.
+      count: float32 [N] -> int64 of a fixed shape, a sum over the N scores.
     """
     store.flush()
 
@@ -150,7 +150,7 @@ def add_up(
         starts = range(0, len(known) or 1, COUNTED_AT_ONCE)
         return sum(count(known[start : start + COUNTED_AT_ONCE]) for start in starts)
 
-    with ThreadPoolExecutor(THREADS) as pool:  # NumPy counts without the GIL
+    with ThreadPoolExecutor(THREADS) as pool:  # NumPy releases the GIL to count
         return sum(pool.map(of_block, store.blocks()))
 
 
@@ -171,7 +171,7 @@ class ExactSums:
             self._sums[name] = self._sums.get(name, 0) + int(fixed.sum())
 
     def totals(self, names: tuple[str, ...], workers: Distributed) -> dict[str, float]:
-        """Sums over all workers, for `names`, the same ones on every worker."""
+        """Sums over all workers, for `names`, which must be the same on every worker."""
         own = np.array([self._sums.get(name, 0) for name in names], np.int64)
         return dict(zip(names, (workers.sum(own) / FIXED_POINT).tolist(), strict=True))
 
@@ -199,7 +199,7 @@ class PairCounts:
         """
         self._merge()
         keys, count = _add_counts(*(gather(part, workers) for part in self._counted))
-        order = np.argsort(-count, kind="stable")  # among ties the lower classes first
+        order = np.argsort(-count, kind="stable")  # ties: lower classes first
         return np.stack([*np.divmod(keys[order], self._class_num), count[order]], axis=1)
 
     def _merge(self) -> None:
@@ -218,7 +218,7 @@ def _add_counts(keys: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def gather(array: np.ndarray, workers: Distributed) -> np.ndarray:
-    """int64 arrays [N_r] of all workers, joined in rank order; each worker gets the same."""
+    """int64 arrays [N_r] of all workers, joined in rank order; each worker gets the same result."""
     lengths = np.zeros(workers.size, np.int64)
     lengths[workers.rank] = len(array)
     lengths = workers.sum(lengths)
@@ -236,12 +236,12 @@ def gather_rows(rows: Sequence[Sequence[Any]], workers: Distributed) -> list[tup
 
 
 class HardestExamples:
-    """For each class, the images with the most wrong scores so far.
+    """For each class, the images whose scores are the most wrong so far.
 
     Attributes:
       sample_index: `false_negatives` (positives with the lowest scores) and `false_positives`
-        (negatives with the highest ones), int64 [keep, C] each: the most wrong first, NOBODY where
-        there are fewer.
+        (negatives with the highest scores), int64 [keep, C] each: the most wrong first, padded with
+        NOBODY.
     """
 
     def __init__(self, class_num: int, keep: int = 3, positive_threshold: float = 0.5) -> None:
@@ -251,19 +251,19 @@ class HardestExamples:
         self._wrongness = {kind: np.full(shape, -np.inf) for kind in kinds}
 
     def update(self, batch: LabeledScores, sample_index: np.ndarray) -> None:
-        """Adds a batch as an evaluator's `update` returns it, and the numbers [B] of its images."""
+        """Adds a batch, as returned by an evaluator's `update`, with its image numbers [B]."""
         scores, positive = batch.scores, batch.positive_mask(self._positive_threshold)
         self._merge("false_negatives", -scores, positive, sample_index)
         self._merge("false_positives", scores, ~positive & (scores != LEFT_OUT), sample_index)
 
     def gather(self, workers: Distributed) -> None:
-        """Merges the images of all workers; all of them call this and get the same."""
+        """Merges the images of all workers; all of them call this and get the same result."""
         for kind, kept in self.sample_index.items():
             ranks, shape = self._wrongness[kind], (-1, kept.shape[1])
-            # Horovod: as integers, which are joined and not added up.
+            # Horovod: `gather` joins integers, so the bits of floats are passed as such.
             values = gather(ranks.view(np.int64).ravel(), workers).view(np.float64).reshape(shape)
             owners = gather(kept.ravel(), workers).reshape(shape)
-            # Among ties those that come first, as on one worker.
+            # Among ties, the images that come first, as on one worker.
             order = np.lexsort((owners, -values), axis=0)[: len(kept)]
             ranks[:] = np.take_along_axis(values, order, axis=0)
             kept[:] = np.take_along_axis(owners, order, axis=0)
@@ -271,7 +271,7 @@ class HardestExamples:
     def _merge(
         self, kind: str, wrongness: np.ndarray, candidates: np.ndarray, sample_index: np.ndarray
     ) -> None:
-        """Keeps, for each class, the most wrong of what is kept and of the `candidates` [B, C]."""
+        """Keeps, for each class, the most wrong of those kept and of the `candidates` [B, C]."""
         kept, ranks = self.sample_index[kind], self._wrongness[kind]
         better = candidates & (wrongness > ranks[-1])
         columns = np.flatnonzero(better.any(axis=0))  # few, once the first images have passed

@@ -94,9 +94,9 @@ def average_precisions(ranked: RankedPositives, class_num: int) -> np.ndarray:
 
 
 def best_thresholds(ranked: RankedPositives, class_num: int, default: np.ndarray) -> np.ndarray:
-    """float32 [C]: the score threshold with the best F1 of each class, the highest such.
+    """float32 [C]: the score threshold with the best F1 for each class, the highest among ties.
 
-    Only scores of positives can be best. A class without a positive gets `default` [C].
+    Only scores of positives can be best. A class without a positive gets its `default` [C].
     """
     positives = np.bincount(ranked.group, minlength=class_num)
     f1 = 2.0 * ranked.true / (ranked.at_least + positives[ranked.group])
@@ -118,8 +118,8 @@ def rank_in_images(
     Args:
       scores: float32 [B, C], unknown entries `LEFT_OUT`.
       rows, classes: int [N], any order.
-    Returns: the ranked positives, and `before` int64 [N]: classes ranked before each of them, a
-      tied class with a lower index among them.
+    Returns: the ranked positives, and `before` int64 [N]: the number of classes ranked before each
+      of them, including tied classes with a lower index.
     """
     order = np.lexsort((-scores[rows, classes], rows))
     rows, classes = rows[order], classes[order]
@@ -139,10 +139,10 @@ def rank_in_images(
 
 
 def top_classes(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k best known classes of each row, fewer where fewer are known, best first.
+    """The k best known classes of each row, best first; fewer if fewer are known.
 
     Returns: (rows, classes, places), each int [N], rows ascending and places from 0. Among tied
-      classes the lower index comes first.
+      classes, the lower index comes first.
     """
     k = min(k, scores.shape[1])
     bound = np.partition(scores, -k, axis=1)[:, -k, None]
@@ -181,9 +181,9 @@ def hierarchical_counts(
     unknown: tuple[np.ndarray, np.ndarray],
     ancestors: np.ndarray,
 ) -> np.ndarray:
-    """int64 [3]: sizes of the common, the predicted and the positive sets, closed by ancestors.
+    """int64 [3]: sizes of the common, predicted and positive sets, with ancestors added.
 
-    Each set is (rows, classes); it gains the ancestors of its classes and loses what is unknown.
+    Each set is (rows, classes); the ancestors of its classes are added and unknown labels removed.
     Precision is common / predicted, recall common / positive (Silla and Freitas 2011, 2.2.4).
     """
     left_out = unknown[0] * len(ancestors) + unknown[1]
@@ -202,7 +202,7 @@ def hierarchical_counts(
 
 
 def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Confidence interval of a fraction (Wilson, JASA 1927); (0, 1) of nothing."""
+    """Confidence interval of a fraction (Wilson, JASA 1927); (0, 1) if `total` is 0."""
     if total == 0:
         return 0.0, 1.0
     fraction = successes / total
@@ -225,7 +225,7 @@ class ClassCounts(NamedTuple):
 
     @classmethod
     def zeros(cls, class_num: int) -> ClassCounts:
-        """Counts of no image."""
+        """Counts before any image is added."""
         return cls(*np.zeros((len(cls._fields), class_num), np.int64))
 
 
@@ -235,7 +235,7 @@ class ImageRankings:
 
     Attributes:
       ranked, before: from `rank_in_images`.
-      known: int [B], classes of each image that are not unknown.
+      known: int [B], known classes of each image.
       predicted: int [B], classes predicted at the threshold.
       true: int [B], positives among them.
     """
@@ -265,13 +265,13 @@ class MultiLabelCounts:
     """The counts of a multi-label evaluation.
 
     Attributes:
-      top: the k of metrics at k.
+      top: the values of k for metrics at k.
       thresholds: float32 [C], scores from which classes are predicted.
-      sums: total over the images of each metric that is a mean over images, by name.
+      sums: for each metric that is a mean over images, by name, the sum over the images.
       ranked: the positives of every class, ranked among the images where it is known.
       micro: the positives of all supported classes, ranked among all their known entries.
       reliability: of all known entries of supported classes.
-      closures: k -> sizes of the common, predicted and positive sets closed by ancestors; empty
+      closures: k -> sizes of the common, predicted and positive sets with ancestors added; empty
         without a hierarchy.
     """
 
@@ -301,11 +301,11 @@ class MultiLabelCounts:
         return float(self.class_table[column][self.supported].mean())
 
     def fitted_thresholds(self) -> np.ndarray:
-        """float32 [C]: for each class the score threshold with the best F1, for other data."""
+        """float32 [C]: each class's score threshold with the best F1, to use on other data."""
         return best_thresholds(self.ranked, len(self.supported), self.thresholds)
 
     def curve(self, class_index: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(recall, precision) at each positive's score of a class, or micro over all; [P] each."""
+        """(recall, precision), [P] each, at each positive's score, of a class or micro over all."""
         ranked = self.micro
         if class_index is not None:
             bounds = np.searchsorted(self.ranked.group, [class_index, class_index + 1])
@@ -327,7 +327,7 @@ class MultiLabelCounts:
         }
 
     def for_report(self) -> dict[str, Any]:
-        """What a report shows of the classes; they are ranked by AP."""
+        """What a report shows about the classes, which it ranks by AP."""
         return {
             "classes": self.class_table,
             "quality": self.average_precisions,
@@ -344,7 +344,7 @@ class SingleLabelCounts:
 
     Attributes:
       class_images: int64 [C], images of each class.
-      correct: int64 [len(top), C], those with their label among the best k.
+      correct: int64 [len(top), C], images with their label among the best k classes.
       reliability: of the best class of each image.
     """
 
@@ -356,11 +356,11 @@ class SingleLabelCounts:
 
     @property
     def images(self) -> int:
-        """Images of all classes."""
+        """Number of images of all classes."""
         return int(self.class_images.sum())
 
     def correct_at(self, k: int) -> int:
-        """Images of all classes with their label among the best k."""
+        """Number of images with their label among the best k classes."""
         return int(self.correct[self.top.index(k)].sum())
 
     @functools.cached_property
@@ -373,7 +373,7 @@ class SingleLabelCounts:
         return {"images": self.class_images, **fractions}
 
     def for_report(self) -> dict[str, Any]:
-        """What a report shows of the classes; they are ranked by accuracy."""
+        """What a report shows about the classes, which it ranks by accuracy."""
         return {
             "classes": self.class_table,
             "quality": self.class_table[f"top_{self.top[0]}"],

@@ -36,7 +36,7 @@ class Metric(NamedTuple):
       meaning: one phrase, in which `{k}` is replaced by the number in the name.
       compute: the function.
       mean_over: the images over which the mean is taken; None: `compute` returns the metric itself.
-      headline: logged while training, and drawn against the step.
+      headline: logged during training, and plotted against the step.
     """
 
     better: str
@@ -67,11 +67,10 @@ def metric(
 ) -> Callable[[Callable], Callable]:
     """Registers the function below as a metric.
 
-    The function takes `MultiLabelCounts` or, in the table SINGLE_LABEL, `SingleLabelCounts` and, in
-    SEGMENTATION, `SegmentationCounts`; it returns a number, or None if it is not defined. With
-    `mean_over` it takes `ImageRankings` of a batch and returns float64 [B], of which the mean over
-    these images is the metric. A name with `{k}` makes a metric of each k, which the function
-    takes, too.
+    The function takes `MultiLabelCounts`, in the table SINGLE_LABEL `SingleLabelCounts`, and in
+    SEGMENTATION `SegmentationCounts`; it returns a number, or None if the metric is not defined.
+    With `mean_over` it takes the `ImageRankings` of a batch and returns float64 [B]; the metric is
+    the mean over these images. A name with `{k}` makes one metric per k, passed to the function.
     """
 
     def register(function: Callable) -> Callable:
@@ -82,7 +81,7 @@ def metric(
 
 
 def each(table: dict[str, Metric], top: tuple[int, ...]) -> Iterator[tuple[str, Metric]]:
-    """(name, metric) of every metric of a result; neighbors with `{k}` are grouped by k."""
+    """(name, metric) of every metric of a result; adjacent ones with `{k}` are grouped by k."""
     for is_at_k, group in itertools.groupby(table.items(), lambda item: "{k}" in item[0]):
         metrics = list(group)
         if not is_at_k:
@@ -109,7 +108,7 @@ def means_over_images(top: tuple[int, ...]) -> dict[str, Metric]:
 
 
 def find(name: str) -> Metric | None:
-    """The metric of this name, with or without `ema_` before it; None if there is none."""
+    """The metric with this name, with or without the prefix `ema_`; None if there is none."""
     name = name.removeprefix("ema_")
     every = SEGMENTATION | MULTI_LABEL | SINGLE_LABEL
     number = re.search(r"(?<=_)\d+", name)
@@ -134,7 +133,7 @@ def images_with_positive_count(counts: MultiLabelCounts) -> int:
     return counts.images_with_positive
 
 
-@metric("supported_classes", COUNT, "classes that means over classes are over")
+@metric("supported_classes", COUNT, "classes included in the means over classes")
 def supported_class_count(counts: MultiLabelCounts) -> int:
     return int(counts.supported.sum())
 
@@ -162,7 +161,7 @@ def map_weighted(counts: MultiLabelCounts) -> float:
 
 
 # `coverage`, `ranking_loss` and `label_ranking_ap` follow scikit-learn, which counts images without
-# a positive (as 0, 0 and 1); the other means are over the rest.
+# a positive (as 0, 0 and 1); the other means leave them out.
 
 
 @metric("coverage", LOWER, "classes down the ranking until all positives are found", ALL_IMAGES)
@@ -199,7 +198,7 @@ def one_error(images: ImageRankings) -> np.ndarray:
 @metric(
     "precision_at_{k}",
     HIGHER,
-    "mean over images: fraction of the best {k} classes that hold",
+    "mean over images: fraction of the best {k} classes that are correct",
     WITH_POSITIVE,
 )
 def precision_at_k(images: ImageRankings, k: int) -> np.ndarray:
@@ -294,7 +293,7 @@ def hamming(counts: MultiLabelCounts) -> float:
 @metric(
     "hierarchical_precision_at_{k}",
     HIGHER,
-    "fraction of the best {k} classes and ancestors that hold",
+    "fraction of the best {k} classes and their ancestors that are correct",
 )
 def hierarchical_precision_at_k(counts: MultiLabelCounts, k: int) -> float | None:
     if k not in counts.closures:

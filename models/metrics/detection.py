@@ -1,6 +1,6 @@
 """Average precision of detections: VOC's in two forms, and COCO's.
 
-Which objects a detection finds is decided image by image, so images can be spread over workers.
+Detections are matched to objects image by image, so images can be spread over workers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from models.metrics.counts import UndefinedError, ratio
 
 VOC_IOU = 0.5
 FALSE, TRUE, IGNORED = 0, 1, 2
-"""A detection finds nothing, an object, or a difficult object, which is not counted."""
+"""A detection matches no object, an object, or a difficult object, which is not counted."""
 
 
 class Found(NamedTuple):
     """Boxes in images: image [N] and cls [N] int64, box float32 [N, 4], extra float32 [N].
 
-    `extra` is the score of a detection, and of an object 1 if it is difficult, else 0.
+    `extra` is the score of a detection; for an object it is 1 if difficult, else 0.
     """
 
     image: np.ndarray
@@ -36,12 +36,12 @@ class Found(NamedTuple):
     extra: np.ndarray
 
     def where(self, mask: np.ndarray) -> Found:
-        """Those that `mask` selects, or in this order."""
+        """Those that `mask` selects; indices also set their order."""
         return Found(*(values[mask] for values in self))
 
 
 class DetectionMeasures(NamedTuple):
-    """All that is measured; NaN where a class has no object that counts.
+    """All measurements; NaN where a class has no object that counts.
 
     voc07, voc: float64 [C], AP of each class. objects: int64 [C], difficult ones not counted.
     images, detections: how many. coco: AP by name, empty if not asked for.
@@ -60,7 +60,7 @@ class DetectionMeasures(NamedTuple):
         return {name: float(value) for name, value in means.items()} | self.coco
 
     def by_class(self) -> dict[str, np.ndarray]:
-        """Columns [C] for people, by name."""
+        """Columns [C] of the table of classes, by name."""
         return {"objects": self.objects, "voc07_ap": self.voc07, "voc_ap": self.voc}
 
 
@@ -75,14 +75,14 @@ def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 def match(
     boxes: np.ndarray, objects: np.ndarray, difficult: np.ndarray, min_iou: float = VOC_IOU
 ) -> np.ndarray:
-    """What detections of a class in an image find, best score first: FALSE, TRUE or IGNORED, [D].
+    """Matches the detections of a class in an image to objects: FALSE, TRUE or IGNORED, [D].
 
-    As VOC's development kit: a detection belongs to the object that it overlaps most, and finds it
-    if the IoU is at least `min_iou` and no better detection has found it. It is ignored if that
-    object is difficult.
+    As in VOC's development kit, a detection is compared with the object that it overlaps most. If
+    their IoU is at least `min_iou`, it is ignored if that object is difficult, and true if no
+    better detection was matched to it. Otherwise it is false.
 
     Args:
-      boxes: float [D, 4], the detections from the best on.
+      boxes: float [D, 4], the detections, best score first.
       objects: float [N, 4].
       difficult: bool [N].
     """
@@ -100,14 +100,14 @@ def match(
 
 
 def average_precisions(results: np.ndarray, objects: int) -> tuple[float, float]:
-    """AP by VOC 2007's rule and by that of 2010 on; NaN twice if there are no objects.
+    """AP by the rules of VOC 2007 and of VOC from 2010 on; both NaN if there are no objects.
 
     Precision at a recall is the best at this recall or a higher one. VOC 2007: its mean at the
     recalls 0, 0.1, ..., 1. From 2010 on: its integral over recall.
 
     Args:
-      results: [D], of `match`, the best score of all images first.
-      objects: that are not difficult.
+      results: [D], from `match`, over all images, best score first.
+      objects: number of objects that are not difficult.
     """
     if not objects:
         return np.nan, np.nan
@@ -115,7 +115,7 @@ def average_precisions(results: np.ndarray, objects: int) -> tuple[float, float]
     true = np.cumsum(counted == TRUE)
     recall, precision = true / objects, true / np.arange(1, len(counted) + 1)
     best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    # Of whole numbers, as 3 / 10 may be more than the tenth that it is compared with.
+    # In integers, because a float such as 3 / 10 may exceed the tenth it is compared with.
     places = np.searchsorted(true * 10, np.arange(11) * objects)
     return float(best[places].mean()), float(np.diff(recall, prepend=0.0) @ best[:-1])
 
@@ -123,9 +123,9 @@ def average_precisions(results: np.ndarray, objects: int) -> tuple[float, float]
 class DetectionEvaluator:
     """Average precision of detections of C classes, the same for any number of workers.
 
-    Of detections with one score, those of the image whose name is first come first, and within an
-    image in the order given. Difficult objects are neither needed nor wrong to find: in VOC's AP
-    what finds them is left out, in COCO's they are crowds.
+    Detections with equal scores are ordered by image name, and within an image as given. Detecting
+    a difficult object counts neither for nor against: VOC's AP leaves such detections out, COCO's
+    treats these objects as crowds.
 
     Args:
       class_num: C.
@@ -156,7 +156,7 @@ class DetectionEvaluator:
         """Adds an image.
 
         Args:
-          name: of the image; each is there once.
+          name: of the image; must be unique.
           detections: boxes [D, 4], scores [D] and classes [D]; a class below 0 is padding.
           boxes, classes, difficult: the objects: [N, 4], [N] and bool [N].
 
@@ -175,7 +175,7 @@ class DetectionEvaluator:
         self._names.append(name)
 
     def measure(self) -> DetectionMeasures:
-        """What all images of all workers come to; every worker calls this and gets the same.
+        """Measures all images of all workers; every worker calls this and gets the same result.
 
         Raises:
           UndefinedError: there is no object that counts.
@@ -190,7 +190,7 @@ class DetectionEvaluator:
         detections, objects = (
             _gather(own, found, self.workers) for found in (self._detections, self._objects)
         )
-        # By score; among ties by image, and there as given.
+        # By score; among ties by image, then as given.
         detections = detections.where(np.argsort(-detections.extra, kind="stable"))
         counts = np.bincount(objects.cls[objects.extra == 0], minlength=self.class_num)
         if not counts.any():
@@ -227,12 +227,12 @@ class DetectionEvaluator:
 
 
 def _gather(own: np.ndarray, parts: Sequence[Found], workers: Distributed) -> Found:
-    """The boxes of all workers' images, image by image; `own` [images] are this one's numbers."""
+    """The boxes of all workers' images, by image; `own` [images]: numbers of this one's images."""
     empty = Found(*(np.zeros(shape) for shape in (0, 0, (0, 4), 0)))
     image, cls, box, extra = (np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True))
     image = own[image.astype(np.int64)]
     image, cls = (gather(values.astype(np.int64), workers) for values in (image, cls))
-    # Horovod: the bits as integers, which are joined and not added up.
+    # Horovod: `gather` joins integers, so the bits of floats are passed as such.
     bits = np.column_stack([box, extra]).astype(np.float32).view(np.int32).ravel()
     numbers = gather(bits.astype(np.int64), workers).astype(np.int32).view(np.float32)
     box, extra = np.split(numbers.reshape(-1, 5), [4], axis=1)
@@ -240,7 +240,7 @@ def _gather(own: np.ndarray, parts: Sequence[Found], workers: Distributed) -> Fo
 
 
 def _match_all(detections: Found, objects: Found) -> np.ndarray:
-    """`match` of each class in each image, in the order of the detections."""
+    """Runs `match` on each class in each image; results in the order of the detections."""
     results = np.full(len(detections.cls), FALSE)
     classes = 1 + max(detections.cls.max(initial=0), objects.cls.max(initial=0))
     if not len(results):
@@ -260,7 +260,7 @@ def _match_all(detections: Found, objects: Found) -> np.ndarray:
 def coco_metrics(
     tools: ModuleType, detections: Found, objects: Found, images: int
 ) -> dict[str, float]:
-    """COCO's AP at IoU 0.5 to 0.95, at 0.5 and at 0.75 of its 100 best detections an image."""
+    """COCO's AP at IoU 0.5 to 0.95, at 0.5 and at 0.75, for the 100 best detections per image."""
     coco, evaluation = tools.coco.COCO, tools.cocoeval.COCOeval
     truth, found = coco(), coco()
     classes = np.unique(np.concatenate([objects.cls, detections.cls])).tolist()
@@ -276,7 +276,7 @@ def coco_metrics(
     with contextlib.redirect_stdout(io.StringIO()):
         run.evaluate()
         run.accumulate()
-    # [IoU, recall, class, area of the objects: all, detections of an image: 100]
+    # [IoU, recall, class, area of the objects: all, detections per image: 100]
     precision = run.eval["precision"][..., 0, 2]
     precision = np.where(precision < 0, np.nan, precision)  # -1: a class without objects
     at = {"coco_ap": slice(None), "coco_ap50": slice(0, 1), "coco_ap75": slice(5, 6)}

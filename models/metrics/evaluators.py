@@ -1,6 +1,6 @@
 """Evaluators: `update` adds the predictions of a batch, `result` returns the metrics of all.
 
-They add up integers only, so images sharded over workers give exactly the same result. The metrics
+They sum only integers, so images sharded over workers give exactly the same result. The metrics
 are in `models.metrics.definitions`.
 """
 
@@ -42,9 +42,8 @@ class MultiLabelOptions:
     Attributes:
       top: the values of k for precision, recall and F1 at k.
       threshold: score from which a class is predicted, for all classes or float [C].
-      positive_threshold: confidence from which a label is positive; a lower one is negative.
-      supported: bool [C], the classes that means are over, less those without a positive;
-        None: all.
+      positive_threshold: confidence from which a label is positive; below it, it is negative.
+      supported: bool [C], the classes in the means, except those without a positive; None: all.
       parents: int [C], the parent of each class, -1 for a root; None: no hierarchy.
       scratch_dir: folder of the temporary file of scores (4 x images x classes bytes).
     """
@@ -57,7 +56,7 @@ class MultiLabelOptions:
     scratch_dir: str | Path | None = None
 
     def thresholds(self, class_num: int) -> np.ndarray:
-        """float32 [C]. Raises UserError where an array has not one entry per class."""
+        """float32 [C]. Raises UserError if an array does not have one entry per class."""
         for name in ("threshold", "supported", "parents"):
             value = getattr(self, name)
             if value is not None and np.shape(value) not in ((), (class_num,)):
@@ -105,7 +104,7 @@ class MultiLabelEvaluator:
           scores: float [B, C], finite; the higher, the more likely. Thresholds are in their unit.
           label_index, label_value: padded-sparse [B, K]; values below 0 are unknown. A class that
             is listed twice has its larger value.
-        Returns: the batch as it was added, for others that count it.
+        Returns: the batch as it was added, for other accumulators.
         Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
         """
         batch = labeled(self.class_num, scores, label_index, label_value)
@@ -123,9 +122,9 @@ class MultiLabelEvaluator:
         return batch
 
     def measure(self) -> MultiLabelCounts:
-        """The counts of all images of all workers; every worker calls this and gets the same.
+        """The counts of all workers' images; every worker calls this and gets the same result.
 
-        Raises: UndefinedError when no supported class has a positive label.
+        Raises: UndefinedError if no supported class has a positive label.
         """
         options, workers = self.options, self.workers
         of_classes = ClassCounts(*workers.sum(np.stack(self._counts)))
@@ -156,13 +155,13 @@ class MultiLabelEvaluator:
         return definitions.compute_all(self.measure())
 
     def fit(self, measured: MultiLabelCounts, shift: float) -> Fit:
-        """Fits temperature and thresholds; every worker calls this and gets the same.
+        """Fits temperature and thresholds; every worker calls this and gets the same result.
 
         Args:
-          measured: what `measure` gave, of sigmoid scores.
-          shift: see `Calibration`; a class without a positive gets the threshold that is as likely
-            as not by it.
-        Raises: UserError when no temperature can be fitted.
+          measured: the result of `measure`, for sigmoid scores.
+          shift: see `Calibration`; the threshold of a class without a positive is the score that
+            means "as likely as not" after the shift.
+        Raises: UserError if no temperature can be fitted.
         """
         supported = measured.supported
         known = add_up(self._store, supported, logit_histogram)
@@ -181,7 +180,7 @@ class MultiLabelEvaluator:
     def _reliability(
         self, supported: np.ndarray, probabilities: Callable[[np.ndarray], np.ndarray]
     ) -> Reliability:
-        """Of all known pairs of an image and a supported class, with these probabilities."""
+        """Reliability of these probabilities on all known (image, supported class) pairs."""
         table = add_up(self._store, supported, lambda scores: table_of(probabilities(scores)))
         table[1] = table_of(probabilities(self._own_positives(supported)))[0]
         return Reliability.from_table(self.workers.sum(table))
@@ -232,7 +231,7 @@ class MultiLabelEvaluator:
             counted += counts.hierarchical_counts(predicted, positive, unknown, self._ancestors)
 
     def _rank_classes(self, supported: np.ndarray) -> tuple[RankedPositives, RankedPositives]:
-        """The positives of all workers, ranked in their class, and in all supported classes."""
+        """The positives of all workers, ranked within their class, and in all supported classes."""
         classes, scores = self._gather_positives()
         of_use = supported[classes]
         levels = np.unique(scores[of_use])
@@ -264,9 +263,9 @@ class SingleLabelEvaluator:
     """Top-k accuracy and loss of probabilities where an image has one label.
 
     Args:
-      class_num, workers: as `MultiLabelEvaluator`.
+      class_num, workers: as in `MultiLabelEvaluator`.
       top: the values of k for top-k accuracy.
-      fits: whether `fit` will be called, for which every image takes longer.
+      fits: whether `fit` will be called, which makes `update` slower.
     """
 
     def __init__(
@@ -290,9 +289,9 @@ class SingleLabelEvaluator:
         label_index: np.ndarray,
         label_value: np.ndarray,
     ) -> LabeledScores:
-        """Adds a batch, as `MultiLabelEvaluator.update`, with one label per image.
+        """Adds a batch with one label per image; see `MultiLabelEvaluator.update`.
 
-        Scores are probabilities; the loss is minus the logarithm of that of the label.
+        Scores are probabilities; the loss is minus the logarithm of the label's probability.
         """
         labels = labeled(self.class_num, scores, label_index, label_value)
         scores = labels.scores
@@ -313,9 +312,9 @@ class SingleLabelEvaluator:
         return labels
 
     def measure(self) -> SingleLabelCounts:
-        """The counts of all images of all workers; every worker calls this and gets the same.
+        """The counts of all workers' images; every worker calls this and gets the same result.
 
-        Raises: UndefinedError when there is no image.
+        Raises: UndefinedError if there is no image.
         """
         images = self.workers.sum(self._images)
         if not images.any():
@@ -329,7 +328,7 @@ class SingleLabelEvaluator:
         )
 
     def fit(self, measured: SingleLabelCounts, shift: float = 0.0) -> Fit:
-        """Fits the temperature, as `MultiLabelEvaluator.fit`; softmax has no shift."""
+        """Fits the temperature, like `MultiLabelEvaluator.fit`; softmax has no shift."""
         del shift
         temperature, error = self._temperatures.fit(self.workers)
         raw = measured.reliability.expected_error

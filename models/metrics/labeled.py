@@ -1,4 +1,4 @@
-"""The scores and labels of a batch of images, checked once for all that count them."""
+"""The scores and labels of a batch of images, checked once for all accumulators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data.common.errors import UserError
 from models.losses import PADDING
 
 LEFT_OUT = np.float32(-np.inf)
-"""Stands for the score of an unknown label: below every real one."""
+"""Replaces the score of an unknown label: below every real score."""
 
 
 class LabeledScores(NamedTuple):
@@ -18,7 +18,7 @@ class LabeledScores(NamedTuple):
 
     Attributes:
       scores: float32 [B, C], LEFT_OUT where the label is unknown.
-      rows, classes, values: [N], by row and class, each pair of them once.
+      rows, classes, values: [N], sorted by row and class; each (row, class) occurs once.
     """
 
     scores: np.ndarray
@@ -38,7 +38,7 @@ class LabeledScores(NamedTuple):
         return self.rows[mask], self.classes[mask]
 
     def positive_mask(self, threshold: float) -> np.ndarray:
-        """bool [B, C]: where `positive` is."""
+        """`positive` as a mask, bool [B, C]."""
         mask = np.zeros(self.scores.shape, bool)
         mask[self.positive(threshold)] = True
         return mask
@@ -47,9 +47,9 @@ class LabeledScores(NamedTuple):
 def labeled(
     class_num: int, scores: np.ndarray, label_index: np.ndarray, label_value: np.ndarray
 ) -> LabeledScores:
-    """Checks scores [B, C] and padded-sparse labels [B, K], which stay as they are.
+    """Checks scores [B, C] and padded-sparse labels [B, K], without changing them.
 
-    Of a class that an image lists twice, the larger value counts.
+    If an image lists a class twice, the larger value counts.
 
     Raises: UserError for wrong shapes, scores that are not finite, labels out of range.
     """

@@ -16,7 +16,7 @@ from models.metrics.labeled import LEFT_OUT, LabeledScores
 class ImageLabels(NamedTuple):
     """Labels of a batch of images: the positive ones, and the best predictions of each image.
 
-    Entries [N], by row and from the best score down; a label that is positive and not predicted is
+    Entries [N], sorted by row, then best score first; a label that is positive and not predicted is
     missed, one that is predicted and not positive is wrong.
     """
 
@@ -33,8 +33,8 @@ class LabelStatistics(NamedTuple):
 
     Attributes:
       confusions: int64 [N, 3], rows (missed class, wrong class, images), most frequent first.
-      present, absent: float64 [C], mean score of a class over the images that it is a positive,
-        and a negative label of; NaN where there is none.
+      present, absent: float64 [C], mean score of a class over the images where it is a positive,
+        or respectively a negative, label; NaN where there is none.
     """
 
     confusions: np.ndarray
@@ -49,7 +49,7 @@ class ImageLabelCounter:
 
     Args:
       class_num: C.
-      top: best known classes that are listed for an image, besides its positive ones.
+      top: number of best known classes listed per image, in addition to its positive ones.
       thresholds: float32 [C], scores from which the listed classes are predicted; None: an image
         has one label, and its best class is predicted.
       positive_threshold: confidence from which a label is positive.
@@ -69,7 +69,7 @@ class ImageLabelCounter:
         self._sums = np.zeros((4, class_num), np.int64)
 
     def update(self, batch: LabeledScores) -> ImageLabels:
-        """The labels of a batch as an evaluator's `update` returns it."""
+        """The labels of a batch, as returned by an evaluator's `update`."""
         scores, positive = batch.scores, batch.positive_mask(self._positive_threshold)
         self._add(scores, positive)
         listed = positive.copy()
@@ -91,7 +91,7 @@ class ImageLabelCounter:
         return found
 
     def measure(self, workers: Distributed) -> LabelStatistics:
-        """The statistics of all images of all workers; all of them call this and get the same."""
+        """The statistics of all workers' images; all workers call this and get the same result."""
         sums, positive_sums, known, positives = workers.sum(self._sums)
         return LabelStatistics(
             self._confusions.gather(workers),

@@ -1,4 +1,4 @@
-"""How often predictions hold that are made with a confidence, in bins of the confidence.
+"""How often predictions made with a given confidence are correct, in bins of the confidence.
 
 Expected calibration error, from Naeini et al., AAAI 2015; bins and estimator as in Guo et al., ICML
 2017 (arXiv 1706.04599, section 2): M = 15 bins of equal width, ((m - 1) / M, m / M].
@@ -19,7 +19,7 @@ class Reliability(NamedTuple):
     """Predictions by their confidence, arrays of BINS each."""
 
     predictions: np.ndarray  # int64
-    true: np.ndarray  # int64: those of them that hold
+    true: np.ndarray  # int64: how many of them are correct
     confidence: np.ndarray  # float64: the sum of their confidences
 
     @classmethod
@@ -29,18 +29,18 @@ class Reliability(NamedTuple):
 
     @property
     def expected_error(self) -> float:
-        """Mean over predictions of |fraction that hold - mean confidence| of their bin."""
+        """Mean over predictions of |fraction correct - mean confidence| of their bin."""
         return float(np.abs(self.true - self.confidence).sum() / self.predictions.sum())
 
 
 def table_of(confidence: np.ndarray, true: np.ndarray | None = None) -> np.ndarray:
-    """int64 [3, BINS]: predictions, those that hold, and confidences as multiples of 2^-30.
+    """int64 [3, BINS]: predictions, correct ones, and confidences as multiples of 2^-30.
 
-    Integers add up to the same in any order. Up to 2^23 predictions at once are counted exactly.
+    Integers have the same sum in any order. Up to 2^23 predictions at once are counted exactly.
 
     Args:
       confidence: [N] in [0, 1].
-      true: bool [N]; None: none of them.
+      true: bool [N], which are correct; None: none of them.
     """
     confidence = np.asarray(confidence, np.float64)
     bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(np.intp)

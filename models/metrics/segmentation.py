@@ -1,4 +1,4 @@
-"""Metrics of segmentations: all from one confusion matrix of pixels, joined over workers."""
+"""Segmentation metrics, all from one confusion matrix of pixels, summed over workers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class SegmentationCounts:
     """The pixels of a segmentation.
 
     Attributes:
-      confusion: int64 [C, C], labeled pixels by their class and the predicted one.
-      images: how many they are of.
+      confusion: int64 [C, C], labeled pixels by true class (rows) and predicted class (columns).
+      images: number of images.
     """
 
     confusion: np.ndarray
@@ -27,12 +27,12 @@ class SegmentationCounts:
 
     @property
     def correct(self) -> np.ndarray:
-        """int64 [C]: pixels of each class that are predicted so."""
+        """int64 [C]: correctly predicted pixels of each class."""
         return self.confusion.diagonal()
 
     @property
     def labeled(self) -> np.ndarray:
-        """int64 [C]: pixels of each class."""
+        """int64 [C]: labeled pixels of each class."""
         return self.confusion.sum(axis=1)
 
     @property
@@ -46,7 +46,7 @@ class SegmentationCounts:
         return {name: found.compute(self) for name, found in SEGMENTATION.items()}
 
     def by_class(self) -> dict[str, np.ndarray]:
-        """Columns [C] for people, by name."""
+        """Columns [C] of the table of classes, by name."""
         return {"pixels": self.labeled, "iou": self.iou}
 
 
@@ -60,9 +60,9 @@ def image_count(counts: SegmentationCounts) -> int:
     table=SEGMENTATION,
 )  # fmt: skip
 def miou(counts: SegmentationCounts) -> float:
-    """Over the classes that occur in a mask or a prediction, the background among them.
+    """Over the classes that occur in a mask or a prediction, including the background.
 
-    PASCAL VOC's own code divides by the union, too, and all of VOC's classes occur.
+    PASCAL VOC's own code divides by the union, too; there, all classes occur.
     """
     return float(np.nanmean(counts.iou))
 
@@ -95,11 +95,11 @@ class SegmentationEvaluator:
         """Adds an image.
 
         Args:
-          prediction: int [H, W], classes; what it is where the mask is ignored does not count.
+          prediction: int [H, W], classes; values where the mask is `IGNORED` do not count.
           mask: int [H, W], classes, or `IGNORED`.
 
         Raises:
-          UserError: shapes that differ, or a class that is not below C.
+          UserError: the shapes differ, or a class is not in 0 to C - 1.
         """
         prediction, mask = np.asarray(prediction), np.asarray(mask)
         if mask.ndim != 2 or prediction.shape != mask.shape:
@@ -122,7 +122,7 @@ class SegmentationEvaluator:
         self._images += 1
 
     def measure(self) -> SegmentationCounts:
-        """The counts of all images of all workers; every worker calls this and gets the same.
+        """The counts of all workers' images; every worker calls this and gets the same result.
 
         Raises:
           UndefinedError: there is no labeled pixel.

@@ -1,8 +1,8 @@
-"""Fits the temperature of a calibration, the same one on any number of workers.
+"""Fits the temperature of a calibration, with the same result on any number of workers.
 
-It is the one of TEMPERATURES with the least negative log-likelihood. Neighbors differ by 2 %, which
-changes the likelihood by less than its sampling error. Workers add up integers: counts of logits in
-narrow bins, or the losses of images at each temperature as multiples of 2^-30.
+It is the one of TEMPERATURES with the lowest negative log-likelihood. Adjacent ones differ by 2 %,
+which changes the likelihood by less than its sampling error. Workers sum integers: counts of logits
+in narrow bins, or the losses of images at each temperature as multiples of 2^-30.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Fit(NamedTuple):
 
     Attributes:
       temperature: of a `Calibration`.
-      errors: expected calibration error on this split of each value of --probabilities.
-      thresholds: float32 [C], the score of each class with the best F1; None with one label.
+      errors: expected calibration error on this split for each value of --probabilities.
+      thresholds: float32 [C], the score with the best F1 for each class; None for a single label.
     """
 
     temperature: float
@@ -43,9 +43,9 @@ def logit_histogram(scores: np.ndarray) -> np.ndarray:
 
 
 def sigmoid_temperature(known: np.ndarray, positive: np.ndarray, shift: float) -> float:
-    """The best temperature for labels, of the histograms [L] of known and of positive ones.
+    """The best temperature, from the logit histograms [L] of known and of positive labels.
 
-    Raises UserError as `best_temperature`.
+    Raises UserError as in `best_temperature`.
     """
     losses = []
     for temperature in TEMPERATURES:
@@ -55,21 +55,21 @@ def sigmoid_temperature(known: np.ndarray, positive: np.ndarray, shift: float) -
 
 
 def best_temperature(losses: np.ndarray) -> float:
-    """The temperature with the least of the `losses`, one for each of TEMPERATURES.
+    """The temperature with the lowest of the `losses`, one for each of TEMPERATURES.
 
-    Raises UserError: it is the lowest or the highest of them, or they are all the same.
+    Raises UserError: it is the first or the last of TEMPERATURES, or all losses are equal.
     """
     best = int(np.argmin(losses))
     if best in (0, len(TEMPERATURES) - 1):
         raise UserError(
-            "--calibrate: no temperature can be fitted, because the scores part these labels"
-            " without a mistake, or say nothing about them: use more images"
+            "--calibrate: no temperature can be fitted, because the scores separate these labels"
+            " perfectly, or say nothing about them: use more images"
         )
     return float(TEMPERATURES[best])
 
 
 class SoftmaxTemperatures:
-    """The losses and the reliability of images with one label, at every temperature."""
+    """The losses and the reliability of single-label images, at every temperature."""
 
     def __init__(self) -> None:
         self._losses = np.zeros(len(TEMPERATURES), np.int64)
@@ -90,7 +90,7 @@ class SoftmaxTemperatures:
     def fit(self, workers: Distributed) -> tuple[float, float]:
         """The best temperature for the images of all workers, and the calibration error with it.
 
-        Raises UserError as `best_temperature`.
+        Raises UserError as in `best_temperature`.
         """
         temperature = best_temperature(workers.sum(self._losses))
         (table,) = workers.sum(self._tables)[temperature == TEMPERATURES]

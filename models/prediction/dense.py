@@ -1,4 +1,4 @@
-"""Loads the checkpoints of detect.py and segment.py, with what they were trained with."""
+"""Loads the checkpoints of detect.py and segment.py, and the flags they were trained with."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def trained_with(path: str, names: Sequence[str]) -> dict[str, Any]:
 def run_defaults(
     mode: str, model_dir: str, pretrain_ckpt: str | None, data_dir: str, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Flags of a run that are known without being given.
+    """Flags that a run can fill in if they are not given.
 
-    In an evaluation they are those of the run that made the checkpoint, with these names; in
-    training, the classes that the records name.
+    For an evaluation: those of `names` from the run that made the checkpoint. For training: the
+    classes named next to the records.
     """
     if mode == "train":
         return classes_of_records(data_dir)

@@ -1,6 +1,6 @@
-"""Measures a checkpoint on labeled images: the metrics, and what a report shows besides them.
+"""Measures a checkpoint on labeled images: the metrics, and what else a report shows.
 
-evaluate.py calls it with its flags, a Python program with options:
+evaluate.py calls it with its flags; a Python program passes options:
 
     loaded = inference.load("out/checkpoint", NetworkOptions())
     images = EvaluationImages(["val_list.txt"], "", loaded.network.class_num, 0)
@@ -40,8 +40,8 @@ DEFAULT_THRESHOLD = 0.5
 class EvaluationOptions:
     """How a checkpoint is measured; the fields are the flags of the same name.
 
-    Without `threshold` and `threshold_file` classes are predicted from the thresholds kept with the
-    checkpoint; from 0.5 without those.
+    Without `threshold` and `threshold_file`, classes are predicted from the thresholds kept with
+    the checkpoint, or from 0.5 if it has none.
     """
 
     label_mode: str
@@ -62,11 +62,11 @@ class EvaluationOptions:
     max_image_bytes: int = MAX_IMAGE_BYTES
 
     def preparation(self, image_size: int) -> Preparation:
-        """Makes crops of this size of the images."""
+        """The preprocessing that makes crops of this size."""
         return Preparation(image_size, self.ten_crop, self.max_pixels, self.max_image_bytes)
 
     def thresholds(self, loaded: Loaded, calibration: Calibration) -> np.ndarray | None:
-        """float32 [C], the probabilities from which classes are predicted; None with one label."""
+        """float32 [C], probabilities from which classes are predicted; None for a single label."""
         if self.label_mode == "single":
             return None
         known = loaded.prefix, loaded.network.class_num, calibration, loaded.use_ema
@@ -75,14 +75,14 @@ class EvaluationOptions:
         )
 
     def calibration(self, prefix: str, use_ema: bool) -> Calibration:
-        """Of a checkpoint's scores. Raises UserError: it does not say how."""
+        """The calibration of a checkpoint's scores. Raises UserError: it lacks the information."""
         if self.calibrate and self.probabilities != "raw":
             raise UserError(
                 f"--calibrate fits to raw scores: leave out --probabilities={self.probabilities}"
             )
         score = SCORES[self.label_mode]
         if self.calibrate:
-            metadata.logit_shift(prefix, score)  # raises, too
+            metadata.logit_shift(prefix, score)  # for its errors
         return metadata.calibration_of(prefix, self.probabilities, score, use_ema)
 
 
@@ -96,11 +96,12 @@ def evaluate(
     """The metrics of a checkpoint over all images.
 
     Args:
-      job: the workers that share the images; all of them call this and get the same.
-      log: takes the labels of this worker's images, and is closed.
+      job: the workers that share the images; all of them call this and get the same result.
+      log: receives the labels of this worker's images, and is closed.
 
     Raises:
-      UserError: an option, a label or a file of the options is wrong, or no image can be read.
+      UserError: an option, a label or a file that an option names is wrong, or no image can be
+        read.
     """
     job = job or SingleProcess()
     class_num, prepare = loaded.network.class_num, options.preparation(loaded.image_size)
@@ -108,7 +109,7 @@ def evaluate(
         prepare,
         max(1, options.batch_size // prepare.crops),
         options.num_preprocess_threads,
-        *(job.rank, job.size),  # Horovod: each evaluates its own batches.
+        *(job.rank, job.size),  # Horovod: each worker evaluates its own batches.
     )
     calibration = options.calibration(loaded.prefix, loaded.use_ema)
     thresholds = options.thresholds(loaded, calibration)
@@ -126,7 +127,7 @@ def evaluate(
             log.add(_described(batch, found))
     if log:
         log.close()
-    hardest.gather(job)  # Horovod: the report is of the images of all workers.
+    hardest.gather(job)  # Horovod: the report covers the images of all workers.
     images.left_out = gather_rows(images.left_out, job)
     images.check_any(job.sum(np.array([images.readable]))[0])
     counts, statistics = evaluator.measure(), labels_of_images.measure(job)
@@ -148,7 +149,7 @@ def evaluate(
 
 
 def keep_fit(measured: Evaluation, options: EvaluationOptions, use_ema: bool, data: str) -> None:
-    """Keeps what was fitted with the checkpoint, and logs it; one of the workers calls this.
+    """Stores the fit with the checkpoint and logs it; only one worker calls this.
 
     Raises CheckpointError: the JSON next to the checkpoint cannot be written.
     """
@@ -167,8 +168,8 @@ def keep_fit(measured: Evaluation, options: EvaluationOptions, use_ema: bool, da
         section["thresholds"] = fit.thresholds.tolist()
     checkpoint.save_meta(measured.checkpoint, {"calibration": section})
     logging.info(
-        "temperature %.3f kept with %s; expected calibration error on the images that it was fitted"
-        " on: %.4f raw, %.4f corrected, %.4f calibrated",
+        "temperature %.3f kept with %s; expected calibration error on the images it was fitted on:"
+        " %.4f raw, %.4f corrected, %.4f calibrated",
         *(fit.temperature, measured.checkpoint, *fit.errors.values()),
     )
 
@@ -187,7 +188,7 @@ def _described(batch: EvaluationBatch, found: ImageLabels) -> Iterator[Evaluated
 def make_evaluator(
     loaded: Loaded, options: EvaluationOptions, thresholds: np.ndarray | None, job: Distributed
 ) -> MultiLabelEvaluator | SingleLabelEvaluator:
-    """An empty evaluator as the options say."""
+    """A new evaluator with these options."""
     class_num = loaded.network.class_num
     if options.label_mode == "single":
         return SingleLabelEvaluator(class_num, job, fits=options.calibrate)
@@ -209,7 +210,7 @@ def make_evaluator(
 def make_label_counter(
     class_num: int, options: EvaluationOptions, thresholds: np.ndarray | None
 ) -> ImageLabelCounter:
-    """An empty counter as the options say."""
-    if options.label_mode == "single":  # the one label is positive whatever its confidence
+    """A new counter with these options."""
+    if options.label_mode == "single":  # the one label is positive at any confidence
         return ImageLabelCounter(class_num, options.top_k_pred, None, np.finfo(np.float32).tiny)
     return ImageLabelCounter(class_num, options.top_k_pred, thresholds, options.positive_threshold)

@@ -1,9 +1,9 @@
-"""Where in an image a network sees a class: heat maps by Grad-CAM.
+"""Grad-CAM heat maps: where in an image a network sees a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization"
-(ICCV 2017): the channels of the last map are weighted by the gradient of the class's logit, added
-up, and what speaks against the class is left out. Our map is followed by a mean over its cells and
-the classifier. So the gradient is the same in all cells, and we take it at the mean; for a linear
+(ICCV 2017): the channels of the last map are weighted by the gradient of the class's logit and
+summed, and negative values are set to 0. Our map is followed by a mean over its cells and the
+classifier. So the gradient is the same in all cells, and we take it at the mean; for a linear
 classifier it is the class's weights, and the heat map is that of CAM (Zhou et al., CVPR 2016).
 """
 
@@ -25,12 +25,12 @@ class Explainer:
       image_size: side S of the images in pixels.
 
     Raises:
-      UserError: the backbone has no map, or its map of such images is a single cell.
+      UserError: the backbone has no feature map, or its map of such images is a single cell.
     """
 
     def __init__(self, network: Any, image_size: int) -> None:
         if not hasattr(network, "feature_map"):
-            raise UserError("--explain: this backbone has no map of features")
+            raise UserError("--explain: this backbone has no feature map")
         self._network = network
         image = tf.TensorSpec([image_size, image_size, 3], tf.float32)
         run = tf.function(self._heat, autograph=False)
@@ -39,9 +39,9 @@ class Explainer:
         if cells < 2:
             raise UserError(
                 f"--explain: the last map of {image_size} x {image_size} pixels is a single cell,"
-                " which says nothing of a place: use a network for larger images"
+                " which cannot show a location: use a network for larger images"
             )
-        # Bilinear: the share of each cell in each pixel of a row or a column.
+        # The bilinear weight of each cell in each pixel of a row or a column.
         at = np.minimum(np.arange(image_size) / network.output_stride, cells - 1)
         self._to_pixels = np.maximum(0, 1 - abs(at[:, np.newaxis] - np.arange(cells)))
 
@@ -53,7 +53,7 @@ class Explainer:
           classes: indices [L].
 
         Returns:
-          float [L, S, S]; the largest value of a map is 1, or 0 if no cell speaks for the class.
+          float [L, S, S]; the largest value of a map is 1, or 0 if no cell supports the class.
         """
         heat = self._run(tf.constant(image), tf.constant(classes, tf.int32)).numpy()
         heat = heat / np.maximum(heat.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)

@@ -65,7 +65,7 @@ def load(path: str, options: NetworkOptions, devices: DeviceOptions) -> Loaded:
 
 
 def label_mode(prefix: str) -> dict[str, str]:
-    """The default of --label_mode, by the loss in the checkpoint's JSON; {} without one."""
+    """The default of --label_mode, from the loss in the checkpoint's JSON; {} without one."""
     loss = LOSSES.get(checkpoint.read(prefix).meta().get("flags", {}).get("loss"))
     return {"label_mode": "single" if loss.single_label else "multi"} if loss else {}
 
@@ -84,10 +84,10 @@ def run(
     """Predicts every batch of `options.images` and writes the result; returns the exit code.
 
     Args:
-      group: of `process_group`.
+      group: from `process_group`.
       describe, shown: see `BatchPredictor`.
-      settings: the flags that change the rows, with those of `DECISIVE`.
-      prepare: from encoded bytes to what `predict` takes; None: crops as the options say.
+      settings: the flags that change the rows, including those of `DECISIVE`.
+      prepare: turns encoded bytes into the input of `predict`; None: crops as the options say.
     """
     result = Path(options.result)
     if group.shard.index == 0:
@@ -111,17 +111,17 @@ def run(
     )
     totals = job.run()
     logging.info(
-        "%d images, %d of them unreadable, %.1f a second: %s",
+        "%d images, %d of them unreadable, %.1f per second: %s",
         *(totals.images, totals.unreadable, totals.images_per_second, result),
     )
     return 1 if options.strict and totals.unreadable else 0
 
 
 def process_group() -> ProcessGroup:
-    """The processes that share the images: of MPI under mpirun, else of Horovod, else this one."""
+    """The processes that share the images: MPI's under mpirun, else Horovod's, else this one."""
     group = processes.process_group()
     if group.barrier:
         return group
-    # Shards take different times: processes that are done wait without a limit.
+    # Shards take different times, so processes that are done wait without a timeout.
     job = launch.start(DistributedOptions(stall_shutdown_seconds=0))
     return ProcessGroup(job.shard, job.barrier)

@@ -29,8 +29,8 @@ FROM_CHECKPOINT = ("resnet_size", "class_num", "image_size", "batch_norm_epsilon
 class NetworkOptions:
     """How a checkpoint is loaded; the fields are the flags of the same name.
 
-    Those of `FROM_CHECKPOINT` are read from it if they are None; otherwise depth and classes must
-    agree with it.
+    Those of `FROM_CHECKPOINT` are read from the checkpoint if they are None; otherwise depth and
+    number of classes must agree with it.
     """
 
     resnet_size: int | None = None
@@ -45,7 +45,7 @@ class NetworkOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network with the weights of the checkpoint `prefix`, and what it was built with."""
+    """A network with the weights of the checkpoint `prefix`, and the settings it was built with."""
 
     network: ResNet
     prefix: str
@@ -61,8 +61,8 @@ class Loaded:
 def load(path: str, options: NetworkOptions) -> Loaded:
     """The network of a checkpoint.
 
-    Options that are None are as in training, read from the JSON next to the checkpoint; without
-    that they are as in `RELEASED`.
+    Options that are None have their training values, read from the JSON next to the checkpoint, or
+    without one those of `RELEASED`.
 
     Args:
       path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it.
@@ -135,7 +135,7 @@ class Predictor:
     Args:
       output: one of OUTPUTS: the pooled features, a stage's pooled output, or scores of classes.
       l2_normalize: scale the output of each image to length 1.
-      calibration: of the scores of classes, which the output is; None: as the network gives them.
+      calibration: of class scores, if these are the output; None: raw scores.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Predictor:
             raise UserError(f"this backbone has no {output}: use pooled or logits")
         self._network, self._output, self._l2_normalize = network, output, l2_normalize
         self._calibration = calibration or Calibration(output)
-        # One trace serves every batch size, the last, smaller batch included.
+        # One trace for every batch size, including the smaller last batch.
         crops = tf.TensorSpec([None, None, None, None, 3], tf.float32)
         self._run = tf.function(self._forward, autograph=False, input_signature=[crops])
 

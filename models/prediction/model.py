@@ -38,13 +38,13 @@ from models.prediction.image_job import SCORES
 from models.prediction.inference import Loaded, NetworkOptions, Predictor
 
 ImageLike: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
-"""A file, folder, glob, list or TFRecord; an encoded image; pixels uint8 [H, W, 3]; an image."""
+"""A file, folder, glob, list or TFRecord; encoded bytes; pixels uint8 [H, W, 3]; a PIL image."""
 
 MAX_UNREADABLE = 100
 
 
 class _InMemory(NamedTuple):
-    """An image that is not in a file, as a `SourceImage` is used."""
+    """An image that is not in a file, with the interface of `SourceImage`."""
 
     name: str
     label: str
@@ -96,7 +96,7 @@ class Model:
         Args:
           path: a checkpoint's prefix or one of its files, or a folder, for the latest one in it;
             it may be a URL, and so may the dictionary.
-          dictionary: class names or hierarchy; None: what the checkpoint knows.
+          dictionary: class names or hierarchy; None: those of the checkpoint.
           label_mode: None: as the checkpoint was trained; "single" if it does not say.
           probabilities: "raw", "corrected" or "calibrated" (docs/metrics.md).
           options: of `NetworkOptions`, such as `precision="bfloat16"` or `use_ema=True`.
@@ -126,8 +126,8 @@ class Model:
         """The best labels of each image, in order; an unreadable one has its `problem` instead.
 
         Args:
-          top_k: labels per image at most.
-          threshold: least probability of a label.
+          top_k: largest number of labels per image.
+          threshold: minimum probability of a label.
           show: "all"; "specific": no label above another one in the hierarchy; "path": names from
             the root down.
           how: see `probabilities`.
@@ -157,7 +157,7 @@ class Model:
         l2_normalize: bool = False,
         **how: Any,
     ) -> np.ndarray:
-        """float32 [N, D], 2,048 numbers of the released network; NaN for an unreadable image.
+        """float32 [N, D], D = 2,048 for the released networks; NaN for an unreadable image.
 
         Args:
           layer: pooled, stage0 to stage3, or logits.
@@ -195,7 +195,7 @@ class Model:
         batch_size: int = 32,
         threads: int = 4,
     ) -> Iterator[tuple[image_batches.ImageBatch, np.ndarray]]:
-        """Batches, and what the network says of them, float32 [B, ...]."""
+        """Batches, and the network's output for each, float32 [B, ...]."""
         prepare, predict = self._preparation(ten_crop), self._predictor(output, l2_normalize)
         for batch in image_batches.batches(_sources(images), prepare, batch_size, threads):
             yield batch, predict(batch.crops)
@@ -212,7 +212,7 @@ def _sources(images: Sequence[ImageLike]) -> Iterable[Any]:
 
 
 def _encoded(image: bytes | np.ndarray | Image.Image, number: int) -> bytes:
-    """The bytes of an image; pixels become a PNG, which loses nothing."""
+    """The bytes of an image; pixels become a PNG, which is lossless."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, np.ndarray):

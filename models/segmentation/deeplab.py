@@ -4,9 +4,9 @@ Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (ar
 with output stride 16, or 8. The backbone's last map goes through its final batch norm and ReLU, as
 the features of the classifier do, into the ASPP.
 
-A pixel i of a map of output stride s is centered on the image's pixel s * i, because the network
-pads equally on both sides. So logits are read at (y / s, x / s), which for sides of 16 k + 1, such
-as 513, is TensorFlow 1's `align_corners`, and is right for all other sides, too; half-pixel centers
+Pixel i of a map of output stride s is centered on the image's pixel s * i, because the network pads
+equally on both sides. So logits are read at (y / s, x / s). For sides of 16 k + 1, such as 513,
+this is TensorFlow 1's `align_corners`; it is right for all other sides, too. Half-pixel centers
 would move all edges by half a map pixel less half an image pixel.
 """
 
@@ -42,7 +42,7 @@ _LOGITS_STDDEV = 0.01
 
 @dataclass(frozen=True)
 class DeepLabOptions:
-    """The head.
+    """Options of the head.
 
     Attributes:
       filters: outputs of each ASPP branch and of their projection.
@@ -54,18 +54,18 @@ class DeepLabOptions:
 
     def __post_init__(self) -> None:
         if self.filters < 1:
-            raise UserError(f"filters is {self.filters}: it starts at 1")
+            raise UserError(f"filters is {self.filters}: it must be at least 1")
         if any(rate < 1 for rate in self.rates):
-            raise UserError(f"rates are {self.rates}: they start at 1")
+            raise UserError(f"rates are {self.rates}: they must be at least 1")
 
 
 class DeepLab(tf.Module):
     """The backbone and the head: images -> logits of each pixel.
 
     Variables are those of the backbone without its logits layer, and the head's,
-    `segmentation/...`. The head's batch norms behave as the backbone's. In training, that of the
-    image pooling sees one value for each image and channel: use several images a worker, or freeze
-    the batch norms.
+    `segmentation/...`. The head's batch norms behave like the backbone's. In training, that of the
+    image pooling gets one value per image and channel: use several images per worker, or freeze the
+    batch norms.
 
     Args:
       backbone: of output stride 16 or 8, in NHWC.
@@ -73,7 +73,7 @@ class DeepLab(tf.Module):
       seed: of the head's initial values; None for zeros.
 
     Raises:
-      UserError: another output stride or data format.
+      UserError: the backbone has another output stride or data format.
     """
 
     def __init__(
@@ -127,14 +127,14 @@ class DeepLab(tf.Module):
         return backbone | self._head
 
     def trainable_by_name(self) -> dict[str, tf.Variable]:
-        """Checkpoint name -> variable, of those with a gradient."""
+        """Checkpoint name -> trainable variable."""
         return {name: value for name, value in self.variables_by_name().items() if value.trainable}
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits float32 [B, H, W, C] of images [B, H, W, 3] in [-1, 1], of any size.
 
-        `training=True` normalizes by the batch and updates the moving statistics, unless the
-        backbone's batch norms are frozen.
+        With `training=True`, batch norm uses the batch's statistics and updates the moving ones,
+        unless the backbone's batch norms are frozen.
         """
         size = tf.shape(images)[1:3]
         return self._logits_at(images, training, size)
@@ -144,11 +144,11 @@ class DeepLab(tf.Module):
     ) -> tf.Tensor:
         """Probabilities float32 [B, H, W, C] of images [B, H, W, 3] of any size, for inference.
 
-        They are the mean over the images in all `scales`, `VOC_SCALES` for example, and with `flip`
-        over their mirror images.
+        They are averaged over all `scales` of the images, such as `VOC_SCALES`, and with `flip`
+        also over their mirror images.
 
         Raises:
-          UserError: no scale, or one that is not above 0.
+          UserError: there is no scale, or one is not above 0.
         """
         if not scales or min(scales) <= 0:
             raise UserError(f"scales are {list(scales)}: use numbers above 0, such as 0.5,1,1.5")
@@ -161,7 +161,7 @@ class DeepLab(tf.Module):
     @tf.function(reduce_retracing=True, autograph=False)
     def _scaled_probabilities(self, images: tf.Tensor, scale: tf.Tensor, flip: bool) -> tf.Tensor:
         size = tf.shape(images)[1:3]
-        # As DeepLab scales: corners on corners.
+        # As DeepLab scales: with corners aligned.
         scaled = tf.cast(tf.cast(size - 1, tf.float32) * scale + 1, tf.int32)
         resized = tf.raw_ops.ResizeBilinear(images=images, size=scaled, align_corners=True)
         found = tf.nn.softmax(self._logits_at(resized, False, size))
@@ -171,7 +171,7 @@ class DeepLab(tf.Module):
         return found
 
     def _logits_at(self, images: tf.Tensor, training: bool, size: tf.Tensor) -> tf.Tensor:
-        """Logits float32 [B, *size, C] of images [B, h, w, 3], corners on corners."""
+        """Logits float32 [B, *size, C] of images [B, h, w, 3], with corners aligned."""
         x = self.backbone.stage_maps(images, training)[-1]
         x = self.backbone.norm_relu(x, FINAL_NORM, training)
         moments: BatchMoments = {}
@@ -187,7 +187,7 @@ class DeepLab(tf.Module):
         return interpolate(x + self._head[LOGITS_BIAS], rows, columns)
 
     def _pyramid(self, x: tf.Tensor, training: bool, moments: BatchMoments) -> tf.Tensor:
-        """The map [B, h, w, filters] of the backbone's [B, h, w, features]."""
+        """The ASPP's map [B, h, w, filters] from the backbone's [B, h, w, features]."""
 
         def unit(x: tf.Tensor, name: str, dilation: int = 1) -> tf.Tensor:
             x = layers.convolve(x, self._head[kernel_name(name)], dilation=dilation)
@@ -195,19 +195,19 @@ class DeepLab(tf.Module):
 
         branches = [unit(x, POINTWISE)]
         branches += [unit(x, name, rate) for name, rate in self._atrous.items()]
-        # In float32: the mean of many.
+        # In float32, because it is a mean of many values.
         mean = tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], keepdims=True)
         pooled = unit(tf.cast(mean, x.dtype), IMAGE)
-        # What bilinear interpolation makes of a single pixel.
+        # The result of bilinear interpolation of a single pixel.
         branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
         return unit(tf.concat(branches, axis=3), PROJECTION)
 
 
 def interpolate(x: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """x float32 [B, h, w, C] at `rows` [H] and `columns` [W], in pixels of x, bilinear.
+    """Interpolates x float32 [B, h, w, C] bilinearly at its pixel `rows` [H] and `columns` [W].
 
-    Beyond its edges it stays what it is there. Two matrix products: with the gradient they take a
-    ninth of the time of TensorFlow's operation for it (33 to 513 pixels, 21 classes, a CPU).
+    Positions beyond an edge get the value at the edge. Uses two matrix products: with the gradient,
+    they take a ninth of the time of TensorFlow's operation (33 to 513 pixels, 21 classes, a CPU).
 
     Returns:
       float32 [B, H, W, C].
@@ -219,7 +219,7 @@ def interpolate(x: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 
 def _weights(positions: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """float32 [N, pixels]: how much each pixel adds at each of the `positions` [N]."""
+    """float32 [N, pixels]: the weight of each pixel at each of the `positions` [N]."""
     centers = tf.range(tf.cast(pixels, tf.float32))
     inside = tf.clip_by_value(positions, 0.0, centers[-1])
     return tf.nn.relu(1 - tf.abs(inside[:, tf.newaxis] - centers))

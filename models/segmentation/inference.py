@@ -1,4 +1,4 @@
-"""A segmentation network on whole images of any size, and its mIoU on held-out records."""
+"""Runs a segmentation network on images of any size; measures its mIoU on held-out records."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.metrics.segmentation import SegmentationEvaluator
 
 
 class Segmenter:
-    """The class of each pixel of an image: the best of the mean probabilities.
+    """Predicts the class of each pixel: the one with the highest mean probability.
 
     Args:
       network: `DeepLab`.
-      scales: factors of the image whose probabilities are averaged.
-      flip: whether those of the mirror images are, too.
+      scales: scale factors of the image over which probabilities are averaged.
+      flip: whether to average over the mirror images, too.
     """
 
     def __init__(self, network: Any, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
@@ -52,7 +52,7 @@ class SegmentationMeasure:
         self._evaluator = lambda: SegmentationEvaluator(class_num, job)
 
     def __call__(self) -> dict[str, float]:
-        """The metrics by name. Raises UndefinedError without a labeled pixel."""
+        """The metrics by name. Raises UndefinedError if no pixel is labeled."""
         evaluator = self._evaluator()
         for item in self._images():
             evaluator.update(self._segmenter(item.image), item.mask)

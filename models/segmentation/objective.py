@@ -12,18 +12,18 @@ from models.distributed.base import Distributed
 
 
 def pixel_cross_entropy(logits: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-    """Scalar float32: softmax cross-entropy, mean of each image's labeled pixels, then of images.
+    """Softmax cross-entropy, scalar float32: mean over an image's labeled pixels, then over images.
 
     The released DeepLab takes the mean over all labeled pixels of a worker's batch. Ours is the
-    mean of the images' means, because those can be averaged: two workers or micro-batches with an
-    image each are one with both, whatever is labeled in which. An image without a labeled pixel
-    adds 0.
+    mean of the images' means, because these can be averaged: two workers or micro-batches with one
+    image each equal one with both, however many pixels are labeled in each. An image without a
+    labeled pixel adds 0.
 
     Args:
       logits: [B, H, W, C].
       masks: int32 [B, H, W], classes, or `IGNORED`.
     """
-    # The sparse operation takes twice the time on a CPU. `IGNORED` is a row of zeros here.
+    # The sparse operation takes twice as long on a CPU. `IGNORED` becomes a row of zeros here.
     labels = tf.one_hot(masks, logits.shape[-1])
     losses = tf.nn.softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
     weights = tf.cast(masks != IGNORED, tf.float32)
@@ -60,10 +60,10 @@ class SegmentationObjective:
         return drawn_batch(draw_mask, batch.images, batch.masks)
 
     def begin_step(self, batch: Any, step: tf.Tensor, workers: Distributed) -> None:
-        """Nothing: no micro-batch depends on the others."""
+        """Does nothing: no micro-batch depends on the others."""
 
     def loss(
         self, network: Any, batch: Any, begun: None = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Runs the network in training; the mean loss of a micro-batch, and its parts: none."""
+        """Runs the network in training mode; returns a micro-batch's mean loss, and no parts."""
         return pixel_cross_entropy(network(batch.images, training=True), batch.masks), {}

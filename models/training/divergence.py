@@ -11,13 +11,13 @@ from models.checkpoints.folder import CheckpointFolder
 from models.distributed.base import Distributed
 from models.training.trainer import Trainer
 
-# A loss that has grown this many times over the first one (at least 1) does not recover, and no
-# other learning rate recovers the weights.
+# A loss this many times the first one, or 1 if that is larger, does not recover, and changing the
+# learning rate does not rescue the weights.
 LARGEST_GROWTH = 1e4
 
 
 class DivergenceCheck:
-    """Raises UserError when a run diverges, on all workers after the same step."""
+    """Raises UserError when a run diverges; all workers raise it after the same step."""
 
     def __init__(
         self, trainer: Trainer, workers: Distributed, checkpoints: CheckpointFolder
@@ -38,13 +38,13 @@ class DivergenceCheck:
             raise self._diverged(f"the weight decay's part of the loss is {l2_loss} after step")
 
     def state(self, ahead: bool = True) -> None:
-        """Checks what is to be saved or evaluated: weights, statistics, momentum, averages.
+        """Checks what is about to be saved or evaluated: weights, statistics, momentum, averages.
 
-        Finite weights are not enough: the next step may overflow at any learning rate. So it is
-        tried at learning rate 0, and undone.
+        Finite weights are not enough: the next step may overflow at any learning rate. So one more
+        step is tried at learning rate 0, then undone.
 
         Args:
-          ahead: whether the next step is tried, too.
+          ahead: whether to try the next step, too.
         """
         sound = self._trainer.is_finite() and (not ahead or self._trainer.next_step_is_finite())
         # Horovod: all workers stop if one of them finds it.

@@ -16,8 +16,8 @@ class EarlyStopping:
 
     Args:
       metric: its name in the log.
-      patience: evaluations without a better value after which the run ends; 0: never.
-      checkpoints: the folder of the best checkpoint, not that of the run's latest ones.
+      patience: number of evaluations without improvement after which the run ends; 0: never.
+      checkpoints: the folder for the best checkpoint, separate from the run's latest ones.
     """
 
     def __init__(self, metric: str, patience: int, checkpoints: CheckpointFolder) -> None:
@@ -43,7 +43,7 @@ class EarlyStopping:
     def observe(self, metrics: Mapping[str, Any]) -> bool:
         """Whether `metrics` are the best so far. Raises UserError if they lack the metric.
 
-        NaN, from an evaluation that could not measure anything, does not count.
+        NaN, from an evaluation that could not measure anything, is ignored.
         """
         self.check(metrics)
         value, best = float(metrics[self._metric]), float(self._value.numpy())

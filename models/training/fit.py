@@ -1,9 +1,8 @@
-"""A run of any task: joins the workers, restores or initializes, then trains or evaluates.
+"""Runs any task: joins the workers, restores or initializes, then trains or evaluates.
 
     task: network, objective, input, evaluation -> Trainer -> loop.train
 
-train.py and finetune.py run it for the labels of images, detect.py and segment.py for objects and
-pixels.
+train.py and finetune.py use it for image labels, detect.py for objects, segment.py for pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ FLAG_FILE = "flags.txt"
 
 
 class Input(Protocol):
-    """Training input: `records` per epoch, and micro-batches from a sample index on, endless."""
+    """Training input: `records` per epoch, and endless micro-batches from a sample index on."""
 
     records: int
 
@@ -44,7 +43,7 @@ class Input(Protocol):
 
 
 class Evaluation(Protocol):
-    """Measures the current weights; all workers call it, and the metrics are those of all."""
+    """Measures the current weights; all workers call it, and metrics cover all their images."""
 
     def __call__(self) -> dict[str, float]: ...
 
@@ -52,14 +51,14 @@ class Evaluation(Protocol):
         """The names of the metrics, before anything is measured."""
 
     def show(self, rank: int, names: Sequence[str]) -> None:
-        """Prints the metrics on rank 0, also by class; `names` are those of the classes."""
+        """Prints the metrics on rank 0, overall and per class; `names` are the class names."""
 
 
 class Task(Protocol):
     """What a run trains.
 
     Attributes:
-      skip: patterns of the variables that are not restored from `pretrain_ckpt`.
+      skip: name patterns of the variables that are not restored from `pretrain_ckpt`.
       read_classes: reads `dictionary`.
     """
 
@@ -67,33 +66,32 @@ class Task(Protocol):
     read_classes: Callable[[str], Classes]
 
     def trains(self, name: str) -> bool:
-        """Whether the variable of this checkpoint name is trained."""
+        """Whether the variable with this checkpoint name is trained."""
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> Any:
-        """The network with initial values; `sizes` are those of the checkpoint it starts from."""
+        """The network with initial values; `sizes`: those of the checkpoint it starts from."""
 
     def image_sizes(self) -> str:
-        """The sizes of the images, for the log."""
+        """The image sizes as text, for the log."""
 
     def next_commands(self) -> Sequence[str]:
-        """What to run with the checkpoint; `{model_dir}` stands for its folder."""
+        """Commands to run next with the checkpoint; `{model_dir}` stands for its folder."""
 
     def objective(self) -> Any:
         """See `Trainer`."""
 
     def training_input(self, step_shard: StepShard) -> Input:
-        """This worker's part of every step."""
+        """The input for this worker's part of every step."""
 
     def evaluation(self, trainer: Trainer, job: Distributed) -> Evaluation:
-        """On `val_dir`."""
+        """The evaluation on `val_dir`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What a run of any task needs; plain fields are the flags of the same name.
+    """Options of a run of any task; plain fields are the flags of the same name.
 
-    `flags` returns the flags for the record next to each checkpoint, `flag_file` the text of
-    FLAG_FILE.
+    `flags` returns the flags to record next to each checkpoint, `flag_file` the text of FLAG_FILE.
     """
 
     mode: str
@@ -124,7 +122,7 @@ def fit(task: Task, options: RunOptions) -> int:
     if options.mode not in ("train", "val"):
         raise UserError(f"--mode={options.mode} is for detect.py and segment.py")
     job = launch.start(options.distributed)  # Horovod: join the other processes.
-    options.devices.apply(job.local_rank, job.launched)  # Horovod: a GPU each.
+    options.devices.apply(job.local_rank, job.launched)  # Horovod: one GPU per process.
     measures = options.mode == "val"  # Restores every variable, or fails.
     skip, must_restore = () if measures else task.skip, measures or options.restore
     if not measures:
@@ -189,7 +187,7 @@ class _Run:
             atomic_write(Path(options.loop.log_dir) / FLAG_FILE, options.flag_file())
             overview.show(trainer.network, sizes, planned, schedule, options.overview)
             if int(trainer.global_step.numpy()) >= steps:
-                logging.info("the run is at its end; a larger --max_iter or --epochs continues")
+                logging.info("the run is complete; a larger --max_iter or --epochs continues it")
         code = loop.train(
             trainer,
             source.batches(int(trainer.position.numpy())),
@@ -207,13 +205,13 @@ class _Run:
         return code
 
     def _meta(self) -> dict[str, Any]:
-        """What is written next to each checkpoint, its progress aside; rank 0 writes it."""
+        """What rank 0 writes next to each checkpoint, apart from the progress."""
         classes = self._classes()
         meta = {"flags": self.options.flags(), "versions": versions(), "workers": self.job.size}
         return meta | ({"classes": classes.section()} if classes else {})
 
     def _classes(self) -> Classes | None:
-        """The classes of the run where rank 0 knows them."""
+        """The run's classes: from --dictionary, else, on rank 0, those kept with its checkpoint."""
         if self.job.rank != 0 or self.classes:
             return self.classes
         start = self.options.model_dir, self.options.pretrain_ckpt, self.task.skip
@@ -221,7 +219,7 @@ class _Run:
 
 
 def _best(options: RunOptions) -> EarlyStopping | None:
-    """Keeps the best checkpoint in best/ of the folder of checkpoints; None without a metric."""
+    """Keeps the best checkpoint in best/ below `model_dir`; None without a metric."""
     if not options.best_metric:
         return None
     if not options.val_dir:

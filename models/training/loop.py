@@ -22,13 +22,13 @@ from models.training.early_stopping import EarlyStopping
 from models.training.metric_writer import Meter, MetricWriter, clock, peak_memory_bytes, reported
 from models.training.trainer import Trainer
 
-# The environment variable with the path of the file by which the launcher asks workers to stop.
+# Environment variable: path of the file that the launcher creates to ask workers to stop.
 STOP_FILE_VARIABLE = "ML_IMAGES_STOP_FILE"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """Length and intervals in steps, and the logs; the fields are the flags of that name."""
+    """Length and intervals in steps, and the logs; the fields are the flags of the same name."""
 
     max_iter: int
     epochs: float = 0.0
@@ -45,12 +45,12 @@ class LoopOptions:
         tracker.check(self.tracker)
 
     def in_steps(self, records: int, global_batch: int) -> "LoopOptions":
-        """The same with `max_iter` from `epochs`, if that is not 0."""
+        """The same options, with `max_iter` computed from `epochs` unless that is 0."""
         steps = max(1, math.ceil(self.epochs * records / global_batch))
         return dataclasses.replace(self, max_iter=steps) if self.epochs else self
 
     def writer(self, rank: int, step: int, evaluated: bool, flags: Any) -> MetricWriter:
-        """The log of a process, which is silent unless it is of rank 0; see `MetricWriter`."""
+        """The log writer of a process, silent except on rank 0; see `MetricWriter`."""
         log_dir = None if rank else self.log_dir
         return MetricWriter(log_dir, step, evaluated, flags, self.tracker)
 
@@ -59,14 +59,14 @@ class LoopOptions:
         return self.is_due(step, self.eval_interval)
 
     def is_due(self, step: int, interval: int) -> bool:
-        """Whether something is done after `step` steps: each `interval`, if any, and at the end."""
+        """Whether something is due after `step` steps: each `interval`, if any, and at the end."""
         return step == self.max_iter or (interval > 0 and step % interval == 0)
 
 
 class Interrupt:
-    """Turns SIGTERM and Ctrl-C into a request that the loop checks between two steps.
+    """Turns SIGTERM and Ctrl-C into a stop request that the loop checks between steps.
 
-    The launcher's stop file is such a request, too: horovodrun and mpirun kill their processes
+    The launcher's stop file is a stop request, too: horovodrun and mpirun kill their processes
     seconds after a signal, so example/train_distributed.sh creates this file instead of passing
     the signal on.
     """
@@ -82,7 +82,7 @@ class Interrupt:
         signal.signal(number, signal.SIG_DFL)  # A second one ends the process at once.
 
     def received(self) -> int:
-        """The signal that was received, SIGTERM for the stop file; 0: none."""
+        """The signal received so far, SIGTERM for the stop file; 0: none."""
         if not self._signal and self._stop_file and os.path.exists(self._stop_file):
             self._signal = signal.SIGTERM
         return self._signal
@@ -100,7 +100,7 @@ def train(
     step_shard: Any | None = None,
     best: EarlyStopping | None = None,
 ) -> int:
-    """Trains from the trainer's step to `max_iter`; a resumed run takes the same path.
+    """Trains from the trainer's step to `max_iter`; a resumed run continues as if uninterrupted.
 
     Args:
       batches: endless micro-batches (`data.input.pipeline.Batch`) from the trainer's position on.
@@ -109,12 +109,12 @@ def train(
       step_shard: this worker's `StepShard`; None: one micro-batch per worker and step.
       best: keeps the best evaluated checkpoint, and may stop the run early.
 
-    Returns 0, or 128 + the number of the signal that stopped the run, after a checkpoint.
+    Returns 0, or, after saving a checkpoint, 128 + the number of the signal that stopped the run.
 
     Raises:
       UserError: training diverged; the last checkpoint was saved before that.
     """
-    # Horovod: an elastic job ends a worker that it no longer needs by SIGTERM.
+    # Horovod: an elastic job uses SIGTERM to end a worker that it no longer needs.
     interrupt = Interrupt(() if workers.elastic else (signal.SIGTERM, signal.SIGINT))
     # Horovod: rank 0 of an elastic job may be another process now.
     resume.claim(checkpoints.model_dir, options.log_dir, workers)
@@ -131,7 +131,7 @@ def train(
     with contextlib.closing(meter):
         while step < options.max_iter and not stop and not (best and best.should_stop):
             learning_rate, position = schedule(step), int(trainer.position.numpy())
-            with reported(f"worker {workers.rank} is in step {step}", options.stall_seconds):
+            with reported(f"worker {workers.rank} has been in step {step}", options.stall_seconds):
                 loss = trainer.step(itertools.islice(batches, count), learning_rate, total)
                 loss, stop = all_reduce_loss_and_stop(float(loss), interrupt.received(), workers)
             meter.step_done(int(trainer.position.numpy()) - position, loss)
@@ -142,13 +142,13 @@ def train(
                 l2_loss = float(trainer.optimizer.l2_loss())
                 check.decay_term(l2_loss)
                 _log(writer, trainer, options.max_iter, (loss, l2_loss), learning_rate, meter)
-            saves = stop or options.is_due(step, options.snapshot)  # the signal to stop for, or 0
-            # Not after a signal, whose sender does not wait: the next start evaluates this step.
+            saves = stop or options.is_due(step, options.snapshot)
+            # Not after a signal, whose sender does not wait: the resumed run evaluates this step.
             evaluates = evaluate and not stop and options.is_evaluated(step)
             if evaluates or saves:
-                trainer.average_statistics()  # Horovod: what rank 0 saves is from all workers.
+                trainer.average_statistics()  # Horovod: rank 0 saves the mean of all workers.
                 check.state(ahead=saves)
-                writer.push()  # what a checkpoint counts on is there before it
+                writer.push()  # before the checkpoint that relies on it
             if saves:
                 save(trainer, checkpoints, workers, meta)
             if evaluates:
@@ -172,13 +172,13 @@ def _watched(
     writer: MetricWriter,
     trainer: Trainer,
 ) -> Iterator[Any]:
-    """The same batches; measures the wait for each, and warns of one over `stall_seconds`.
+    """Yields the batches, measures the wait for each, and warns if it exceeds `stall_seconds`.
 
-    The images of a run's first batch are logged, as the trainer's objective previews them.
+    Logs the objective's preview of the run's first batch.
     """
     for number in itertools.count():
         start = time.perf_counter()
-        with reported(f"worker {rank} waits for its input", stall_seconds):
+        with reported(f"worker {rank} has been waiting for its input", stall_seconds):
             batch = next(batches)
         meter.waited(time.perf_counter() - start)
         if number == rank == writer.start_step == 0:
@@ -187,7 +187,7 @@ def _watched(
 
 
 def _end(writer: MetricWriter, stop: int, step: int, checkpoints: CheckpointFolder) -> int:
-    """Closes the log of a run that is finished or stopped by the signal `stop`; the exit code."""
+    """Closes the log of a run that finished or was stopped by signal `stop`; the exit code."""
     if stop:
         writer.log(
             "%s: stopped after step %d and saved %s; the same command continues from there",
@@ -207,7 +207,7 @@ def save(
     meta: Mapping[str, Any],
     tensors: bool = True,
 ) -> None:
-    """Saves a checkpoint of the trainer's step; its JSON alone without `tensors`.
+    """Saves a checkpoint of the trainer's step, or only its JSON if `tensors` is False.
 
     All workers call this, and rank 0 writes.
     """
@@ -218,14 +218,14 @@ def save(
             checkpoints.save(step, trainer.variables_by_name(), meta)
         else:
             checkpoints.save_meta(step, meta)
-    # Horovod: wait for rank 0: a worker that exits earlier would end the job while rank 0 writes.
+    # Horovod: wait for rank 0, because a worker that exits would end the job while rank 0 writes.
     workers.sum(np.zeros(1))
 
 
 def all_reduce_loss_and_stop(
     loss: float, signal_number: int, workers: Distributed
 ) -> tuple[float, int]:
-    """The mean loss of all workers, and a signal that any of them received; 0: none."""
+    """The mean loss of all workers, and a signal that any of them received (0: none)."""
     # Horovod: all workers stop after the same step, even if only one of them got the signal.
     received = np.arange(1, signal.NSIG) == signal_number
     total, *votes = workers.sum(np.array([loss, *received], np.float64))
@@ -270,7 +270,7 @@ def _evaluate(
     """Evaluates the current weights, logs the metrics, and saves the weights if they are best."""
     step, metrics = int(trainer.global_step.numpy()), evaluate()
     writer.scalars(step, "val", metrics)
-    # training.jsonl has all metrics, the console those that are headlines.
+    # training.jsonl gets all metrics, the console only headline metrics.
     shown = {n: x for n, x in metrics.items() if (found := definitions.find(n)) and found.headline}
     writer.log(
         "step %d  val  %s",

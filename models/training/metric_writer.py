@@ -42,7 +42,7 @@ def clock(seconds: float) -> str:
 @contextlib.contextmanager
 def reported(what: str, seconds: float) -> Iterator[None]:
     """Warns with `what` if the block takes longer than `seconds`; 0: never."""
-    timer = threading.Timer(seconds, logging.warning, [f"{what} for {seconds:g} s now"])
+    timer = threading.Timer(seconds, logging.warning, [f"{what} for {seconds:g} s"])
     if seconds:
         timer.start()
     try:
@@ -56,11 +56,11 @@ class Meter:
 
     Args:
       window: number of steps.
-      progress: shows the steps with loss, smoothed, and speed; None: nobody looks.
+      progress: bar that shows the steps, the smoothed loss and the speed; None: no bar.
 
     Attributes:
       steps: steps done since the start.
-      last_seconds: duration of the last one.
+      last_seconds: duration of the last step.
     """
 
     def __init__(self, window: int, progress: Progress | None = None) -> None:
@@ -71,11 +71,11 @@ class Meter:
         self._start = time.perf_counter()
 
     def waited(self, seconds: float) -> None:
-        """Adds time that the current step waited for its input."""
+        """Adds time that the current step spent waiting for its input."""
         self._waited += seconds
 
     def step_done(self, images: int, loss: float = 0.0) -> None:
-        """Ends a step; `images` is their number over all workers, `loss` the step's."""
+        """Ends a step; `images` is the number of images over all workers."""
         self.last_seconds = time.perf_counter() - self._start
         self._steps.append((images, self.last_seconds, self._waited))
         self.steps += 1
@@ -105,17 +105,17 @@ class Meter:
 
 
 class MetricWriter:
-    """Writes what rank 0 reports; other ranks make one with `log_dir=None`, which is silent.
+    """Writes the logs of rank 0; other ranks make one with `log_dir=None`, which is silent.
 
-    A log that cannot be written, as on a full disk, does not end training: it warns once, and
-    writes the lines when there is space.
+    A log that cannot be written, as on a full disk, does not end training: the writer warns once,
+    and writes the pending lines when there is space again.
 
     Args:
       log_dir: folder of training.jsonl and of TensorBoard's file.
       start_step: step from which the run continues; lines of later steps are deleted.
-      evaluated: whether the evaluation of that step is done.
+      evaluated: whether that step has been evaluated.
       flags: of the run; TensorBoard and the tracker show them.
-      tracker: which tracker gets the numbers, too, see `tracker.Tracker`; None for none.
+      tracker: experiment tracker that also gets the numbers (see `tracker.Tracker`); None: none.
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class MetricWriter:
             logging.info(message, *values)
 
     def push(self, always: bool = True) -> None:
-        """Uploads the log if its folder is at a URL; if not `always`, only after a while.
+        """Uploads the log if its folder is at a URL.
 
-        That is so long that at most PUSH_FRACTION of the time goes to it.
+        Unless `always`, skips the upload if uploads would take more than PUSH_FRACTION of the time.
         """
         if self._lines is None or not mirror.url_of(self._folder):
             return
@@ -198,7 +198,7 @@ class MetricWriter:
     def _write(self, line: str) -> None:
         self._unwritten += line.encode()
         try:
-            while self._unwritten:  # a full disk may take the first half of a line
+            while self._unwritten:  # a nearly full disk may accept only part of a line
                 self._unwritten = self._unwritten[self._lines.write(self._unwritten) :]
         except OSError as error:
             self._warn(f"{self._lines.name}: {error.strerror}")
@@ -239,11 +239,11 @@ def _open_at(path: Path, start_step: int, evaluated: bool) -> io.FileIO:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
-                # An evaluation that was killed before its checkpoint knew of it is done again.
+                # An evaluation that was killed before the checkpoint recorded it is repeated.
                 again = row["step"] == start_step and row.get("kind") == "val" and not evaluated
                 if row["step"] <= start_step and not again:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
-                break  # The last line of a killed run may be cut.
+                break  # The last line of a killed run may be cut off.
     atomic_write(path, "".join(line + "\n" for line in kept))
     return open(path, "ab", buffering=0)

@@ -37,7 +37,7 @@ class ClassWeights:
         step: tf.Tensor,
         workers: Distributed,
     ) -> tf.Tensor:
-        """Updates the counters by a step's labels [A*B, K]; returns its weights float32 [C]."""
+        """Updates the counters with a step's labels [A*B, K]; returns its weights, float32 [C]."""
         options = self.options
         mask = losses.positive_mask(
             global_label_index, global_label_value, self.class_num, options.mask_thres
@@ -59,7 +59,7 @@ class Objective:
 
     Args:
       name: a key of `LOSSES`.
-      class_weights: for a loss with `Loss.class_weights`.
+      class_weights: for a loss whose `Loss.class_weights` is True.
       numbers: the keyword-only arguments of the loss function.
 
     Attributes:
@@ -75,11 +75,11 @@ class Objective:
         self.name, self._loss, self._numbers = name, LOSSES[name], numbers
         self._class_weights = class_weights
         self.state: dict[str, tf.Variable] = class_weights.state if class_weights else {}
-        # Of an artificial image: an argument that the loss rejects ends a run before it starts.
+        # On a dummy image, so that an argument the loss rejects ends the run before it starts.
         self.loss_of(tf.zeros([1, 1]), tf.zeros([1, 1], tf.int32), tf.ones([1, 1]))
 
     def check(self, batch: Any) -> None:
-        """Raises UserError for labels of a step that this loss is not defined for.
+        """Raises UserError if this loss is not defined for the labels of a step.
 
         Called once before each optimizer step.
         """
@@ -90,7 +90,7 @@ class Objective:
         others = labels[labels != 1]
         if others.size:
             raise UserError(
-                f"--loss={self.name} needs exactly one label per image, and one has {others[0]}: "
+                f"--loss={self.name} needs exactly one label per image, but one has {others[0]}: "
                 "for several use --loss=bce"
             )
 
@@ -108,7 +108,7 @@ class Objective:
     def loss(
         self, network: Any, batch: Any, class_weights: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Runs the network in training; the mean loss of a micro-batch, and its parts: none."""
+        """Runs the network in training mode; returns a micro-batch's mean loss, and no parts."""
         logits = network(batch.images, training=True)
         return self.loss_of(logits, batch.label_index, batch.label_value, class_weights), {}
 
@@ -119,7 +119,7 @@ class Objective:
         label_value: tf.Tensor,
         class_weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Scalar: the mean loss of a micro-batch, of logits [B, C] and labels [B, K]."""
+        """Scalar: the mean loss of a micro-batch, from logits [B, C] and labels [B, K]."""
         weights = [class_weights] if self._loss.class_weights else []
         return self._loss.function(logits, label_index, label_value, *weights, **self._numbers)
 
@@ -129,11 +129,11 @@ class Objective:
 
 
 class Mixup:
-    """Blends every image of a batch, and its labels, with another one of the batch.
+    """Blends every image of a batch, and its labels, with another image of the batch.
 
     Mixup, Zhang et al., arXiv 1710.09412. One fraction per batch, from Beta(alpha, alpha): a
     stateless function of (seed, step, rank), so a resumed run blends as the uninterrupted one
-    would. Image i is blended with image B-1-i, as in timm: the batch is in random order already.
+    would. Image i is blended with image B-1-i, as in timm; the batch is already in random order.
     """
 
     def __init__(self, alpha: float, seed: int, rank: int = 0) -> None:

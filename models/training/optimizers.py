@@ -16,7 +16,7 @@ from models.architecture import is_batch_norm
 from models.checkpoints.files import AVERAGE, MOMENTUM
 
 HEADS = ("logits/", "detection/", "segmentation/")
-"""Variables of what is on top of the backbone."""
+"""Name prefixes of the variables on top of the backbone."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class OptimizerOptions:
     """The flags of the optimizer.
 
     `bn_decay_fraction` is 0 in pretraining and 0.1 in finetuning (spec sections 3 and 4).
-    `gradient_clip` is the largest global norm, 0 for no limit. `head_lr_mult` multiplies the
-    learning rate of the logits layer, or of other heads, `backbone_lr_mult` that of the backbone.
+    `gradient_clip` is the largest global norm; 0: no limit. `head_lr_mult` multiplies the learning
+    rate of the logits layer or another head, `backbone_lr_mult` that of the backbone.
 
     Raises:
       UserError: an unknown optimizer, or a value below 0.
@@ -43,7 +43,7 @@ class OptimizerOptions:
         if self.optimizer not in ("mom", "sgd"):
             raise UserError(f"optimizer is 'mom' or 'sgd', not {self.optimizer!r}")
         if min(self.weight_decay, self.bn_decay_fraction, self.gradient_clip) < 0:
-            raise UserError("weight_decay, bn_decay_fraction, gradient_clip: none below 0")
+            raise UserError("weight_decay, bn_decay_fraction and gradient_clip must not be below 0")
 
 
 def decay_rates(
@@ -51,7 +51,7 @@ def decay_rates(
 ) -> dict[str, float]:
     """Name -> factor of `v^2 / 2` in the loss, for each trainable variable with decay.
 
-    It is `weight_decay`, for the dense bias, too, and `bn_fraction` of that for gamma and beta.
+    It is `weight_decay`, also for the dense bias, and `bn_fraction` of that for gamma and beta.
     """
     decays = {name: weight_decay * (bn_fraction if is_batch_norm(name) else 1.0) for name in names}
     return {name: decay for name, decay in decays.items() if decay}
@@ -64,7 +64,7 @@ def l2_loss(variables: Mapping[str, tf.Variable], decays: Mapping[str, float]) -
 
 
 class Optimizer:
-    """SGD, with momentum or without, over named variables.
+    """SGD, with or without momentum, over named variables.
 
     `momentum = opt_momentum * momentum + g; v -= learning_rate * momentum`, where g is the gradient
     of loss plus decay term (as released), clipped if `gradient_clip` is set.
@@ -160,7 +160,7 @@ class WeightAverage:
         }
 
     def update(self, step: tf.Tensor | int) -> None:
-        """Updates every average by its variable, after optimizer step `step` (from 0)."""
+        """Updates every average with its variable, after optimizer step `step` (from 0)."""
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
         for name, variable in self.variables.items():

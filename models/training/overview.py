@@ -1,4 +1,4 @@
-"""Logs an overview of the run at its start, and an estimate of the time it takes."""
+"""Logs an overview of the run when it starts, and estimates how long it takes."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ def show(
         *(network.class_num, image_sizes, device()),
     )
     logging.info("%s", steps)
-    logging.info("learning rate %g at first, %g warm", schedule(0), schedule(options.warmup))
+    logging.info("learning rate %g, then %g after warm-up", schedule(0), schedule(options.warmup))
     logging.info("checkpoints in %s, log in %s", options.model_dir, options.log_dir)
     logging.info("the first step compiles the network, which may take a minute")
 
@@ -60,7 +60,7 @@ def device() -> str:
 
 
 def log_pace(meter: Meter, left: int, rank: int) -> None:
-    """On rank 0, logs the time of the first step, and after the second that of the `left` steps."""
+    """On rank 0, logs the time of the first step and, after the second, of the `left` steps."""
     seconds = meter.last_seconds
     if rank or meter.steps > 2:
         return
@@ -71,8 +71,8 @@ def log_pace(meter: Meter, left: int, rank: int) -> None:
     taken = seconds, left, clock(seconds * left)
     if seconds * left > LONG_SECONDS and not tf.config.list_logical_devices("GPU"):
         logging.warning(
-            f"{estimate}; less of --max_iter, --batch_size, --image_size or --resnet_size is "
-            "faster, --pretrain_ckpt starts later",
+            f"{estimate}; to finish sooner, lower --max_iter, --batch_size, --image_size or "
+            "--resnet_size, or start from a --pretrain_ckpt",
             *taken,
         )
     elif left:

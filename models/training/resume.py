@@ -19,12 +19,12 @@ _FITTING = (
     *("backbone", "resnet_size", "width", "class_num", "loss", "optimizer", "ema_decay"),
     *("trainable", "FixBlock2"),
 )
-# Horovod: the last process of a job that is started again may still be ending.
+# Horovod: when a job is restarted, its last process may still be exiting.
 LINGER_SECONDS = 30
 
 
 def claim(model_dir: str | Path, log_dir: str | Path, workers: Distributed) -> None:
-    """Locks a run's folders against other jobs until it ends; rank 0 does, the only one to write.
+    """Locks a run's folders against other jobs until it ends; only on rank 0, which writes them.
 
     Raises:
       UserError: a folder cannot be written, or another job holds it.
@@ -33,7 +33,7 @@ def claim(model_dir: str | Path, log_dir: str | Path, workers: Distributed) -> N
         folders = {"model_dir": model_dir, "log_dir": log_dir}
         output_lock.claim_folders(folders, LINGER_SECONDS if workers.launched else 0)
         for folder in folders.values():
-            mirror.pull(folder)  # what the rank 0 before us has written
+            mirror.pull(folder)  # what the previous rank 0 wrote
 
 
 def restore_or_start(
@@ -51,12 +51,12 @@ def restore_or_start(
     2. `pretrain_ckpt`: the network's variables except those whose names match `skip`.
     3. The initial values.
 
-    `flags` are the current ones; a resume logs those that have changed since the checkpoint.
+    `flags` are the current ones; a resume logs those that changed since the checkpoint.
 
     Raises:
       CheckpointError: a checkpoint does not fit, or there is none and `must_restore`.
     """
-    if workers.rank != 0:  # Horovod: `Distributed.run` gives the others what rank 0 has.
+    if workers.rank != 0:  # Horovod: `Distributed.run` broadcasts rank 0's variables.
         return
     latest = checkpoints.latest()
     if latest:
@@ -68,9 +68,7 @@ def restore_or_start(
             f"there is no checkpoint in --model_dir {checkpoints.model_dir}, and no --pretrain_ckpt"
         )
     else:
-        logging.info(
-            "weights from random values: neither a checkpoint nor --pretrain_ckpt is there"
-        )
+        logging.info("weights from random values: no checkpoint and no --pretrain_ckpt")
 
 
 def sizes(
@@ -112,7 +110,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
     """Restores a run from its checkpoint `prefix`; `flags` are the current ones.
 
     Raises:
-      CheckpointError: it does not fit; names the flags that caused it, with both values.
+      CheckpointError: the checkpoint does not fit; names the flags to blame, with both values.
     """
     then = checkpoint.read(prefix).meta().get("flags", {})
     changed = [
@@ -129,8 +127,8 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
         if not to_blame:
             raise
         raise checkpoint.CheckpointError(
-            f"checkpoint {prefix} does not fit: {'; '.join(to_blame)}; give what it was trained "
-            "with, or another --model_dir, with this as --pretrain_ckpt"
+            f"checkpoint {prefix} does not fit: {'; '.join(to_blame)}; use the flags it was trained"
+            " with, or another --model_dir with this checkpoint as --pretrain_ckpt"
         ) from error
     _check_finite(trainer, prefix)
     trainer.set_progress(meta.get("progress", {}))
@@ -142,7 +140,7 @@ def resume(trainer: Trainer, prefix: str, flags: Mapping[str, Any]) -> None:
 
 
 def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:
-    """Restores the network's weights alone; step, momentum and counters start at 0."""
+    """Restores only the network's weights; step, momentum and counters start at 0."""
     weights = trainer.network.variables_by_name()
     checkpoint.restore(prefix, weights, (*skip, *checkpoint.TRAINING_STATE))
     _check_finite(trainer, prefix)
@@ -152,6 +150,6 @@ def start_from(trainer: Trainer, prefix: str, skip: Sequence[str]) -> None:
 def _check_finite(trainer: Trainer, prefix: str) -> None:
     if not trainer.is_finite():
         raise checkpoint.CheckpointError(
-            f"checkpoint {prefix} holds values that are not finite, of a run that diverged: "
-            "remove it, and the same command takes the one before"
+            f"checkpoint {prefix} holds values that are not finite, from a run that diverged: "
+            "remove it, and the same command uses the previous one"
         )

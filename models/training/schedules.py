@@ -1,8 +1,8 @@
 """Learning rate schedules as pure functions of the step; no TensorFlow.
 
 A schedule is a callable `step -> learning rate`; `step` counts the optimizer steps done, from 0.
-A new one is a function here, its branch in `make_schedule`, and its name in `POLICIES` and in
---lr_policy of flags.py.
+To add one, write a function here, its branch in `make_schedule`, and its name in `POLICIES` and
+in --lr_policy of flags.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data.common.errors import UserError
 Schedule = Callable[[int], float]
 
 POLICIES = ("pretraining", "staircase", "cosine", "polynomial", "constant")
-# The released pretraining code lists four boundaries and no more (spec section 4).
+# The released pretraining code has only four boundaries (spec section 4).
 MAX_BOUNDARIES = 4
 
 
@@ -24,8 +24,8 @@ MAX_BOUNDARIES = 4
 class ScheduleOptions:
     """The flags of a schedule; learning rates are for `reference_batch` images per step.
 
-    `warmup` is in steps. The warm-up of the pretraining policy is exponential, from `lr_warmup`, by
-    `lr_warmup_decay_factor` every `lr_warmup_decay_step` steps; that of the others is linear.
+    `warmup` is in steps. The pretraining policy warms up exponentially: from `lr_warmup`, times
+    `lr_warmup_decay_factor` every `lr_warmup_decay_step` steps; the others warm up linearly.
     With `reference_batch` above 0, learning rates are multiplied by global batch / reference batch
     (linear scaling, arXiv 1706.02677).
 
@@ -47,14 +47,14 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         if self.lr_policy not in POLICIES:
-            raise UserError(f"lr_policy is one of {', '.join(POLICIES)}: {self.lr_policy!r}")
+            raise UserError(f"lr_policy is {self.lr_policy!r}: use one of {', '.join(POLICIES)}")
         if self.lr < 0 or self.warmup < 0:
             raise UserError(f"lr {self.lr} and warmup {self.warmup} must not be below 0")
         if self.lr_policy == "staircase" and self.lr_decay_step <= 0:
             raise UserError("--lr_policy=staircase needs --lr_decay_step above 0")
         exponential = self.lr_policy == "pretraining" and self.warmup
         if exponential and self.lr_warmup_decay_step <= 0:
-            raise UserError("warm-up of pretraining needs lr_warmup_decay_step above 0")
+            raise UserError("the warm-up of pretraining needs --lr_warmup_decay_step above 0")
 
 
 def make_schedule(options: ScheduleOptions, max_iter: int, global_batch: int = 0) -> Schedule:
@@ -118,7 +118,7 @@ def growing(lr: float, every: int, factor: float) -> Schedule:
     return lambda step: lr * factor ** (step // every)
 
 
-# The finetuning recipe: the same formula, with a factor below 1. Step `every` has the new one.
+# The finetuning recipe: the same formula, with a factor below 1. Step `every` has the new rate.
 staircase = growing
 
 
@@ -141,7 +141,7 @@ def polynomial(lr: float, steps: int, end: float = 0.0, power: float = 1.0) -> S
 
 
 def linear_warmup(schedule: Schedule, warmup: int) -> Schedule:
-    """`schedule`, multiplied by (step + 1) / `warmup` while below 1 (arXiv 1706.02677)."""
+    """`schedule`, times (step + 1) / `warmup` while that is below 1 (arXiv 1706.02677)."""
     return lambda step: schedule(step) * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 

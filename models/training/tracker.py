@@ -1,7 +1,7 @@
-"""Sends a run's numbers to an experiment tracker, MLflow, by a thread of its own.
+"""Sends a run's numbers to an experiment tracker, MLflow, in a separate thread.
 
-MLflow, because it works without an account and without a network: its database is a file in the log
-folder, unless MLFLOW_TRACKING_URI names a server.
+MLflow, because it needs neither an account nor a network: its database is a file in the log folder,
+unless MLFLOW_TRACKING_URI names a server.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from data.common.files import atomic_write
 TRACKERS = ("mlflow",)
 EXPERIMENT = "ml-images"
 RUN_FILE = "tracker.json"
-"""In the log folder: the run's id, by which a resumed training continues it."""
+"""In the log folder: the ID with which a resumed training continues the tracker's run."""
 
 CLOSE_SECONDS = 30.0
 _LONGEST_VALUE = 6000  # of MLflow's parameters
@@ -36,15 +36,15 @@ def check(kind: str | None) -> None:
 
 
 class Tracker:
-    """Sends numbers in order; training never waits for it, nor ends because it fails.
+    """Sends numbers in order; training neither waits for it nor fails with it.
 
-    The first failure is logged as a warning, and is the end of the sending.
+    After the first failure, which is logged as a warning, it sends nothing more.
 
     Args:
       kind: one of TRACKERS.
       folder: the log folder.
-      start_step: 0 begins a run, another one continues that of RUN_FILE.
-      flags: are recorded with a new run.
+      start_step: 0 starts a new run; any other step continues the run in RUN_FILE.
+      flags: recorded with a new run.
     """
 
     def __init__(self, kind: str, folder: Path, start_step: int, flags: Mapping[str, Any]) -> None:
@@ -54,16 +54,16 @@ class Tracker:
         self._thread.start()
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Sends values of `step`, named as in TensorBoard, but those that are NaN."""
+        """Sends the values of `step`, named as in TensorBoard, except NaN."""
         known = {f"{kind}/{name}": value for name, value in values.items() if not math.isnan(value)}
         self._queue.put((step, known))
 
     def close(self) -> None:
-        """Waits until all is sent, for CLOSE_SECONDS at most."""
+        """Waits until everything is sent, for at most CLOSE_SECONDS."""
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            logging.warning("the tracker lacks numbers: no answer for %g s", CLOSE_SECONDS)
+            logging.warning("the tracker is missing numbers: no answer in %g s", CLOSE_SECONDS)
 
     def _send(self, kind: str, folder: Path, start_step: int, flags: Mapping[str, Any]) -> None:
         try:
@@ -74,7 +74,7 @@ class Tracker:
             run.end()
         except Exception as error:  # whatever the library, its server or its database raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logging.warning("--tracker=%s failed, training continues without: %s", kind, reason)
+            logging.warning("--tracker=%s failed, training continues without it: %s", kind, reason)
 
 
 def _stored_id(path: Path, kind: str) -> str | None:
@@ -97,7 +97,7 @@ class _MlflowRun:
         self._metric = Metric
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         self._client = mlflow.MlflowClient(uri or f"sqlite:///{folder.absolute()}/mlflow.db")
-        self._last_steps: dict[str, int] = {}  # of each metric; a new run has none
+        self._last_steps: dict[str, int] = {}  # by metric; a new run has none
         self._resumed = bool(start_step and stored)
         if self._resumed:
             self.id = stored
@@ -108,12 +108,12 @@ class _MlflowRun:
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         self.id = self._client.create_run(number, run_name=str(folder)).info.run_id
         params = [Param(flag, str(value)[:_LONGEST_VALUE]) for flag, value in flags.items()]
-        for start in range(0, len(params), 100):  # MLflow's limit of a call
+        for start in range(0, len(params), 100):  # MLflow's limit per call
             self._client.log_batch(self.id, params=params[start : start + 100])
         logging.info("MLflow's run %s is in %s", self.id, uri or folder / "mlflow.db")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values by name, but those of steps that the run had before it was resumed."""
+        """Logs values by name, except for steps logged before the run was resumed."""
         now = int(1000 * time.time())
         metrics = [
             self._metric(name, float(value), now, step)

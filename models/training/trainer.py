@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from models.distributed.base import Distributed
 
-# In the checkpoint names of batch norm's moving mean and variance.
+# Part of the checkpoint names of batch norm's moving mean and variance.
 MOVING = "/moving_"
 INITIAL_LOSS_SCALE = 2.0**15
 # The loss scale doubles after this many steps without an overflow (as in NVIDIA's recipes).
@@ -18,7 +18,7 @@ LossParts = dict[str, tf.Tensor]
 
 
 class Trainer(tf.Module):
-    """Joins network, objective and optimizer into a step.
+    """Combines network, objective and optimizer into a step.
 
     One micro-batch goes `step` -> `_gradients`: `objective.loss`, which runs the network ->
     `_update`: all-reduce -> `optimizer.apply`. A step is the same for one large batch, several
@@ -27,8 +27,8 @@ class Trainer(tf.Module):
 
     Args:
       network: a backbone, such as `models.resnet.ResNet`, or a network on top of one.
-      objective: `models.training.objectives.Objective`, or another with its methods that do not
-        take logits.
+      objective: `models.training.objectives.Objective`, or another class with its methods, except
+        those that take logits.
       optimizer: `models.training.optimizers.Optimizer`.
       average: optional `WeightAverage`, updated after every step.
       mixup: optional `Mixup` of each micro-batch.
@@ -78,7 +78,7 @@ class Trainer(tf.Module):
         }
 
     def progress(self) -> dict[str, tf.Variable]:
-        """What else a resume restores: scalars, in the JSON next to a checkpoint."""
+        """The scalars that a resume also restores, from the JSON next to a checkpoint."""
         return {
             "position": self.position,
             "loss_scale": self.loss_scale,
@@ -96,20 +96,20 @@ class Trainer(tf.Module):
     def step(
         self, batches: Iterable[Any], learning_rate: float, total: int | None = None
     ) -> tf.Tensor:
-        """Does one step, of which this worker computes the micro-batches `batches`.
+        """Runs one step, in which this worker computes the micro-batches `batches`.
 
         Args:
           batches: A micro-batches, read one at a time, such as `data.input.pipeline.Batch`: named
-            tuples of tensors with `images` [B, H, W, 3] and what the objective reads.
+            tuples of tensors with `images` [B, H, W, 3] and the fields that the objective reads.
           learning_rate: of this step.
-          total: micro-batches of the step over all workers, whose numbers may differ; None: one
-            per worker.
+          total: micro-batches in the step over all workers, which may have different numbers of
+            them; None: one per worker.
 
         Returns:
           float32 []: the mean of this over the workers is the mean loss of the step's images.
 
         Raises:
-          UserError: labels that the objective cannot use (`Objective.check`).
+          UserError: the objective cannot use the labels (`Objective.check`).
         """
         batches, learning_rate = iter(batches), tf.constant(learning_rate, tf.float32)
         first, total = next(batches), total or self._workers.size
@@ -125,7 +125,7 @@ class Trainer(tf.Module):
         return loss
 
     def is_finite(self) -> bool:
-        """Whether all that a checkpoint stores and the decay term of the loss are finite."""
+        """Whether everything a checkpoint stores, and the decay term of the loss, is finite."""
         values = [v for v in self.variables_by_name().values() if v.dtype.is_floating]
         values.append(self.optimizer.l2_loss())
         return all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values)

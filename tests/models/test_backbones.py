@@ -19,14 +19,14 @@ def save(folder, **flags):
 
 def test_resnet_is_found():
     assert backbones.find("resnet") is ResNet
-    with pytest.raises(UserError, match="backbone 'vit' is not known: use one of resnet"):
+    with pytest.raises(UserError, match="unknown backbone 'vit': use one of resnet"):
         backbones.find("vit")
 
 
 def test_sizes_of_another_backbone_are_those_of_its_json(tmp_path):
     found = checkpoint.describe(save(tmp_path, backbone="vit", **SIZES))
     assert {name: getattr(found, name) for name in SIZES} == SIZES and found.backbone == "vit"
-    with pytest.raises(UserError, match="'vit' is not known"):
+    with pytest.raises(UserError, match="unknown backbone 'vit'"):
         inference.load(tmp_path, inference.NetworkOptions())
 
 

@@ -265,7 +265,7 @@ def test_softmax_by_hand():
 def test_softmax_refuses_several_labels():
     objective = softmax()
     objective.check(of_labels(tf.constant([[4, -1], [2, -1]]), tf.constant([[1.0, 0.0], [1, 0]])))
-    with pytest.raises(UserError, match="exactly one label per image, and one has 2"):
+    with pytest.raises(UserError, match="exactly one label per image, but one has 2"):
         objective.check(
             of_labels(tf.constant([[2, -1], [4, 1]]), tf.constant([[1.0, 0.0], [1, 1]]))
         )

@@ -249,7 +249,7 @@ def test_initial_norms_are_neutral_and_the_bias_is_zero():
     [
         ({"resnet_size": 34}, r"resnet_size is 34: use one of \[14, 50, 101, 152\]"),
         ({"data_format": "NCWH"}, "data_format is 'NCWH': use NHWC or NCHW"),
-        ({"data_format": "NCHW"}, "needs a GPU, and none is seen: use NHWC"),
+        ({"data_format": "NCHW"}, "needs a GPU, but none is visible: use NHWC"),
         ({"compute_dtype": "float64"}, "compute_dtype is float64: use one of float32, bfloat16"),
         ({"class_num": 0}, "class_num is 0"),
     ],

@@ -149,6 +149,6 @@ def test_backbone_in_training_and_prediction_and_refused_by_exports(project, rec
     succeed(project, "evaluate.py", "--pretrain_ckpt=plain", records[1], "--result=plain/report")
     refused = run(project, "export.py", "--model_dir=plain", "--export_dir=plain/export")
     assert refused.returncode == 1
-    assert "the checkpoint holds a PlainNet: export.py exports ResNet alone" in refused.stderr
+    assert "the checkpoint holds a PlainNet: export.py exports only ResNet" in refused.stderr
     listed = succeed(project, "export.py", "--model_dir=plain", "--list").stdout
     assert "plain-101, width 8, 14 classes" in listed

@@ -160,7 +160,7 @@ def test_corrected_scores_take_the_weight_of_the_checkpoints_loss_back(
         ),
         (["--probabilities=calibrated", "--compare=run"], "--calibrate --val_dir=RECORDS"),
         (["--probabilities=corrected", "--calibrate"], "leave out --probabilities=corrected"),
-        (["--pretrain_ckpt=imported", "--calibrate"], "does not say by which loss"),
+        (["--pretrain_ckpt=imported", "--calibrate"], "does not say which loss"),
         (["--calibrate"], "no temperature can be fitted"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_fit_of_other_weights_or_scores_is_not_used(
     assert call_script(*command) == 0
     assert len(json.loads((tmp_path / "p.jsonl").read_text())["predictions"]) == 5
     assert call_script(*command, "--probabilities=calibrated") == 1
-    assert "no temperature of sigmoid scores" in capsys.readouterr().err
+    assert "no temperature for sigmoid scores" in capsys.readouterr().err
     checkpoint.save_meta(prefix, {"calibration": section | {"score": "sigmoid"}})
     assert call_script(*command) == 0
     assert json.loads((tmp_path / "p.jsonl").read_text())["predictions"] == []

@@ -284,12 +284,12 @@ def test_unfit_weight_files_are_one_error(tmp_path):
     np.savez(tmp_path / "two.npz", **both)
     for name, message in {
         "lacking.npz": r"does not fit: 1 missing: stages_3_block_0/conv2_b2/conv2d/kernel",
-        "model.pth": r"weights are read from \.safetensors, \.npz, \.h5",
+        "model.pth": r"weights can be read only from \.safetensors, \.npz, \.h5",
         "cut.safetensors": "cut.safetensors cannot be read",
         "cut.npz": "cut.npz cannot be read",
         "absent.h5": "absent.h5 cannot be read",
         "other.npz": "does not hold this network",
-        "two.npz": "two arrays are logits/dense/bias, teacher/logits/dense/bias the second",
+        "two.npz": "two arrays have the name logits/dense/bias; the second is teacher/logits",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             weight_files.read(tmp_path / name)

@@ -383,7 +383,7 @@ def test_every_metric_is_found_by_its_name_in_a_result():
             found = definitions.find(f"ema_{name}")
             assert found.meaning and found.better in ("higher", "lower", "count"), name
     assert "hierarchical_f1_at_5" in several.result()
-    assert definitions.find("precision_at_5").meaning.endswith("the best 5 classes that hold")
+    assert definitions.find("precision_at_5").meaning.endswith("best 5 classes that are correct")
     assert definitions.find("f1_at_1").meaning.endswith("F1 of the best 1 classes")
     assert definitions.find("mAP") is None
     falling = {

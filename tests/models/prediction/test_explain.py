@@ -85,7 +85,7 @@ def test_a_class_without_evidence_is_cold():
 def test_what_cannot_be_explained_is_refused(loaded):
     with pytest.raises(UserError, match="32 x 32 pixels is a single cell"):
         Explainer(loaded[0], 32)
-    with pytest.raises(UserError, match="no map of features"):
+    with pytest.raises(UserError, match="no feature map"):
         Explainer(object(), SIDE)
 
 

@@ -62,7 +62,7 @@ def test_other_flags_that_changed_are_listed(train):
 def test_a_run_at_its_end_says_so(train):
     assert train("--width=8", "--max_iter=1")[0] == 0
     code, logged, _ = train("--max_iter=1")
-    assert code == 0 and "at its end; a larger --max_iter or --epochs continues" in logged
+    assert code == 0 and "complete; a larger --max_iter or --epochs continues it" in logged
     assert "trained to step 1: run/model.ckpt-1" in logged
 
 
@@ -104,4 +104,6 @@ def test_a_run_that_will_take_long_on_a_cpu_warns(caplog, seconds, warns):
     meter = Meter(10)
     meter.steps, meter.last_seconds = 2, seconds
     overview.log_pace(meter, 1000, rank=0)
-    assert ("a step takes 40 s: the 1000 left take about 11:06:40; less" in caplog.text) == warns
+    assert (
+        "a step takes 40 s: the 1000 left take about 11:06:40; to finish sooner" in caplog.text
+    ) == warns

@@ -106,7 +106,7 @@ def test_linear_scaling_multiplies_every_phase():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr_policy": "cosin"}, "lr_policy is one of"),
+        ({"lr_policy": "cosin"}, "lr_policy is 'cosin': use one of"),
         ({"lr": -0.1}, "lr -0.1"),
         ({"lr_policy": "staircase"}, "lr_decay_step"),
         ({"warmup": 10, "lr_warmup_decay_step": 0}, "lr_warmup_decay_step"),

@@ -78,7 +78,7 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch, ca
     monkeypatch.setattr(tracker, "CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(tracker, "_MlflowRun", lambda *_: time.sleep(60))
     write(tmp_path, 0, [(1, 3.0)])
-    assert "lacks numbers: no answer for 0.1 s" in caplog.text
+    assert "is missing numbers: no answer in 0.1 s" in caplog.text
 
 
 def test_a_library_that_is_not_installed_is_a_mistake_at_the_start(monkeypatch):
