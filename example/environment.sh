@@ -53,8 +53,8 @@ find_tensorflow() {
     echo "$TENSORFLOW"
   elif compgen -G "$packages/tensorflow_cpu-*.dist-info" > /dev/null; then
     echo cpu
-    ! has_gpu || echo "note: here is a GPU, but .venv has the TensorFlow for CPUs; for the other:" \
-      "TENSORFLOW=gpu $0" >&2
+    ! has_gpu || echo "note: this machine has a GPU, but .venv has the CPU build of TensorFlow;" \
+      "to change that: TENSORFLOW=gpu $0" >&2
   elif compgen -G "$packages/tensorflow-[0-9]*.dist-info" > /dev/null || has_gpu; then
     echo gpu
   else
@@ -68,8 +68,8 @@ make_venv() {
     "$VENV/bin/python" -m pip --version &> /dev/null \
       || "$VENV/bin/python" -m ensurepip --upgrade # an earlier run was interrupted
   elif "$VENV/bin/python" --version &> /dev/null; then
-    echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow needs" \
-      "Python 3.10 to 3.13; move it away" >&2
+    echo "error: $VENV has $("$VENV/bin/python" --version), but TensorFlow needs" \
+      "Python 3.10 to 3.13; move or delete $VENV" >&2
     return 1
   else
     python="$(find_python)"

@@ -101,7 +101,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --max_to_keep=3 \
   "$@"
 if [[ " ${parts[*]} " != *" test "* ]]; then
-  echo "no report: no image is held out for the test; the network is in $model"
+  echo "no report, because the test split has no images; the network is in $model"
   exit
 fi
 # shellcheck disable=SC2086 # LAUNCH is several words

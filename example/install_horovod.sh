@@ -60,7 +60,7 @@ need() {
 use_nccl() {
   export HOROVOD_CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" HOROVOD_GPU_OPERATIONS=NCCL
   export PATH="$HOROVOD_CUDA_HOME/bin:$PATH"
-  need nvcc "install CUDA's compiler, or name its folder: CUDA_HOME=..., or go without: NCCL=no"
+  need nvcc "install CUDA's compiler, set its folder (CUDA_HOME=...), or build without it (NCCL=no)"
   local home="${NCCL_HOME:-$(python -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0])')}"
   if [[ ! -e "$home/lib/libnccl.so" ]]; then
     ln -s libnccl.so.2 "$home/lib/libnccl.so" # the wheel lacks the name that linkers expect
@@ -116,5 +116,5 @@ echo "== building Horovod with ${PARTS[*]} (minutes), without its XLA adapter: t
 build "$@"
 ! is_built || mark_done
 horovodrun --check-build >&2 || true
-echo "error: Horovod was built, and $problem (see the list above)" >&2
+echo "error: Horovod was built, but $problem (see the list above)" >&2
 exit 1

@@ -18,7 +18,7 @@ job_signal() {
   fi
   JOB_STOPPED="$1"
   : > "$ML_IMAGES_STOP_FILE"
-  echo "== stopping: the job saves a checkpoint after its present step; again: at once" >&2
+  echo "== stopping: the job saves a checkpoint after this step; signal again to stop at once" >&2
 }
 
 run_job() {
