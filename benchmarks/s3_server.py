@@ -66,7 +66,7 @@ class S3Server:
         self.bandwidth, self.fail_every, self.tls = bandwidth, fail_every, tls
         self.requests: Counter[str] = Counter()
         self.sent = self._port = self._count = 0
-        self._free_at = 0.0  # when the bandwidth, shared by all responses, is free for the next piece
+        self._free_at = 0.0  # when the shared bandwidth is free for the next piece
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
@@ -308,9 +308,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
-    parser.add_argument(
-        "--bandwidth", type=float, default=0.0, help="bytes/s; 0: no limit"
-    )
+    parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes/s; 0: no limit")
     parser.add_argument("--fail_every", type=int, default=0, help="one in this many requests fails")
     with S3Server(**vars(parser.parse_args())) as server:
         print(server.url, flush=True)
