@@ -1,11 +1,11 @@
-"""Trains, evaluates and applies a detector of objects: see example/detect_voc2007.sh.
+"""Trains, evaluates and runs an object detector; see example/detect_voc2007.sh.
 
     python detect.py --model_dir=CHECKPOINT --result=detections.json --draw_dir=drawn/ IMAGE...
     python detect.py --mode=train --data_dir=RECORDS --pretrain_ckpt=CHECKPOINT
     python detect.py --mode=val --val_dir=RECORDS
 
 Faster R-CNN on the third stage of the network (docs/transfer.md). data/dense_records.py makes the
-records. Predictions are in COCO's JSON form, or JSON lines (.jsonl), by the suffix of --result.
+records. The suffix of --result selects COCO's JSON format (.json) or JSON lines (.jsonl).
 """
 
 import functools
@@ -40,13 +40,13 @@ from models.training.trainer import Trainer
 from models.training.validation import Validation
 
 FLAGS = flags.FLAGS
-# What the flags kept with a checkpoint say where the command line does not.
+# Flags whose values come from the checkpoint unless given on the command line.
 FROM_CHECKPOINT = (
     *("batch_norm_epsilon", "min_side", "max_side"),
     *("trainable", "optimizer", "ema_decay"),
     *("anchor_scales", "anchor_ratios", "rpn_channels"),
 )
-# What determines the rows of a result; an interrupted one continues with the same alone.
+# Flags that affect the rows of a result; an interrupted result resumes only with equal values.
 SETTINGS = (
     *(
         "precision",
@@ -71,17 +71,17 @@ def main() -> int:
 
 
 class Detection:
-    """Boxes and classes of objects; see `models.training.fit.Task`."""
+    """Object detection, boxes and classes; see `models.training.fit.Task`."""
 
     skip: Sequence[str] = ("logits/*", "detection/*")
     read_classes = staticmethod(read_classes)
 
     def trains(self, name: str) -> bool:
-        """Whether a variable is trained: as --trainable says, else as the protocol does."""
+        """Whether a variable is trained: by --trainable or, without it, by the protocol."""
         return matches(name, FLAGS.trainable) if FLAGS.trainable else not is_frozen(name)
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> FasterRCNN:
-        """The detector that the flags describe, with initial values."""
+        """The detector described by the flags, with initial values."""
         script.set_defaults(sizes)
         backbone = train.make_backbone(job)
         anchors = {name: script.numbers(name) for name in ("anchor_scales", "anchor_ratios")}
@@ -89,15 +89,15 @@ class Detection:
         return FasterRCNN(backbone, FLAGS.class_num, options, FLAGS.random_seed)
 
     def image_sizes(self) -> str:
-        """The sizes of the images, for the log."""
+        """The image size, for the log."""
         return f"short sides of {FLAGS.min_side} pixels"
 
     def next_commands(self) -> Sequence[str]:
-        """What to run with the checkpoint."""
+        """Commands to run next with the checkpoint."""
         return ("python detect.py --model_dir={model_dir} --draw_dir=drawn/ IMAGE...",)
 
     def objective(self) -> DetectionObjective:
-        """The four losses."""
+        """The detector's four losses."""
         return DetectionObjective(FLAGS.class_num)
 
     def training_input(self, step_shard: StepShard) -> DetectionInput:
@@ -115,7 +115,7 @@ class Detection:
 
 def predict() -> int:
     """Finds the objects in images, writes them, and draws them if --draw_dir is given."""
-    choose_format(dense_files.formats([]), FLAGS.result)  # refuses a suffix at once
+    choose_format(dense_files.formats([]), FLAGS.result)  # rejects an unknown suffix early
     path = FLAGS.pretrain_ckpt or FLAGS.model_dir
     script.set_defaults(dense.trained_with(path, FROM_CHECKPOINT))
     make_network = functools.partial(Detection().network, SingleProcess())

@@ -3,7 +3,7 @@
     python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi --val_dir=RECORDS
     python evaluate.py --pretrain_ckpt=CHECKPOINT --label_mode=multi LIST...
 
-Runs as one process, or as many under `horovodrun`: the numbers are the same to the last digit.
+Runs as one process, or as several under `horovodrun`, with numbers equal to the last digit.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from models.prediction.image_job import label_mode
 from models.prediction.inference import FROM_CHECKPOINT, Loaded, NetworkOptions
 
 FLAGS = flags.FLAGS
-# What decides on the numbers, besides checkpoint and data.
+# The flags that affect the numbers.
 SETTINGS = (
     *("label_mode", "probabilities", "ten_crop", "batch_size", "precision", "use_ema"),
     *("fold_batch_norm", "at_k", "threshold", "threshold_file", "positive_threshold"),
@@ -55,7 +55,7 @@ def main() -> int:
     network = script.from_flags(NetworkOptions, **script.given(*FROM_CHECKPOINT))
     options = script.from_flags(EvaluationOptions, **script.given("threshold"))
     for prefix in [*compared, *prefixes]:
-        options.calibration(prefix, FLAGS.use_ema)  # a mistake is found before the first image
+        options.calibration(prefix, FLAGS.use_ema)  # raises errors before the first image
     formats, log = evaluated_images.chosen_formats(FLAGS.predictions), None
     measured = []
     last = len(compared) + len(prefixes) - 1
@@ -67,7 +67,7 @@ def main() -> int:
         measured.append(evaluate(loaded, images, options, job, log))
         if job.rank == 0:
             show(measured[-1])
-    if job.rank == 0:  # Horovod: one of them writes.
+    if job.rank == 0:  # Horovod: one process writes.
         prepare = options.preparation(loaded.image_size)
         evaluations, other = measured[len(compared) :], measured[0] if compared else None
         names = write(loaded, images, prepare, evaluations, other)
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def checkpoints(path: str) -> list[str]:
-    """Prefixes of the checkpoints to evaluate, by step: the one meant, or all of its folder."""
+    """Prefixes of the checkpoints to evaluate: one, or all in the folder, sorted by step."""
     if not FLAGS.all_checkpoints:
         return [checkpoint.find(path)]
     found = CheckpointFolder(path).all()
@@ -88,7 +88,7 @@ def checkpoints(path: str) -> list[str]:
 
 
 def labeled_images(class_num: int) -> EvaluationImages:
-    """The images of the lists given, or else of the records of --val_dir or --data_dir."""
+    """The images of the given lists or, if none, of the records in --val_dir or --data_dir."""
     records = FLAGS.val_dir or FLAGS.data_dir
     limits = FLAGS.max_bad_records, FLAGS.images_dir
     reading = script.from_flags(ReadOptions)
@@ -110,7 +110,7 @@ def write(
     evaluations: list[Evaluation],
     compared: Evaluation | None,
 ) -> Sequence[str]:
-    """Writes the report, and fitted thresholds where asked for; returns the classes' names."""
+    """Writes the report and, if requested, the fitted thresholds; returns the class names."""
     known = loaded.prefix, loaded.network.class_num, FLAGS.dictionary
     settings = {"data": " ".join(images.sources), **loaded.settings()}
     settings |= script.values(*SETTINGS) | checkpoint.versions()
@@ -133,7 +133,7 @@ def write_images(
     formats: list[str],
     log: EvaluatedImages | None,
 ) -> None:
-    """Writes the files with a row per image, and the page of mistakes."""
+    """Writes the files with one row per image, and the page of mistakes."""
     folder = Path(FLAGS.result)
     write_files(folder, formats, names, log, images.left_out)
     path = folder / mistakes_page.NAME
@@ -141,7 +141,7 @@ def write_images(
         page = MistakesPage(evaluation, names, images, prepare, FLAGS.page_mistakes)
         page.write(path, lambda: log.read(images.left_out))
     else:
-        path.unlink(missing_ok=True)  # of an earlier evaluation
+        path.unlink(missing_ok=True)  # from an earlier evaluation
     if log:
         log.remove()
 

@@ -4,8 +4,8 @@
     python export.py --model_dir=CHECKPOINT --list
     python export.py --import_weights=model.safetensors --result=out/imported/model.ckpt-0
 
-Every export is run on the images (made-up ones where none are given) and compared with the
-checkpoint; --export_dir appears only when all of them agree.
+Every export is run on the images (synthetic ones if none are given) and compared with the
+checkpoint; --export_dir is created only if all of them agree.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import flags
 from data.common import script
 
 # isort: split
-import tensorflow as tf  # after script, which says how
+import tensorflow as tf  # must come after script, which configures it
 
 from data.common import output_lock
 from data.common.errors import UserError
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def import_weights() -> int:
-    """Makes the checkpoint --result of --import_weights, and reads it back."""
+    """Converts --import_weights to the checkpoint --result, and reads it back."""
     if not FLAGS.result:
         raise UserError("--import_weights needs --result, the checkpoint to make")
     output_lock.claim_file("result", FLAGS.result)
@@ -69,7 +69,7 @@ def import_weights() -> int:
 
 
 def export() -> int:
-    """Writes, checks and describes the formats of --export_format in --export_dir."""
+    """Writes the formats of --export_format to --export_dir, checks them, and adds a model card."""
     formats = list(dict.fromkeys(FLAGS.export_format))
     with _new_folder(Path(FLAGS.export_dir)) as folder:
         plain = _load(fold_batch_norm=False)
@@ -133,7 +133,7 @@ def _load(fold_batch_norm: bool) -> Loaded:
 
 
 def _images(as_inference: Preparation) -> tuple[list[bytes], np.ndarray]:
-    """Files as they are given, and the network's input that inference makes of them."""
+    """The encoded image files, and the network inputs that inference makes of them."""
     if not FLAGS.images:
         return (made := _made_up_images()), np.concatenate(list(map(as_inference, made)))
     found = image_source.images(FLAGS.images, 0, IMAGES_CHECKED, None, FLAGS.images_dir)
@@ -148,13 +148,13 @@ def _made_up_images() -> list[bytes]:
 
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` at the end, and vanishes when something fails."""
+    """A temporary folder, renamed to `path` on success and deleted on failure."""
     if path.exists():
         raise UserError(f"--export_dir={path} exists: choose another, or remove it")
     if "saved_model" in FLAGS.export_format and set(str(path)) & GLOB_CHARACTERS:
         raise UserError(
-            f"--export_dir={path}: TensorFlow could not load a SavedModel there, because it takes"
-            " the path for a glob; choose one without * ? [ and backslash"
+            f"--export_dir={path}: TensorFlow could not load a SavedModel from there, because it"
+            " takes the path for a glob; choose one without * ? [ and backslash"
         )
     output_lock.claim_file("export_dir", path)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")

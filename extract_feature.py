@@ -1,8 +1,8 @@
-"""Features of images for other programs: see example/extract_feature.sh.
+"""Extracts image features for other programs; see example/extract_feature.sh.
 
     python extract_feature.py --pretrain_ckpt=CHECKPOINT --result=features.npz IMAGE...
 
-Writes the released text, .npy, .npz or Parquet, by the suffix of --result.
+The suffix of --result selects the format: the released text, .npy, .npz or Parquet.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def describe(batch: ImageBatch, values: np.ndarray) -> list[Feature]:
-    """The features of each image of a batch, in order; not-a-number where unreadable."""
+    """The features of each image of a batch, in order; NaN if an image is unreadable."""
     values[[bool(image.problem) for image in batch.images]] = np.nan
     return [
         Feature(image.name, image.label, numbers, image.problem)

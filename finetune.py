@@ -1,9 +1,9 @@
-"""Adapts a network to other data, single label or multi-label; see example/finetune.sh.
+"""Finetunes a network on other data, single-label or multi-label; see example/finetune.sh.
 
     python finetune.py --pretrain_ckpt=CHECKPOINT --data_dir=RECORDS --class_num=1000
 
-Shares its run with train.py; as released, it restores all but the logits, decays batch norm by a
-tenth, and crops down to 5 % of an image.
+Runs like train.py. As released, it restores all layers but the logits, applies a tenth of the
+weight decay to batch norm, and crops as little as 5 % of an image.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from models.architecture import matches
 from models.losses import LOSSES
 
 FLAGS = flags.FLAGS
-# What `FixBlock2` of the released code leaves to train.
+# The variables that `FixBlock2` of the released code trains.
 FIX_BLOCK_2 = ("stages_2_*", "stages_3_*", "global_pool/*", "logits/*")
 
 
 def main() -> int:
     if not LOSSES[FLAGS.loss].single_label and not FLAGS["count_classes"].present:
-        FLAGS.count_classes = True  # rare and empty classes are what to know of one's own labels
+        FLAGS.count_classes = True  # shows rare and empty classes in the user's own labels
     task = train.Classification(
         trains(FIX_BLOCK_2 if FLAGS.FixBlock2 else FLAGS.trainable), skip=("logits/*",)
     )
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def trains(patterns: list[str] | tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a variable's checkpoint name matches a pattern; no pattern: all do."""
+    """A test whether a checkpoint name matches any pattern; without patterns, all do."""
     return lambda name: not patterns or matches(name, patterns)
 
 

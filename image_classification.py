@@ -1,8 +1,8 @@
-"""Predicts labels of images: see example/image_classification.sh, multi_label_classification.sh.
+"""Predicts image labels; see example/image_classification.sh and multi_label_classification.sh.
 
     python image_classification.py --model_dir=CHECKPOINT --result=label_pred.txt IMAGE...
 
-Writes the released text, CSV, JSON lines or Parquet, by the suffix of --result.
+The suffix of --result selects the format: the released text, CSV, JSON lines or Parquet.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def main() -> int:
     selector = make_selector(loaded, calibration)
     predictor = Predictor(loaded.network, calibration.score, calibration=calibration)
     group, options = image_job.process_group(), script.from_flags(ImageJobOptions)
-    # Of several processes, the one that joins the shards has the first images.
+    # With several processes, the one that joins the shards has the first images.
     count = FLAGS.page_images if FLAGS.page and group.collects else 0
     explain = Explainer(loaded.network, loaded.image_size) if FLAGS.explain else None
     page = prediction_html.PredictionPage(count, FLAGS.explain, explain)
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def make_selector(loaded: Loaded, calibration: Calibration) -> LabelSelector:
-    """Which labels are shown, and how, as the flags and the checkpoint say."""
+    """Selects the labels to show, and how, by the flags and the checkpoint."""
     class_num = loaded.network.class_num
     classes = metadata.classes_of(loaded.prefix, class_num, FLAGS.dictionary)
     known = loaded.prefix, class_num, calibration, loaded.use_ema
@@ -81,7 +81,7 @@ def make_selector(loaded: Loaded, calibration: Calibration) -> LabelSelector:
 def predict(
     selector: LabelSelector, batch: ImageBatch, probabilities: np.ndarray
 ) -> list[Prediction]:
-    """The prediction of each image of a batch, in order."""
+    """The prediction for each image of a batch, in order."""
     return [
         Prediction(image.name, image.label, (), image.problem)
         if image.problem

@@ -1,11 +1,12 @@
-"""Trains, evaluates and applies a semantic segmentation network: see example/segment_voc2012.sh.
+"""Trains, evaluates and runs a semantic segmentation network; see example/segment_voc2012.sh.
 
     python segment.py --model_dir=CHECKPOINT --masks_dir=masks/ --draw_dir=drawn/ IMAGE...
     python segment.py --mode=train --data_dir=RECORDS --pretrain_ckpt=CHECKPOINT
     python segment.py --mode=val --val_dir=RECORDS --output_stride=8 --test_flip
 
-DeepLabv3 on the network with dilated kernels (docs/transfer.md). data/dense_records.py makes the
-records. Masks are PNGs whose pixels are classes, in VOC's colors; --result lists them.
+DeepLabv3 on the network with dilated convolutions (docs/transfer.md). data/dense_records.py makes
+the records. Masks are PNGs whose pixel values are class indices, in VOC's colors; --result lists
+them.
 """
 
 import functools
@@ -39,12 +40,12 @@ from models.training.trainer import Trainer
 from models.training.validation import Validation
 
 FLAGS = flags.FLAGS
-# What the flags kept with a checkpoint say where the command line does not.
+# Flags whose values come from the checkpoint unless given on the command line.
 FROM_CHECKPOINT = (
     *("batch_norm_epsilon", "trainable", "optimizer", "ema_decay"),
     *("output_stride", "aspp_filters", "aspp_rates"),
 )
-# What determines the rows of a result; an interrupted one continues with the same alone.
+# Flags that affect the rows of a result; an interrupted result resumes only with equal values.
 SETTINGS = (
     *(
         "precision",
@@ -68,32 +69,32 @@ def main() -> int:
 
 
 class Segmentation:
-    """The class of each pixel; see `models.training.fit.Task`."""
+    """Semantic segmentation; see `models.training.fit.Task`."""
 
     skip: Sequence[str] = ("logits/*", "segmentation/*")
     read_classes = staticmethod(read_classes)
 
     def trains(self, name: str) -> bool:
-        """Whether a variable is trained: those that match --trainable; all without it."""
+        """Whether a variable is trained: if it matches --trainable; without the flag, all are."""
         return not FLAGS.trainable or matches(name, FLAGS.trainable)
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> DeepLab:
-        """The network that the flags describe, with initial values."""
+        """The network described by the flags, with initial values."""
         script.set_defaults(sizes)
         backbone = train.make_backbone(job, output_stride=FLAGS.output_stride)
         options = DeepLabOptions(FLAGS.aspp_filters, tuple(map(int, script.numbers("aspp_rates"))))
         return DeepLab(backbone, FLAGS.class_num, options, FLAGS.random_seed)
 
     def image_sizes(self) -> str:
-        """The sizes of the images, for the log."""
+        """The crop size, for the log."""
         return f"{FLAGS.crop_size} x {FLAGS.crop_size} pixels"
 
     def next_commands(self) -> Sequence[str]:
-        """What to run with the checkpoint."""
+        """Commands to run next with the checkpoint."""
         return ("python segment.py --model_dir={model_dir} --draw_dir=drawn/ IMAGE...",)
 
     def objective(self) -> SegmentationObjective:
-        """Cross-entropy of pixels."""
+        """Per-pixel cross-entropy."""
         return SegmentationObjective(FLAGS.class_num)
 
     def training_input(self, step_shard: StepShard) -> SegmentationInput:

@@ -1,8 +1,8 @@
-"""Pretrains on multi-label TFRecords with the loss of ML-Images; see example/train.sh.
+"""Pretrains on multi-label TFRecords with the ML-Images loss; see example/train.sh.
 
     python train.py --data_dir=RECORDS --class_num=11166 --model_dir=FOLDER
 
-The same command resumes. Runs as one process, or as many under `horovodrun`, `mpirun` or `srun`.
+The same command resumes. Runs as one process, or as several under `horovodrun`, `mpirun` or `srun`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,10 +40,10 @@ def main() -> int:
 
 
 class Classification:
-    """Labels of whole images: what pretraining and finetuning train (models/training/fit.py).
+    """Image classification, the task of pretraining and finetuning (models/training/fit.py).
 
     Args:
-      trains: checkpoint name of a variable -> whether it is trained.
+      trains: maps a variable's checkpoint name to whether it is trained.
       skip: patterns of the variables that are not restored from --pretrain_ckpt.
     """
 
@@ -53,16 +53,16 @@ class Classification:
         self.trains, self.skip, self.read_classes = trains, skip, Classes.read
 
     def network(self, job: Distributed, sizes: Mapping[str, int]) -> Any:
-        """The network that the flags describe, with initial values."""
+        """The network described by the flags, with initial values."""
         set_defaults(sizes)
         return make_backbone(job)
 
     def image_sizes(self) -> str:
-        """The sizes of the images, for the log."""
+        """The image size, for the log."""
         return f"{FLAGS.image_size} x {FLAGS.image_size} pixels"
 
     def next_commands(self) -> Sequence[str]:
-        """What to run with the checkpoint."""
+        """Commands to run next with the checkpoint."""
         data = FLAGS.val_dir or "RECORDS"
         return (
             f"python evaluate.py --model_dir={{model_dir}} --val_dir={data}",
@@ -70,7 +70,7 @@ class Classification:
         )
 
     def objective(self) -> Objective:
-        """The loss that --loss names, with its keyword arguments filled from the flags."""
+        """The loss named by --loss, with its keyword arguments taken from the flags."""
         loss, weights = LOSSES[FLAGS.loss], None
         if loss.class_weights:
             options = from_flags(ClassWeightOptions)
@@ -79,11 +79,11 @@ class Classification:
         return Objective(FLAGS.loss, weights, **numbers)
 
     def training_input(self, step_shard: StepShard) -> TrainingInput:
-        """Augmented batches of this worker's part of every step."""
+        """Augmented batches with this worker's share of every step."""
         return TrainingInput(from_flags(InputOptions), from_flags(Augmentation), step_shard)
 
     def evaluation(self, trainer: Trainer, job: Distributed) -> Validation:
-        """What measures the current weights on --val_dir."""
+        """Evaluates the current weights on --val_dir."""
         limits = FLAGS.class_num, FLAGS.max_bad_records
         held_out = EvaluationImages((), FLAGS.val_dir, *limits, reading=from_flags(ReadOptions))
         how = Preparation(FLAGS.image_size), FLAGS.batch_size, FLAGS.num_preprocess_threads
@@ -92,7 +92,7 @@ class Classification:
             trainer.objective.probabilities,
             # Horovod: each worker evaluates its own batches.
             lambda: held_out.batches(*how, job.rank, job.size),
-            lambda: make_evaluator(job),  # Horovod: counts are added up, then divided.
+            lambda: make_evaluator(job),  # Horovod: counts are summed over workers, then divided.
         )
         return Validation(measure, trainer.average)
 
@@ -106,7 +106,7 @@ def make_evaluator(job: Distributed) -> MultiLabelEvaluator | SingleLabelEvaluat
 
 
 def make_backbone(job: Distributed, **options: Any) -> Any:
-    """The network of --backbone as the flags say; `options` go before them."""
+    """The network of --backbone, built from the flags; `options` override them."""
     synchronized = FLAGS.sync_batch_norm and job.size > 1
     given = {
         "width": FLAGS.width,
@@ -125,12 +125,12 @@ def make_backbone(job: Distributed, **options: Any) -> Any:
 
 
 def run_options(bn_decay_fraction: float = 0.0) -> RunOptions:
-    """The options of a run of any task, from the flags.
+    """The run options of any task, from the flags.
 
-    `bn_decay_fraction` is the fraction of the weight decay that batch norm's gamma and beta get.
+    `bn_decay_fraction` is the fraction of the weight decay applied to batch norm's gamma and beta.
     """
     if FLAGS.epochs and FLAGS["max_iter"].present:
-        raise UserError("--epochs and --max_iter are two lengths of the run: give one")
+        raise UserError("--epochs and --max_iter both set the length of the run: give only one")
     return from_flags(
         RunOptions,
         distributed=from_flags(DistributedOptions),

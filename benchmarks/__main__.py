@@ -1,10 +1,10 @@
-"""Runs the benchmarks one after the other; each prints its table, and the last one has all rows.
+"""Runs the benchmarks one after another; each prints a table, and a final table has all rows.
 
     python -m benchmarks [PART...] [--quick] [--folder out/benchmarks]
 
-Without parts: all, within 90 minutes on two cores. The JSON of each part goes to the folder, and
-the last table is made of what is there, so a part that was not run again stands as it was measured
-last. Peers that are not installed are left out with a note; they are wanted for benchmarks only:
+Without parts, runs all, within 90 minutes on two cores. Each part writes its JSON to the folder.
+The final table has every part found there, including those of earlier runs. Peers that are not
+installed are skipped with a note; only benchmarks need them:
 pip install torch torchvision nvidia-dali-cuda120 nvidia-nvimgcodec-cu12
 """
 
@@ -21,9 +21,9 @@ import subprocess
 
 from benchmarks.harness import from_root, processor, table, text
 
-FEW = "--rounds=3"  # where the default of 5 takes over five minutes
+FEW = "--rounds=3"  # for parts whose default of 5 takes over five minutes
 
-# Name -> script and flags. benchmarks/compare.py is another matter: it takes two commits.
+# Name -> script and flags. benchmarks/compare.py is not a part, because it needs two commits.
 PARTS: dict[str, tuple[str, ...]] = {
     "training_step": ("training_step", FEW),
     "training_step_bfloat16": (
@@ -55,7 +55,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that it runs")
     parser.add_argument("--folder", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()
     unknown = sorted(set(args.parts) - set(PARTS))
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def possible_parts(named: list[str]) -> list[str]:
-    """The named parts, or all of use here, but those that cannot run, which it prints."""
+    """The named parts, or all useful on this machine; prints and omits those that cannot run."""
     reasons = {}
     if not shutil.which("horovodrun"):
         reasons["scaling"] = "needs example/install_horovod.sh"
@@ -92,7 +92,7 @@ def possible_parts(named: list[str]) -> list[str]:
 
 
 def all_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of all parts in one form: the part, what was measured, and its figures."""
+    """The rows of all parts in a common form: the part, what was measured, and the numbers."""
     rows = []
     for path in sorted(folder.glob("*.json")):
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:

@@ -1,12 +1,12 @@
-"""Two commits side by side: the same work in both, in turn; a ratio below 1 says NEW is faster.
+"""Compares two commits on the same work, alternately; a ratio below 1 means that NEW is faster.
 
     python benchmarks/compare.py OLD NEW [--parts input lists] [--rounds 5] [--quick] [--json FILE]
 
-Both are unpacked into a temporary folder and driven by the command lines of their own scripts, with
-this Python, the same inputs and the same flags. Seconds are medians over the rounds; ratios are
-medians of NEW / OLD in each round, with the least and the largest. Training and input are two
-processes, of which one stands still (SIGSTOP) while the other runs; the other parts are whole
-commands, start included. A part that fails says so in its row, and the exit code is 1.
+Both are unpacked into a temporary folder, and their own scripts run from the command line with this
+Python, the same inputs and the same flags. Seconds are medians over the rounds; ratios are medians
+of NEW / OLD per round, with the smallest and the largest. Training and input use two processes, of
+which one is stopped (SIGSTOP) while the other runs; the other parts are whole commands, including
+start-up. The row of a failed part has the error, and the exit code is 1.
 """
 
 import argparse
@@ -40,8 +40,8 @@ class Paced:
     """A process that runs only while it is timed.
 
     Args:
-      command: prints a line that holds `mark` after each piece of work.
-      warm_up: pieces that do not count.
+      command: prints a line that contains `mark` after each unit of work.
+      warm_up: number of units to run before timing.
     """
 
     def __init__(self, command: list[Any], folder: Path, mark: str, warm_up: int = 0) -> None:
@@ -56,7 +56,7 @@ class Paced:
             self.run(warm_up)
 
     def run(self, pieces: int = 1) -> Cost:
-        """Of so many pieces of work. Raises RuntimeError if the process ends before."""
+        """The cost of `pieces` units of work. Raises RuntimeError if the process ends early."""
         start, before = time.perf_counter(), self._usage.cpu_times()
         self._process.send_signal(signal.SIGCONT)
         last = ""
@@ -78,7 +78,7 @@ class Paced:
 
 
 class Tree:
-    """One side: its unpacked commit, and a folder for what it writes."""
+    """One side: its unpacked commit, and a folder for its output."""
 
     def __init__(self, commit: str, folder: Path) -> None:
         self.path, self.output = folder / "tree", folder / "output"
@@ -86,7 +86,7 @@ class Tree:
         command = ["git", "-C", ROOT, "archive", "--format=tar", commit]
         packed = subprocess.run(command, stdout=subprocess.PIPE)
         if packed.returncode:
-            raise SystemExit(1)  # git has said why
+            raise SystemExit(1)  # git has printed the reason
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
             files.extractall(self.path, filter="data")
 
@@ -107,7 +107,7 @@ class Tree:
 
 
 class Inputs:
-    """The files that both sides read: images, records, lists and a checkpoint."""
+    """The input files of both sides: images, records, lists and a checkpoint."""
 
     def __init__(self, folder: Path, maker: Tree, quick: bool) -> None:
         self.depth, self.batch = (14, 2) if quick else (101, 8)
@@ -159,7 +159,7 @@ def list_jobs(tree: Tree, inputs: Inputs, stack: ExitStack) -> Job:
 
 
 def start_of_training(tree: Tree, inputs: Inputs, stack: ExitStack) -> Job:
-    """From the command to the first step."""
+    """Time from the command to the first step."""
     del stack
     command = tree.synthetic_training(inputs, "--batch_size=2", "--max_iter=1000000")
 
@@ -174,7 +174,7 @@ def start_of_training(tree: Tree, inputs: Inputs, stack: ExitStack) -> Job:
 
 
 def commands(tree: Tree, *all_of_them: list[Any]) -> Job:
-    """Runs commands one after the other, in a folder that is empty but for their inputs."""
+    """A job that runs commands one after another, in an output folder emptied before."""
 
     def run_all() -> None:
         for command in all_of_them:
@@ -199,7 +199,7 @@ PARTS: Mapping[str, Callable[[Tree, Inputs, ExitStack], Job]] = {
 
 
 def compare(part: str, trees: Mapping[str, Tree], inputs: Inputs, rounds: int) -> dict[str, Any]:
-    """The row of a part."""
+    """The table row of a part."""
     row: dict[str, Any] = {"what": part}
     try:
         with ExitStack() as stack:
@@ -229,7 +229,7 @@ def main() -> int:
     parser.add_argument("new", metavar="NEW", help="a commit")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that it runs")
     parser.add_argument("--json", type=Path, help="file for machine and rows")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="compare-") as name:

@@ -1,11 +1,11 @@
-"""The conversion of JPEGs to records, against the rate at which this machine decodes them.
+"""Conversion of JPEGs to records, compared with the rate at which this machine decodes them.
 
     python benchmarks/conversion.py [--images 10000] [--processes 1 2] [--rounds 5] [--json FILE]
 
-Both read the same files of 500 x 375 pixels with the same number of processes: the limit decodes
-them with Pillow and does nothing else; the conversion is the whole command `data/tfrecord.py`,
-start-up and manifest included. Bars: at least 0.75 of the limit, and under 200 bytes of label an
-image, where a dense vector of 11,166 classes takes 44,664.
+Both read the same files of 500 x 375 pixels with the same number of processes. The limit only
+decodes them, with Pillow; the conversion is the whole command `data/tfrecord.py`, including
+start-up and manifest. Goals: at least 0.75 of the limit, and under 200 bytes of label per image (a
+dense vector of 11,166 classes takes 44,664).
 """
 
 import argparse
@@ -67,7 +67,7 @@ def row(rows: Path, processes: int, rounds: int) -> dict[str, Any]:
 
 
 def label_bytes(kind: str) -> int:
-    """Bytes that the label of an image adds to a record."""
+    """Bytes that an image's label adds to a record."""
     from data.tfrecords.examples import encode_example
 
     classes = list(range(1000, 1000 + photographs.LABELS_PER_IMAGE))

@@ -1,12 +1,12 @@
-"""A training step of detection and of segmentation next to torchvision on the same network.
+"""A training step of detection and of segmentation, compared with torchvision's.
 
     python benchmarks/dense.py [--depth 101] [--short_side 600] [--long_side 1000] [--crop 513]
         [--batch 2] [--recompute 1] [--rounds 5] [--json FILE]
 
-Ours are the steps of detect.py (one image, frozen batch norm) and segment.py (`--batch` crops),
-torchvision's those of handover.py in docs/transfer.md, with as many anchors, proposals, regions and
-channels. Each has a process of its own; the two of a task do a step in turn. Memory is the
-process's peak. Bars: 1.1 x torchvision's time, 1.15 x its memory.
+Ours are the steps of detect.py (one image, frozen batch norm) and segment.py (`--batch` crops);
+torchvision's are those of handover.py in docs/transfer.md, on the same network, with equal numbers
+of anchors, proposals, regions and channels. Each runs in its own process; the two of a task
+alternate. Memory is the process's peak. Goals: 1.1 x torchvision's time, 1.15 x its memory.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def torchvision_segmentation(args: argparse.Namespace) -> Step:
 
 
 def _handover(args: argparse.Namespace) -> tuple[ModuleType, str]:
-    """The page's module, and the file of an exported network that is not trained."""
+    """The module from docs/transfer.md, and the file of an exported, untrained network."""
     from safetensors.torch import save_file
 
     folder = Path(tempfile.mkdtemp(dir=args.folder))
@@ -174,7 +174,7 @@ MAKERS: Mapping[str, Callable[[argparse.Namespace], Step]] = {
 
 
 def make(name: str, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """A contender in its process: built, run twice; see `Contender`."""
+    """Builds a contender in its process and runs it twice; see `Contender`."""
     start = time.perf_counter()
     step = MAKERS[name](args)
     step()
@@ -190,7 +190,7 @@ def make(name: str, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each task and contender; one that cannot be imported says so."""
+    """A row for each task and contender; a note if a library is missing."""
     with tempfile.TemporaryDirectory() as args.folder:
         return [row for task in args.tasks for row in _rows(task, args)]
 

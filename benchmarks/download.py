@@ -1,19 +1,19 @@
-"""Downloads from a local server that answers after 100 ms, next to img2dataset.
+"""Downloads from a local server with 100 ms of latency, compared with img2dataset.
 
     python benchmarks/download.py [--threads 64] [--images_per_thread 32] [--rounds 5]
                                   [--img2dataset PYTHON] [--folder FOLDER] [--json FILE]
 
-Every image is a JPEG of 500 x 375 and about 60 kB. Ideal is threads / latency, and the bar is 0.8
-of it up to 64 threads on 2 cores, which client and server share. A rate is that of a whole command
-less the time the same command takes for one image (start-up, libraries); `whole` has both in it.
-CPU is the client's, of all its processes, start-up taken off too. Nothing is deleted before the
-end: without a journal, ext4 takes milliseconds to make a file after thousands were removed. A
---folder in memory (/dev/shm) measures the programs alone.
+Every image is a JPEG of 500 x 375 and about 60 kB. The ideal rate is threads / latency; the goal is
+0.8 of it, up to 64 threads on 2 cores shared by client and server. A rate is that of a whole
+command minus the time the same command takes for one image (start-up, libraries); `whole` includes
+both. CPU is that of all client processes, also without start-up. Nothing is deleted before the end:
+without a journal, ext4 takes milliseconds to create a file after thousands were removed. A --folder
+in memory (/dev/shm) measures only the programs.
 
-PYTHON is the interpreter of an environment that has img2dataset, whose dependencies clash with
-ours: `python -m venv i2d && i2d/bin/pip install img2dataset`. It gets as many threads, once in one
-process and once in two. Without resizing it stores bodies unseen (`disable_all_reencoding`), while
-we check that each is a whole image.
+PYTHON is the interpreter of an environment that has img2dataset, whose dependencies conflict with
+ours: `python -m venv i2d && i2d/bin/pip install img2dataset`. It gets as many threads as ours, once
+in one process and once in two. Without resizing it stores images unchecked
+(`disable_all_reencoding`), while ours checks that each is complete.
 """
 
 import argparse
@@ -39,12 +39,12 @@ BODY_BYTES = 60_000
 SHORT_SIDE = 256
 _BACKLOG = 1024
 
-# A list of URLs, the folder for the images, threads, and whether to resize -> a command.
+# (list of URLs, folder for the images, threads, whether to resize) -> a command.
 Program = Callable[[Path, Path, int, bool], list[Any]]
 
 
 class Rates(NamedTuple):
-    """Images/s without and with the start, and processor time without it."""
+    """Images/s without and with start-up, and processor time without it."""
 
     images: float
     whole: float
@@ -78,7 +78,7 @@ def serve(body: bytes, port: Connection) -> None:
 
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
-    """The server in a process of its own; its address."""
+    """Runs the server in its own process; yields its address."""
     body = min(jpegs(16, quality=95), key=lambda jpeg: abs(len(jpeg) - BODY_BYTES))
     receiver, sender = multiprocessing.Pipe(duplex=False)
     server = multiprocessing.Process(target=serve, args=(body, sender), daemon=True)
@@ -91,7 +91,7 @@ def serving() -> Iterator[str]:
 
 def ours(urls: Path, output: Path, threads: int, resize: bool) -> list[Any]:
     options = ["--url_list", urls, "--save_dir", output, "--num_threads", threads]
-    options += ["--host_limit", threads, "--repeated", 0]  # every body is the same one here
+    options += ["--host_limit", threads, "--repeated", 0]  # all images are the same here
     options += ["--short_side", SHORT_SIDE] if resize else []
     return harness.from_root("data/download_urls_multithreading.py", *options)
 
@@ -119,7 +119,7 @@ def img2dataset(
 def download(
     program: Program, folder: Path, url: str, images: int, threads: int, resize: bool
 ) -> Rates:
-    """Downloads one image, and then many."""
+    """Downloads one image, then many; the difference excludes start-up."""
     costs = []
     for count in (1, images):
         work = Path(tempfile.mkdtemp(dir=folder))
@@ -137,7 +137,7 @@ def download(
 def rows(
     programs: Mapping[str, Program], folder: Path, url: str, threads: int, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A row for each program, as files and resized."""
+    """A row for each program, without and with resizing."""
     images, table = args.images_per_thread * threads, []
     for resize in (False, True):
         jobs = {

@@ -1,14 +1,14 @@
-"""What a GPU computes and how fast: everything to see on a new card, in one command.
+"""Checks a GPU's results and speed: everything to test on a new card, in one command.
 
     python benchmarks/gpu_check.py [--checks gradients speed resume prediction] [--batches 64 128]
         [--image_size 224] [--class_num 11166] [--depth 101] [--steps 30] [--json FILE]
 
-gradients: loss and gradients of one batch, in each precision and layout, next to those of float32
-on the CPU. speed: images/s of train.py --synthetic, in each precision and layout, with and without
---xla, next to PyTorch (channels last, autocast) on the same card. resume: a run with
---deterministic in two parts next to one in one, bit for bit. prediction: features of photographs
-next to the CPU's. Without a GPU it runs on the CPU, as far as that goes. Whether the cores feed the
-card, benchmarks/input.py says.
+gradients: loss and gradients of one batch, in each precision and layout, compared with float32 on
+the CPU. speed: images/s of train.py --synthetic, in each precision and layout, with and without
+--xla, compared with PyTorch (channels last, autocast) on the same card. resume: a --deterministic
+run in two parts, compared bit for bit with an uninterrupted one. prediction: features of
+photographs, compared with the CPU's. Without a GPU it runs what it can on the CPU.
+benchmarks/input.py shows whether the CPU cores can feed the card.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 
 def devices() -> list[str]:
-    """Name and compute capability of each GPU that TensorFlow sees; asked in another process."""
+    """Name and compute capability of each GPU that TensorFlow sees; runs in another process."""
     from data.common import start_tensorflow  # noqa: F401, I001 - as our scripts do, first
     import tensorflow as tf
 
@@ -78,7 +78,7 @@ def gradients_of(args: argparse.Namespace, precision: str, layout: str, tf32: bo
 
 
 def in_process(job: Callable[..., Any], *values: Any, environment: Any = None) -> Any:
-    """What a job returns in a process of its own. Raises RuntimeError with its message."""
+    """The result of a job run in its own process. Raises RuntimeError with its error message."""
     process = Contender(_only, job, values, environment=environment)
     if process.failure:
         raise RuntimeError(process.failure)
@@ -94,7 +94,7 @@ def _only(job: Callable[..., Any], values: tuple[Any, ...]) -> dict[str, Callabl
 
 
 def check_gradients(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
-    """Relative differences from float32 on the CPU: of the loss, and of all gradients together."""
+    """Relative differences from float32 on the CPU, for the loss and for all gradients combined."""
     plain = (args, "float32", "NHWC", False)
     expected = in_process(gradients_of, *plain, environment=ON_CPU)
     layouts = ("NHWC", "NCHW") if gpu else ("NHWC",)
@@ -116,7 +116,7 @@ def check_gradients(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
 
 
 def check_speed(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
-    """images/s of each setting, and of PyTorch next to it."""
+    """images/s of each setting, and of PyTorch."""
     settings = itertools.product(
         PRECISIONS if gpu else ("float32",),
         ("NHWC", "NCHW") if gpu else ("NHWC",),
@@ -156,14 +156,14 @@ def _train_speed(args: argparse.Namespace, *flags: str) -> Row:
 
 
 def pytorch_speed(args: argparse.Namespace, precision: str, batch: int) -> float:
-    """images/s of the same network in PyTorch, on the GPU if it sees one."""
+    """images/s of the same network in PyTorch, on the GPU if PyTorch finds one."""
     sizes = argparse.Namespace(**vars(args) | {"precision": precision, "batch": batch})
     step, _ = training_step.pytorch_step(sizes)
     return batch / harness.median_seconds(step, max(3, args.steps // 2), warm_ups=3)
 
 
 def check_resume(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
-    """A run in two parts against one in one, with --deterministic; every variable, bit for bit."""
+    """Compares a resumed and an uninterrupted --deterministic run, every variable bit for bit."""
     del args, gpu
     with tempfile.TemporaryDirectory() as folder:
         for name, ends in (("straight", (6,)), ("parted", (3, 6))):
@@ -178,7 +178,7 @@ def check_resume(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
 
 
 def differing_tensors(one: str, other: str) -> list[str]:
-    """Names of the tensors of two checkpoints that are not equal bit for bit."""
+    """Names of the tensors of two checkpoints that are not bit-identical."""
     from data.common import start_tensorflow  # noqa: F401, I001 - as our scripts do, first
 
     from models.checkpoints import checkpoint
@@ -188,7 +188,7 @@ def differing_tensors(one: str, other: str) -> list[str]:
 
 
 def check_prediction(args: argparse.Namespace, gpu: bool) -> Iterator[Row]:
-    """Features of photographs next to the CPU's; one pass after another, start included."""
+    """Compares features of photographs with the CPU's; the time includes start-up."""
     del gpu
     with tempfile.TemporaryDirectory() as folder:
         network = f"--resnet_size={args.depth}", f"--class_num={args.class_num}"
@@ -221,7 +221,7 @@ CHECKS: Mapping[str, Callable[[argparse.Namespace, bool], Iterator[Row]]] = {
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
-    """A row of each check and setting; a check that fails says so."""
+    """A row for each check and setting; a note if a check fails."""
     gpus = in_process(devices)
     rows: list[Row] = [{"what": "device", "result": "; ".join(gpus) or "no GPU"}]
     for name in args.checks:

@@ -1,9 +1,9 @@
-"""How cost grows with classes, rows of a list, records and images, and the slope of each.
+"""How cost grows with classes, list rows, records and images, with the slope of each.
 
     python benchmarks/growth.py [--plot growth.png] [--json FILE]
 
-The slope is that of a line through the points on two logarithmic axes: 1 is proportional, below 1
-is better, above 1 would not do for ML-Images.
+The slope is that of a line fitted to the points on log-log axes: 1 is proportional, below 1 is
+better, above 1 is too slow for ML-Images.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def parsing_seconds(rows: int) -> float:
 
 
 def order_seconds(records: int) -> float:
-    """The order of one epoch's records, in files of 1,000."""
+    """Time to compute one epoch's order of records, in files of 1,000."""
 
     def read() -> None:
         order = RandomSampler([1000] * (records // 1000), 1, 1500, 2048)
@@ -60,7 +60,7 @@ def metric_seconds(images: int) -> float:
     return harness.median_seconds(evaluate, 5, warm_ups=1)
 
 
-# What is done, what grows, the sizes in full and with --quick.
+# What is measured, what grows, the full sizes, the sizes with --quick, and the function.
 KINDS: tuple[tuple[str, str, Sequence[int], Sequence[int], Callable[[int], float]], ...] = (
     ("loss and gradient, batch 32", "classes", (10**3, 10**4, 10**5), (50, 100), loss_seconds),
     ("parsing a list", "rows", (10**3, 10**4, 10**5, 10**6), (100, 200), parsing_seconds),
@@ -70,7 +70,7 @@ KINDS: tuple[tuple[str, str, Sequence[int], Sequence[int], Callable[[int], float
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each kind of cost, with the seconds of each size."""
+    """A row for each kind of cost, with the seconds for each size."""
     rows, curves = [], {}
     for what, unit, full, quick, seconds_of in KINDS:
         sizes = quick if args.quick else full

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that take turns, medians, memory, tables, JSON."""
+"""Shared code of the benchmarks: alternating contenders, medians, memory, tables, JSON."""
 
 import argparse
 import ctypes
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 Row = Mapping[str, Any]
@@ -29,12 +29,12 @@ T = TypeVar("T")
 def main(
     measure: Callable[[argparse.Namespace], Sequence[Row]], doc: str, **settings: tuple[Any, Any]
 ) -> None:
-    """Reads the flags, measures, prints the table and writes it as JSON where --json says.
+    """Parses the flags, measures, prints the table, and writes it as JSON to --json.
 
     Args:
-      measure: makes the rows of the table from the flags.
+      measure: makes the table's rows from the flags.
       doc: the benchmark's docstring; its first line is the table's title.
-      settings: flag -> (its default, its value with --quick); a list takes several values.
+      settings: flag -> (default, value with --quick); a list default accepts several values.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,7 +44,7 @@ def main(
         kind = type(default[0] if several else default)
         help_text = f"{default} (with --quick {quick})"
         parser.add_argument(f"--{name}", type=kind, nargs="+" if several else None, help=help_text)
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that it runs")
     parser.add_argument("--json", type=Path, help="file for machine and rows")
     args = parser.parse_args()
     for name, values in settings.items():
@@ -54,7 +54,7 @@ def main(
 
 
 def report(title: str, rows: Sequence[Row], json_file: Path | None = None) -> None:
-    """Prints `rows` as a Markdown table under title and machine, and writes them as JSON."""
+    """Prints title, machine and `rows` as a Markdown table, and writes them as JSON."""
     print(f"\n{title}\n{machine()}\n\n{table(rows)}", flush=True)
     if json_file:
         content = {"title": title, "machine": machine(), "rows": rows}
@@ -63,7 +63,7 @@ def report(title: str, rows: Sequence[Row], json_file: Path | None = None) -> No
 
 
 def table(rows: Sequence[Row]) -> str:
-    """`rows` in Markdown; a column for each name that any of them has."""
+    """`rows` as a Markdown table, with a column for each name in any row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names)]
     lines += [[text(row.get(name, "")) for name in names] for row in rows]
@@ -71,14 +71,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def text(value: Any) -> str:
-    """A figure with three digits; whatever else as it is."""
+    """A number with three significant digits; anything else unchanged."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def processor() -> tuple[str, list[str]]:
-    """Its name, and which of the instruction sets that matter here it has."""
+    """The processor's name, and which of the relevant instruction sets it has."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fields = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
@@ -88,7 +88,7 @@ def processor() -> tuple[str, list[str]]:
 
 
 def machine() -> str:
-    """Processor, cores, instruction sets, memory, date and TensorFlow's version, in a line."""
+    """Processor, cores, instruction sets, memory, date and TensorFlow's version, in one line."""
     model, instructions = processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = importlib.metadata.packages_distributions().get("tensorflow", ["tensorflow"])
@@ -101,16 +101,16 @@ def machine() -> str:
 
 
 class Cost(NamedTuple):
-    """Seconds by the clock, and of processor time, which other programs disturb less."""
+    """Wall-clock seconds, and processor seconds, which other programs affect less."""
 
     seconds: float
     cpu: float
 
 
 def in_turn(jobs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """What each job returned in each round: they take turns, so that noise slows all alike.
+    """Each job's results, one per round; jobs alternate, so that noise affects all equally.
 
-    Every second round goes backwards, so that a machine that gets slower favors nobody.
+    Every second round runs in reverse, so that a machine that slows down favors no job.
     """
     results: dict[str, list[T]] = {name: [] for name in jobs}
     for number in range(rounds):
@@ -120,14 +120,14 @@ def in_turn(jobs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[
 
 
 def timed(job: Callable[[], Any]) -> Cost:
-    """What `job` costs in this process."""
+    """The cost of `job` in this process."""
     start, cpu = time.perf_counter(), time.process_time()
     job()
     return Cost(time.perf_counter() - start, time.process_time() - cpu)
 
 
 def timed_with_children(job: Callable[[], Any]) -> Cost:
-    """What `job` costs in the processes that it starts and ends."""
+    """The cost of `job` in the child processes that it starts and waits for."""
     start, cpu = time.perf_counter(), _child_cpu_seconds()
     job()
     return Cost(time.perf_counter() - start, _child_cpu_seconds() - cpu)
@@ -139,7 +139,7 @@ def _child_cpu_seconds() -> float:
 
 
 def run(command: Iterable[Any], **options: Any) -> str:
-    """Runs a command; its output. Raises RuntimeError with the last lines when it fails."""
+    """Runs a command; returns its output. Raises RuntimeError with the last lines if it fails."""
     arguments = [str(argument) for argument in command]
     done = subprocess.run(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -150,19 +150,19 @@ def run(command: Iterable[Any], **options: Any) -> str:
 
 
 def median_seconds(job: Callable[[], Any], repeats: int = 7, warm_ups: int = 2) -> float:
-    """Median seconds of `repeats` calls, after `warm_ups` that do not count."""
+    """Median seconds of `repeats` calls, after `warm_ups` uncounted ones."""
     for _ in range(warm_ups):
         job()
     return statistics.median(timed(job).seconds for _ in range(repeats))
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median over rounds of what one had next to what another had in the same round."""
+    """The median over rounds of one contender's value divided by the other's."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def memory_bytes(name: str = "VmRSS") -> int:
-    """This process's memory now (VmRSS), or its peak (VmHWM)."""
+    """This process's current memory (VmRSS) or its peak (VmHWM)."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
@@ -170,25 +170,25 @@ def memory_bytes(name: str = "VmRSS") -> int:
 
 
 def peak_growth_bytes(job: Callable[[], Any]) -> int:
-    """Memory that `job` needs at its peak beyond what the process holds before."""
+    """Peak memory of `job` beyond what the process used before."""
     gc.collect()
     libc = ctypes.CDLL(None)
-    # Else freed memory that glibc keeps for itself would hide the need.
+    # Otherwise freed memory that glibc keeps would hide the growth.
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
     before = memory_bytes()
     job()
     return memory_bytes("VmHWM") - before
 
 
 class Contender:
-    """A process of its own, in which `make(*arguments)` returns what can be asked for, by name.
+    """A separate process in which `make(*arguments)` returns functions that `ask` calls by name.
 
-    `failure` says why it could not be made, such as what is missing; None: it is ready.
+    `failure` is the reason why it could not be made, such as a missing library; None if ready.
 
     Args:
-      environment: variables to set before anything is made; None takes one away.
+      environment: variables to set before calling `make`; a value of None unsets one.
     """
 
     def __init__(
@@ -201,12 +201,12 @@ class Contender:
         self.failure: str | None = None
         try:
             self._pool.submit(_build, make, arguments, environment or {}).result()
-        except Exception as error:  # of whatever library it is
+        except Exception as error:  # from any library
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0][:80]
             self.close()
 
     def ask(self, name: str) -> Any:
-        """What the process answers. Raises BrokenProcessPool if it has died, of memory perhaps."""
+        """The process's answer. Raises BrokenProcessPool if it has died, e.g. out of memory."""
         return self._pool.submit(_answer, name).result()
 
     def close(self) -> None:
@@ -230,5 +230,5 @@ def _answer(name: str) -> Any:
 
 
 def from_root(script: str, *arguments: Any) -> list[str]:
-    """The command that runs a script of the project."""
+    """The command line that runs a script of the project."""
     return [sys.executable, str(ROOT / script), *map(str, arguments)]

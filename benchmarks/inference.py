@@ -1,14 +1,14 @@
-"""Images per second of the inference scripts, from files of a megapixel to features on disk.
+"""Images per second of the inference scripts, from one-megapixel files to features on disk.
 
     python benchmarks/inference.py [--precision float32] [--images 96] [--rounds 5]
         [--contenders "the network alone" "from files"] [--json FILE]
 
-Next to it: the network alone, batch 1, the network without folded batch norm, and ONNX Runtime and
-PyTorch with the same weights (the network alone, batch 32). All of them live in processes of their
-own and do a pass in turn. Core milliseconds, of all threads together, say most where other
-programs run. The limit does as many operations, all in one 3 x 3 convolution of the network. What
-cannot be imported says so. Bars: files at least 0.9 of the network alone, in bfloat16 0.85 of the
-limit.
+Compared with the network alone, batch 1, the network without folded batch norm, and ONNX Runtime
+and PyTorch with the same weights (the network alone, batch 32). Each runs in its own process, and
+they alternate passes. Core milliseconds, over all threads, are most reliable if other programs run.
+The limit does the same number of operations, all in one 3 x 3 convolution of the network. A
+contender whose library is missing has a note. Goals: from files at least 0.9 of the network alone,
+in bfloat16 0.85 of the limit.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Pass = Callable[[], Any]
 
 
 def make_checkpoint(folder: Path, depth: int, class_num: int) -> dict[str, np.ndarray]:
-    """A checkpoint of random weights and statistics; its tensors by name."""
+    """Writes a checkpoint of random weights and statistics; returns its tensors by name."""
     from models.architecture import variable_shapes
     from models.checkpoints import checkpoint
     from models.resnet import initial_value
@@ -52,11 +52,11 @@ def make_checkpoint(folder: Path, depth: int, class_num: int) -> dict[str, np.nd
 
 
 def write_peers(folder: Path, args: argparse.Namespace) -> None:
-    """The checkpoint, and the same network for ONNX Runtime and for PyTorch."""
+    """Writes the checkpoint, and the same network for ONNX Runtime and PyTorch."""
     from models.checkpoints import weight_files
 
     tensors = make_checkpoint(folder, args.depth, args.class_num)
-    with contextlib.suppress(ImportError):  # its contender will say so
+    with contextlib.suppress(ImportError):  # its contender will report it
         from models.calibration import Calibration
         from models.export import onnx_file
 
@@ -80,7 +80,7 @@ def network_alone(args: argparse.Namespace, folder: str, fold: bool = True) -> P
 
 
 def from_files(args: argparse.Namespace, folder: str, batch_size: int = 0) -> Pass:
-    """What extract_feature.py does, without the start of the process."""
+    """Does the work of extract_feature.py, without process start-up."""
     from data.common.processes import ProcessGroup
     from data.input.image_batches import Preparation
     from data.outputs import feature_files
@@ -116,7 +116,7 @@ def onnx_runtime(args: argparse.Namespace, folder: str) -> Pass:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Threads that wait by spinning would slow the contender whose turn it is.
+    # Threads that spin while waiting would slow the running contender.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"]
@@ -160,7 +160,7 @@ MAKERS: Mapping[str, Callable[[argparse.Namespace, str], Pass]] = {
 
 
 def make(name: str, args: argparse.Namespace, folder: str) -> dict[str, Callable[[], Any]]:
-    """A contender in its process, after a pass; see `harness.Contender`."""
+    """Builds a contender in its process and runs one pass; see `harness.Contender`."""
     from data.common import start_tensorflow  # noqa: F401 - as the scripts do
 
     one_pass = MAKERS[name](args, folder)
@@ -169,7 +169,7 @@ def make(name: str, args: argparse.Namespace, folder: str) -> dict[str, Callable
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each contender; those that cannot be imported say so."""
+    """A row for each contender; a note if its library is missing."""
     with tempfile.TemporaryDirectory(prefix="inference-") as folder:
         (Path(folder) / "images").mkdir()
         for number, jpeg in enumerate(jpegs(args.images, tuple(args.photo_size))):

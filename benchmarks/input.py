@@ -1,17 +1,18 @@
-"""The input pipeline stage by stage, next to JPEG decoding and other pipelines.
+"""The input pipeline stage by stage, compared with JPEG decoding and other pipelines.
 
     python benchmarks/input.py [--threads 2] [--images 512] [--areas 0.7 0.05] [--json FILE]
 
-The records hold distinct 500 x 375 JPEGs cut out of real photographs. Contenders do a stretch each
-in turn. `CPU us` is processor time an image, which other processes on the machine disturb less. The
-plain pipeline is what the released system did, in TensorFlow 2: TFRecordDataset, `tf.image`
-operations, a shuffled buffer. NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) take
-part where they are installed; `ours, times` is full augmentation's rate over the row's. The last
-rows bound the time under Python's lock, which bounds what a process feeds whatever its cores: that
-of the calling thread for images of 8 x 8 pixels in records of usual size, the least of many calls;
-a part of it is TensorFlow's, without the lock. The bars:
-full augmentation at least 0.6 of the decode rate, and 1.5 times DALI's. For the growth with cores,
-start it on fewer of them: `taskset --cpu-list 0 python benchmarks/input.py`.
+The records have distinct 500 x 375 JPEGs cropped from real photographs. Contenders alternate.
+`CPU us` is processor time per image, which other processes affect less. The plain pipeline is that
+of the released system in TensorFlow 2: TFRecordDataset, `tf.image` operations, a shuffle buffer.
+NVIDIA DALI and torch's DataLoader (benchmarks/input_peers.py) are included if installed. `ours,
+times` is full augmentation's rate divided by the row's.
+
+The last rows are an upper bound of the time under Python's lock, which limits a process's rate for
+any number of cores: the calling thread's time for images of 8 x 8 pixels in records of usual size,
+the minimum of many calls; part of it is TensorFlow's, without the lock. Goals: full augmentation at
+least 0.6 of the decode rate, and 1.5 times DALI's. For scaling with cores, restrict them:
+`taskset --cpu-list 0 python benchmarks/input.py`.
 """
 
 import argparse
@@ -49,14 +50,14 @@ from data.tfrecords.records import RecordWriter
 
 CLASSES, BATCH, SIZE, SHUFFLED = 1000, 32, 224, 2048
 DECODED, FULL = "JPEG decoded", "ours: full augmentation"
-WARM_UP = 3  # batches: those that were made while others had their turn
+WARM_UP = 3  # batches, made while other contenders ran
 CROP_ONLY = {"rotate_probability": 0.0, "color_probability": 0.0}
 
 
 def contenders(
     images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
 ) -> dict[str, Iterator[Any]]:
-    """What is timed, by name: each gives endless batches of `BATCH` images."""
+    """The contenders by name, each an endless iterator over batches of `BATCH` images."""
     files, records, threads = folder / "images", folder / "records", args.threads
     options = InputOptions(str(records), SIZE, BATCH, CLASSES, threads)
     full = Augmentation(area_min=area_min)
@@ -73,7 +74,7 @@ def contenders(
     }
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         found["NVIDIA DALI"] = input_peers.dali(files, full, SIZE, BATCH, threads)
-    if importlib.util.find_spec("torch") and not args.quick:  # whose processes start slowly
+    if importlib.util.find_spec("torch") and not args.quick:  # its processes start slowly
         loader = input_peers.torch_loader(files, full, SIZE, BATCH, threads)
         found["torch DataLoader"] = (batch for _ in itertools.count() for batch in loader)
     return found
@@ -92,12 +93,12 @@ def decode_only(images: Sequence[bytes], threads: int) -> Iterator[Any]:
         .repeat()
         .map(lambda image: tf.io.decode_jpeg(image, 3, dct_method="INTEGER_FAST"), threads)
     )
-    # The pixels are not copied into batches: this is the limit, not a pipeline.
+    # This is a limit, not a pipeline: the pixels are not copied into batches.
     return iter(_threaded(dataset.map(tf.shape).batch(BATCH).prefetch(2), threads))
 
 
 def plain(folder: Path, options: Augmentation, threads: int) -> Iterator[Any]:
-    """The released system's stages in TensorFlow 2."""
+    """The released system's pipeline in TensorFlow 2."""
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
 
     def prepare(payload: tf.Tensor) -> tf.Tensor:
@@ -155,7 +156,7 @@ def _threaded(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
 
 
 def stretch(batches: Iterator[Any], count: int) -> harness.Cost:
-    """What `count` further batches cost, per image."""
+    """The cost per image of the next `count` batches."""
     for _ in range(WARM_UP):
         next(batches)
     cost = harness.timed(lambda: [next(batches) for _ in range(count)])
@@ -166,7 +167,7 @@ def rows(
     images: Sequence[bytes], folder: Path, area_min: float, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """A row for each contender."""
-    # They resume where they stopped: new ones would spend their turn on fresh memory.
+    # Reused in every round: new ones would spend their time on fresh memory.
     jobs = {
         name: functools.partial(stretch, batches, max(1, args.images // BATCH))
         for name, batches in contenders(images, folder, area_min, args).items()
@@ -179,7 +180,7 @@ def rows(
             "what": name,
             "area from": area_min,
             "images/s": 1 / statistics.median(seconds[name]),
-            # torch's workers are other processes, whose time is not in here.
+            # torch's workers are other processes, whose time is not included.
             "CPU us": "" if "torch" in name else 1e6 * statistics.median(c.cpu for c in found),
             "of decoding": harness.median_ratio(seconds[DECODED], seconds[name]),
             "ours, times": harness.median_ratio(seconds[name], seconds[FULL]),
@@ -189,7 +190,7 @@ def rows(
 
 
 def under_lock(folder: Path, size: int) -> list[dict[str, Any]]:
-    """Rows: microseconds an image of the threads that read records and that make images."""
+    """Rows with the microseconds per image of the threads that read records and make images."""
     data, group = io.BytesIO(), 32
     Image.new("RGB", (8, 8)).save(data, "JPEG")
     image = data.getvalue().ljust(size, b"\0")
@@ -211,7 +212,7 @@ def under_lock(folder: Path, size: int) -> list[dict[str, Any]]:
 
 
 def _least(job: Callable[[], Any], calls: int = 200) -> float:
-    """Processor time of this thread for the cheapest of the calls, in seconds."""
+    """This thread's processor seconds in the fastest of the calls."""
 
     def cost() -> float:
         start = time.thread_time()

@@ -1,8 +1,8 @@
 """The peers of benchmarks/input.py: NVIDIA DALI on CPUs, and torch's DataLoader.
 
-Both do what ours does: JPEG files to float32 images in [-1, 1], with a random crop, resized,
-mirrored half of the time; a third is rotated and colored, a third colored, a third left. They
-read single files, which need no parsing of records; files are in the page cache.
+Both do the same work as ours: JPEG files to float32 images in [-1, 1], with random crop and resize,
+half of them mirrored; a third is rotated and colored, a third only colored, a third unchanged. They
+read single files, which need no record parsing; the files are in the page cache.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from data.input.augment import CROP_TRIES, Augmentation
 
 
 def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: int) -> Iterator[Any]:
-    """Endless batches by DALI's CPU operators.
+    """Endless batches from DALI's CPU operators.
 
     Args:
-        folder: holds JPEG files.
-        threads: that DALI may use.
+        folder: has the JPEG files.
+        threads: number of threads for DALI.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -79,7 +79,7 @@ def dali(folder: Path, options: Augmentation, size: int, batch: int, threads: in
 
 
 class Photographs:
-    """A data set for torch's DataLoader: Pillow's operations, in [-1, 1], channels last."""
+    """A data set for torch's DataLoader with Pillow's operations; [-1, 1], channels last."""
 
     def __init__(self, folder: Path, options: Augmentation, size: int):
         self._files = sorted(folder.glob("*.jpg"))

@@ -1,12 +1,12 @@
-"""The jobs over lists at the size of ML-Images, on a made-up list of the same shape.
+"""The list jobs at the size of ML-Images, on a synthetic list with the same statistics.
 
     python benchmarks/lists.py [--rows 17609752] [--processes 2] [--images 30000] [--json FILE]
 
-First the ancestors of all labels are added, then statistics and checks are made of the result, and
-an excerpt of at most 500 images per class is taken from it. Bars at full size (5 GB of temporary
-files): 10 minutes in all on 2 cores, and 2 GiB of memory, which is that of all processes of a job
-together, shared pages counted once. In the last row extract_feature.py goes through a long list of
-a few small images with a tiny network: memory may not grow with the list.
+Adds the ancestors of all labels, computes statistics and checks of the result, and takes a subset
+of at most 500 images per class. Goals at full size (5 GB of temporary files): 10 minutes in total
+on 2 cores, and 2 GiB of memory, over all processes of a job with shared pages counted once. In the
+last row extract_feature.py processes a long list that repeats a few small images, with a tiny
+network: memory must not grow with the list.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DIFFERENT_IMAGES = 100
 
 
 def make_dictionary(path: Path) -> None:
-    """A hierarchy with the depths of the real one."""
+    """Writes a hierarchy with the depths of the real one."""
     rng = np.random.default_rng(0)
     drawn = np.clip(rng.normal(MEAN_DEPTH, DEPTH_SPREAD, CLASSES).round(), 1, LONGEST)
     depths = np.sort(np.concatenate([np.zeros(TREES), drawn[TREES:]]).astype(int))
@@ -49,7 +49,7 @@ def make_dictionary(path: Path) -> None:
 
 
 def make_list(path: Path, rows: int) -> None:
-    """Rows of ImageNet with one label, and of Open Images with one to three and confidences."""
+    """Writes rows of ImageNet (one label) and of Open Images (one to three, with confidences)."""
     rng = np.random.default_rng(1)
     counts = rng.integers(1, 4, TAILS)
     tails = [
@@ -78,7 +78,7 @@ def make_list(path: Path, rows: int) -> None:
 def jobs(
     tree: Path, rows: Path, dictionary: Path, output: Path, processes: int
 ) -> dict[str, list[Any]]:
-    """Name -> command of the scripts below `tree`; the later ones read what the first wrote."""
+    """Name -> command of the scripts in `tree`; later ones read the first one's output."""
     full, common = output / "full.txt", ("--dictionary", dictionary, "--processes", processes)
     commands = {
         "ancestors": ("annotations.py", "--list", rows, "--output", full, "--ancestors"),
@@ -95,7 +95,7 @@ def jobs(
 
 
 def sampled(command: Sequence[Any], cwd: Path) -> tuple[harness.Cost, list[float]]:
-    """What a command costs, and the MiB that it and its children hold, several times a second."""
+    """A command's cost, and samples of the MiB that it and its children use, several a second."""
     samples: list[float] = []
 
     def watch() -> None:
@@ -113,19 +113,19 @@ def sampled(command: Sequence[Any], cwd: Path) -> tuple[harness.Cost, list[float
 
 
 def tree_bytes(pid: int) -> int:
-    """Memory of a process and its children; pages that several share are counted once."""
+    """Memory of a process and its children, with shared pages counted once."""
     total = 0
     try:
         root = psutil.Process(pid)
         for process in [root, *root.children(recursive=True)]:
             total += process.memory_full_info().pss
-    except psutil.Error:  # it ended meanwhile
+    except psutil.Error:  # it has ended
         return total
     return total
 
 
 def list_rows(folder: Path, rows: int, processes: int) -> list[dict[str, Any]]:
-    """A row for each job, and one of all."""
+    """A row for each job, and one for their total."""
     dictionary, raw = folder / "dictionary.txt", folder / "raw.txt"
     make_dictionary(dictionary)
     make_list(raw, rows)
@@ -140,7 +140,7 @@ def list_rows(folder: Path, rows: int, processes: int) -> list[dict[str, Any]]:
 
 
 def features_row(folder: Path, images: int) -> dict[str, Any]:
-    """extract_feature.py over a list that names a few images over and over."""
+    """Runs extract_feature.py on a list that repeats a few images."""
     few = jpegs(DIFFERENT_IMAGES, (120, 90))
     for number, jpeg in enumerate(few):
         (folder / f"{number}.jpg").write_bytes(jpeg)
@@ -152,7 +152,7 @@ def features_row(folder: Path, images: int) -> dict[str, Any]:
     extract = "extract_feature.py", "--images=images.txt", "--image_size=32", "--batch_size=64"
     command = harness.from_root(*extract, "--pretrain_ckpt=model", "--result=features.npz")
     cost, samples = sampled(command, folder)
-    quarter = len(samples) // 4  # the first one is the start of Python and TensorFlow
+    quarter = len(samples) // 4  # the first quarter includes start-up
     return {
         "what": "features of a long list",
         "rows": images,

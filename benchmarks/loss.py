@@ -1,9 +1,9 @@
-"""The multi-label loss, forward and backward, next to plain sigmoid cross-entropy.
+"""The multi-label loss, forward and backward, compared with plain sigmoid cross-entropy.
 
     python benchmarks/loss.py [--batch 32 512] [--class_num 11166] [--rounds 21] [--json FILE]
 
-Bars: at most 1.3 x the time of tf.nn.sigmoid_cross_entropy_with_logits, and at most 3 tensors of
-shape [batch, classes] at the peak (logits and their gradient among them).
+Goals: at most 1.3 x the time of tf.nn.sigmoid_cross_entropy_with_logits, and at most 3 tensors of
+shape [batch, classes] at the peak (including logits and their gradient).
 """
 
 import argparse
@@ -39,7 +39,7 @@ def made_up(batch: int, class_num: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 
 def with_gradient(loss: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], Any]:
-    """A graph of the loss and its gradient with respect to logits."""
+    """A graph that computes the loss and its gradient with respect to the logits."""
 
     @tf.function
     def run(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,7 +52,7 @@ def with_gradient(loss: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor
 
 
 def contenders(batch: int, class_num: int) -> dict[str, Callable[[], Any]]:
-    """Name -> a forward and backward pass, or, of the limit, the sigmoid alone."""
+    """Name -> a forward and backward pass, or only the sigmoid for the limit."""
     logits, index, value = made_up(batch, class_num)
     rows = tf.repeat(tf.range(batch), LABELS_PER_IMAGE)
     where = tf.stack([rows, tf.reshape(index, [-1])], axis=1)

@@ -1,9 +1,9 @@
-"""The exact multi-label metrics against the number of images, on made-up scores.
+"""Cost of the exact multi-label metrics by number of images, on synthetic scores.
 
     python benchmarks/metrics.py [--images 1000 10000 88739] [--class_num 11166] [--json FILE]
 
-Bars at 88,739 x 11,166 on 2 cores: at most 15 minutes and 2 GiB of memory. Time is that of the
-metrics alone, not of making scores up; memory is the whole process's peak, TensorFlow included.
+Goals at 88,739 x 11,166 on 2 cores: at most 15 minutes and 2 GiB of memory. Time is for the metrics
+only, not for making the scores; memory is the process's peak, including TensorFlow.
 """
 
 import argparse
@@ -23,7 +23,7 @@ UNKNOWN_PER_IMAGE = 3
 
 
 def made_up(images: int, class_num: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of scores and labels: few frequent classes and many rare, positives score higher."""
+    """Batches of scores and labels; few classes are frequent, and positives score higher."""
     rng = np.random.default_rng(0)
     frequency = 1.0 / np.arange(1, class_num + 1)
     listed = LABELS_PER_IMAGE + UNKNOWN_PER_IMAGE
@@ -39,7 +39,7 @@ def made_up(images: int, class_num: int) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def row(images: int, class_num: int) -> dict[str, float]:
-    """One row of the table; run in a process of its own, whose peak memory it gives."""
+    """One row of the table; runs in its own process to measure peak memory."""
     from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
 
     from models.metrics.evaluators import MultiLabelEvaluator, MultiLabelOptions

@@ -1,12 +1,11 @@
-"""How well the orders of records mix: classes in consecutive samples, next to random draws.
+"""How well record orders mix: classes in consecutive samples, compared with random draws.
 
     python benchmarks/mixing.py [--records 1281167] [--classes 1000] [--samples 32 256 2560 25600]
 
-The worst case: records sorted by class. For stretches of so many consecutive samples of an epoch,
-the table has the mean number of different classes over the number that independent draws would
-have: 1 is as good as chance, 0 a stretch of one class. Blocks are of 35 records (2 MiB of images of
-60 kB), as many as the flags' defaults shuffle together. The last rows are what a reader without
-random access does: files in random order, and a buffer from which samples are drawn.
+Tests the worst case: records sorted by class. For each number of consecutive samples in an epoch,
+the table has the mean number of distinct classes divided by that of independent draws: 1 is as good
+as random, near 0 means one class. Blocks have 35 records (2 MiB of 60 kB images). The last rows are
+for a reader without random access: files in random order, and a shuffle buffer.
 """
 
 import argparse
@@ -23,11 +22,11 @@ from benchmarks import harness
 from data.input.sampler import BlockSampler, RandomSampler, block_count
 
 FILE_RECORDS, BLOCK_RECORDS, STRETCHES = 1024, 35, 200
-WINDOW_FILES, WINDOW_RECORDS = 1500, 2048  # the flags' defaults
+WINDOW_FILES, WINDOW_RECORDS = 1500, 2048  # the defaults of the flags
 
 
 def orders(records: int) -> dict[str, Callable[[], np.ndarray]]:
-    """By name, what gives the records of an epoch in order."""
+    """Name -> a function that returns an epoch's records in order."""
     counts = [FILE_RECORDS] * (records // FILE_RECORDS) + [records % FILE_RECORDS]
 
     def sampled(sampler: BlockSampler | RandomSampler) -> Callable[[], np.ndarray]:
@@ -43,7 +42,7 @@ def orders(records: int) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def buffered(records: int, size: int) -> np.ndarray:
-    """Files in random order, read one after the other through a buffer of `size` records."""
+    """Files in random order, read one after another through a shuffle buffer of `size` records."""
     draw = np.random.RandomState(1)
     files = draw.permutation(-(-records // FILE_RECORDS))
     stream = np.concatenate(

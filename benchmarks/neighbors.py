@@ -2,9 +2,9 @@
 
     python benchmarks/neighbors.py [--rows 300000] [--size 2048] [--planted 3000] [--json FILE]
 
-Features are random and positive, as pooled ones are (their cosines are about 0.64), in a
-memory-mapped .npy file; planted rows are earlier ones with noise, at cosines of 0.96 to 0.999. What
-is measured is data/deduplicate.py with a threshold of 0.95, from its list to its report.
+Features are random and positive, like pooled ones (cosines of about 0.64), in a memory-mapped .npy
+file; planted rows are noisy copies of earlier ones, at cosines of 0.96 to 0.999. Measures
+data/deduplicate.py with a threshold of 0.95, from list to report.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from benchmarks import harness
 from benchmarks.lists import sampled
 
 ROWS_AT_ONCE = 10_000
-NOISE = 0.05, 0.28  # of numbers of size 1: cosines from 0.999 down to 0.96
+NOISE = 0.05, 0.28  # for features of scale 1: cosines from 0.999 down to 0.96
 
 
 def make_features(folder: Path, rows: int, size: int, planted: int) -> dict[str, str]:
     """Writes features, their names and a list; returns the planted images with their originals.
 
-    The second half of the rows repeats some of the first.
+    The second half of the rows has copies of some in the first half.
     """
     rng = np.random.default_rng(0)
     values = np.lib.format.open_memmap(folder / "f.npy", "w+", np.float32, (rows, size))

@@ -1,4 +1,4 @@
-"""Floating-point operations: of our network, and the rate at which this machine does them."""
+"""Floating-point operations of our network, and this machine's rate for them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.harness import median_seconds
 from models.architecture import blocks
 
-# A 3 x 3 convolution of the third stage at batch 32: the kind that most of the network's work is.
+# A 3 x 3 convolution of the third stage at batch 32, typical of the network's work.
 IMAGES, SIDE, CHANNELS, KERNEL = 32, 28, 256, 3
 
 
@@ -25,7 +25,7 @@ def multiplications(image_size: int, class_num: int, resnet_size: int = 101) -> 
 
 
 def convolution(dtype: str) -> tuple[Callable[[], Any], int]:
-    """One large convolution, and its floating-point operations."""
+    """One large convolution, and its number of floating-point operations."""
     import tensorflow as tf
 
     images = tf.cast(tf.random.normal([IMAGES, SIDE, SIDE, CHANNELS]), dtype)

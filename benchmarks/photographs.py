@@ -1,4 +1,4 @@
-"""Distinct JPEGs cut out of real photographs, those of scikit-image."""
+"""Distinct JPEGs cropped from scikit-image's photographs."""
 
 import io
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ LABELS_PER_IMAGE = 9  # ML-Images has 8.72
 
 
 def jpegs(count: int, size: tuple[int, int] = (500, 375), quality: int = 90) -> list[bytes]:
-    """`count` images, each another part of a photograph; the same ones in every call.
+    """`count` images, each a different crop of a photograph; the same in every call.
 
     Args:
-      size: width and height in pixels; the default is ImageNet's usual one.
+      size: width and height in pixels; the default is typical of ImageNet.
     """
-    from skimage import data  # of the extra `demo`
+    from skimage import data  # from the extra `demo`
 
     sources = [data.astronaut(), data.coffee(), data.rocket(), data.chelsea()]
     width, height = size
@@ -36,7 +36,7 @@ def jpegs(count: int, size: tuple[int, int] = (500, 375), quality: int = 90) -> 
 
 
 def write(folder: Path, images: Sequence[bytes], classes: int) -> Path:
-    """Writes images below `folder` as 0.jpg and so on; returns a list with nine labels of each."""
+    """Writes images to `folder` as 0.jpg and so on; returns a list file with nine labels each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     rows = []

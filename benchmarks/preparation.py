@@ -1,15 +1,15 @@
-"""Conversion, download, features and evaluation in 1, 2 and 4 processes: the same bytes, sooner.
+"""Conversion, download, features and evaluation in 1, 2 and 4 processes: same bytes, faster.
 
     python benchmarks/preparation.py [--processes 1 2 4] [--jobs conversion download] [--rounds 3]
         [--json FILE]
 
-A process computes in one thread, and N of them have N cores, or share what there is. Whole commands
-are timed: start-up, the work, and putting the results together. N processes are started by `mpirun
--np N`; or as N commands with `--part i/n`, which know nothing of each other, and one more that
-joins their parts. `times` is the rate next to that of one process, in the same round. `CPU s` is
-the processor time of all of them, which other programs disturb less. What they write is compared
-byte for byte; a difference is an error. The download is from the server of benchmarks/download.py,
-which takes 100 ms for an answer. Evaluation needs Horovod.
+Each process computes in one thread; N processes use N cores, or share those available. Whole
+commands are timed: start-up, the work, and joining the results. N processes are started by `mpirun
+-np N`, or as N independent commands with `--part i/n` and one more that joins their parts. `times`
+is the speedup over one process in the same round. `CPU s` is the processor time of all processes,
+which other programs affect less. Outputs are compared byte for byte; a difference is an error. The
+download is from the server of benchmarks/download.py, with 100 ms of latency. Evaluation needs
+Horovod.
 """
 
 import argparse
@@ -37,20 +37,20 @@ MPIRUN = (
 )
 ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # who waits leaves the core to the others
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # waiting processes yield their core
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 CLASSES = 100
 
 
 class Job(NamedTuple):
-    """What is divided.
+    """A job split among processes.
 
     Attributes:
-      images: what it works on.
-      command: makes the command from the folder of its results.
-      results: globs of what has to be equal.
-      has_parts: whether it takes `--part i/n`.
+      images: number of images.
+      command: makes the command, given the folder of its results.
+      results: globs of the files that must be equal.
+      has_parts: whether it supports `--part i/n`.
     """
 
     images: int
@@ -60,16 +60,16 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one run of a job took, of all its processes, and the SHA-256 of its results."""
+    """The cost of one run of a job, over all its processes, and the SHA-256 of its results."""
 
     cost: harness.Cost
     digest: str
 
 
 def prepared(folder: Path, args: argparse.Namespace, url: str) -> dict[str, Job]:
-    """The jobs, with their input in `folder`."""
+    """The jobs; writes their input to `folder`."""
     few = photographs.write(folder / "few", photographs.jpegs(args.images), CLASSES)
-    many = folder / "many.txt"  # the same images again and again
+    many = folder / "many.txt"  # repeats the same images
     rows = few.read_text().splitlines(keepends=True)
     many.write_text("".join(rows[n % len(rows)] for n in range(args.rows)))
     urls = folder / "urls.txt"
@@ -105,7 +105,7 @@ def prepared(folder: Path, args: argparse.Namespace, url: str) -> dict[str, Job]
 
 
 def run(job: Job, folder: Path, processes: int, parts: bool) -> Run:
-    """Runs a job from start to end in so many processes."""
+    """Runs a job from start to end in the given number of processes."""
     output = Path(tempfile.mkdtemp(dir=folder))
     cores = sorted(os.sched_getaffinity(0))[:processes]
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))]
@@ -126,7 +126,7 @@ def run(job: Job, folder: Path, processes: int, parts: bool) -> Run:
 
 
 def digest(folder: Path, results: tuple[str, ...]) -> str:
-    """SHA-256 of the names and the bytes of the files that the globs match."""
+    """SHA-256 of the names and contents of the files that match the globs."""
     paths = sorted({path for pattern in results for path in folder.glob(pattern)})
     if not paths:
         raise RuntimeError(f"{folder} has none of {results}")
@@ -138,7 +138,7 @@ def digest(folder: Path, results: tuple[str, ...]) -> str:
 
 
 def rows_of(name: str, job: Job, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """A row for each number of processes, and way to start them; all of them take turns."""
+    """A row for each number of processes and way to start them; all alternate."""
     ways = [(processes, False) for processes in args.processes]
     ways += [(processes, True) for processes in args.processes if job.has_parts and processes > 1]
     runs = harness.in_turn({way: partial(run, job, folder, *way) for way in ways}, args.rounds)

@@ -1,11 +1,10 @@
-"""An S3 server for tests and benchmarks: slow, limited, failing on purpose. It checks no signature.
+"""An S3 server for tests and benchmarks: slow, limited or failing on purpose; ignores signatures.
 
     python benchmarks/s3_server.py FOLDER [--latency 0.03] [--bandwidth 200e6] [--fail_every 50]
 
-Serves the folders of FOLDER as buckets, also to plain HTTP clients: GET with ranges, HEAD,
-ListObjectsV2, PUT and DELETE. It prints its URL, and ends when its standard input does. (moto's
-server reads an object whole for each range of it, which takes more of the machine than what is
-measured.)
+Serves the subfolders of FOLDER as buckets, also to plain HTTP clients: GET with ranges, HEAD,
+ListObjectsV2, PUT and DELETE. Prints its URL, and exits when its standard input closes. (moto's
+server reads the full object for every range, which costs more than what is measured.)
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ def environment(url: str) -> dict[str, str]:
 
 
 class S3Server:
-    """Serves on 127.0.0.1, in threads, from `start` to `stop` and again.
+    """Serves on 127.0.0.1, in threads, from `start` to `stop`; can be restarted.
 
     Args:
-        folder: of the buckets.
-        latency: seconds before each answer.
-        bandwidth: bytes a second that all answers together have; 0: no limit.
-        fail_every: this many requests have one that fails, in turn by status 503 and by a
-            connection that is cut in the middle of the answer; 0: none.
-        tls: of the server's side, for https; None: http.
+        folder: parent folder of the buckets.
+        latency: seconds before each response.
+        bandwidth: bytes per second of all responses together; 0: no limit.
+        fail_every: one in this many requests fails, alternately with status 503 and by closing the
+            connection in the middle of the response; 0: none.
+        tls: server-side TLS context for https; None: http.
 
     Attributes:
-        requests: how often each `METHOD /bucket/key range` was asked for and answered.
-        sent: bytes of contents.
+        requests: how often each `METHOD /bucket/key range` was requested and answered.
+        sent: bytes of file contents sent.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class S3Server:
         self.bandwidth, self.fail_every, self.tls = bandwidth, fail_every, tls
         self.requests: Counter[str] = Counter()
         self.sent = self._port = self._count = 0
-        self._free_at = 0.0  # when the line is free for the next piece
+        self._free_at = 0.0  # when the shared bandwidth is free for the next piece
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
@@ -88,7 +87,7 @@ class S3Server:
         self.stop()
 
     def start(self) -> None:
-        """Serves, at the port it had before."""
+        """Serves, on the same port as before."""
         self._server = _Server(("127.0.0.1", self._port), _Handler)
         self._server.s3, self._port = self, self._server.server_address[1]
         if self.tls:
@@ -96,7 +95,7 @@ class S3Server:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Cuts all connections; the files stay."""
+        """Closes all connections; keeps the files."""
         if self._server:
             self._server.shutdown()
             self._server.cut()
@@ -104,7 +103,7 @@ class S3Server:
             self._server = None
 
     def begin(self, request: str) -> int:
-        """Notes a request; 0 unless it is to fail, else the number of the failure."""
+        """Counts a request; returns the number of the failure if it is to fail, else 0."""
         time.sleep(self.latency)
         with self._lock:
             self._count += 1
@@ -114,7 +113,7 @@ class S3Server:
             return fails
 
     def send(self, connection: socket.socket, file: BinaryIO, offset: int, size: int) -> None:
-        """Sends a part of a file, as fast as the line is."""
+        """Sends a part of a file at the limited bandwidth."""
         while size > 0:
             piece = min(size, _PIECE)
             with self._lock:
@@ -151,13 +150,13 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are no news."""
+        """Ignores clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # the head of an answer in one piece
+    wbufsize = -1  # sends the response header in one piece
     server: _Server
 
     def log_message(self, *_: object) -> None:
@@ -265,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(200, f"<ListBucketResult>{text}</ListBucketResult>", "application/xml")
 
     def _page(self, folder: Path) -> None:
-        """A page of links, as Apache makes of a folder; the first ones sort it."""
+        """A page of links, like Apache's folder listing; the first ones sort it."""
         names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
         names = ["?C=N;O=D", "?C=M;O=A", *names]
         links = (f'<a href="{escape(name)}">{escape(name)}</a>' for name in names)
@@ -309,9 +308,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes a second; 0: no limit")
-    parser.add_argument("--fail_every", type=int, default=0, help="requests, of which one fails")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
+    parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes/s; 0: no limit")
+    parser.add_argument("--fail_every", type=int, default=0, help="one in this many requests fails")
     with S3Server(**vars(parser.parse_args())) as server:
         print(server.url, flush=True)
         sys.stdin.read()

@@ -1,11 +1,11 @@
-"""Training on 1 to N workers: images/s, efficiency, and what averaging and input take of a step.
+"""Training on 1 to N workers: images/s, efficiency, and the share of averaging and input in a step.
 
     python benchmarks/scaling.py [--workers 1 2] [--launcher mpi] [--data_dir=...] [--json FILE]
 
-On CPUs every worker is pinned to a core of its own, so that two workers against one show what the
-communication costs; on GPUs each takes one. Before the jobs, N processes that do not communicate
-run at once: what they lose against one is the machine's (memory, caches), not the all-reduce's.
-The same is measured with each setting of `SETTINGS`. Run it while nothing else runs.
+On CPUs each worker is pinned to its own core, so that two workers compared with one show the cost
+of communication; on GPUs each uses one. Before the jobs, N processes run at once without
+communicating: their slowdown is due to the machine (memory, caches), not the all-reduce. Repeated
+for each of `SETTINGS`. Run it while nothing else runs.
 """
 
 import argparse
@@ -25,13 +25,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from benchmarks import harness
 
 WARM_UP_STEPS = 2  # the first ones trace
-WORKER_VARIABLE = "SCALING_WORKER"  # set in a worker: what it shall do, as JSON
+WORKER_VARIABLE = "SCALING_WORKER"  # set in a worker to its task, as JSON
 ALONE = "not communicating"
 ONE = "1 worker"
 
 
 class Setting(NamedTuple):
-    """How gradients travel: groups, their type, and Horovod's fusion buffer in MiB."""
+    """How gradients are sent: groups, data type, and Horovod's fusion buffer in MiB."""
 
     name: str
     gradient_groups: int = 4
@@ -53,7 +53,7 @@ DEFAULT = "4 groups"
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of workers and setting."""
+    """A row for each number of workers and each setting."""
     found = []
     for count in args.workers:
         if count == 1:
@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run_job(args: argparse.Namespace, count: int, setting: str) -> dict[str, Any]:
-    """One job of `count` workers; what its rank 0 measured."""
+    """Runs one job of `count` workers; returns rank 0's measurements."""
     mpi = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", count]
     gloo = ["horovodrun", "--gloo", "-np", count]
     launcher = [] if count == 1 else mpi if args.launcher == "mpi" else gloo
@@ -89,14 +89,14 @@ def run_job(args: argparse.Namespace, count: int, setting: str) -> dict[str, Any
 
 
 def run_alone(args: argparse.Namespace, count: int) -> dict[str, Any]:
-    """`count` processes at once that know nothing of each other."""
+    """Runs `count` independent processes at once."""
     rows = run(args, [([], core) for core in range(count)], DEFAULT)
     total = sum(row["images/s"] for row in rows)
     return rows[0] | {"setting": ALONE, "workers": count, "images/s": total}
 
 
 def run(args: argparse.Namespace, jobs: list[tuple[list[Any], int]], setting: str) -> list[dict]:
-    """Runs jobs at once, each by its launcher and, if it is alone, on its core; their rows."""
+    """Runs jobs at once, each with its launcher and, if alone, on its core; returns their rows."""
     with tempfile.TemporaryDirectory() as folder:
         processes = []
         for launcher, core in jobs:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, jobs: list[tuple[list[Any], int]], setting: st
 
 
 def work(task: argparse.Namespace) -> None:
-    """In a worker: times steps, their input and, alone, the averaging of all gradients."""
+    """In a worker, times steps, their input and, separately, the averaging of all gradients."""
     from data.common import start_tensorflow  # noqa: F401, I001 - before TensorFlow
 
     from data.input.pipeline import Augmentation, InputOptions, TrainingInput
@@ -153,7 +153,7 @@ def work(task: argparse.Namespace) -> None:
 
 
 def pin(core: int) -> None:
-    """Gives this worker a core of its own, where there is no GPU."""
+    """Pins this worker to its own core, if there is no GPU."""
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
@@ -165,9 +165,9 @@ def pin(core: int) -> None:
 
 
 def time_steps(trainer: Any, batches: Iterator[Any], job: Any, steps: int) -> dict[str, float]:
-    """Medians over the steps, in seconds: a step, its input, and the averaging by itself.
+    """Medians over the steps, in seconds: a step, its input, and the averaging alone.
 
-    `cpu s` is what a step takes of the processor, which other programs disturb least.
+    `cpu s` is a step's processor time, which other programs affect least.
     """
     import tensorflow as tf
 

@@ -1,11 +1,11 @@
-"""Predicts training on 8 to 1,024 GPUs from what one GPU does and what the network carries.
+"""Predicts training speed on 8 to 1,024 GPUs from one GPU's speed and the network's bandwidth.
 
     python benchmarks/scaling_model.py --plot scaling.png
     python benchmarks/scaling_model.py --measured scaling.json      # of benchmarks/scaling.py
 
-A model, not a measurement: a step is computing, plus what of the gradients' sum does not hide
-behind the backward pass, or the input's time where that is longer. It is compared with what was
-measured (--measured) and with published points. Sources: Patarasuk and Yuan, "Bandwidth optimal
+A model, not a measurement: a step takes its computation plus the part of the gradients' all-reduce
+not overlapped by the backward pass, or the input's time if that is longer. It is compared with
+measurements (--measured) and published results. Sources: Patarasuk and Yuan, "Bandwidth optimal
 all-reduce" (2009), for the ring; Goyal et al., arXiv 1706.02677, section 4, for the hierarchy.
 """
 
@@ -23,14 +23,14 @@ from benchmarks.scaling import ALONE
 
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BITS = 8
-BACKWARD_FRACTION = 2 / 3  # of a step's computing
+BACKWARD_FRACTION = 2 / 3  # of a step's computation
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What carries gradients: bytes/s and seconds a message, inside a machine and between machines.
+    """A cluster's bytes/s and seconds per message, inside a machine and between machines.
 
-    `between` is what all GPUs of a machine share.
+    `between` is shared by all GPUs of a machine.
     """
 
     gpus_per_node: int = 8
@@ -42,10 +42,10 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker does: its batch, images/s alone, gradients, and what it can read.
+    """A worker: its batch, images/s alone, gradients and input rate.
 
-    `overlap` is the fraction of the backward pass that gradients can travel behind; `groups` are
-    all-reduce calls a step; `input_rate` is images/s of a worker's input, None: any number.
+    `overlap` is the fraction of the backward pass that can overlap the all-reduce; `groups` are
+    all-reduce calls per step; `input_rate` is images/s of a worker's input, None: unlimited.
     """
 
     batch: int
@@ -57,12 +57,12 @@ class Job:
 
 
 def ring_seconds(size: float, workers: int, bandwidth: float, latency: float) -> float:
-    """A ring all-reduce of `size` bytes: 2 (n - 1) messages of a n-th each."""
+    """A ring all-reduce of `size` bytes: 2 (n - 1) messages of size / n bytes each."""
     return 2 * (workers - 1) * (size / workers / bandwidth + latency)
 
 
 def flat_seconds(size: float, workers: int, cluster: Cluster) -> float:
-    """One ring through all GPUs; its slowest link is the one between machines."""
+    """One ring through all GPUs; its slowest link is between machines."""
     if workers <= cluster.gpus_per_node:
         return ring_seconds(size, workers, cluster.inside, cluster.inside_latency)
     return ring_seconds(size, workers, cluster.between, cluster.between_latency)
@@ -73,7 +73,7 @@ def hierarchical_seconds(size: float, workers: int, cluster: Cluster) -> float:
     local = min(workers, cluster.gpus_per_node)
     nodes = -(-workers // cluster.gpus_per_node)
     inside = ring_seconds(size, local, cluster.inside, cluster.inside_latency)
-    # The machine's GPUs send their parts of 1 / local at once over one connection.
+    # All GPUs of a machine send their parts, 1 / local each, at once over one connection.
     return inside + ring_seconds(size, nodes, cluster.between, cluster.between_latency)
 
 
@@ -81,7 +81,7 @@ ALGORITHMS = {"ring": flat_seconds, "hierarchical": hierarchical_seconds}
 
 
 def step_seconds(job: Job, workers: int, cluster: Cluster, algorithm: str) -> float:
-    """Seconds of a step; the last group can never hide."""
+    """Seconds per step; the last group never overlaps the backward pass."""
     compute = job.batch / job.images_per_second
     size = job.gradient_bytes / job.groups
     group = ALGORITHMS[algorithm](size, workers, cluster) if workers > 1 else 0.0
@@ -91,14 +91,14 @@ def step_seconds(job: Job, workers: int, cluster: Cluster, algorithm: str) -> fl
 
 
 def efficiency(job: Job, workers: int, cluster: Cluster, algorithm: str) -> float:
-    """Images/s of `workers`, over `workers` times those of one."""
+    """Images/s of `workers`, divided by `workers` times those of one."""
     alone = job.batch / job.images_per_second
     return alone / step_seconds(job, workers, cluster, algorithm)
 
 
-# TensorFlow's benchmark page of 2017: a P100 does 219 images/s of ResNet-50 and 91.8 of ResNet-152;
-# 129 of ResNet-101 lies between by the operations. The cluster is that of arXiv 1802.05799: 128
-# machines of 4 Pascal GPUs with 25 Gbit/s; gradients of 44.5 million weights.
+# TensorFlow's benchmark page of 2017: a P100 reaches 219 images/s with ResNet-50 and 91.8 with
+# ResNet-152; 129 with ResNet-101 is interpolated by operations. The cluster is that of arXiv
+# 1802.05799: 128 machines of 4 Pascal GPUs with 25 Gbit/s; gradients of 44.5 million weights.
 HOROVOD_JOB = Job(batch=64, images_per_second=129, gradient_bytes=4 * 44_545_192)
 HOROVOD_CLUSTER = Cluster(gpus_per_node=4, inside=10e9, between=25e9 / BITS)
 HOROVOD_POINT = (512, 0.90)
@@ -115,7 +115,7 @@ def horovod_bracket() -> tuple[float, float]:
 
 
 def ml_images_rate(cluster: Cluster) -> float:
-    """images/s that one GPU alone must do for the published rate of 128, by bisection."""
+    """images/s that one GPU alone needs for the published rate of 128, by bisection."""
     workers, published = ML_IMAGES_POINT
     low, high = published / workers, 10.0 * published / workers
     for _ in range(60):
@@ -127,7 +127,7 @@ def ml_images_rate(cluster: Cluster) -> float:
 
 
 def validate(measured: list[dict[str, Any]]) -> None:
-    """Prints the model next to what was measured and published."""
+    """Prints the model's results next to the measured and published ones."""
     none, full = horovod_bracket()
     print(
         f"Horovod, ResNet-101 on {HOROVOD_POINT[0]}: published {HOROVOD_POINT[1]:.2f}, "
@@ -142,7 +142,7 @@ def validate(measured: list[dict[str, Any]]) -> None:
     together = {row["workers"]: row for row in measured if row["setting"] == ALONE}
     for row in measured:
         if row["workers"] in together and row["setting"] != ALONE:
-            # On CPUs nothing hides: the sum is done by the cores that compute.
+            # On CPUs nothing overlaps: the cores that compute also do the all-reduce.
             step = row["step s"]
             model = together[row["workers"]]["step s"] + row["average s"]
             print(
@@ -201,11 +201,11 @@ if __name__ == "__main__":
     harness.main(
         *(measure, __doc__),
         images_per_second=(360.0, 360.0),  # of one GPU alone
-        batch=(64, 64),  # images of a GPU and step
+        batch=(64, 64),  # images per GPU and step
         gradient_bytes=(float(ML_IMAGES_BYTES), float(ML_IMAGES_BYTES)),  # fp16: half
         groups=(4, 4),
         overlap=(0.5, 0.5),  # of the backward pass, 0 to 1
-        input_rate=(0.0, 0.0),  # images/s that a GPU's input delivers; 0: any number
+        input_rate=(0.0, 0.0),  # images/s of a GPU's input; 0: unlimited
         gbit=(100.0, 100.0),  # network of a machine, Gbit/s
         gpus_per_node=(8, 8),
         measured=("", ""),  # JSON of scaling.py

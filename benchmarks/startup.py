@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--resnet_size 101] [--rounds 5] [--json FILE]
 
-They take turns; `imports` is how many imports of TensorFlow they take, medians over the rounds.
-Bar: at most 15 s from the command to the first training step, with files in the page cache.
+They alternate. `imports` is the time as a multiple of importing TensorFlow, medians over rounds.
+Goal: at most 15 s from the command to the first training step, with files in the page cache.
 """
 
 import argparse
@@ -25,9 +25,9 @@ IMPORT = "import TensorFlow"
 
 
 def seconds_until(command: list[str], folder: Path, wanted: str) -> float:
-    """Seconds from the start of a command until it prints `wanted`; then it is ended.
+    """Seconds from a command's start until it prints `wanted`; then stops the command.
 
-    Raises RuntimeError if it ends without.
+    Raises RuntimeError if it ends without printing it.
     """
     start = time.perf_counter()
     with subprocess.Popen(

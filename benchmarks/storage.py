@@ -1,15 +1,15 @@
-"""Training input from an S3 server, from its cache, and from storage that is slow to begin a read.
+"""Training input from an S3 server, from its cache, and from storage with high latency.
 
     python benchmarks/storage.py [--stretch 16384] [--latency 0.03] [--bandwidth 200e6]
 
-The input is that of train.py with full augmentation, the records are of 500 x 375 JPEGs, and the
-server (benchmarks/s3_server.py) is another process of this machine, whose time of the processor
-(`server CPU us` an image) is missing here. Each contender reads a stretch of an epoch in turn, with
-nothing kept of the round before but the cache; `of local` is its rate over that of the local disk,
-`server elsewhere` the same if the cores had that time for the input, `first batch` the seconds
-until then, `CPU us` this process's time an image, which others disturb less. The last rows read
-records alone, without decoding, where each read takes 5 ms more, whatever its size.
-Bars: 0.9 of local from s3://, cold; blocks 10 times as fast as single records.
+The input is that of train.py with full augmentation, and the records have 500 x 375 JPEGs. The
+server (benchmarks/s3_server.py) is another process on this machine, whose processor time (`server
+CPU us` per image) the input cannot use. Contenders alternate, and keep only the cache between
+rounds. `of local` is the rate divided by that of the local disk; `server elsewhere` is the same if
+the input could also use the server's processor time; `first batch` is the seconds until the first
+batch; `CPU us` is this process's time per image, which other programs affect less. The last rows
+only read records, without decoding, with 5 ms of latency per read of any size.
+Goals: 0.9 of local from s3://, cold; blocks 10 times as fast as single records.
 """
 
 import argparse
@@ -55,7 +55,7 @@ SLOW = (SINGLE, BLOCKS, LARGE_STEPS)
 
 
 class Stretch(NamedTuple):
-    """Seconds until the first batch; then per image: all, of this process, of the server."""
+    """Seconds until the first batch; then per image: wall-clock, this process, the server."""
 
     first: float
     image: float
@@ -64,7 +64,7 @@ class Stretch(NamedTuple):
 
 
 class Server(NamedTuple):
-    """An S3 server in a process of its own."""
+    """An S3 server in its own process."""
 
     url: str
     process: psutil.Process
@@ -73,7 +73,7 @@ class Server(NamedTuple):
 def read_stretch(
     data_dir: str, reading: ReadOptions, args: argparse.Namespace, server: Server | None = None
 ) -> Stretch:
-    """Batches of a new input, as training reads them."""
+    """Batches of a new training input."""
     start = time.perf_counter()
     options = InputOptions(data_dir, SIZE, BATCH, CLASSES, args.threads, reading=reading)
     batches = TrainingInput(options, Augmentation()).batches()
@@ -100,7 +100,7 @@ def _timed(
 
 
 class SlowSource(RecordSource):
-    """Records of storage that takes a while to begin each read."""
+    """Records on storage with a latency per read."""
 
     def _fetch(self, path: str, offset: int, size: int) -> bytes:
         time.sleep(READ_SECONDS)
@@ -110,7 +110,7 @@ class SlowSource(RecordSource):
 def slow_stretch(
     folder: Path, reading: ReadOptions, args: argparse.Namespace, batch: int = BATCH
 ) -> Stretch:
-    """Records in the order of training, read from slow storage and not decoded."""
+    """Records in training order, read from slow storage without decoding."""
     start = time.perf_counter()
     source = SlowSource(folder, CLASSES, 0, reading=reading)
     step_shard = StepShard(batch, first=0, count=1, total=1)
@@ -124,7 +124,7 @@ def slow_stretch(
 
 @contextlib.contextmanager
 def started(folder: Path, args: argparse.Namespace, fail_every: int = 0) -> Iterator[Server]:
-    """A server that runs while the block lasts."""
+    """Runs a server for the duration of the `with` block."""
     flags = f"--latency={args.latency}", f"--bandwidth={args.bandwidth}"
     command = harness.from_root("benchmarks/s3_server.py", folder, *flags)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -139,7 +139,7 @@ def started(folder: Path, args: argparse.Namespace, fail_every: int = 0) -> Iter
 def contenders(
     folder: Path, good: Server, failing: Server, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Name -> what reads a stretch."""
+    """Name -> a function that reads `--stretch` images."""
     records, cache = folder / "bucket", folder / "cache"
     blocks = ReadOptions("blocks", args.block_mib, args.lanes)
     cached = ReadOptions("blocks", args.block_mib, args.lanes, cache_dir=str(cache))
@@ -149,7 +149,7 @@ def contenders(
             import s3fs
 
             os.environ.update(environment(server.url))
-            s3fs.S3FileSystem.clear_instance_cache()  # which knows the other server
+            s3fs.S3FileSystem.clear_instance_cache()  # it refers to the other server
             return read_stretch("s3://bucket/", reading, args, server)
 
         return stretch
@@ -175,7 +175,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         ).glob("*.tfrecords")
         (folder / "bucket").mkdir()
         shards = args.images // len(distinct)
-        for number in range(shards):  # of the same images, which nothing here knows
+        for number in range(shards):  # all have the same images, which makes no difference here
             for suffix in ("", ".idx"):
                 target = folder / "bucket" / f"{number:05}.tfrecords{suffix}"
                 shutil.copyfile(f"{shard}{suffix}", target)
@@ -208,14 +208,14 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def ratio(seconds: dict[str, list[float]], other: str, name: str) -> float:
-    """The rate of a contender over that of another."""
+    """The rate of one contender divided by another's."""
     return harness.median_ratio(seconds[other], seconds[name])
 
 
 if __name__ == "__main__":
     harness.main(
         *(measure, __doc__),
-        images=(13312, 256),  # of 40 kB: enough for whole blocks
+        images=(13312, 256),  # of 40 kB: enough for full blocks
         stretch=(16384, 160),  # more than an epoch
         slow_stretch=(1024, 96),
         threads=(len(os.sched_getaffinity(0)), 2),

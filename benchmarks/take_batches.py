@@ -1,9 +1,9 @@
-"""Runs train.py of the tree in the present folder with a loop that only takes batches.
+"""Runs train.py of the tree in the working folder with a loop that only takes batches.
 
     cd TREE; python .../benchmarks/take_batches.py --data_dir=... [other flags of train.py]
 
-Says `batches taken` after each ten. Part of benchmarks/compare.py: the flags of train.py and the
-place of the batches among the loop's arguments are all that it knows of the tree.
+Prints `batches taken` after every ten. Part of benchmarks/compare.py; depends only on the tree's
+train.py flags and on the position of the batches among the loop's arguments.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 sys.path[0] = os.getcwd()
-sys.argv[0] = "train.py"  # by which the tree knows its flags
+sys.argv[0] = "train.py"  # by which the tree selects its flags
 
 from data.common import start_tensorflow  # noqa: F401 - before TensorFlow
 from models.training import loop
@@ -22,7 +22,7 @@ TOGETHER = 10
 
 
 def take(trainer: Any, batches: Iterator[Any], *others: Any, **named: Any) -> int:
-    """Takes the place of models.training.loop.train."""
+    """Replaces models.training.loop.train."""
     for number, _ in enumerate(batches, 1):
         if number % TOGETHER == 0:
             print("batches taken", flush=True)

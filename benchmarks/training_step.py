@@ -1,14 +1,14 @@
-"""A training step of ResNet-101 next to Keras, PyTorch and the convolution peak.
+"""A training step of ResNet-101, compared with Keras, PyTorch and the convolution peak.
 
     python benchmarks/training_step.py [--batch 32] [--precision float32] [--image_size 224]
         [--class_num 11166] [--contenders ours pytorch] [--together 3] [--json FILE]
 
 Ours is the step of train.py with the multi-label loss. Keras is `ResNet101V2` with a plain
-GradientTape loop: a somewhat smaller network (it pools after the stem), so its part of the peak
-is computed from its own operations; once with oneDNN on, as ours, and once as TensorFlow is
-installed. PyTorch is the same network as ours, channels last. Each has a process of its own; ours
-and as many of the others as memory holds (`--together`) do a step in turn; after each step the
-process measures the convolution peak. Bars (float32, batch 32): 0.85 of the peak, not behind Keras,
+GradientTape loop, a slightly smaller network (it pools after the stem), so its share of the peak is
+computed from its own operations; once with oneDNN on, like ours, and once with TensorFlow's
+default. PyTorch is the same network as ours, channels last. Each runs in its own process; ours and
+as many others as fit into memory (`--together`) alternate steps, and after each step the process
+measures the convolution peak. Goals (float32, batch 32): 0.85 of the peak, not slower than Keras,
 1.1 x PyTorch, memory at most 1.1 x PyTorch's.
 """
 
@@ -25,9 +25,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from benchmarks import harness, operations
 from benchmarks.harness import Contender, median_ratio
 
-# Fast convolutions for all that use TensorFlow, see data/common/start_tensorflow.py.
+# Faster convolutions in TensorFlow; see data/common/start_tensorflow.py.
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
-# TensorFlow as installed turns oneDNN on or off by the processor.
+# By default, TensorFlow turns oneDNN on or off by the processor.
 AS_INSTALLED = "keras, as installed"
 OURS = "ours"
 IN_FLOAT32 = "ours, in float32"
@@ -146,7 +146,7 @@ MAKERS: Mapping[str, Callable[[argparse.Namespace], Step]] = {
 
 
 def make(name: str, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """A contender in its process: built, run twice; see `Contender`."""
+    """Builds a contender in its process and runs it twice; see `Contender`."""
     start = time.perf_counter()
     step, flops = MAKERS[name](args)
     step()
@@ -163,7 +163,7 @@ def make(name: str, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
 
 class Stepper:
-    """A contender, and what it needed for its steps so far."""
+    """A contender, and the measurements of its steps so far."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.name, self.batch = name, args.batch
@@ -175,13 +175,13 @@ class Stepper:
 
     def step(self) -> None:
         self.seconds.append(self.process.ask("step"))
-        # Before TensorFlow is loaded for the peak into a process that has another library.
+        # Measured before the peak loads TensorFlow into a process that has another library.
         self.memory_bytes = self.memory_bytes or self.process.ask("memory")
-        if self.name != AS_INSTALLED:  # there the peak would be another one
+        if self.name != AS_INSTALLED:  # its peak would differ
             self.peaks.append(self.process.ask("peak"))
 
     def row(self, ours: Sequence[float]) -> dict[str, Any]:
-        """`ours`: the seconds of our steps in the same rounds."""
+        """The table row; `ours` are the seconds of our steps in the same rounds."""
         row: dict[str, Any] = {"what": self.name}
         if self.process.failure:
             return row | {"note": self.process.failure}
@@ -203,7 +203,7 @@ class Stepper:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each contender; those that cannot be imported say so."""
+    """A row for each contender; a note if its library is missing."""
     rows: dict[str, dict[str, Any]] = {}
     for names in _groups(args.contenders, args.together):
         steppers = [Stepper(name, args) for name in names]
@@ -217,7 +217,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _groups(names: Sequence[str], together: int) -> list[list[str]]:
-    """Who take turns: ours and `together` - 1 of the others at a time, or everyone alone."""
+    """The groups that alternate: ours with `together` - 1 others, or each contender alone."""
     ours, peers = [OURS] * (OURS in names), [name for name in names if name != OURS]
     if together == 1 or not peers:
         return [[name] for name in ours + peers]
@@ -231,7 +231,7 @@ if __name__ == "__main__":
         precision=("float32", "float32"),
         image_size=(224, 64),
         class_num=(11166, 100),
-        depth=(101, 14),  # of ours and PyTorch; Keras has no other than 101
+        depth=(101, 14),  # of ours and PyTorch; Keras is always 101
         contenders=(list(MAKERS)[:-1], [OURS, "pytorch"]),
         together=(3, 3),
         rounds=(5, 1),

@@ -2,10 +2,10 @@
 
     python checkpoints/fetch.py SOURCE [--name NAME] [--sha256 FILE=HEX]...
 
-SOURCE is a URL or a path: of an archive (.zip, .tar, .tar.gz, .tgz) that holds one checkpoint, or
-of a checkpoint's prefix (its `.index` and `.data-00000-of-00001` are taken). A path may also be a
-folder, whose latest checkpoint is taken. An interrupted start continues where it was. The
-checkpoint appears when it is whole and `verify.py` finds nothing wrong.
+SOURCE is the URL or path of an archive (.zip, .tar, .tar.gz, .tgz) with one checkpoint, or of a
+checkpoint's prefix (which fetches its `.index` and `.data-00000-of-00001`). A path may also be a
+folder, whose latest checkpoint is used. The same command resumes an interrupted download. The
+checkpoint appears only when it is complete and `verify.py` finds no problem.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from data.common.lazy_module import LazyModule
 
 if TYPE_CHECKING:
     from models.checkpoints import checkpoint
-else:  # it imports TensorFlow, and --help must be quick
+else:  # it imports TensorFlow, but --help must be fast
     checkpoint = LazyModule("models.checkpoints.checkpoint")
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -67,16 +67,16 @@ def main(argv: list[str] | None = None) -> int:
 def fetch(
     source: str, folder: Path, name: str | None, sums: dict[str, str], limits: Limits
 ) -> Path:
-    """The prefix of the checkpoint that `source` becomes in `folder`, under `name` if given.
+    """Fetches `source` into `folder`, renamed to `name` if given; returns the checkpoint's prefix.
 
     Args:
-      sums: file, as the source calls it -> its SHA-256 in hexadecimal.
+      sums: maps file names as in the source to SHA-256 in hexadecimal.
 
-    Raises UserError: it cannot be had, or is not sound.
+    Raises UserError: it cannot be fetched, or is damaged.
     """
     if name:
         _refuse_existing(folder / name)
-    # Named by the source, so that the next start finds what has arrived.
+    # Named after the source, so that the next run finds the partial download.
     work = folder / f".fetch-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -90,9 +90,9 @@ def fetch(
         _check_sums(work, sums)
         wrong = list(problems(held, name or held.name))
         if wrong:
-            raise UserError(f"{source} is not sound: {'; '.join(wrong)}")
+            raise UserError(f"{source} is damaged: {'; '.join(wrong)}")
     except (ValueError, tarfile.TarError, zipfile.BadZipFile):
-        shutil.rmtree(work)  # Of no use to the next start.
+        shutil.rmtree(work)  # The next run could not use it.
         raise
     prefix = folder / (name or held.name)
     _refuse_existing(prefix)
@@ -102,7 +102,7 @@ def fetch(
 
 
 def _obtain(source: str, work: Path, limits: Limits) -> Path:
-    """The archive, or the prefix of the checkpoint in `work`."""
+    """Fetches `source`; returns the archive, or the prefix of the checkpoint in `work`."""
     is_url = urlsplit(source).scheme in ("http", "https")
     if not source.endswith(ARCHIVES):
         return _from_url(source, work, limits) if is_url else _from_folder(source, work)
@@ -142,10 +142,10 @@ def _unpack(archive: Path, work: Path, max_bytes: int) -> Path:
             while chunk := stream.read(1 << 20):
                 max_bytes -= file.write(chunk)
                 if max_bytes < 0:
-                    raise UserError(f"{archive}: more than --max_gigabytes, unpacked")
+                    raise UserError(f"{archive}: more than --max_gigabytes when unpacked")
     if len(names) != 1:
         found = ", ".join(sorted(names)) or "none"
-        raise UserError(f"{archive} should hold one checkpoint, and holds {found}")
+        raise UserError(f"{archive} must have exactly one checkpoint, but has: {found}")
     return work / names.pop()
 
 
@@ -166,9 +166,9 @@ def _check_sums(work: Path, sums: dict[str, str]) -> None:
     for name, expected in sums.items():
         if not (work / name).is_file():
             held = ", ".join(sorted(path.name for path in work.iterdir()))
-            raise UserError(f"--sha256 names {name}, which is not among {held}")
+            raise UserError(f"--sha256 names {name}, which is not one of: {held}")
         if sha256(work / name) != expected.lower():
-            raise UserError(f"{name} has another SHA-256 than --sha256 says")
+            raise UserError(f"{name}: its SHA-256 differs from --sha256")
 
 
 def _refuse_existing(prefix: Path) -> None:
@@ -177,7 +177,7 @@ def _refuse_existing(prefix: Path) -> None:
 
 
 def _place(held: Path, prefix: Path) -> None:
-    """Moves the files under their name; the index last, because it makes them a checkpoint."""
+    """Moves the files to `prefix`; the index last, because it makes them a checkpoint."""
     files = [path for path in checkpoint.files_of(held) if _MEMBER.fullmatch(path.name)]
     moves = {path: Path(f"{prefix}{path.name.removeprefix(held.name)}") for path in files}
     lines = [f"{sha256(path)}  {target.name}\n" for path, target in moves.items()]
@@ -192,12 +192,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="URL, archive, prefix or folder")
-    add("--name", help="what to call it, e.g. ckpt-resnet101-mlimages (default: as the source)")
-    add("--to", default=str(HERE), help="the folder (%(default)s)")
-    add("--sha256", action="append", default=[], metavar="FILE=HEX", help="expected of a file")
-    add("--max_gigabytes", type=float, default=8.0, help="largest size (%(default)s)")
-    add("--silence_seconds", type=float, default=60.0, help="longest wait (%(default)s)")
-    add("--total_minutes", type=float, default=360.0, help="longest download (%(default)s)")
+    add("--name", help="new name, e.g. ckpt-resnet101-mlimages (default: as in the source)")
+    add("--to", default=str(HERE), help="target folder (%(default)s)")
+    add("--sha256", action="append", default=[], metavar="FILE=HEX", help="expected checksum")
+    add("--max_gigabytes", type=float, default=8.0, help="maximum size (%(default)s)")
+    add("--silence_seconds", type=float, default=60.0, help="timeout without data (%(default)s)")
+    add("--total_minutes", type=float, default=360.0, help="timeout of a download (%(default)s)")
     return parser.parse_args(argv)
 
 

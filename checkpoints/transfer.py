@@ -1,4 +1,4 @@
-"""Large files over HTTP, under limits of size and time, continuing where they were interrupted."""
+"""Resumable downloads of large files over HTTP, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from data.common.progress import Progress
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 20
-_RETRIED = {408, 425, 429}  # and all of 5xx
+_RETRIED = {408, 425, 429}  # and all 5xx
 _NOT_SATISFIABLE = 416
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """`silence_seconds` without a byte end an attempt; `total_seconds` all attempts of a file."""
+    """Limits: `silence_seconds` without data end an attempt, `total_seconds` all attempts."""
 
     max_bytes: int = 8 << 30
     silence_seconds: float = 60.0
@@ -31,9 +31,10 @@ class Limits:
 
 
 def download(url: str, path: Path, limits: Limits) -> None:
-    """Makes `path` of the body at `url`; what has arrived waits in `path.part`.
+    """Downloads `url` to `path`; a partial download is kept in `path.part`.
 
-    Whether all parts are of the same file is for the checksums of a checkpoint or archive to say.
+    Does not check that resumed parts are of the same file; the checkpoint's or archive's checksums
+    do.
 
     Raises UserError: refused, too large, a web page instead of a file, or out of attempts.
     """
@@ -49,7 +50,7 @@ def download(url: str, path: Path, limits: Limits) -> None:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):  # not a URL
                 raise UserError(f"{url}: {error}") from error
-            # Those of `_continue` are sentences; the libraries' are long representations.
+            # Messages of `_continue` are readable; those of the libraries are long and technical.
             own = isinstance(error, requests.HTTPError)
             problem = str(error) if own else type(error).__name__
     have = part.stat().st_size if part.exists() else 0
@@ -59,7 +60,7 @@ def download(url: str, path: Path, limits: Limits) -> None:
 
 
 def _continue(url: str, part: Path, limits: Limits, deadline: float) -> None:
-    """One attempt; raises an error of requests or urllib3 where another one may succeed."""
+    """Makes one attempt; raises an error of requests or urllib3 if a retry may succeed."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     timeout = (_CONNECT_SECONDS, limits.silence_seconds)
@@ -67,27 +68,27 @@ def _continue(url: str, part: Path, limits: Limits, deadline: float) -> None:
         place, _, size = response.headers.get("Content-Range", "").partition("/")
         if response.status_code == _NOT_SATISFIABLE:
             if size == str(have):
-                return  # all of it had arrived
+                return  # already complete
             part.unlink(missing_ok=True)
             raise requests.HTTPError("the file has changed")
         _check_status(url, response)
         if response.status_code != 206:
             have, size = 0, response.headers.get("Content-Length", "")
         elif not place.startswith(f"bytes {have}-"):
-            raise UserError(f"{url}: the server was asked for bytes from {have} on, sent {place!r}")
+            raise UserError(f"{url}: requested bytes from {have} on, but the server sent {place!r}")
         total = int(size) if size.isdecimal() else None
         if total and total > limits.max_bytes:
             raise UserError(f"{url}: {total} bytes, more than the limit of {limits.max_bytes}")
         mode = "ab" if have else "wb"
         with open(part, mode) as file, Progress(part.stem, total, "B", have) as progress:
-            # read1 comes back after every packet, so that a trickle does not outlive the deadline.
+            # read1 returns after every packet, so that a slow download cannot outlast the deadline.
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
                 have += file.write(chunk)
                 progress.update(len(chunk))
                 if have > limits.max_bytes:
                     raise UserError(f"{url}: more than the limit of {limits.max_bytes} bytes")
                 if time.monotonic() > deadline:
-                    late = f"not whole after {limits.total_seconds:g} seconds"
+                    late = f"not complete after {limits.total_seconds:g} seconds"
                     raise UserError(f"{url}: {late}; start again to continue at byte {have}")
     if total is not None and have != total:
         raise requests.HTTPError(f"only {have} of {total} bytes")

@@ -1,10 +1,10 @@
-"""Checks checkpoints: every tensor read and its checksum compared, names, shapes, values, SHA-256.
+"""Verifies checkpoints: reads every tensor, and checks checksums, names, shapes and values.
 
     python checkpoints/verify.py                 every checkpoint in this folder
     python checkpoints/verify.py PATH...         prefixes, files or folders
     python -m checkpoints.verify                 the same, from the project's folder
 
-The exit code is 0 when all are sound, 1 otherwise.
+The exit code is 0 if all are valid, else 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from models.architecture import variable_shapes
 if TYPE_CHECKING:
     from models.checkpoints import checkpoint
     from models.checkpoints import report as checkpoint_report
-else:  # they import TensorFlow, and --help must be quick
+else:  # they import TensorFlow, but --help must be fast
     checkpoint = LazyModule("models.checkpoints.checkpoint")
     checkpoint_report = LazyModule("models.checkpoints.report")
 
@@ -57,21 +57,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _whole() -> list[Path]:
-    """The checkpoints below this folder, but none that is still being fetched."""
+    """The checkpoints below this folder, except those still being fetched."""
     found = sorted(path.relative_to(HERE) for path in HERE.glob("**/*.index"))
     return [HERE / path for path in found if not any(p.startswith(".") for p in path.parts)]
 
 
 def problems(prefix: str | Path, name: str) -> Iterator[str]:
-    """What is wrong with a checkpoint, a line each; nothing when it is sound.
+    """Yields the problems of a checkpoint, one line each; none if it is valid.
 
     Args:
-      name: of the checkpoint; released names hold depth and classes.
+      name: the checkpoint's name; a released one determines depth and number of classes.
     """
     yield from wrong_sums(Path(prefix))
     try:
         yield from _wrong_content(prefix, name)
-    except (checkpoint.CheckpointError, OSError) as error:  # It cannot be read as one.
+    except (checkpoint.CheckpointError, OSError) as error:  # Not readable as a checkpoint.
         yield str(error)
 
 
@@ -98,16 +98,16 @@ def _wrong_values(
 ) -> Iterator[str]:
     tensor = opened.tensor(name)
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-        yield f"{name} holds {np.count_nonzero(~np.isfinite(tensor))} values that are no numbers"
+        yield f"{name} has {np.count_nonzero(~np.isfinite(tensor))} values that are not finite"
     if name.endswith("/moving_variance") and tensor.min() < 0:
-        yield f"{name} holds a negative variance, {tensor.min():g}"
+        yield f"{name} has a negative variance, {tensor.min():g}"
     of = name.removesuffix(checkpoint.MOMENTUM)
     if of != name and wanted.get(of) != tensor.shape:
-        yield f"{name} is {list(tensor.shape)}, its variable {list(wanted.get(of, ()))}"
+        yield f"{name} has shape {list(tensor.shape)}, its variable {list(wanted.get(of, ()))}"
 
 
 def wrong_sums(prefix: Path) -> Iterator[str]:
-    """What disagrees with the file of SHA-256 sums next to a checkpoint, a line each."""
+    """Yields the mismatches with the SHA-256 file next to a checkpoint, one line each."""
     path = prefix.with_name(prefix.name + SUMS)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ()
     if path.exists() and not lines:
@@ -116,21 +116,21 @@ def wrong_sums(prefix: Path) -> Iterator[str]:
         expected, _, name = line.partition(" ")
         name = name.strip().lstrip("*")
         if not (is_sha256(expected.lower()) and is_name(name)):
-            yield f"{path.name}:{number} is not the SHA-256 and the name of a file next to it"
+            yield f"{path.name}:{number} is not a SHA-256 and the name of a file in the same folder"
             continue
         file = prefix.with_name(name)
         if not file.is_file():
             yield f"{path.name} names {file.name}, which is missing"
         elif sha256(file) != expected.lower():
-            yield f"{file.name} has another SHA-256 than {path.name} says"
+            yield f"{file.name}: its SHA-256 differs from {path.name}"
 
 
 def _report(path: str | Path) -> int:
-    """Prints what is found; 1 for an unsound checkpoint."""
+    """Prints the result; returns 1 for an invalid checkpoint, else 0."""
     try:
         path = checkpoint.find(path)
         wrong = list(problems(path, Path(path).name))
-    except (checkpoint.CheckpointError, OSError) as error:  # There is none.
+    except (checkpoint.CheckpointError, OSError) as error:  # No checkpoint found.
         wrong = [str(error)]
     if not wrong:
         print(f"ok   {path}: {checkpoint_report.summary(checkpoint.read(path))}")

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Annotates a list as the paper did: vocabulary, labels that go together, all ancestors.
+# Annotates a list as in the paper: vocabulary, co-occurring labels, all ancestors.
 #
 #   ./example/annotations.sh
-#   PREDICTIONS=out/label_pred.txt ./example/annotations.sh   # and co-occurrence, see below
+#   PREDICTIONS=out/label_pred.txt ./example/annotations.sh   # also adds co-occurring labels
 #
-# PREDICTIONS is what image_classification.py wrote for images of this list with a model of other
-# labels (the paper: 1,134 of Open Images), with --top_k_pred high enough for all labels above
-# 0.95; PREDICTION_DICTIONARY are the classes of that model. A label that is seen in over half of a
-# class's images is added to all of them, unless the hierarchy joins the two.
+# PREDICTIONS is the output of image_classification.py for images of this list, from a model with
+# other labels (in the paper, 1,134 of Open Images), with --top_k_pred high enough for all labels
+# above 0.95; PREDICTION_DICTIONARY has that model's classes. A label found in over half of a
+# class's images is added to all of them, unless a hierarchy path joins the label and the class.
 #
-# Expect: ./data/train_annotated.txt with the same rows; ./data/train_co.tsv with the co-occurrence
-# matrix if there are predictions; 17.6 million rows take a few minutes on two cores. Then:
+# Expect: ./data/train_annotated.txt with the same rows and, with PREDICTIONS, ./data/train_co.tsv
+# with the co-occurrence matrix; 17.6 million rows take a few minutes on two cores. Then:
 #   data/tfrecord.sh --indexs data/train_annotated.txt --tfrecords data/train_annotated/
 set -euo pipefail
 

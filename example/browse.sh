@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a page to browse the training list: tree of classes, counts, images, co-occurring labels.
+# Makes a page to browse the training list: class tree, counts, images, co-occurring labels.
 #
 #   ./example/browse.sh
 #   ./example/browse.sh --thumbnails 5000 --output ./out/browse.html    # one file
 #
-# Expect: ./out/browse/index.html, which opens from disk. Images that are not there are counted and
-# passed over. A million rows of 11,166 classes take four minutes on two cores.
+# Expect: ./out/browse/index.html, which opens from disk. Missing images are counted and skipped. A
+# million rows of 11,166 classes take four minutes on two cores.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Finds repeated images in the training list, and those of the validation list in it (leaks).
+# Finds duplicate images in the training list, and validation images in it (leaks).
 #
 #   ./example/deduplicate.sh                                       # same names, bytes or pixels
-#   ./example/deduplicate.sh --features features.npz               # near-duplicates, too
-#   ./example/deduplicate.sh --merge_labels                        # keeps their labels
+#   ./example/deduplicate.sh --features features.npz               # also near-duplicates
+#   ./example/deduplicate.sh --merge_labels                        # keeps labels of duplicates
 #
-# features.npz is what example/extract_feature.sh writes for the images of the lists. Look at
-# duplicates.html before you use the lists: which --threshold suits depends on the network.
+# features.npz is the output of example/extract_feature.sh for the images of the lists. Check
+# duplicates.html before you use the lists: the right --threshold depends on the network.
 #
-# Expect: ./out/unique/ has both lists without the rows that repeat an image, duplicates.tsv with
-# the reason for each, and duplicates.html with the images of pairs. Rows = kept + left out.
+# Expect in ./out/unique/: both lists without duplicates, duplicates.tsv with the reason for each,
+# and duplicates.html with the pairs of images. Rows = kept + left out.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Detection on PASCAL VOC 2007, by Faster R-CNN on the pretrained network: from the unpacked
+# Detection on PASCAL VOC 2007 with Faster R-CNN on the pretrained network: from the unpacked
 # VOCdevkit to the average precision on its test set (docs/transfer.md).
 #
 #   example/detect_voc2007.sh                        # images in VOCdevkit/VOC2007
-#   TRAIN=07+12 example/detect_voc2007.sh            # trains on VOC2012's trainval, too
+#   TRAIN=07+12 example/detect_voc2007.sh            # also trains on VOC2012's trainval
 #   NP=4 example/train_distributed.sh example/detect_voc2007.sh    # an image per step and GPU
 #
 # The data: VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of
 # http://host.robots.ox.ac.uk/pascal/VOC/voc2007/, and VOCtrainval_11-May-2012.tar for 07+12, all
-# unpacked in one place. Flags given to this script come last and win. Killed anywhere, the same
-# command continues. Paths are relative to where the script is called.
+# unpacked in one folder. Flags given to this script override those below. The same command resumes
+# a killed run. Paths are relative to the working folder.
 #
 # VOC=VOCdevkit
 # TRAIN=07            or 07+12
 # CHECKPOINT=...      to start from (default: the released ResNet-101)
 # OUTPUT=out/detect_voc$TRAIN
 #
-# Prints voc07_ap, the 11-point average precision that VOC 2007 is compared by, and voc_ap, that of
-# the whole curve; with --coco_metrics those of COCO, too. Not run on VOC here: it takes a GPU.
+# Prints voc07_ap, the 11-point average precision reported for VOC 2007, and voc_ap, that of the
+# full curve; with --coco_metrics also COCO's. Not run on VOC here: it needs a GPU.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -47,7 +47,7 @@ records="$PROJECT_ROOT/data/dense_records.py"
 python "$records" "${sources[@]}" --split trainval --tfrecords "$OUTPUT/records/train"
 python "$records" --voc "$VOC/VOC2007" --split test --tfrecords "$OUTPUT/records/val"
 
-# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+# shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
 exec ${LAUNCH:-python} "$PROJECT_ROOT/detect.py" \
   --mode=train \
   --data_dir="$OUTPUT/records/train" \

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Open Images by id, from the data set's public bucket: most of the Flickr originals are gone.
+# Downloads Open Images by id from the public bucket, because most Flickr originals are gone.
 #
 #   IDS=train-images-boxable-with-rotation.csv ./example/download_by_id.sh
 #   IDS=ids.txt ./example/download_by_id.sh --url_template 'https://my.mirror/train/{id}.jpg'
 #
-# IDS          the data set's CSV of image ids, or a list (`train/ID` a row)
-# ANNOTATIONS  the list whose labels are joined, by id or by the CSV's original URL
+# IDS          the data set's CSV of image ids, or a list (one `train/ID` per row)
+# ANNOTATIONS  the list that provides the labels, joined by id or by the CSV's original URL
 #
-# Expect: images named by id in ./data/openimages/, and their list im_list.txt with the labels. The
-# bucket has the 1.9 million images of Open Images that have boxes (561 GB before --short_side);
-# other ids fail with http_403 or http_404.
+# Expect: images named by id in ./data/openimages/, and their list with labels, im_list.txt. The
+# bucket has the 1.9 million Open Images with boxes (561 GB before --short_side); other ids fail
+# with http_403 or http_404.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# From a list of URLs straight to TFRecord shards, shared among MPI ranks of one or more machines.
+# Downloads a list of URLs directly to TFRecord shards, with MPI ranks on one or more machines.
 #
 #   ./example/download_to_records.sh --url_list urls.txt
 #   NP=16 HOSTS=node1:8,node2:8 ./example/download_to_records.sh     # see example/mpirun.sh
 #
-# Machines without MPI share a list by --part 0/8, 1/8 and so on; put their folders into one then,
-# and run once without --part. Each rank asks hosts for itself: --host_limit counts for each.
+# Without MPI, split a list among machines with --part 0/8, 1/8 and so on; then merge their folders
+# and run once without --part. --host_limit applies to each rank separately.
 #
-# Expect: ./data/train/*.tfrecords with images of short side 256 (about 25 kB each), manifest.json
-# with rows, bytes and SHA-256 of each, checked by `data/tfrecord.sh --verify`; no image files.
+# Expect: ./data/train/*.tfrecords with images of short side 256 (about 25 kB each), and
+# manifest.json with the rows, bytes and SHA-256 of each shard, checked by `data/tfrecord.sh
+# --verify`; no image files.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -19,7 +20,7 @@ source "$PROJECT_ROOT/example/mpirun.sh"
 prepare_environment mpi
 use_mpirun
 
-# shellcheck disable=SC2086 # LAUNCH is several words
+# shellcheck disable=SC2086 # LAUNCH may be several words
 exec $LAUNCH "$PROJECT_ROOT/data/download_urls_multithreading.py" \
   --url_list "$PROJECT_ROOT/data/train_urls_from_openimages.txt" \
   --save_dir ./data/train/ \

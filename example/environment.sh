@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# Sourced by scripts, not run. Makes or reuses the virtual environment .venv at the project root and
-# puts it first on PATH:
+# Sourced, not run. Creates or reuses the virtual environment .venv at the project root and puts it
+# first on PATH:
 #
 #   source example/environment.sh
 #   prepare_environment demo test     # extras of setup.py; TensorFlow's wheel is chosen here
 #
-# What is installed is remembered per extra and per content of setup.py, so that a second start
-# installs nothing, and an interrupted one continues where it stopped.
+# A marker file per extra and content of setup.py records what is installed, so that later runs
+# install nothing, and interrupted ones continue where they stopped.
 #
-# PYTHON=/path/to/python3.x  the interpreter that makes .venv (default: the first suitable on PATH)
-# TENSORFLOW=cpu|gpu         the wheel (default: that of .venv; in a new one, gpu when nvidia-smi
+# PYTHON=/path/to/python3.x  the interpreter for a new .venv (default: the first suitable on PATH)
+# TENSORFLOW=cpu|gpu         the wheel (default: the one in .venv; in a new .venv, gpu if nvidia-smi
 #                            lists a GPU)
 
 case "${BASH_VERSION:+bash}$-" in
-  bash*i* | "$-") # `set -e` would end a shell that one works in; another shell is not understood
+  bash*i* | "$-") # `set -e` would close an interactive shell; other shells are not supported
     echo "error: environment.sh is for bash scripts; in a shell, run example/quickstart.sh," \
       "which makes .venv, and then: . .venv/bin/activate" >&2
     return 1
@@ -46,15 +46,15 @@ has_gpu() {
   nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'
 }
 
-# The wheel in .venv stays: a cluster's nodes may share it, and Horovod is built against it.
+# Keeps the wheel in .venv: cluster nodes may share it, and Horovod is built against it.
 find_tensorflow() {
   local packages="$VENV/lib/python3.*/site-packages"
   if [[ -n "${TENSORFLOW:-}" ]]; then
     echo "$TENSORFLOW"
   elif compgen -G "$packages/tensorflow_cpu-*.dist-info" > /dev/null; then
     echo cpu
-    ! has_gpu || echo "note: here is a GPU, but .venv has the TensorFlow for CPUs; for the other:" \
-      "TENSORFLOW=gpu $0" >&2
+    ! has_gpu || echo "note: this machine has a GPU, but .venv has the CPU build of TensorFlow;" \
+      "to change that: TENSORFLOW=gpu $0" >&2
   elif compgen -G "$packages/tensorflow-[0-9]*.dist-info" > /dev/null || has_gpu; then
     echo gpu
   else
@@ -66,10 +66,10 @@ make_venv() {
   local python
   if is_suitable_python "$VENV/bin/python"; then
     "$VENV/bin/python" -m pip --version &> /dev/null \
-      || "$VENV/bin/python" -m ensurepip --upgrade # an earlier start stopped half way
+      || "$VENV/bin/python" -m ensurepip --upgrade # an earlier run was interrupted
   elif "$VENV/bin/python" --version &> /dev/null; then
-    echo "error: $VENV has $("$VENV/bin/python" --version), and TensorFlow needs" \
-      "Python 3.10 to 3.13; move it away" >&2
+    echo "error: $VENV has $("$VENV/bin/python" --version), but TensorFlow needs" \
+      "Python 3.10 to 3.13; move or delete $VENV" >&2
     return 1
   else
     python="$(find_python)"
@@ -82,7 +82,7 @@ make_venv() {
   fi
 }
 
-# Another TensorFlow wheel owns the same files, so the one that is not wanted goes first.
+# Both TensorFlow wheels own the same files, so the other one must be removed first.
 remove_other_tensorflow() {
   local mark other
   case "$1" in
@@ -93,11 +93,11 @@ remove_other_tensorflow() {
       return 1
       ;;
   esac
-  rm -f "$VENV/.ready-$mark-"* # first: what follows may stop half way
+  rm -f "$VENV/.ready-$mark-"* # first, because the uninstall may be interrupted
   "$VENV/bin/python" -m pip uninstall -qq --yes "$other"
 }
 
-# The file that says "done" about NAME, for this TensorFlow and this content of setup.py.
+# The marker file of NAME for this TensorFlow and this content of setup.py.
 ready_file() {
   echo "$VENV/.ready-$TENSORFLOW-$1-$(cksum < "$PROJECT_ROOT/setup.py" | tr ' ' '-')"
 }
@@ -120,13 +120,13 @@ prepare_environment() {
     done
   fi
   export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
-  export PYTHONUTF8=1 # data/common/command.py says why
-  export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}" # flags.py says why
-  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # leaves TensorFlow's own chatter out
+  export PYTHONUTF8=1 # see data/common/command.py
+  export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}" # see data/common/start_tensorflow.py
+  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # hides TensorFlow's own messages
 }
 
-# Answers --help among a script's arguments with the comment at its top and, once .venv is there,
-# the flags of its Python script ("": none); then ends. Nothing is installed.
+# If --help is among a script's arguments, prints the comment at its top and, if .venv exists, the
+# flags of its Python script ("": none), and exits. Installs nothing.
 answer_help() {
   local python_script="$1"
   shift
@@ -134,12 +134,12 @@ answer_help() {
   awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
   if [[ -n "$python_script" && -x "$VENV/bin/python" ]]; then
     printf '\n== flags of %s\n\n' "$python_script"
-    "$VENV/bin/python" "$PROJECT_ROOT/$python_script" --help || true # an environment in the making
+    "$VENV/bin/python" "$PROJECT_ROOT/$python_script" --help || true # .venv may be incomplete
   fi
   exit 0
 }
 
-# The same for a script whose arguments are a command: its own help, or that of the command.
+# The same for a script whose arguments are a command: prints its own help or the command's.
 answer_help_of_job() {
   [[ "${1:-}" != --help ]] || answer_help "" --help
   while [[ "${1:-}" == --*=* ]]; do

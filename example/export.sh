@@ -3,16 +3,16 @@
 #
 #   example/export.sh                                       the finetuned ResNet-101
 #   example/export.sh --export_format=onnx photo.jpg        one format, checked on your images
-#   example/export.sh --model_dir=out/checkpoint            names and kind of labels are in it
-#   example/export.sh --model_dir=out/checkpoint --list     what is in a checkpoint
+#   example/export.sh --model_dir=out/checkpoint            it stores class names and label mode
+#   example/export.sh --model_dir=out/checkpoint --list     prints a checkpoint's contents
 #   example/export.sh --import_weights=model.safetensors --result=out/imported/model.ckpt-0
 #
-# Where to get the checkpoint: checkpoints/README.md. Every format is run at once and compared with
-# the checkpoint; the folder appears only when all agree. Expected, for ResNet-101 in half a minute:
+# Where to get the checkpoint: checkpoints/README.md. Every export is run and compared with the
+# checkpoint; the folder is created only if all agree. Expect, for ResNet-101 in half a minute:
 #
 #   saved_model, logits of images: max difference 3.3e-07 (of at most 0.0001)
 #   model.onnx: max difference 5.3e-07 (of at most 0.0001)
-#   model.safetensors: max difference 6.5e-07 (of at most 0.0001)      where PyTorch is installed
+#   model.safetensors: max difference 6.5e-07 (of at most 0.0001)      if PyTorch is installed
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Takes the ImageNet part of ML-Images out of an archive of the whole ImageNet database.
+# Extracts the ImageNet part of ML-Images from an archive of the full ImageNet database.
 #
 #   ARCHIVES=/data/fall11_whole.tar ./example/extract_imagenet.sh
 #   ARCHIVES=/data/synsets/ ./example/extract_imagenet.sh --processes 16   # a folder of n*.tar
 #
-# SPLIT=val: the validation images.
+# SPLIT=val extracts the validation images.
 #
-# Expect, in ./data/images/train/: 10,706,941 images of the list in n04310904/ and so on, a list
-# of those that were found, im_list_imagenet.txt, missing.txt and duplicates.txt. About 1.2 TB are
-# read once. The same command again continues where it stopped.
+# Expect in ./data/images/train/: the list's 10,706,941 images in n04310904/ and so on, the list of
+# those found (im_list_imagenet.txt), missing.txt and duplicates.txt. About 1.2 TB are read once.
+# The same command resumes.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Finetunes a pretrained ResNet-101 on ImageNet (ILSVRC2012), one label an image.
+# Finetunes a pretrained ResNet-101 on ImageNet (ILSVRC2012), one label per image.
 #
 #   example/finetune.sh --pretrain_ckpt=checkpoints/ckpt-resnet101-mlimages
 #   example/finetune.sh --val_dir=data/ilsvrc2012/val/ --eval_interval=5000
 #
 # example/imagenet_records.sh makes the records.
-# The released recipe: 256 images per step (it had 4 GPUs x 64), rate 0.1 with a tenth of it after
-# every 150,000 steps, 600,000 steps. All but the logits layer is restored, and stages 2 and 3 and
-# what follows them are trained; --FixBlock2=False trains all of the network. Flags given to this
-# script come last and win. Paths are relative to where the script is called.
+# The released recipe: 256 images per step (4 GPUs x 64), learning rate 0.1, divided by 10 every
+# 150,000 steps, 600,000 steps. All layers but the logits are restored. Stages 2 and 3 and the
+# layers after them are trained; --FixBlock2=False trains all of the network. Flags given to this
+# script override those below. Paths are relative to the working folder.
 #
 # Published result: 78.8 % top-1 and 94.5 % top-5 at 224 (not reached here: no GPU, no ImageNet).
 set -euo pipefail
@@ -18,7 +18,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help finetune.py "$@"
 prepare_environment
 
-# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+# shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
 exec ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir=./data/ilsvrc2012/train/ \
   --pretrain_ckpt="$PROJECT_ROOT/checkpoints/ckpt-resnet101-mlimages" \

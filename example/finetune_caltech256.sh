@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Finetunes on Caltech-256: from the unpacked data set to the mean of the classes' recalls, with
-# mean and standard deviation over three random splits.
+# Finetunes on Caltech-256: from the unpacked data set to the mean class recall, with mean and
+# standard deviation over three random splits.
 #
 #   example/finetune_caltech256.sh                   # images in 256_ObjectCategories/
 #   TRAIN=30 example/finetune_caltech256.sh --lr=0.02     # other flags of finetune.py
 #   LINEAR=1 example/finetune_caltech256.sh          # a linear classifier on features: minutes
 #
 # The data set: https://data.caltech.edu/records/nyy15-4j048 (256_ObjectCategories.tar). Any folder
-# of class folders NNN.name will do; NNN.clutter is left out. A split is TRAIN images a class to
-# train on and all others to test. Killed anywhere, the same command continues. What is done is
-# kept, so other settings need another OUTPUT.
+# of class folders NNN.name will do; NNN.clutter is left out. A split has TRAIN training images per
+# class; all others are for testing. The same command resumes a killed run. Finished work is kept,
+# so other settings need another OUTPUT.
 #
 # IMAGES=256_ObjectCategories
-# TRAIN=60            images a class to train on; 15, 30 and 45 are usual, too
+# TRAIN=60            training images per class; 15, 30 and 45 are also common
 # SPLITS=3
-# CHECKPOINT=...      to start from (default: the released ResNet-101); CHECKPOINT= is from scratch
+# CHECKPOINT=...      to start from (default: the released ResNet-101); empty: train from scratch
 # OUTPUT=out/caltech256_$TRAIN
 # IMAGE_SIZE=224 BATCH=32 EPOCHS=30
 # LINEAR=1 C=10       logistic regression (scikit-learn) on the features of CHECKPOINT, scaled to
 #                     length 1; C is the inverse of its weight decay
 #
-# Expect: OUTPUT/results.json, and per split the lists, records, network and report. 256 classes,
-# 30,607 images less 827 of clutter; 15,360 to train on with TRAIN=60. Not run on it here.
+# Expect: OUTPUT/results.json, and for each split the lists, records, network and report. 256
+# classes, 30,607 images minus 827 of clutter; 15,360 training images with TRAIN=60. Not run on
+# Caltech-256 here.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -68,8 +69,8 @@ for ((number = 1; number <= SPLITS; number++)); do
   steps=$((EPOCHS * classes * TRAIN / BATCH))
   python "$PROJECT_ROOT/data/tfrecord.py" --indexs "$split/train_list.txt" \
     --tfrecords "$split/records" --images "$IMAGES" --num_class "$classes"
-  # The seeds differ, too: the spread is that of the split and of the training.
-  # shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+  # The seeds differ, too, so the deviation includes that of training.
+  # shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
   ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
     --data_dir="$split/records" \
     --model_dir="$split/model" \
@@ -90,7 +91,7 @@ for ((number = 1; number <= SPLITS; number++)); do
     --max_to_keep=2 \
     --random_seed="$number" \
     "$@"
-  # shellcheck disable=SC2086 # LAUNCH is several words
+  # shellcheck disable=SC2086 # LAUNCH may be several words
   ${LAUNCH:-python} "$PROJECT_ROOT/evaluate.py" \
     --pretrain_ckpt="$split/model" \
     --images="$split/test_list.txt" \

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Finetunes on ImageNet at 224 pixels first and at 299 at the end, in one model folder: the recipe
-# of the best published result, 80.73 % top-1 and 95.5 % top-5 at 299.
+# Finetunes on ImageNet, first at 224 and then at 299 pixels, in one model folder: the recipe of the
+# best published result, 80.73 % top-1 and 95.5 % top-5 at 299.
 #
 #   example/finetune_imagenet_224_299.sh --pretrain_ckpt=checkpoints/ckpt-resnet101-mlimages
 #
-# Killed anywhere, the same command continues: a phase that is done ends at once, the other resumes.
-# The paper does not say where it switches; ours is after the second decay of the rate.
+# The same command resumes a killed run and skips a finished phase. The paper does not say when it
+# switches; we switch at the second decay of the learning rate.
 #
-# STEPS_224=300000   step at which the network's input grows
-# STEPS=600000       steps of both phases together
-# BATCH_299=32       images of a micro-batch at 299, which needs 1.8 times the memory of 224
+# STEPS_224=300000   step at which the input size changes to 299
+# STEPS=600000       total steps of both phases
+# BATCH_299=32       images per micro-batch at 299, which needs 1.8 times the memory of 224
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# From one's own images to a finetuned network and its report, in one command.
+# Finetunes a network on your own images and reports its metrics, in one command.
 #
 #   example/finetune_own_data.sh --images images/                    # a subfolder per class
-#   example/finetune_own_data.sh --images images/ --nested           # ... and of subclasses
+#   example/finetune_own_data.sh --images images/ --nested           # subfolders are subclasses
 #   example/finetune_own_data.sh --images images/ --csv labels.csv   # image,labels (a;b;c)
-#   ... -- --lr=0.01      # after --, flags of finetune.py
+#   ... -- --lr=0.01      # flags of finetune.py go after --
 #
-# Before -- are options of data/own_data.py: splits, names of columns, and --update, which takes in
-# images added since and continues from the last checkpoint (with more EPOCHS).
+# Options before -- go to data/own_data.py: splits, column names, and --update, which adds new
+# images and continues from the last checkpoint (set a larger EPOCHS).
 #
-# OUTPUT=out/own      where everything goes; the same command again resumes
-# CHECKPOINT=...      a pretrained checkpoint to start from; its depth is taken too. None: scratch
+# OUTPUT=out/own      output folder; the same command resumes
+# CHECKPOINT=...      pretrained checkpoint, which also sets the depth (default: train from scratch)
 # EPOCHS=20           passes over the training images; or STEPS=1000
 # IMAGE_SIZE=224 BATCH=32 DEPTH=101
 #
-# On a machine without a GPU, a network from scratch is small by default: DEPTH=14 IMAGE_SIZE=112.
-# Batch norm's statistics have a memory of a thirtieth of the run: the released momentum of 0.997 is
-# for long ones. In short runs 0.9 was better at every length tried (after 300 steps top-1 0.38
-# against 0.28, mAP 0.220 against 0.127), and early evaluations, by which the best checkpoint is
-# chosen, mislead with 0.997.
+# Without a GPU and a CHECKPOINT, the default network is small: DEPTH=14 IMAGE_SIZE=112.
+# Batch norm's statistics average over about a thirtieth of the run, because the released momentum
+# of 0.997 is for long runs. In short runs 0.9 was better at every length tried (after 300 steps
+# top-1 0.38 instead of 0.28, mAP 0.220 instead of 0.127). With 0.997, early evaluations, which
+# select the best checkpoint, are misleading.
 #
-# Expect: OUTPUT/lists (splits and dictionary), OUTPUT/records, OUTPUT/model/best (the checkpoint
-# that was best on the validation split) and OUTPUT/report (metrics on the test split).
+# Expect: OUTPUT/lists (splits and dictionary), OUTPUT/records, OUTPUT/model/best (the best
+# checkpoint on the validation split) and OUTPUT/report (metrics on the test split).
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -59,10 +59,10 @@ classes="$(grep -c '^[0-9]' "$OUTPUT/lists/dictionary.txt")"
 images_of() { wc -l < "$OUTPUT/lists/$1_list.txt"; }
 STEPS="${STEPS:-$(((EPOCHS * $(images_of train) + BATCH - 1) / BATCH))}"
 parts=(train)
-for part in val test; do # of very few images, there may be none for them
+for part in val test; do # very small data sets may have none
   (($(images_of "$part") == 0)) || parts+=("$part")
 done
-# The records of a list are in a folder named by its checksum: with --update the list is another.
+# The folder of a list's records has its checksum in its name, because --update changes the list.
 records_of() { echo "$OUTPUT/records/$1-$(cksum < "$OUTPUT/lists/$1_list.txt" | cut -d' ' -f1)"; }
 for part in "${parts[@]}"; do
   records="$(records_of "$part")"
@@ -85,7 +85,7 @@ if [[ " ${parts[*]} " == *" val "* ]]; then
   network+=(--val_dir="$(records_of val)" --eval_interval="$often" --best_metric="$best")
   model+=/best
 fi
-# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+# shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
 ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --data_dir="$(records_of train)" \
   --model_dir="$OUTPUT/model" \
@@ -101,7 +101,7 @@ ${LAUNCH:-python} "$PROJECT_ROOT/finetune.py" \
   --max_to_keep=3 \
   "$@"
 if [[ " ${parts[*]} " != *" test "* ]]; then
-  echo "no report: no image is held out for the test; the network is in $model"
+  echo "no report, because the test split has no images; the network is in $model"
   exit
 fi
 # shellcheck disable=SC2086 # LAUNCH is several words

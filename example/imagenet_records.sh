@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# ILSVRC2012, unpacked into a folder a synset, to the records that example/finetune.sh reads.
+# Converts ILSVRC2012, one folder per synset, to the TFRecords for example/finetune.sh.
 #
-#   IMAGENET=/data/ilsvrc2012 ./example/imagenet_records.sh   # train/n01440764/ and on, and val/
+#   IMAGENET=/data/ilsvrc2012 ./example/imagenet_records.sh   # has train/n01440764/, ..., and val/
 #
-# Classes are numbered by the order of their synsets, as in data/imagenet2012_dictionary.txt. The
-# validation archive has its images in one folder: sort them into synsets first.
+# Classes are numbered in synset order, as in data/imagenet2012_dictionary.txt. The validation
+# archive has all images in one folder: sort them into synset folders first.
 #
-# Expect: ./data/ilsvrc2012/train/ and val/ with 1,281,167 and 50,000 records of one label. The same
-# command again continues where it stopped.
+# Expect: ./data/ilsvrc2012/train/ and val/ with 1,281,167 and 50,000 single-label records. The same
+# command resumes.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Builds Horovod 0.28.1 against the TensorFlow in .venv, with Gloo and MPI, and with NCCL where the
-# TensorFlow is the one for GPUs; then checks that the build holds what was asked for, and that two
-# processes add up a tensor.
-# About two minutes on two cores (ten with NCCL); needs g++ and cmake, and for NCCL CUDA's nvcc.
-# A second start finds the working build and does nothing.
+# Builds Horovod 0.28.1 against the TensorFlow in .venv, with Gloo and MPI, and with NCCL for the
+# GPU build of TensorFlow. Then checks that Horovod has these parts, and that two processes can sum
+# a tensor. Takes about two minutes on two cores (ten with NCCL); needs g++ and cmake, and for NCCL
+# CUDA's nvcc. If a working build exists, does nothing.
 #
 #   example/install_horovod.sh [more pip options]
-#   TENSORFLOW=gpu example/install_horovod.sh       for GPUs, on a machine that has none itself
+#   TENSORFLOW=gpu example/install_horovod.sh       builds for GPUs on a machine without one
 #
-# CUDA_HOME=/usr/local/cuda   CUDA's folder with bin/nvcc; 12.x as in TensorFlow's wheel, or newer
-# NCCL_HOME=                  folder of NCCL's include and lib (default: TensorFlow's wheel's)
-# NCCL=yes|no                 default: yes when .venv holds the TensorFlow for GPUs
+# CUDA_HOME=/usr/local/cuda   folder with bin/nvcc; CUDA 12.x as in TensorFlow's wheel, or newer
+# NCCL_HOME=                  folder with NCCL's include and lib (default: in TensorFlow's wheel)
+# NCCL=yes|no                 default: yes if .venv has the GPU build of TensorFlow
 #
-# Expect: horovodrun --check-build marks TensorFlow, MPI and Gloo, and NCCL if asked for, with [X].
+# Expect: horovodrun --check-build marks TensorFlow, MPI, Gloo and, if requested, NCCL with [X].
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -25,7 +24,7 @@ PARTS=(TensorFlow MPI Gloo)
 if [[ "${NCCL:-$([[ "$TENSORFLOW" != gpu ]] || echo yes)}" == yes ]]; then
   PARTS+=(NCCL)
 fi
-# One file for each choice, so that asking for NCCL later builds anew.
+# One marker file per choice, so that requesting NCCL later rebuilds.
 DONE="$(ready_file "horovod-build-${#PARTS[@]}")"
 
 is_built() {
@@ -39,7 +38,7 @@ is_built() {
   adds_up
 }
 
-# Also shows that Horovod was built against the TensorFlow that is here: it does not load otherwise.
+# Also checks that Horovod was built against the installed TensorFlow; otherwise it does not load.
 adds_up() {
   local output program="
 import horovod.tensorflow as hvd, tensorflow as tf
@@ -57,23 +56,23 @@ need() {
   }
 }
 
-# Sets what Horovod's build reads about CUDA and NCCL.
+# Sets the variables about CUDA and NCCL that Horovod's build reads.
 use_nccl() {
   export HOROVOD_CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" HOROVOD_GPU_OPERATIONS=NCCL
   export PATH="$HOROVOD_CUDA_HOME/bin:$PATH"
-  need nvcc "install CUDA's compiler, or name its folder: CUDA_HOME=..., or go without: NCCL=no"
+  need nvcc "install CUDA's compiler, set its folder (CUDA_HOME=...), or build without it (NCCL=no)"
   local home="${NCCL_HOME:-$(python -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0])')}"
   if [[ ! -e "$home/lib/libnccl.so" ]]; then
-    ln -s libnccl.so.2 "$home/lib/libnccl.so" # the wheel lacks the name that linkers look for
+    ln -s libnccl.so.2 "$home/lib/libnccl.so" # the wheel lacks the name that linkers expect
   fi
   export HOROVOD_NCCL_INCLUDE="$home/include" HOROVOD_NCCL_LIB="$home/lib" HOROVOD_NCCL_LINK=SHARED
 }
 
-# The source of Horovod with two changes that TensorFlow newer than 2.18 needs:
-# * without its XLA adapter, which does not compile there (headers that it includes have moved). It
-#   serves HOROVOD_ENABLE_XLA_OPS=1 alone, which nothing here sets;
-# * with a GPU's stream taken from TensorFlow's header. The function that returned it has left
-#   TensorFlow's library: without this, a build for GPUs compiles and does not load.
+# Unpacks Horovod's source with two changes that TensorFlow newer than 2.18 needs:
+# * Removes the XLA adapter, which does not compile because headers that it includes have moved. It
+#   is used only with HOROVOD_ENABLE_XLA_OPS=1, which nothing here sets.
+# * Gets the GPU stream through TensorFlow's header, because TensorFlow's library no longer has the
+#   function that returned it: without this change, a GPU build compiles but does not load.
 unpack_source() {
   # No build isolation: Horovod's setup.py imports the TensorFlow in .venv.
   python -m pip download --quiet --no-binary :all: --no-deps --no-build-isolation \
@@ -91,10 +90,10 @@ inline GpuStreamHandle AsGpuStreamValue(Stream* stream) {\
 build() {
   local source
   source="$(mktemp -d)"
-  # shellcheck disable=SC2064 # the folder of now
+  # shellcheck disable=SC2064 # expand the folder now
   trap "rm -rf '$source'" EXIT
   unpack_source "$source"
-  # CMake 4 refuses projects as old as Horovod unless 3.5 is allowed.
+  # CMake 4 rejects projects as old as Horovod unless policy version 3.5 is allowed.
   CMAKE_POLICY_VERSION_MINIMUM=3.5 \
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
     HOROVOD_WITH_GLOO=1 HOROVOD_WITH_MPI=1 \
@@ -117,5 +116,5 @@ echo "== building Horovod with ${PARTS[*]} (minutes), without its XLA adapter: t
 build "$@"
 ! is_built || mark_done
 horovodrun --check-build >&2 || true
-echo "error: Horovod was built, and $problem (see the list above)" >&2
+echo "error: Horovod was built, but $problem (see the list above)" >&2
 exit 1

@@ -2,12 +2,12 @@
 # Sourced, not run. Runs a distributed job so that SIGTERM and Ctrl-C let it save a checkpoint:
 #
 #   source "$PROJECT_ROOT/example/job.sh"
-#   run_job COMMAND...      # returns its exit code; 128 + the signal when one stopped it
+#   run_job COMMAND...      # returns its exit code, or 128 + the signal that stopped it
 #
-# horovodrun and mpirun kill their processes seconds after a signal, in the middle of a step or of
-# a checkpoint. So signals do not reach them: the command has a process group of its own, and a file
-# is made that the workers look for after each step, ML_IMAGES_STOP_FILE. They agree, save and end.
-# A second signal ends all of it at once.
+# horovodrun and mpirun kill their processes seconds after a signal, in the middle of a step or a
+# checkpoint. So signals do not reach them: the command runs in its own process group, and a signal
+# creates the file ML_IMAGES_STOP_FILE, which the workers check after each step. They agree to stop,
+# save and exit. A second signal ends the job at once.
 
 set -euo pipefail
 
@@ -18,21 +18,21 @@ job_signal() {
   fi
   JOB_STOPPED="$1"
   : > "$ML_IMAGES_STOP_FILE"
-  echo "== stopping: the job saves a checkpoint after its present step; again: at once" >&2
+  echo "== stopping: the job saves a checkpoint after this step; signal again to stop at once" >&2
 }
 
 run_job() {
   local folder="$PWD" status=0
-  # In the project's folder, which the job's other machines may see, too.
+  # The working folder, because the job's other machines may share it.
   [[ -w "$folder" ]] || folder="${TMPDIR:-/tmp}"
-  if [[ -z "${ML_IMAGES_STOP_FILE:-}" ]]; then # else an outer script has the signals
+  if [[ -z "${ML_IMAGES_STOP_FILE:-}" ]]; then # otherwise an outer script handles the signals
     ML_IMAGES_STOP_FILE="$folder/.stop-$(uname -n)-$$"
-    # shellcheck disable=SC2064 # the name as it is now
+    # shellcheck disable=SC2064 # expand the name now
     trap "rm -f '$ML_IMAGES_STOP_FILE'" EXIT
   fi
   export ML_IMAGES_STOP_FILE
   JOB_STOPPED=
-  set -m # the process group of its own
+  set -m # gives the command its own process group
   "$@" &
   JOB=$!
   trap 'job_signal 2' INT

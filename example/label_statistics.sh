@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Statistics of the lists, and a check of every row: format, repetitions, overlap, ancestors.
+# Computes statistics of the lists and checks every row: format, duplicates, overlap, ancestors.
 #
 #   ./example/label_statistics.sh
-#   ./example/label_statistics.sh --allow duplicate overlap   # findings that are no failure
+#   ./example/label_statistics.sh --allow duplicate overlap   # findings that are not failures
 #
-# Expect of the released lists: 17,609,752 training and 88,739 validation images, 11,166 classes, of
-# which 10,505 have over 100 images; 8.72 labels per image; 4 trees, longest path 16 edges.
-# Plots and CSV files are in ./out/statistics/. Exit code 1: something is wrong, see the output.
+# Expect for the released lists: 17,609,752 training and 88,739 validation images, 11,166 classes
+# (10,505 with over 100 images), 8.72 labels per image, 4 trees, longest path 16 edges.
+# Plots and CSV files go to ./out/statistics/. Exit code 1: a check failed, see the output.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

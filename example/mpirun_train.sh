@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs a recipe under mpirun alone, for clusters where Open MPI is the launcher.
+# Runs a recipe with mpirun only, for clusters where Open MPI is the launcher.
 #
 #   NP=16 HOSTS=node1:8,node2:8 example/mpirun_train.sh example/train.sh [flags]
 #
 # NP, HOSTS, NIC and MPI_ARGS are those of example/mpirun.sh.
 #
-# Expect: the lines of a single process. When a worker dies, mpirun names its rank and ends the job;
-# the same command again resumes. SIGTERM and Ctrl-C save a checkpoint first.
+# Expect: the log lines of a single process. If a worker dies, mpirun reports its rank and ends the
+# job; the same command resumes. SIGTERM and Ctrl-C save a checkpoint first.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# All that is in an image: every one of the 11,166 classes of ML-Images on its own (sigmoid), with
-# a checkpoint from pretraining.
+# Predicts all classes in an image, each of the 11,166 of ML-Images independently (sigmoid), with a
+# pretrained checkpoint.
 #
 #   example/multi_label_classification.sh photo.jpg holiday/    see image_classification.sh for more
 #   example/multi_label_classification.sh --show_labels=path ... thing > animal > ... > tabby
-#   example/multi_label_classification.sh --show_labels=all ...  "animal" next to "tabby" as well
-#   example/multi_label_classification.sh --threshold_file=thresholds.tsv ...  a threshold a class,
-#       as example/evaluate.sh --fit_thresholds=thresholds.tsv finds them
+#   example/multi_label_classification.sh --show_labels=all ...  "animal" as well as "tabby"
+#   example/multi_label_classification.sh --threshold_file=thresholds.tsv ...  per-class thresholds
+#       from example/evaluate.sh --fit_thresholds=thresholds.tsv
 #
-# Flags given to this script come last and win. Paths are relative to where the script is called.
-# The released checkpoint, which is the default, says nothing of its classes; their names and
-# hierarchy are in the dictionary of the released data set. Another one, of --model_dir or
-# --pretrain_ckpt, knows its own; a copy of the released one needs --dictionary, too.
+# Flags given to this script override those below. Paths are relative to the working folder.
+# The default, the released checkpoint, has no class names; names and hierarchy come from the
+# dictionary of the released data set. Checkpoints of ours (--model_dir or --pretrain_ckpt) have
+# their own; a copy of the released one needs --dictionary, too.
 #
-# The threshold of 0.5 finds more than holds: training counts a positive label 12 times, so "as
-# likely as not" is 0.92. --probabilities=corrected makes it 0.5.
+# The threshold of 0.5 gives false positives: training weights positive labels 12 times, so even
+# odds are 0.92. With --probabilities=corrected, they are 0.5.
 #
-# Writes label_pred.txt and a page to look at: for each image, the classes above the threshold
-# that have no class below them above it, best first.
+# Writes label_pred.txt and an HTML page: for each image, best first, the classes above the
+# threshold, without ancestors of other classes above it.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -32,7 +32,7 @@ released=(
 )
 [[ " $* " != *" --"@(model_dir|pretrain_ckpt)[=\ ]* ]] || released=()
 
-# shellcheck disable=SC2086 # LAUNCH is several words
+# shellcheck disable=SC2086 # LAUNCH may be several words
 exec ${LAUNCH:-python} "$PROJECT_ROOT/image_classification.py" \
   "${released[@]}" \
   --label_mode=multi \

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The whole way on a real data set, from nothing, in a few minutes on two cores: handwritten digits
-# with a small hierarchy of classes -> image lists -> TFRecords -> pretraining with the multi-label
+# The full pipeline on a small real data set, in a few minutes on two cores: handwritten digits
+# with a small class hierarchy -> image lists -> TFRecords -> pretraining with the multi-label
 # loss -> predictions and features of held-out images -> curves and a contact sheet.
 #
-#   ./example/quickstart.sh                     writes into quickstart/
-#   OUT=/tmp/try ./example/quickstart.sh        ... into another folder
+#   ./example/quickstart.sh                     writes to quickstart/
+#   OUT=/tmp/try ./example/quickstart.sh        writes to another folder
 #   ./example/quickstart.sh --max_iter=200      options go to train.py
 #
-# Everything here is an ordinary script with ordinary flags. A second start resumes where the first
-# one stopped, or finds everything done.
+# All steps are the project's ordinary scripts and flags. The same command resumes a stopped run and
+# skips what is done.
 #
-# Expected: a held-out mAP of at least 0.95 over all 14 classes (writers that training never saw).
+# Expect: a held-out mAP of at least 0.95 over all 14 classes (writers not seen in training).
 
 set -euo pipefail
 # shellcheck source=example/environment.sh
@@ -35,9 +35,9 @@ for part in train val; do
 done
 
 step "3/5 pretraining with the multi-label loss: a small network, 32 x 32 pixels"
-# Digits must not be mirrored or turned by much, and have no colors. Batch norm's momentum of 0.997
-# is for long runs. Without the warm-up the first steps can spoil the weights for good. Small
-# batches learn better here: in large ones every class is always positive.
+# Digits must not be mirrored or rotated much, and have no colors. Batch norm's momentum of 0.997 is
+# for long runs. Without warm-up, the first steps can ruin the weights for good. Small batches learn
+# better here, because in large ones every class is always positive.
 python "$PROJECT_ROOT/train.py" \
   --data_dir="$OUT/train" \
   --val_dir="$OUT/val" \
@@ -75,9 +75,9 @@ curves="$(python "$PROJECT_ROOT/data/plot_training.py" \
 echo "$curves"
 
 step "4/5 predictions for the held-out images"
-# The checkpoint knows its classes' names and hierarchy, and that an image has several labels.
-# The loss counts a positive label 12 times, so a class as likely as not is given 12/13 = 0.92, not
-# 0.5; --probabilities=corrected takes that back, and evaluate.py --calibrate does better.
+# The checkpoint stores the class names, their hierarchy and the label mode (multi-label).
+# The loss weights positive labels 12 times, so at even odds the probability is 12/13 = 0.92, not
+# 0.5; --probabilities=corrected undoes this, and evaluate.py --calibrate does better.
 python "$PROJECT_ROOT/image_classification.py" --model_dir="$OUT/checkpoint" \
   --images="$OUT/digits/val_im_list.txt" \
   --threshold=0.92 --top_k_pred=3 \

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Detection and segmentation on real pixels with exact truth, on two cores: handwritten
-# digits, cut out and pasted on photographs -> TFRecords -> a small network that learns to classify
-# the digits -> from its weights, Faster R-CNN and DeepLabv3 -> their results on held-out scenes.
+# Detection and segmentation on real pixels with exact ground truth, on two cores: handwritten
+# digits, cut out and pasted onto photographs -> TFRecords -> a small network that classifies the
+# digits -> Faster R-CNN and DeepLabv3 from its weights -> their results on held-out scenes.
 #
-#   ./example/scenes.sh                      both tasks, into scenes/
-#   TASKS=detect ./example/scenes.sh         one of them (segment: the other)
+#   ./example/scenes.sh                      both tasks; writes to scenes/
+#   TASKS=detect ./example/scenes.sh         only detection (or segment: only segmentation)
 #   OUT=/tmp/try ./example/scenes.sh --random_seed=2     options go to the three training scripts
 #
 # The same steps with the paper's network and data: example/detect_voc2007.sh, segment_voc2012.sh.
-# A second start resumes where the first one stopped, or finds everything done.
+# The same command resumes a stopped run and skips what is done.
 #
-# Expected, on scenes of writers and parts of photographs that training never saw:
-# an AP of boxes of at least 0.8 (IoU 0.5), an mIoU of 0.8; three seeds had 0.90 to 0.94 and 0.82 to
-# 0.83. docs/transfer.md compares them with training from scratch.
+# Expect, on scenes with writers and parts of photographs not seen in training: a box AP of at least
+# 0.8 (IoU 0.5) and an mIoU of at least 0.8; three seeds reached 0.90 to 0.94 and 0.82 to 0.83.
+# docs/transfer.md compares them with training from scratch.
 
 set -euo pipefail
 # shellcheck source=example/environment.sh
@@ -80,8 +80,8 @@ python "$PROJECT_ROOT/train.py" \
 results=()
 if [[ " $TASKS " == *" detect "* ]]; then
   step "detection: Faster R-CNN"
-  # Anchors of 32 to 72 pixels, as the objects are, and fewer of everything than on VOC. The batch
-  # norms keep the statistics of the pretraining.
+  # Anchors of 32 to 72 pixels, like the objects, and fewer proposals and samples than on VOC. Batch
+  # norm keeps the pretrained statistics.
   python "$PROJECT_ROOT/detect.py" \
     "${shared[@]}" \
     --mode=train \
@@ -117,7 +117,7 @@ fi
 
 if [[ " $TASKS " == *" segment "* ]]; then
   step "segmentation: DeepLabv3"
-  # Dilations of 1 to 3 reach what surrounds an object; the map of a crop has but 11 x 11 cells.
+  # Dilations of 1 to 3 cover an object's surroundings; a crop's feature map has only 11 x 11 cells.
   python "$PROJECT_ROOT/segment.py" \
     "${shared[@]}" \
     --mode=train \
@@ -142,7 +142,7 @@ if [[ " $TASKS " == *" segment "* ]]; then
     --eval_interval=300 \
     --snapshot=300 \
     "$@"
-  # As DeepLab tests: maps twice as fine (stride 8) as in training, and the mean of two scales.
+  # As in DeepLab's tests: output stride 8, half that of training, and the mean over two scales.
   tested=(--model_dir="$OUT/segmenter" --output_stride=8 "--test_scales=1,1.5")
   python "$PROJECT_ROOT/segment.py" --mode=val --val_dir="$OUT/masks/val" "${tested[@]}" \
     | tee "$OUT/masks_evaluation.txt"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Segmentation of PASCAL VOC 2012: from the unpacked VOCdevkit to the mIoU of its val set, by
-# DeepLabv3 on the pretrained network (docs/transfer.md).
+# Segmentation on PASCAL VOC 2012 with DeepLabv3 on the pretrained network: from the unpacked
+# VOCdevkit to the mIoU on its val set (docs/transfer.md).
 #
 #   example/segment_voc2012.sh                       # images in VOCdevkit/VOC2012
 #   MASKS=SegmentationClassAug SPLIT=train_aug example/segment_voc2012.sh     # with SBD, 10,582
@@ -9,17 +9,17 @@
 #
 # The data: VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; the
 # masks of SBD as SegmentationClassAug, and their list as ImageSets/Segmentation/train_aug.txt.
-# Flags given to this script come last and win, in training and in the evaluation. Killed anywhere,
-# the same command continues. Paths are relative to where the script is called. All workers share
-# the statistics of batch norm.
+# Flags given to this script override those below, in training and in evaluation. The same command
+# resumes a killed run. Paths are relative to the working folder. Batch norm's statistics are over
+# all workers.
 #
 # VOC=VOCdevkit
 # MASKS=SegmentationClass SPLIT=train
 # CHECKPOINT=...      to start from (default: the released ResNet-101)
 # OUTPUT=out/segment_voc2012_$SPLIT
 #
-# Prints miou at output stride 8; the usage's last line that of several scales and mirrored.
-# Not run on VOC here: it takes a GPU.
+# Prints miou at output stride 8; the last command above averages over several scales and mirrored
+# images. Not run on VOC here: it needs a GPU.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -37,7 +37,7 @@ records=(python "$PROJECT_ROOT/data/dense_records.py" --voc "$VOC/VOC2012" --tas
 "${records[@]}" --mask_folder "$MASKS" --split "$SPLIT" --tfrecords "$OUTPUT/records/train"
 "${records[@]}" --split val --tfrecords "$OUTPUT/records/val"
 
-# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+# shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
 ${LAUNCH:-python} "$PROJECT_ROOT/segment.py" \
   --mode=train \
   --data_dir="$OUTPUT/records/train" \

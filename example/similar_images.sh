@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Images that look alike: a page of images with their nearest neighbors among the features.
+# Finds similar images: makes a page of images with their nearest neighbors in feature space.
 #
 #   example/similar_images.sh holiday/                          neighbors of 20 of its images
-#   example/similar_images.sh --layer=stage2 holiday/           by another layer's features
-#   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/   ... of one that is not in it
+#   example/similar_images.sh --layer=stage2 holiday/           with another layer's features
+#   OUT=alike QUERIES=new.jpg example/similar_images.sh holiday/   neighbors of a new image
 #
-# Flags go to extract_feature.py, as --name=value, and win. Paths are relative to where the script
-# is called. Writes $OUT/features.npz and $OUT/similar.html; cosines near 1 are often the same
-# image twice.
+# Flags (as --name=value) go to extract_feature.py and override those below. Paths are relative to
+# the working folder. Writes $OUT/features.npz and $OUT/similar.html; a cosine near 1 often means a
+# duplicate.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Takes an excerpt of ML-Images that one machine can train on.
+# Selects a subset of ML-Images that one machine can train on.
 #
 #   ./example/subset.sh                          # 100 images per class: --per_class 100
 #   ./example/subset.sh --classes dog --descendants --per_class 500
 #   ./example/subset.sh --count 1000000 --stratified
 #
-# Any argument takes the place of --per_class 100.
+# Any argument replaces --per_class 100.
 #
-# An image counts for its most specific classes: a poodle is no example of `animal`. The same seed
-# takes the same rows.
+# An image counts only for its most specific classes: a poodle is not an example of `animal`. The
+# same seed selects the same rows.
 #
 # Expect: ./data/train_subset.txt with about a million rows, in a few minutes on two cores. Then:
 #   data/tfrecord.sh --indexs data/train_subset.txt --tfrecords data/train_subset/

@@ -4,14 +4,14 @@
 #   example/train.sh                                   # one process
 #   NP=8 example/train_distributed.sh example/train.sh # the same on 8 GPUs
 #
-# A step is 4,096 images whatever there is to compute them: --global_batch is shared out to the
-# workers, and on each to micro-batches of --batch_size. The rates below are for such steps.
+# A step is always 4,096 images: --global_batch is split among the workers, and each worker's share
+# into micro-batches of --batch_size. The learning rates below are for this batch size.
 # 17,609,752 images make 4,299 steps per epoch; the paper's 60 epochs make 257,958 steps. The
-# released script has --max_iter=440000. Flags given to this script come last and win. Paths are
-# relative to where the script is called.
+# released script has --max_iter=440000. Flags given to this script override those below. Paths are
+# relative to the working folder.
 #
-# Expect: a log line every 100 steps; checkpoints in out/pretrain/; the same command again resumes.
-# --val_dir=data/val/ --eval_interval=4400 evaluates after each epoch or so.
+# Expect: a log line every 100 steps; checkpoints in out/pretrain/. The same command resumes.
+# --val_dir=data/val/ --eval_interval=4400 evaluates about once per epoch.
 # Published result of these weights, finetuned: 78.8 % top-1 and 94.5 % top-5 on ImageNet at 224
 # (not reached here: no GPU, no ML-Images).
 set -euo pipefail
@@ -21,11 +21,11 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 answer_help train.py "$@"
 prepare_environment
 
-# The released dictionary, where it is: names and hierarchy stay with the checkpoints.
+# The released dictionary, if present: its names and hierarchy are saved with the checkpoints.
 dictionary="$PROJECT_ROOT/data/dictionary_and_semantic_hierarchy.txt"
 [[ -e "$dictionary" ]] || dictionary=""
 
-# shellcheck disable=SC2086 # LAUNCH is several words, from train_distributed.sh and its like
+# shellcheck disable=SC2086 # LAUNCH may be several words, e.g. from train_distributed.sh
 exec ${LAUNCH:-python} "$PROJECT_ROOT/train.py" \
   --data_dir=./data/train/ \
   --model_dir=./out/pretrain/ \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a recipe on several processes, one a GPU (on CPUs: as many as you ask for).
+# Runs a recipe in several processes, one per GPU (on CPUs, as many as you set).
 #
 #   NP=8 example/train_distributed.sh example/train.sh                        # this machine
 #   NP=16 HOSTS=node1:8,node2:8 example/train_distributed.sh --restarts=5 \
@@ -7,19 +7,19 @@
 #   NP=8 MIN_NP=4 MAX_NP=16 DISCOVERY=./hosts.sh example/train_distributed.sh \
 #     example/train.sh                                                        # elastic
 #
-# --restarts=N     start again up to N times after a failure; a run resumes from its checkpoint
+# --restarts=N     restart up to N times after a failure, resuming from the latest checkpoint
 # NP=2             processes to start
-# HOSTS=           machine:processes,...; the project and .venv at the same path on each, ssh
-#                  without a password (default: this machine)
-# CONTROLLER=gloo  what the processes find each other with: gloo, or mpi (by mpirun_train.sh,
-#                  because horovodrun 0.28 does not know the options of Open MPI 5)
-# NIC=             network interfaces between the machines, comma-separated (default: found out)
-# DISCOVERY=       script that prints machine:processes lines, asked every second: the job continues
-#                  with those who are there, MIN_NP (1) to MAX_NP of them; it needs --global_batch
+# HOSTS=           machine:processes,...; needs the project and .venv at the same path on each
+#                  machine, and ssh without a password (default: this machine)
+# CONTROLLER=gloo  how the processes find each other: gloo, or mpi (with mpirun_train.sh, because
+#                  horovodrun 0.28 does not support the options of Open MPI 5)
+# NIC=             network interfaces between the machines, comma-separated (default: detected)
+# DISCOVERY=       script that prints machine:processes lines, run every second: the job continues
+#                  on the machines listed, with MIN_NP (1) to MAX_NP processes; needs --global_batch
 #
-# Expect: the lines of a single process, of rank 0. A worker that dies is named (Process 3 exit with
-# status code 137) and ends the job within seconds; an elastic job continues without it. SIGTERM and
-# Ctrl-C save a checkpoint first (exit code 143 and 130); the same command continues from it.
+# Expect: the log lines of rank 0, as in a single process. A worker that dies is reported (Process 3
+# exit with status code 137) and ends the job within seconds; an elastic job continues without it.
+# SIGTERM and Ctrl-C save a checkpoint first (exit codes 143 and 130); the same command resumes.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh
@@ -56,12 +56,12 @@ else
 fi
 export LAUNCH="${launch[*]} python"
 
-# NCCL finds InfiniBand by itself; over Ethernet it needs to know which interface.
+# NCCL finds InfiniBand by itself; over Ethernet it needs the interface.
 export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
 [[ -z "${NIC:-}" ]] || export NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-$NIC}"
-# A GPU's kernels are launched by threads of their own, not by those that decode images.
+# Dedicated threads launch a GPU's kernels, instead of those that decode images.
 export TF_GPU_THREAD_MODE="${TF_GPU_THREAD_MODE:-gpu_private}"
-# After so many seconds a machine that no longer answers counts as dead.
+# A machine that does not answer for this many seconds counts as dead.
 export HOROVOD_GLOO_TIMEOUT_SECONDS="${HOROVOD_GLOO_TIMEOUT_SECONDS:-30}"
 
 for ((start = 0; start <= restarts; start++)); do

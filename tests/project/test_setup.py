@@ -109,7 +109,7 @@ def test_the_other_wheel_is_installed_when_it_is_asked_for(stage):
     assert stage.prepare("demo").returncode == 0
     executable(stage.bin / "nvidia-smi", "echo 'GPU 0: NVIDIA A100'")
     kept = stage.prepare("demo")
-    assert kept.returncode == 0 and "note: here is a GPU, but .venv has" in kept.stderr
+    assert kept.returncode == 0 and "note: this machine has a GPU, but .venv has" in kept.stderr
     for wheel in ("gpu", "cpu"):
         assert stage.prepare("demo", TENSORFLOW=wheel).returncode == 0
     assert stage.installs() == [".[cpu,demo]", ".[gpu,demo]", ".[cpu,demo]"]
@@ -145,7 +145,7 @@ def test_a_venv_of_an_unsuitable_python_is_left_alone(stage):
     shutil.copy(stage.bin / "python3", stage.root / ".venv/bin/python")
     stage.python("python3", suitable=True)
     result = stage.prepare("demo")
-    assert result.returncode == 1 and ".venv has Python of python3, and" in result.stderr
+    assert result.returncode == 1 and ".venv has Python of python3, but" in result.stderr
 
 
 def test_without_extras_the_wheel_alone_is_installed(stage):

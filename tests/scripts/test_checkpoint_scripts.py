@@ -160,7 +160,7 @@ def test_a_smaller_file_starts_anew(server, source, tmp_path):
         ("absent", QUICK, "HTTP 404"),
         ("page.html", QUICK, "a web page, not a file; download with a browser"),
         (f"{NAME}{DATA}", Limits(max_bytes=1000), "more than the limit of 1000"),
-        (f"{NAME}{DATA}", Limits(total_seconds=-1), "not whole after -1 seconds"),
+        (f"{NAME}{DATA}", Limits(total_seconds=-1), "not complete after -1 seconds"),
     ],
 )
 def test_limits_and_refusals(server, source, tmp_path, name, limits, message):
@@ -216,9 +216,9 @@ def test_another_sha256_is_refused(source, tmp_path, capsys):
     right = sha256(source / f"{NAME}{DATA}")
     arguments = (source, "--to", tmp_path / "to", "--sha256")
     assert run_fetch(*arguments, f"{NAME}{DATA}={right[::-1]}") == 1
-    assert "another SHA-256 than --sha256 says" in capsys.readouterr().err
+    assert "its SHA-256 differs from --sha256" in capsys.readouterr().err
     assert run_fetch(*arguments, f"absent={right}") == 1
-    assert "names absent, which is not among" in capsys.readouterr().err
+    assert "names absent, which is not one of" in capsys.readouterr().err
     assert list((tmp_path / "to").iterdir()) == []
     assert run_fetch(*arguments, f"{NAME}{DATA}={right.upper()}") == 0
 
@@ -230,10 +230,10 @@ def test_unsound_checkpoints_are_told_and_not_fetched(tmp_path, capsys):
     save(tmp_path / "extra", **{"logits/dense/other": np.zeros(1, np.float32)})
     save(tmp_path / "slot", **{"logits/dense/bias/Momentum": np.zeros(2, np.float32)})
     for folder, message in {
-        "negative": "moving_variance holds a negative variance, -1",
-        "infinite": "logits/dense/bias holds 1 values that are no numbers",
+        "negative": "moving_variance has a negative variance, -1",
+        "infinite": "logits/dense/bias has 1 values that are not finite",
         "extra": "1 extra: logits/dense/other",
-        "slot": r"logits/dense/bias/Momentum is \[2\], its variable \[3\]",
+        "slot": r"logits/dense/bias/Momentum has shape \[2\], its variable \[3\]",
     }.items():
         assert verify.main([str(tmp_path / folder)]) == 1
         assert re.search(message, capsys.readouterr().out)
@@ -255,7 +255,7 @@ def test_changes_after_fetching_are_found(source, tmp_path, capsys):
     assert verify.main([str(prefix)]) == 0
     Path(f"{prefix}.json").write_text("{}")
     assert verify.main([str(prefix)]) == 1
-    assert f"{NAME}.json has another SHA-256 than {NAME}.sha256 says" in capsys.readouterr().out
+    assert f"{NAME}.json: its SHA-256 differs from {NAME}.sha256" in capsys.readouterr().out
     data = Path(f"{prefix}{DATA}")
     data.write_bytes(data.read_bytes()[:-100])
     assert verify.main([str(prefix)]) == 1

@@ -136,7 +136,7 @@ def test_a_wrong_flag_ends_the_process_with_its_name(
         (["--data_dir={records}", "--best_metric=mAP"], "needs --val_dir"),
         (["--data_dir={records}", "--val_dir={records}", "--best_metric=mAP"], "map_macro"),
         (["--data_dir=imageless"], "record 0: no image in it"),
-        (["--data_dir={records}", "--epochs=2", "--max_iter=9"], "--epochs and --max_iter are two"),
+        (["--data_dir={records}", "--epochs=2", "--max_iter=9"], "--epochs and --max_iter both"),
     ],
 )
 def test_a_mistake_ends_in_a_line_that_names_it(

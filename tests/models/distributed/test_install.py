@@ -97,7 +97,7 @@ def test_a_build_whose_processes_do_not_add_up_is_refused(tmp_path) -> None:
     builder.sums.write_text("[0]: the sum is 3\n[1]: the sum is 2\n")
     result = builder.run()
     assert result.returncode == 1
-    assert "error: Horovod was built, and two processes do not add up: [1]: the sum is 2" in (
+    assert "error: Horovod was built, but two processes do not add up: [1]: the sum is 2" in (
         result.stderr
     )
     assert not list(builder.root.glob("ready-*"))
@@ -120,7 +120,7 @@ def test_a_build_without_nccl_does_not_pass_for_one_with_it(tmp_path) -> None:
     builder.builds.write_text(REPORT.format(" "))
     result = builder.run(NCCL="yes")
     assert result.returncode == 1
-    assert "error: Horovod was built, and it lacks NCCL" in result.stderr
+    assert "error: Horovod was built, but it lacks NCCL" in result.stderr
     assert "--no-cache-dir" in builder.settings
 
 
