@@ -64,7 +64,7 @@ def test_a_folder_without_clutter_is_used_whole(images: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda f: f, ["--train", "7"], "class 002.yo-yo has 7 images: 7 to train on and at least"),
+        (lambda f: f, ["--train", "7"], "class 002.yo-yo has 7 images: needs 7 to train on and"),
         (lambda f: f.parent, [], "has no class folders like 001.ak47"),
         (lambda f: f / "001.ak47", [], "has no class folders like 001.ak47"),
         (lambda f: f / "none", [], "256_ObjectCategories/none: no such folder"),
