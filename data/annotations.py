@@ -3,9 +3,9 @@
     python data/annotations.py --list old.txt --output new.txt --ancestors \\
         --dictionary dictionary_and_semantic_hierarchy.txt
 
-First labels are translated and those outside the vocabulary dropped, then labels that go together
-with a class are added (--predictions or --co_matrix), and with --ancestors all ancestors of all
-labels.
+First, labels are translated, and those outside the vocabulary are dropped. Then labels that
+co-occur with a class are added (--predictions or --co_matrix) and, with --ancestors, all ancestors
+of all labels.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="the list to write")
     add("--ancestors", action="store_true", help="annotate every ancestor of a label")
     add("--tags", choices=("index", "id"), default="index", help="what the list's labels are")
-    add("--from_dictionary", help="the dictionary that the list's indices refer to, if another")
-    add("--synonyms", help="lines `id<TAB>class`: ids of another data set for our classes")
+    add("--from_dictionary", help="dictionary that the list's indices refer to, if different")
+    add("--synonyms", help="lines `id<TAB>class`: another data set's ids for our classes")
     add("--keep_untagged", action="store_true", help="also write rows left without a label")
     add("--predictions", help="label_pred.txt of image_classification.py, for images of the list")
-    add("--prediction_dictionary", help="the classes of the model that predicted, if others")
+    add("--prediction_dictionary", help="the classes of the model that predicted, if different")
     add("--posterior", type=float, default=0.95, help="a label is seen above this (%(default)s)")
-    add("--co_matrix", help="a co-occurrence matrix saved before, in place of --predictions")
+    add("--co_matrix", help="a saved co-occurrence matrix, instead of --predictions")
     add("--co_threshold", type=float, default=0.5, help="labels are added above this (%(default)s)")
     add("--save_co_matrix", help="write the normalized co-occurrence matrix here")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
@@ -92,7 +92,7 @@ def _label_mapping(args: argparse.Namespace, hierarchy: Hierarchy) -> LabelMappi
 def _pairs(
     args: argparse.Namespace, hierarchy: Hierarchy, label_mapping: LabelMapping
 ) -> list[tuple[int, int]]:
-    """The pairs of classes that go together."""
+    """The pairs (class, co-occurring label) to add."""
     if args.co_matrix:
         matrix = Cooccurrence.read(args.co_matrix, len(hierarchy))
     elif args.predictions:

@@ -4,8 +4,8 @@
         --output browse/
     python data/browse.py --records records/ --dictionary dictionary.txt --output browse.html
 
-Open browse/index.html from disk; it needs no server. A name that ends in .html makes one file with
-the thumbnails in it, which suits up to some thousand of them.
+Open browse/index.html from disk; it needs no server. An --output that ends in .html is a single
+file with the thumbnails embedded, which works for up to a few thousand of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(thumbnails.images):,} thumbnails,", end=" ")
     print(f"{thumbnails.missing:,} images missing or unreadable: {mirror.shown(str(page))}")
     if thumbnails.missing and not thumbnails.images and not args.records:
-        print("warning: no image was found: is --images their folder?", file=sys.stderr)
+        print("warning: no image was found: check that --images is their folder", file=sys.stderr)
     for problems in refused:
         problems.report()
     return 0
@@ -57,18 +57,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--list", nargs="+", help="lists of images")
     source.add_argument("--records", help="TFRecords: a folder, a file or a glob")
-    add("--dictionary", required=True, help="the classes, with their hierarchy or names alone")
+    add("--dictionary", required=True, help="the classes, with their hierarchy or only their names")
     add("--output", required=True, help="the folder to write, or a page that ends in .html")
     add("--images", help="folder of the lists' images (default: the working folder, or a list's)")
     add("--title", help="heading of the page (default: the name of the list or of the records)")
-    add("--per_class", type=int, default=8, help="images shown of a class (%(default)s)")
-    add("--thumbnails", type=int, default=20_000, help="at most so many in all (%(default)s)")
+    add("--per_class", type=int, default=8, help="images shown per class (%(default)s)")
+    add("--thumbnails", type=int, default=20_000, help="maximum number in all (%(default)s)")
     add(
         "--pair_rows", type=int, default=200_000,
-        help="rows, at random, whose co-occurring labels are counted (%(default)s)",
+        help="random rows whose co-occurring labels are counted (%(default)s)",
     )  # fmt: skip
-    add("--seed", type=int, default=1234, help="seed of what is drawn at random (%(default)s)")
-    add("--max_bad_records", type=int, default=100, help="more are an error (%(default)s)")
+    add("--seed", type=int, default=1234, help="seed of the random choices (%(default)s)")
+    add("--max_bad_records", type=int, default=100, help="fail if there are more (%(default)s)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     places = {"files": ["output"], "inputs": ["dictionary"], "others": ["records", "title"]}
     args = command.parse(parser, argv, **places)

@@ -4,10 +4,10 @@
     python data/caltech256.py linear --features features.npz --output out/
     python data/caltech256.py table --output out/
 
-example/finetune_caltech256.sh calls them. --images is any folder of class folders `NNN.name`;
-`NNN.clutter` is left out. A split has --train images a class to train on, drawn at random, and the
-others to test. The measure is the mean of the classes' recalls, `mean_class_accuracy` of
-evaluate.py, and over the splits its mean and standard deviation.
+example/finetune_caltech256.sh runs these steps. --images is any folder of class folders `NNN.name`;
+`NNN.clutter` is left out. Each split trains on --train random images per class and tests on the
+rest. The metric is the mean of the per-class recalls, evaluate.py's `mean_class_accuracy`; the
+table has its mean and standard deviation over the splits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from data.lists.split import Labeled, split_by_count
 
 MEASURE = "mean_class_accuracy"
 ALL_IMAGES = "all_list.txt"
-# What measures a split -> its file in the folder of the split.
+# Kind of result -> its file in the folder of the split.
 FILES = {"finetuned": "report/metrics.json", "linear": "linear.json"}
 
 _CLASS = re.compile(r"\d{3}\.(?P<name>.+)")
@@ -43,10 +43,10 @@ _CLUTTER = "clutter"
 
 
 def class_folders(images: Path) -> list[Path]:
-    """The folders `NNN.name`, by name, without that of the clutter.
+    """The folders `NNN.name`, sorted by name, without the clutter folder.
 
     Raises:
-      UserError: there are fewer than two, or another one, or no such folder as `images`.
+      UserError: `images` is not a folder, has fewer than two of them, or has others, too.
     """
     if not images.is_dir():
         raise UserError(f"--images {images}: no such folder")
@@ -70,7 +70,7 @@ def _is_clutter(path: Path) -> bool:
 
 
 def labeled_images(images: Path) -> list[Labeled]:
-    """The images that lie in the class folders themselves, class by class.
+    """The images directly in the class folders, class by class.
 
     Raises:
       UserError: see `class_folders`.
@@ -88,10 +88,10 @@ def labeled_images(images: Path) -> list[Labeled]:
 
 
 def write_splits(images: Path, output: Path, train: int, splits: int) -> None:
-    """Writes `OUTPUT/splitN/` with lists and dictionary, N being the seed, and `ALL_IMAGES`.
+    """Writes lists and dictionary into `OUTPUT/splitN/`, where N is the seed, and `ALL_IMAGES`.
 
     Raises:
-      UserError: too few images in a class, or OUTPUT has the splits of others.
+      UserError: too few images in a class, or OUTPUT has splits of other images.
     """
     labeled = labeled_images(images)
     for seed in range(1, splits + 1):
@@ -109,12 +109,12 @@ def split_folders(output: Path) -> list[Path]:
     """The folders of the splits, by number. Raises UserError where there is none."""
     found = [path for path in output.glob("split*") if path.name[5:].isdecimal()]
     if not found:
-        raise UserError(f"--output {output} has no splits: begin with `split`")
+        raise UserError(f"--output {output} has no splits: run `split` first")
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def write_linear(features: Path, output: Path, inverse_decay: float) -> None:
-    """Measures logistic regression on features, split by split; those that are done are kept.
+    """Evaluates logistic regression on features, split by split; finished splits are kept.
 
     Raises:
       UserError: scikit-learn is not installed, or an image lacks its features.
@@ -149,7 +149,7 @@ def _examples(
     rows, classes = [], []
     for row in read_rows(path):
         if row.image not in row_of:
-            raise UserError(f"--features have no row of {row.image}, an image of {path}")
+            raise UserError(f"--features has no row for {row.image}, an image of {path}")
         rows.append(row_of[row.image])
         classes.append(row.classes[0])
     x, y = values[rows], np.array(classes)
@@ -158,17 +158,17 @@ def _examples(
 
 
 def mean_recall(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The mean of the classes' recalls, over the classes in `truth`; int [N] each."""
+    """The mean recall over the classes in `truth`; both arguments are int [N]."""
     return float(np.mean([(predicted[truth == c] == c).mean() for c in np.unique(truth)]))
 
 
 def summary(output: Path) -> dict[str, dict[str, Any]]:
-    """What measured the splits -> `splits` (folder -> measure), their `mean` and `std`.
+    """Kind of result -> `splits` (folder -> metric), their `mean` and `std`.
 
-    `std` is the sample's, with N - 1; None of a single split.
+    `std` is the sample standard deviation (N - 1); None for a single split.
 
     Raises:
-      UserError: nothing is measured yet.
+      UserError: there are no results yet.
     """
     measured: dict[str, dict[str, float]] = {kind: {} for kind in FILES}
     for folder in split_folders(output):
@@ -210,14 +210,16 @@ def main(argv: list[str] | None = None) -> int:
     for step in (split, linear, table):
         step.add_argument("--output", type=Path, required=True, help="folder of all results")
     split.add_argument("--images", type=Path, required=True, help="folder of the class folders")
-    split.add_argument("--train", type=int, default=60, help="training images a class")
+    split.add_argument("--train", type=int, default=60, help="training images per class")
     split.add_argument("--splits", type=int, default=3, help="number of random splits")
-    linear.add_argument("--features", type=Path, required=True, help=".npz of extract_feature.py")
+    linear.add_argument(
+        "--features", type=Path, required=True, help=".npz file written by extract_feature.py"
+    )
     linear.add_argument("--C", type=float, default=10.0, help="inverse of the weight decay")
     arguments = command.parse(parser, argv)
     if arguments.step == "split":
         if min(arguments.train, arguments.splits) < 1:
-            parser.error("--train and --splits start at 1")
+            parser.error("--train and --splits must be at least 1")
         write_splits(arguments.images, arguments.output, arguments.train, arguments.splits)
     elif arguments.step == "linear":
         if not arguments.C > 0:

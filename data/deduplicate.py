@@ -1,13 +1,13 @@
-"""Finds repeated images within a list and between two (leaks), and writes lists without them.
+"""Finds duplicate images within a list and between two (leaks), and writes lists without them.
 
     python data/deduplicate.py --list train.txt --val val.txt --images images/ --output unique/
     python data/deduplicate.py --list train.txt --features features.npz --output unique/
 
-Images are the same if their names, their files' bytes or their decoded pixels are; with --features,
-written by extract_feature.py, also if the cosine of their features reaches --threshold. Of images
-that repeat one another the first is kept. --output gets each list without the others, under its own
-name, `duplicates.tsv` with a line for each row that is left out, and `duplicates.html` with the
-images of pairs.
+Images are duplicates if they have the same name, file bytes or decoded pixels; with --features,
+written by extract_feature.py, also if the cosine of their features reaches --threshold. The first
+of a group of duplicates is kept. Writes into --output each list without the others, under its own
+name, `duplicates.tsv` with a line for each removed row, and `duplicates.html` with the images of
+pairs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import os
 import sys
 from pathlib import Path
 
-# Near-duplicates are compared by threads of ours; products of their own threads would wait for
-# one another. To be said before NumPy is imported.
+# Our own threads compare near-duplicates; matrix products with threads of their own would wait for
+# one another. Must be set before NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -31,7 +31,7 @@ from data.outputs.duplicates import HASHES, Listed, Repeats
 from data.outputs.feature_files import read_table
 
 TRAIN, VAL = "train", "val"
-MANY = 0.05  # of the rows left out by their features: a reason to look
+MANY = 0.05  # warn if features remove more than this fraction of the rows
 
 
 @command.one_line_errors()
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if near > MANY * rows:
         print(
             f"warning: {near:,} of {rows:,} rows are left out because their features are alike;"
-            f" if the pairs are no repeats, give a --threshold nearer to 1 than {args.threshold}",
+            f" if the pairs are not duplicates, raise --threshold (now {args.threshold})",
             file=sys.stderr,
         )
     return 0
@@ -73,19 +73,24 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--list", type=Path, required=True, help="the list of images, of training, say")
+    add("--list", type=Path, required=True, help="the list of images, for example of training")
     add("--val", type=Path, help="a second list, whose images should not be in the first")
     add("--output", type=Path, required=True, help="the folder to write")
     add("--images", help="folder of the images (default: the working folder, or the list's)")
     add("--val_images", help="folder of the images of --val (default: --images)")
-    add("--hash", choices=HASHES, help="what is compared (pixels; none with --features)")
+    add("--hash", choices=HASHES, help="what to compare (pixels; none with --features)")
     add("--features", nargs="+", help="features of the images: .npz, .npy, .parquet or .txt")
-    add("--threshold", type=float, default=0.95, help="cosine of near-duplicates (%(default)s)")
+    add(
+        "--threshold",
+        type=float,
+        default=0.95,
+        help="least cosine of near-duplicates (%(default)s)",
+    )
     add(
         "--drop_from", choices=(TRAIN, VAL), default=TRAIN,
         help="which list loses an image that is in both: --list (train) or --val (%(default)s)",
     )  # fmt: skip
-    add("--merge_labels", action="store_true", help="kept rows get the labels of their repetitions")
+    add("--merge_labels", action="store_true", help="kept rows get the labels of their duplicates")
     add("--pairs", type=int, default=100, help="pairs of each kind on the page; 0: no page (100)")
     add("--processes", type=int, default=cores(), help="worker processes (%(default)s)")
     args = command.parse(parser, argv, folders=["output"], inputs=["features"])

@@ -5,10 +5,10 @@
     python data/dense_records.py --coco instances.json --images images/ --tfrecords records/
     python data/dense_records.py --masks masks/ --images images/ --classes names.txt --tfrecords ...
 
-A --voc folder without ImageSets holds own VOC-style XML files, with --classes and --images. The
-names of the classes are written to classes.txt next to the records. What cannot be used is listed
-in bad_images.tsv. As data/tfrecord.py does, it continues after an interruption, verifies with
---verify, and shares the work by mpirun or --part.
+A --voc folder without ImageSets may hold your own VOC-style XML files: give --classes and --images.
+The class names are written to classes.txt next to the records. Images that cannot be used are
+listed in bad_images.tsv. Like data/tfrecord.py, this script resumes after an interruption, checks
+the records with --verify, and divides the work with mpirun or --part.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--voc", action="append", help="a folder as VOC2007; may be given several times")
-    add("--coco", help="a JSON file of COCO's instances; its boxes are used")
-    add("--masks", help="a folder of masks: PNGs named as the images, whose pixels are classes")
+    add("--voc", action="append", help="a folder like VOC2007; may be given several times")
+    add("--coco", help="a JSON file of COCO instances; only its boxes are used")
+    add("--masks", help="a folder of masks: PNGs named like the images; pixels are classes")
     add("--images", help="the folder of images (--voc: JPEGImages, or next to the XML files)")
-    add("--split", help="of --voc: a list in ImageSets (trainval)")
-    add("--tasks", choices=TASKS, help="what records hold (boxes; of --masks masks)")
-    add("--classes", help="file of class names, one a line; for masks background first (VOC's)")
-    add("--mask_folder", default=voc.MASKS, help="of --voc: such as SegmentationClassAug for SBD")
+    add("--split", help="for --voc: a list in ImageSets (trainval)")
+    add("--tasks", choices=TASKS, help="what the records hold (boxes; with --masks, masks)")
+    add("--classes", help="file of class names, one per line; for masks, background first (VOC's)")
+    add("--mask_folder", default=voc.MASKS, help="for --voc: such as SegmentationClassAug for SBD")
     args = conversion_script.parse(parser, argv)
     if not args.verify:
         _check(parser, args)
@@ -67,16 +67,16 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("give one of --voc, --coco and --masks (or --verify)")
     args.tasks = args.tasks or (MASKS if args.masks else BOXES)
     if not args.voc and not args.images:
-        parser.error("--images is required, the folder of images")
+        parser.error("--images, the folder of images, is required")
     if not args.voc and args.split:
         parser.error("--split is for --voc")
     if args.coco and args.tasks == MASKS:
         parser.error(
-            "of --coco boxes are read, not its polygons: draw them into a PNG for each image"
+            "--coco reads boxes, not polygons: draw the polygons into a PNG for each image"
             " (pycocotools' annToMask), and give --masks"
         )
     if args.coco and args.classes:
-        parser.error("--coco names its classes itself: leave out --classes")
+        parser.error("--coco already names its classes: leave out --classes")
     if args.masks and args.tasks == BOXES:
         parser.error("--masks has no boxes: leave out --tasks")
     if args.masks and not args.classes:
@@ -92,7 +92,7 @@ def _annotated(args: argparse.Namespace) -> tuple[list[AnnotatedImage], list[str
     if args.classes:
         names = read_class_names(args.classes)
     if of_masks and not 1 < len(names) <= 255:
-        raise UserError(f"{args.classes}: {len(names)} classes; a mask takes 2 to 255")
+        raise UserError(f"{args.classes}: {len(names)} classes; masks can have 2 to 255")
     if args.masks:
         return masks.mask_images(args.masks, args.images, len(names)), names
     found = []

@@ -5,9 +5,10 @@
 Makes `images/*.jpg`, the image lists `train_im_list.txt` and `val_im_list.txt` and
 `dictionary_and_semantic_hierarchy.txt`. Each image is annotated with its digit and every ancestor.
 
-The held-out split is by writer: the digits come writer by writer, about 130 in a row (a course of
-scikit-learn's makers lists where each begins), and the images from number 1,415 on, of the last
-three, are held out. A random split would show every hand in training and flatter the result.
+The split is by writer: the digits are stored writer by writer, about 130 each (a course by
+scikit-learn's developers lists where each begins), and the images from number 1,415 on, by the last
+three writers, are held out. A random split would put every writer in training and inflate the
+result.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from data.lists.hierarchy import Hierarchy
 from data.lists.rows import Row, format_row
 
 IMAGE_SIDE = 40
-MARGIN = 1  # of paper around the 8 x 8 values, which a crop may take away
+MARGIN = 1  # of paper around the 8 x 8 values, which a crop may remove
 JPEG_QUALITY = 95
 LARGEST_VALUE = 16  # scikit-learn's pixels count the ink in a 4 x 4 block
 FIRST_HELD_OUT = 1415
@@ -44,7 +45,7 @@ class Category(NamedTuple):
     name: str
 
 
-# Two trees, as every class has exactly one parent; four classes stand for the hierarchy above.
+# Two trees, because a class has at most one parent; these four classes are above the digits.
 ABOVE = (
     Category("even", -1, "even digit"),
     Category("odd", -1, "odd digit"),
@@ -75,7 +76,7 @@ def to_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def write_digits(output: Path) -> tuple[int, int]:
-    """Writes the data set into a folder; its numbers of training and held-out images."""
+    """Writes the data set into a folder; returns the numbers of training and held-out images."""
     from sklearn.datasets import load_digits
 
     atomic_write(output / DICTIONARY, dictionary())

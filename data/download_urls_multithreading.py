@@ -2,10 +2,10 @@
 
     python data/download_urls_multithreading.py --url_list urls.txt --save_dir images/
 
-Run the same command again after an interruption: it does not download again what is done.
+Run the same command again after an interruption: finished downloads are not repeated.
 --retry_failed tries the failed rows again. `mpirun -np N` divides the list among MPI ranks that
-write to one folder, `--part i/n` among runs on several machines: merge their folders, then run
-without --part to join the parts.
+write to one folder; `--part i/n` divides it among runs on several machines: merge their folders,
+then run without --part to join the parts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BY_ID = "images_by_id.txt"
 @command.one_line_errors(resumes=True)
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    warnings.filterwarnings("ignore", module="PIL")  # of images that are refused or counted
+    warnings.filterwarnings("ignore", module="PIL")  # about images that are rejected or counted
     group = process_group(args.part)
     options = _options(args, group)
     if args.dry_run:
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     known = known_parts(options.save_dir)
     part, count = group.shard, group.shard.count
     if args.part is None and count == 1 and len(known) == 1:
-        count = known.pop()  # runs with --part were here: only to be joined
+        count = known.pop()  # earlier runs used --part: only join the parts
     plan = Plan(options, count)
     if count == part.count:
         totals = download(plan, part, args.retry_failed, args.verify)
@@ -71,18 +71,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--url_list", type=Path, help="the list: a URL (or, with --url_template, an id) and labels")
-    add("--im_list", type=Path, help="the list to write of images (SAVE_DIR/im_list.txt)")
-    add("--num_threads", type=_positive, default=20, help="downloads at once (%(default)s)")
+    add("--im_list", type=Path, help="the list of images to write (SAVE_DIR/im_list.txt)")
+    add("--num_threads", type=_positive, default=20, help="simultaneous downloads (%(default)s)")
     add("--save_dir", type=Path, default=Path("images"), help="folder (%(default)s)")
     add("--retry_failed", action="store_true", help="also try rows that failed before")
-    add("--verify", action="store_true", help="compare files with their SHA-256, download altered"
-        " ones again (sizes are compared in every run)")  # fmt: skip
+    add("--verify", action="store_true", help="compare files with their SHA-256 and download"
+        " altered ones again (every run compares sizes)")  # fmt: skip
     add(
         "--dry_run",
         action="store_true",
-        help="download a sample; estimate disk and time of the whole list",
+        help="download a sample; estimate disk space and time for the whole list",
     )
-    add("--part", help="i/n: only the i-th of n parts of the list, i from 0")
+    add("--part", help="i/n: only part i of n of the list, counting from 0")
     _add_ids(parser.add_argument_group("Open Images by id, instead of --url_list"))
     _add_output(parser.add_argument_group("output"))
     _add_limits(parser.add_argument_group("limits"))
@@ -92,30 +92,42 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.kind == "dense" and not args.num_class:
         parser.error("dense labels need --num_class")
     if args.quality > 100 or args.retries < 0 or args.max_redirects < 0 or 0 < args.repeated < 3:
-        parser.error("--quality is 1 to 100, --repeated 0 or from 3 on, and counts not negative")
+        parser.error(
+            "--quality must be 1 to 100, --repeated 0 or at least 3, and counts not negative"
+        )
     return args
 
 
 def _add_ids(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--image_ids", type=Path, help="a list of ids, or the data set's CSV")
-    add("--annotations", type=Path, help="a list of ids or original URLs, and labels")
-    add("--url_template", help=f"with {{id}} and perhaps {{subset}} ({BUCKET})")
+    add("--annotations", type=Path, help="a list of ids or original URLs, with labels")
+    add("--url_template", help=f"a URL with {{id}} and optionally {{subset}} ({BUCKET})")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--short_side", type=_positive, help="shrink images to this short side, in pixels")
-    add("--quality", type=_positive, default=JPEG_QUALITY, help="of JPEGs made here (%(default)s)")
+    add(
+        "--quality",
+        type=_positive,
+        default=JPEG_QUALITY,
+        help="of JPEGs encoded here (%(default)s)",
+    )
     add("--tfrecords", action="store_true", help="write TFRecord shards instead of image files")
-    add("--shard_size", type=_positive, default=ShardOptions.size, help="in rows (%(default)s)")
-    add("--kind", choices=KINDS, default=ShardOptions.kind, help="of label (%(default)s)")
+    add(
+        "--shard_size",
+        type=_positive,
+        default=ShardOptions.size,
+        help="rows per shard (%(default)s)",
+    )
+    add("--kind", choices=KINDS, default=ShardOptions.kind, help="kind of label (%(default)s)")
     add("--num_class", type=_positive, help="classes are 0..num_class-1; dense labels need it")
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add, limits = group.add_argument, Limits()
-    add("--host_limit", type=_positive, help=f"threads per host ({HOST_LIMIT}; by id, all)")
+    add("--host_limit", type=_positive, help=f"threads per host ({HOST_LIMIT}; with ids, all)")
     add("--retries", type=int, default=Options.retries, help="per row (%(default)s)")
     add(
         "--connect_timeout",
@@ -135,17 +147,22 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         default=limits.total_seconds,
         help="seconds per attempt (%(default)s)",
     )
-    add("--max_bytes", type=_positive, default=limits.max_bytes, help="per file (%(default)s)")
-    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="per image (%(default)s)")
-    add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="memory to decode")
+    add(
+        "--max_bytes",
+        type=_positive,
+        default=limits.max_bytes,
+        help="maximum per file (%(default)s)",
+    )
+    add("--max_pixels", type=_positive, default=MAX_PIXELS, help="maximum per image (%(default)s)")
+    add("--max_image_bytes", type=_positive, default=MAX_IMAGE_BYTES, help="decoding memory")
     add("--max_redirects", type=int, default=limits.max_redirects, help="(%(default)s)")
-    add("--user_agent", default=USER_AGENT, help="sent to hosts (%(default)s)")
-    add("--opt_outs", default=",".join(OPT_OUTS), help="directives of X-Robots-Tag whose images"
-        " are not downloaded; '' for none (%(default)s)")  # fmt: skip
-    add("--placeholders", type=Path, action="append", default=[], help="further placeholders for"
-        " missing images, in the format of data/placeholders.txt")  # fmt: skip
-    add("--repeated", type=int, default=Options.repeated_urls, help="a body that so many URLs"
-        " return is not accepted; 0: it is (%(default)s)")  # fmt: skip
+    add("--user_agent", default=USER_AGENT, help="User-Agent header (%(default)s)")
+    add("--opt_outs", default=",".join(OPT_OUTS), help="skip images sent with one of"
+        " these X-Robots-Tag directives; '' skips none (%(default)s)")  # fmt: skip
+    add("--placeholders", type=Path, action="append", default=[], help="a file of more placeholders"
+        " for missing images, in the format of data/placeholders.txt")  # fmt: skip
+    add("--repeated", type=int, default=Options.repeated_urls, help="reject a body that at least"
+        " this many URLs return; 0: reject none (%(default)s)")  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -196,7 +213,7 @@ def _shards(args: argparse.Namespace) -> ShardOptions | None:
 
 
 def _joined_list(args: argparse.Namespace, template: str, group: ProcessGroup) -> Path:
-    """The list made from ids and annotations; the first rank makes it."""
+    """The path of the list made from ids and annotations; the first rank writes it."""
     path = args.save_dir / _BY_ID
     if group.barrier is None or group.shard.index == 0:
         joined = join_ids(args.image_ids, args.annotations, "{subset}" in template, path)

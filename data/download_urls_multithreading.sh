@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Downloads a list of URLs, every value visible.
+# Downloads a list of URLs, with every setting spelled out.
 #
 #   ./data/download_urls_multithreading.sh                       # the Open Images part of ML-Images
 #   SPLIT=val ./data/download_urls_multithreading.sh             # of its validation images
-#   ./data/download_urls_multithreading.sh --dry_run             # a sample: how much disk, how long
+#   ./data/download_urls_multithreading.sh --dry_run             # a sample: how much disk and time
 #   ./data/download_urls_multithreading.sh --short_side 256      # flags given here win
 #   ./data/download_urls_multithreading.sh --retry_failed        # the failed rows once more
 #
 # Expect, in ./data/images/train/: images (in 256 folders, if the list has over 100,000 rows), the
-# list im_list.txt of those that could be had and invalid_url.txt of the others, both with their
-# labels, and failures by reason. The same command again continues where it stopped. One
-# process makes about 500 images of 60 kB per second on two cores, as far as the hosts allow.
+# list im_list.txt of downloaded images and invalid_url.txt of failed URLs, both with labels, and
+# the counts of failures by reason. The same command again resumes where it stopped. One process
+# downloads about 500 images of 60 kB per second on two cores, if the hosts allow.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

@@ -3,9 +3,9 @@
     python data/extract_imagenet.py --list train_image_id_from_imagenet.txt \\
         --archives fall11_whole.tar --output images/ --im_list train_imagenet.txt
 
---archives are tars of per-synset tars, per-synset tars (n04310904.tar), tars of images, or
-folders of any of them, an unpacked tree (n04310904/n04310904_8388.JPEG) among them. Each is read
-once, in order, synsets in parallel. Run again after an interruption: it continues.
+--archives accepts tars of per-synset tars, per-synset tars (n04310904.tar), tars of images, and
+folders of any of these, including an unpacked tree (n04310904/n04310904_8388.JPEG). Each is read
+once, in order, with synsets in parallel. Run again after an interruption to resume.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--list", required=True, help="the list whose images are wanted")
     add("--archives", required=True, nargs="+", help="tars and folders, see above")
     add("--output", required=True, help="the folder for the images")
-    add("--im_list", help="write the rows of the list whose images were found here")
-    add("--processes", type=int, default=cores(), help="synsets worked on at once (%(default)s)")
+    add("--im_list", help="file for the rows of the list whose images were found")
+    add(
+        "--processes", type=int, default=cores(), help="synsets extracted in parallel (%(default)s)"
+    )
     return command.parse(parser, argv)
 
 

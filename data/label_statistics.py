@@ -3,9 +3,9 @@
     python data/label_statistics.py --train train.txt --val val.txt --output statistics/ \\
         --dictionary dictionary_and_semantic_hierarchy.txt
 
-Prints the table of the data set and what is wrong with the lists; with --output, writes images per
+Prints a table of the data set and what is wrong with the lists; with --output, writes images per
 class and annotations per image as CSV and PNG. The exit code is 0 if nothing is wrong, 1 if
-something is, 2 if the statistics could not be made.
+something is, and 2 if the statistics could not be computed.
 """
 
 from __future__ import annotations
@@ -60,8 +60,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--val", help="the list of validation images")
     add("--dictionary", required=True, help="the classes with their hierarchy")
     add("--output", help="the folder for CSV files and plots")
-    add("--min_images", type=int, default=MIN_IMAGES, help="trainable above this (%(default)s)")
-    add("--examples", type=int, default=5, help="examples shown of each finding (%(default)s)")
+    add(
+        "--min_images",
+        type=int,
+        default=MIN_IMAGES,
+        help="a trainable class has more (%(default)s)",
+    )
+    add("--examples", type=int, default=5, help="examples shown per finding (%(default)s)")
     add(
         "--allow", nargs="+", choices=CHECKS, default=[], metavar="CHECK",
         help=f"findings that do not change the exit code: {', '.join(CHECKS)}",

@@ -8,14 +8,14 @@ split is kept. With --nested, folders below a class are its subclasses, and an i
 on its path. Hidden and system files are skipped and counted.
 
 A CSV file has the columns `image` (below --images) and `labels`: class names, several joined by
-`;`, each with an optional `:confidence` (-1: unknown). Other names of columns are options, and so
-is a column that says of each row: train, val or test. --val_csv and --test_csv are files of such
-rows.
+`;`, each with an optional `:confidence` (-1: unknown). Options set other column names, and a column
+that assigns each row to train, val or test. --val_csv and --test_csv give separate files of rows
+for validation and test.
 
 Writes `train_list.txt`, `val_list.txt`, `test_list.txt` and `dictionary.txt` into the output
-folder. Without a given split, that of an image is a function of its name and the seed; yet every
-class has an image in training, and validation has one if training can spare it. --update takes in
-images that were added later: those that were there stay in their split.
+folder. If no split is given, an image's split depends only on its name and the seed, except that
+every class gets an image in training, and validation gets one if training can spare it. --update
+adds images that are new since the last run: the others stay in their split.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _LABEL = re.compile(r"(?P<name>[^:].*?)(?::(?P<confidence>-1(?:\.0*)?|0?\.\d+|[0
 
 
 def from_folder(images: Path, skipped: Counter[str]) -> list[Labeled]:
-    """One image per image below each subfolder of `images`, which names its class.
+    """The images below each subfolder of `images`, whose name is their class.
 
     Args:
-      skipped: counts files and folders that are no images, see `files_below`.
+      skipped: counts files and folders that are not images, see `files_below`.
 
     Raises:
       UserError: no subfolders, one without an image, or a name that lists cannot hold.
@@ -70,12 +70,12 @@ def from_folder(images: Path, skipped: Counter[str]) -> list[Labeled]:
 
 
 def from_tree(images: Path, skipped: Counter[str]) -> list[Labeled]:
-    """Every image below `images`, with the folders on its way there as its classes.
+    """Every image in a folder below `images`, with all folders on its path as its classes.
 
-    A class is named by its path, such as `animal/dog`. Arguments as those of `from_folder`.
+    A class is named by its path, such as `animal/dog`. Same arguments as `from_folder`.
 
     Raises:
-      UserError: there is none, or a name that lists cannot hold.
+      UserError: there is no such image, or a name that lists cannot hold.
     """
     paths = [Path(p).relative_to(images) for p in files_below(images, IMAGE_SUFFIXES, skipped)]
     loose = [path for path in paths if len(path.parts) == 1]
@@ -92,10 +92,10 @@ def from_tree(images: Path, skipped: Counter[str]) -> list[Labeled]:
 
 
 def given_splits(images: Path) -> dict[str, Path]:
-    """The folders of splits, by split, where `images` has `train` with classes below it.
+    """The folders of splits, by split; empty unless `images` has `train` with classes below it.
 
     Raises:
-      UserError: other folders lie next to them, or two are the same split.
+      UserError: there are other folders next to them, or two are the same split.
     """
     folders = subfolders(images, Counter())
     named = [(_SPLIT_OF.get(path.name.lower()), path) for path in folders]
@@ -113,7 +113,7 @@ def given_splits(images: Path) -> dict[str, Path]:
 
 
 class Columns(NamedTuple):
-    """Names of the columns of a CSV file; `split` None: the rows do not say."""
+    """Column names of a CSV file; `split` is None if it has no such column."""
 
     image: str = "image"
     labels: str = "labels"
@@ -126,10 +126,11 @@ COLUMNS = Columns()
 def from_csv(
     path: Path, images: Path, columns: Columns = COLUMNS
 ) -> dict[str | None, list[Labeled]]:
-    """The rows of a CSV file, by split; all under None without a column of splits.
+    """The rows of a CSV file, by split; all under None if there is no column of splits.
 
     Raises:
-      UserError: not UTF-8, a column, a name or images are missing, or a label is malformed.
+      UserError: the file is not UTF-8 or not CSV, has no rows or lacks a column; an image is
+        missing or repeated; or a name, split or label is malformed.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -142,13 +143,13 @@ def from_csv(
         absent = {name for name in columns if name}.difference(reader.fieldnames or ())
         if absent:
             raise UserError(
-                f"{path} has no column {min(absent)!r} in its first line: name yours by"
+                f"{path} has no column {min(absent)!r} in its first line: name yours with"
                 " --image_column, --labels_column, --split_column"
             )
         for row in reader:  # a short row has None in its last cells
             where = f"{path}:{reader.line_num}"
             if None in row:
-                raise UserError(f"{where}: more cells than columns; labels are joined by ;")
+                raise UserError(f"{where}: more cells than columns; join labels with ;")
             labels = dict(_labels(row[columns.labels] or "", where))
             rows.append(_labeled(row[columns.image] or "", labels, where))
             part = _split_named(row[columns.split], where) if columns.split else None
@@ -160,9 +161,9 @@ def from_csv(
         raise UserError(f"{len(missing)} images of {path} are not in {images}: {missing[0]} ...")
     repeated = [image for image, count in Counter(row.image for row in rows).items() if count > 1]
     if repeated:
-        raise UserError(f"{path} has several rows of {repeated[0]}: join their labels by ;")
+        raise UserError(f"{path} has several rows for {repeated[0]}: join their labels with ;")
     if not rows:
-        raise UserError(f"{path} has no row below its first line")
+        raise UserError(f"{path} has no rows below its first line")
     return parts
 
 
@@ -210,12 +211,12 @@ def write(
     replace: bool = False,
     update: bool = False,
 ) -> list[str]:
-    """Writes the lists and the dictionary; the class names by index.
+    """Writes the lists and the dictionary; returns the class names by index.
 
     Args:
       nested: class names are paths, see `from_tree`.
-      replace: write over other lists.
-      update: write over lists of the same classes that lack some of the images.
+      replace: overwrite other lists.
+      update: overwrite lists of the same classes that lack some of the images.
 
     Raises:
       UserError: the folder has other lists.
@@ -242,7 +243,7 @@ def write(
             continue
         if not update:
             raise UserError(
-                f"{path} was made of other images, labels or options; nothing is written:"
+                f"{path} was made from other images, labels or options; nothing is written:"
                 " give another --output, or --update for images added since, or --replace"
             )
         lost = set(path.read_text("utf-8").splitlines()) - set(text.splitlines())
@@ -250,7 +251,7 @@ def write(
             row = min(lost, default="a new class")
             raise UserError(
                 f"--update: {path} would change in more than new images ({row}): give another"
-                " --output; a network that was trained is a good CHECKPOINT for that"
+                " --output; a network trained before is a good CHECKPOINT to start from"
             )
     for name, text in files.items():
         atomic_write(output / name, text)
@@ -265,7 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     for part in SPLITS[1:]:
         parser.add_argument(f"--{part}_csv", type=Path, help=f"rows of the split {part}")
     for field, default in Columns._field_defaults.items():
-        parser.add_argument(f"--{field}_column", default=default, help="its name in the CSV files")
+        parser.add_argument(
+            f"--{field}_column", default=default, help="name of this column in the CSV files"
+        )
     parser.add_argument("--nested", action="store_true", help="subfolders are subclasses")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
@@ -278,8 +281,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--test_fraction", "--test_share", type=float, default=0.1, help="fraction of test images"
     )
-    parser.add_argument("--replace", action="store_true", help="write over lists of other images")
-    parser.add_argument("--update", action="store_true", help="take in images added since")
+    parser.add_argument("--replace", action="store_true", help="overwrite lists of other images")
+    parser.add_argument("--update", action="store_true", help="add images that are new")
     parser.add_argument("--seed", type=int, default=1234)
     arguments = command.parse(
         parser, argv, folders=["output"], inputs=["csv", "val_csv", "test_csv"]
@@ -287,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     fractions = arguments.val_fraction, arguments.test_fraction
     if min(fractions) < 0 or sum(fractions) >= 1:
         parser.error(
-            "--val_fraction and --test_fraction must not be below 0, and leave some to train on"
+            "--val_fraction and --test_fraction must not be negative, and leave images to train on"
         )
     if not arguments.csv and (arguments.val_csv or arguments.test_csv or arguments.split_column):
         parser.error("--val_csv, --test_csv and --split_column need --csv")
@@ -315,7 +318,7 @@ def _parts(arguments: argparse.Namespace, skipped: Counter[str]) -> dict[str, li
         }
     else:
         given = {"train": read(images, skipped)}
-    # What is not given is taken from the training images.
+    # A split that is not given is taken from the training images.
     fractions = tuple(0.0 if n in given else s for n, s in zip(SPLITS[1:], fractions, strict=True))
     return split(given["train"], *fractions, arguments.seed) | {
         name: rows for name, rows in given.items() if name != "train"
@@ -323,7 +326,7 @@ def _parts(arguments: argparse.Namespace, skipped: Counter[str]) -> dict[str, li
 
 
 def _given_rows(arguments: argparse.Namespace, images: Path) -> dict[str, list[Labeled]]:
-    """The rows of all CSV files, by split; those without one are to train on, or to be split."""
+    """The rows of all CSV files, by split; rows without one are under `train`."""
     columns = Columns(*(getattr(arguments, f"{name}_column") for name in Columns._fields))
     given = from_csv(arguments.csv, images, columns)
     parts = {part or "train": rows for part, rows in given.items()}
@@ -341,7 +344,7 @@ def _given_rows(arguments: argparse.Namespace, images: Path) -> dict[str, list[L
 
 
 def report(names: list[str], parts: Mapping[str, list[Labeled]], skipped: Counter[str]) -> None:
-    """Prints the images of each class and split as a table, and what may surprise."""
+    """Prints a table of images per class and split, and anything unexpected."""
     counts = {
         part: Counter(name for row in rows for name in positives(row))
         for part, rows in parts.items()
@@ -352,7 +355,7 @@ def report(names: list[str], parts: Mapping[str, list[Labeled]], skipped: Counte
     for name in (name for name in names if not counts["train"][name]):
         print(f"class {name} has no image to train on")
     for part in (part for part in SPLITS if not parts[part]):
-        print(f"no image for {part}: training needs all there are, or its fraction is 0")
+        print(f"no image for {part}: training needs them all, or its fraction is 0")
     print(f"{'class':<32}" + "".join(f"{part:>8}" for part in SPLITS))
     for name in names:
         print(f"{name:<32}" + "".join(f"{counts[part][name]:>8}" for part in SPLITS))

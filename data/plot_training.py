@@ -29,7 +29,7 @@ PANELS = {
     ("val", "top_5"): "held-out top-5",
 }
 COLORS = {"train": "tab:blue", "val": "tab:orange"}
-FEW_POINTS = 40  # up to here each point is marked
+FEW_POINTS = 40  # shorter curves have a marker at each point
 Curve = tuple[list[int], list[float]]
 Curves = dict[str, dict[str, Curve]]
 
@@ -63,10 +63,10 @@ def plot(runs: Mapping[str, Curves], output: Path) -> list[str]:
     """Writes a PNG with a panel for each number of PANELS that a run recorded.
 
     Args:
-        runs: curves by the name of their run; several runs get a color each, and a legend.
+        runs: curves by run name; several runs get a color each, and a legend.
 
     Returns:
-        a line on each panel and run: title, name (of several), and last value.
+        a line for each panel and run: title, run (if there are several), and last value.
 
     Raises:
         UserError: there is nothing to show.
@@ -95,7 +95,7 @@ def plot(runs: Mapping[str, Curves], output: Path) -> list[str]:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The names of the folders; whole paths where two of them have the same name."""
+    """The names of the folders; their paths if two have the same name."""
     names = [folder.resolve().name for folder in folders]
     return (
         names
@@ -110,7 +110,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--log_dir", type=Path, nargs="+", default=[Path("out/log")], help="of one or more runs")
+    add(
+        "--log_dir",
+        type=Path,
+        nargs="+",
+        default=[Path("out/log")],
+        help="log folders of one or more runs",
+    )
     add("--output", type=Path, required=True, help="PNG file to write")
     arguments = command.parse(parser, argv, files=["output"], inputs=["log_dir"])
     folders = list(dict.fromkeys(arguments.log_dir))

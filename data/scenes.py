@@ -1,11 +1,12 @@
-"""Writes the demo data set of the dense tasks: scenes with exact boxes and masks, as VOC's folders.
+"""Writes the demo data set of the dense tasks: scenes with exact boxes and masks, as VOC folders.
 
     python data/scenes.py --output scenes/
 
 A scene is a part of one of scikit-learn's two photographs with two to four of its handwritten
-digits pasted on it. A digit is cut out of its paper with a margin around the ink, so what is pasted
-is known for each pixel. Digits and photographs are held out: validation has other writers (those of
-data/digits.py) and the right third of the photographs, training the left two thirds.
+digits pasted on it. A digit is cut out of its paper with a margin around the ink, so it is known
+which pixels it covers. Both digits and photographs are held out: validation has other writers
+(those held out in data/digits.py) and the right third of the photographs, training the left two
+thirds.
 
 Writes JPEGImages, Annotations (XML), SegmentationClass (PNG), ImageSets with the lists `train` and
 `val`, and the names of the classes: `objects.txt` of boxes, `regions.txt` of masks, background
@@ -37,26 +38,26 @@ from data.lists.rows import Row, format_row
 from data.outputs.dense_files import mask_image
 
 TRAIN, VAL = PARTS = ("train", "val")
-OBJECTS = 2, 4  # of a scene, at least and at most
+OBJECTS = 2, 4  # per scene, minimum and maximum
 SIZES = 40, 72  # of the digits with their margin, in pixels
-MARGIN = 2  # of paper around the 8 x 8 values, of which a cut-out has a part
-CROP_SIDES = 48, 80  # of the images of one cut-out
+MARGIN = 2  # of paper around the 8 x 8 values; a cut-out keeps part of it
+CROP_SIDES = 48, 80  # of the images of a single cut-out, in pixels
 TRAINING_COLUMNS = 2 / 3  # of a photograph's width
-LARGEST_OVERLAP = 0.1  # of the smaller box
+LARGEST_OVERLAP = 0.1  # as a fraction of the smaller box
 SMALLEST_SIDE = 96  # of a scene
 ATTEMPTS = 50  # to find a place
-DARK, LIGHT = (0, 80), (160, 256)  # ranges of the channels of two colors
+DARK, LIGHT = (0, 80), (160, 256)  # ranges of the channels of the two colors
 
 
 class CutOut(NamedTuple):
-    """A digit without its surroundings: float [h, w, 3] in [0, 255], and how opaque [h, w]."""
+    """A digit without its surroundings: float [h, w, 3] in [0, 255], and its opacity [h, w]."""
 
     pixels: np.ndarray
     alpha: np.ndarray
 
 
 class Scene(NamedTuple):
-    """uint8 [S, S, 3], the mask uint8 [S, S] (0: background), boxes [N, 4], classes [N]."""
+    """The image uint8 [S, S, 3], mask uint8 [S, S] (0: background), boxes [N, 4], classes [N]."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -73,7 +74,7 @@ class Material(NamedTuple):
 
 
 def material(part: str, class_num: int) -> Material:
-    """Digits below `class_num` and the regions of photographs of one part."""
+    """The digits below `class_num` and the regions of photographs for one part."""
     from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
@@ -88,7 +89,7 @@ def material(part: str, class_num: int) -> Material:
 
 
 def cut_out(digit: np.ndarray, size: int, random: np.random.Generator) -> CutOut:
-    """A digit [8, 8] in two drawn colors, enlarged to `size` pixels with its margin."""
+    """A digit [8, 8] in two random colors, enlarged to `size` pixels with its margin."""
     ink = Image.fromarray(np.pad(digit / LARGEST_VALUE, MARGIN).astype(np.float32))
     thick = Image.fromarray(np.uint8(255 * np.asarray(ink))).filter(ImageFilter.MaxFilter(3))
     smooth = {"resample": Image.Resampling.BICUBIC}
@@ -106,7 +107,7 @@ def cut_out(digit: np.ndarray, size: int, random: np.random.Generator) -> CutOut
 
 
 def background(photographs: Sequence[np.ndarray], side: int, random: np.random.Generator):
-    """A drawn square of a photograph, resized to `side` pixels, uint8 [side, side, 3]."""
+    """A random square of a photograph, resized to `side` pixels, uint8 [side, side, 3]."""
     photograph = photographs[random.integers(len(photographs))]
     window = round(min(photograph.shape[:2]) * random.uniform(0.4, 1))
     top, left = (random.integers(length - window + 1) for length in photograph.shape[:2])
@@ -122,7 +123,7 @@ def scene(
     objects: tuple[int, int],
     random: np.random.Generator,
 ) -> Scene:
-    """A scene of objects of `sizes` pixels; `objects` is how many; fewer where there is no room."""
+    """A scene of objects of `sizes` pixels; `objects` is their number, less if there is no room."""
     image = background(source.photographs, side, random).astype(np.float64)
     owner = np.full((side, side), -1)  # the object that a pixel shows
     taken, classes = np.zeros((0, 4), int), []
@@ -147,7 +148,7 @@ def scene(
 def _place(
     shape: tuple[int, int], side: int, taken: np.ndarray, random: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """A drawn box (y1, x1, y2, x2) of that shape that overlaps others little; None: not found."""
+    """A random box (y1, x1, y2, x2) of that shape with little overlap; None if none is found."""
     height, width = shape
     for _ in range(ATTEMPTS):
         y, x = random.integers(side - height + 1), random.integers(side - width + 1)
@@ -160,7 +161,7 @@ def _place(
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(y1, x1, y2, x2) of the pixels of a mask."""
+    """The box (y1, x1, y2, x2) around the pixels of a mask."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
 
@@ -186,7 +187,7 @@ def annotation_xml(name: str, made: Scene) -> str:
 
 
 def write_scenes(output: Path, counts: Sequence[int], class_num: int, side: int, seed: int) -> None:
-    """Writes `counts` scenes of training and validation into a folder, and the classes' names."""
+    """Writes `counts` training and validation scenes into a folder, and the class names."""
     for number, (part, count) in enumerate(zip(PARTS, counts, strict=True)):
         source = material(part, class_num)
         names = [f"{part}_{i:04d}" for i in range(count)]
@@ -237,14 +238,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder to write into")
-    add("--scenes", type=int, nargs=2, default=(600, 100), help="of training and of validation")
-    add("--crops", type=int, nargs=2, default=(0, 0), help="images of one cut-out, of each part")
-    add("--classes", type=int, default=10, choices=range(1, 11), help="the first of ten digits")
+    add("--scenes", type=int, nargs=2, default=(600, 100), help="of training and validation")
+    add("--crops", type=int, nargs=2, default=(0, 0), help="images of a single cut-out, per part")
+    add("--classes", type=int, default=10, choices=range(1, 11), help="number of digits used")
     add("--side", type=int, default=160, help="of a scene in pixels")
     add("--seed", type=int, default=1)
     args = command.parse(parser, argv)
     if args.side < SMALLEST_SIDE:
-        raise UserError(f"--side {args.side}: objects need a scene of {SMALLEST_SIDE} pixels")
+        raise UserError(
+            f"--side {args.side}: must be at least {SMALLEST_SIDE} pixels, to fit the objects"
+        )
     try:
         write_scenes(args.output, args.scenes, args.classes, args.side, args.seed)
         if any(args.crops):

@@ -2,7 +2,7 @@
 
     python data/similar_images.py --features features.npz --output similar.html
 
-Features come from extract_feature.py; images are found by the names in it.
+Features come from extract_feature.py; the names in them are the paths of the images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(options.features)
     queries = read_table(options.queries) if options.queries else table
     rows = _query_rows(queries, options)
-    # One neighbor more: a query from the table finds itself first, and is left out.
+    # One more neighbor: a query from the table finds itself, too, and is left out.
     found, cosines = nearest(table.values, queries.values[rows], options.neighbors + 1)
     sections = [
         _section(table, queries.names[row], *pair, options.neighbors)
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--features", required=True, help="what is searched: .npz, .npy, .txt or .parquet")
-    add("--queries", help="features to look for; without it, images of --features")
-    add("--names", nargs="*", help="images to look for; default: some, spread evenly")
-    add("--count", type=int, default=20, help="how many, without --names (default 20)")
+    add("--features", required=True, help="features to search: .npz, .npy, .txt or .parquet")
+    add("--queries", help="features of the query images (default: --features)")
+    add("--names", nargs="*", help="query images (default: some, evenly spaced)")
+    add("--count", type=int, default=20, help="number of queries without --names (default 20)")
     add("--neighbors", "--neighbours", type=int, default=7, help="shown for each image (default 7)")
     add("--output", default="similar.html", help="page to write (default similar.html)")
     places = {"files": ["output"], "inputs": ["features", "queries"], "others": ["names"]}
@@ -57,7 +57,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
-    """Rows of the table of queries; an image that was unreadable is not looked for."""
+    """Rows of the query table; without --names, unreadable images are skipped."""
     names = table.names
     if not options.names:
         step = max(1, len(names) // max(1, options.count))
@@ -66,7 +66,7 @@ def _query_rows(table: Table, options: argparse.Namespace) -> list[int]:
     row_of = {name: row for row, name in reversed(list(enumerate(names)))}
     unknown = [name for name in options.names if name not in row_of]
     if unknown:
-        raise UserError(f"no features of {unknown[0]} among {len(names)}")
+        raise UserError(f"--names {unknown[0]}: not among the {len(names)} images with features")
     return [row_of[name] for name in options.names]
 
 
@@ -85,7 +85,7 @@ def _section(
 
 
 def _thumbnail(name: str) -> str:
-    """An image as a data address; empty where it cannot be read (a record, a moved file)."""
+    """An image as a data URL; empty if it cannot be read (a record, a moved file)."""
     try:
         return html_report.thumbnail(Path(name).read_bytes(), THUMBNAIL_SIDE)
     except (ImageError, OSError):

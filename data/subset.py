@@ -53,7 +53,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="the list to write")
     add("--dictionary", help="the classes with their hierarchy; needed for names and --descendants")
     add("--classes", nargs="+", help="rows with one of these classes: indices, ids or names")
-    add("--classes_file", help="the same, one class per line")
+    add("--classes_file", help="file of such classes, one per line")
     add("--descendants", action="store_true", help="also all classes below --classes")
     add("--above", type=float, default=0.0, help="labels count above this confidence (%(default)s)")
     add("--source", nargs="+", choices=SOURCES, help="rows with images from these data sets")

@@ -2,10 +2,10 @@
 
     python data/tfrecord.py --indexs list.txt --images images/ --tfrecords records/
 
-A list is split into shards here; nothing needs to be split by hand. Run again after an
-interruption: finished shards are kept. `mpirun -np N python data/tfrecord.py ...` shares the shards
-among MPI ranks; `srun`, `horovodrun` and `--part i/n` among runs that do not wait for one another,
-after which one run alone, without --part, writes the manifest. Every way gives the same bytes.
+Lists are split into shards here, not by hand. Run the same command again after an interruption:
+finished shards are kept. `mpirun -np N python data/tfrecord.py ...` divides the shards among MPI
+ranks; `srun`, `horovodrun` and `--part i/n` divide them among runs that do not wait for one
+another: then a single run without --part writes the manifest. All of these give the same bytes.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-idx", "--indexs", help="a list file, or a folder of list files, taken in order of name")
+    add("-idx", "--indexs", help="a list file, or a folder of list files, read in order of name")
     add("-im", "--images", help="the folder that the lists' image names are relative to")
     add("-cls", "--num_class", type=int, help="classes are 0..num_class-1; dense labels need it")
     add(
         *("-one", "--one_hot"), type=_boolean, nargs="?", const=True,
         help="True: dense labels (--kind=dense); False: one int64 (--kind=single), as released",
     )  # fmt: skip
-    add("--kind", choices=KINDS, help="of label (sparse)")
+    add("--kind", choices=KINDS, help="kind of label (sparse)")
     add("--short_side", type=int, help="shrink images to this short side, in pixels")
-    add("--exif", choices=("apply", "keep"), default="apply", help="turn images upright, or not")
+    add("--exif", choices=("apply", "keep"), default="apply", help="turn images upright or not")
     args = conversion_script.parse(parser, argv)
     if not args.verify and not (args.indexs and args.images):
         parser.error("--indexs and --images are required (or --verify)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Converts an image list and its images to TFRecord shards, every value visible.
+# Converts an image list and its images to TFRecord shards, with every setting spelled out.
 #
 #   ./data/tfrecord.sh                        # data/train_im_list.txt, see docs/data.md
 #   SPLIT=val ./data/tfrecord.sh              # data/val_im_list.txt
@@ -10,9 +10,9 @@
 # released: -one True) or single (one int64, as released: -one False).
 #
 # Expect: ./data/train/00000.tfrecords and on, each with its .idx, then manifest.json (rows, bytes,
-# SHA-256 of each) and bad_images.tsv. The same command again resumes where it stopped. A core makes
-# about 1,500 images of 500 x 375 a second. All of ML-Images as it is takes about 15 TB (originals
-# of Open Images have 2 MB), at --short_side 256 about 0.6 TB.
+# SHA-256 of each) and bad_images.tsv. The same command again resumes where it stopped. One core
+# converts about 1,500 images of 500 x 375 per second. All of ML-Images at original size takes about
+# 15 TB (Open Images originals have 2 MB), with --short_side 256 about 0.6 TB.
 set -euo pipefail
 
 # shellcheck source=example/environment.sh

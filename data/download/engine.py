@@ -1,9 +1,9 @@
 """Download workers: processes of many threads each, which get their tasks from the scheduler.
 
-The parent process runs the scheduler and has no threads. Processes are used for two reasons:
-threads of one Python process slow each other down, and a process can be killed when an attempt
-never ends (a header sent at one byte per minute, a resolver that does not answer) or a decoder
-crashes.
+The parent process runs the scheduler and has no threads. There are several processes for two
+reasons: threads of one Python process slow each other down, and a process can be killed when an
+attempt never ends (a header sent at one byte per minute, a resolver that does not answer) or a
+decoder crashes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Body = TypeVar("Body")
 Result = TypeVar("Result")
 
 WINDOW = 20_000
-"""Tasks that the scheduler holds: while those of one host wait, others among them can run."""
+"""Tasks that the scheduler holds: while those of one host wait, the others can run."""
 
 THREADS_PER_PROCESS = 32
 
 _BATCH = 256
 _TICK_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
-_FETCHED = None  # a worker's message that a body is fetched, and not stored yet
+_FETCHED = None  # a worker's message that a body is fetched but not yet stored
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class _Worker:
 
     @property
     def free_threads(self) -> int:
-        # Bodies that wait to be stored are limited to the number of threads, too.
+        # The number of bodies that wait to be stored is also limited to the number of threads.
         return min(self.threads - self.fetching, 2 * self.threads - len(self.attempts))
 
 
@@ -65,13 +65,13 @@ class Engine(Generic[Body, Result]):
     """Fetches bodies in many threads and stores them in a few, in each of several processes.
 
     Args:
-        fetch: gets a body; raises FetchError if that fails. Any other exception ends the run.
-            Like `store`, it is called in forked processes.
-        store: turns a body into a result; raises FetchError if that fails.
-        scheduler: decides the order of tasks, and whether a failed one is tried again.
+        fetch: gets a body; raises FetchError on failure. Any other exception ends the run. Like
+            `store`, it is called in forked processes.
+        store: turns a body into a result; raises FetchError on failure.
+        scheduler: decides the order of tasks, and whether a failed one is retried.
         threads: number of bodies fetched at the same time, over all processes.
-        processes: number of processes that the threads are divided among.
-        storing_threads: number of threads that store, in each process.
+        processes: number of processes that share these threads.
+        storing_threads: number of threads per process that store bodies.
         patience_seconds: an attempt that takes longer fails, and its process is killed; the other
             tasks of that process go to a new one.
     """
@@ -97,10 +97,10 @@ class Engine(Generic[Body, Result]):
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FetchError]]:
         """Yields each task once with its final result, in order of completion.
 
-        `tasks` is read as needed, WINDOW tasks ahead.
+        Reads `tasks` as needed, WINDOW tasks ahead.
 
         Raises:
-            Exception: what `fetch` or `store` raised other than FetchError.
+            Exception: whatever `fetch` or `store` raised other than FetchError.
         """
         source = iter(tasks)
         try:
@@ -117,7 +117,7 @@ class Engine(Generic[Body, Result]):
                 yield from done
         finally:
             for worker in self._workers:
-                worker.connection.close()  # which ends the worker
+                worker.connection.close()  # ends the worker
             for worker in self._workers:
                 worker.process.join(_JOIN_SECONDS)
 
@@ -135,7 +135,7 @@ class Engine(Generic[Body, Result]):
                 return
 
     def _dispatch(self) -> None:
-        """Gives tasks to free threads, each time in the process with the most of them."""
+        """Gives tasks to free threads, each time in the process with the most free threads."""
         while True:
             worker = max(self._workers, key=lambda worker: worker.free_threads)
             now = time.monotonic()
@@ -175,7 +175,7 @@ class Engine(Generic[Body, Result]):
                 self._end(attempt, result)
 
     def _end(self, attempt: _Attempt, result: Result | Exception) -> None:
-        """Ends an attempt: the task is final, or the scheduler takes it back for another one."""
+        """Ends an attempt: the result is final, or the scheduler takes the task back to retry."""
         task, scheduler = attempt.task, self._scheduler
         if isinstance(result, FetchError):
             if result.is_transient:
@@ -198,7 +198,7 @@ class Engine(Generic[Body, Result]):
             self._replace(worker)
             for attempt in attempts:
                 if attempt.since <= end:
-                    # A fetched body may only have waited behind another one: try it again.
+                    # A fetched body may just have waited behind another one, so retry it.
                     error = FetchError("time_out", "no end in sight", attempt.is_fetched)
                     self._end(attempt, error)
                 elif attempt.is_fetched:
@@ -224,7 +224,7 @@ def _serve(
     storing_threads: int,
 ) -> None:
     """Runs a worker process until the parent closes the connection or is killed."""
-    # Files inherited from the parent would keep the manifest locked and other workers' pipes open.
+    # Inherited files would keep the manifest locked and the pipes of other workers open.
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
             os.close(descriptor)
@@ -246,7 +246,7 @@ def _serve(
             if isinstance(body, Exception):
                 send(task, body)
             else:
-                send(task, _FETCHED)  # the thread is free, and so is the host
+                send(task, _FETCHED)  # frees the thread and the host
                 bodies.put((task, body))
 
     def store_for_ever() -> None:
@@ -259,7 +259,7 @@ def _serve(
     with suppress(EOFError, OSError):
         while True:
             tasks.put(connection.recv())
-    os._exit(0)  # in the middle of whatever the threads are doing
+    os._exit(0)  # whatever the threads are doing
 
 
 def _result(work: Callable, *arguments: object) -> object:

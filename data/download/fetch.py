@@ -1,8 +1,8 @@
 """Fetches one image over HTTP, with limits on time, size and redirects.
 
-All threads share one pool of connections; each thread has its own session.
-Addresses are not restricted, because mirrors on private networks are common: download a list that
-you do not trust on a machine that reaches no private network.
+All threads share one connection pool; each thread has its own session.
+Addresses are not restricted, because mirrors on private networks are common: download an untrusted
+list on a machine that cannot reach any private network.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _ROBOTS_VALUES = {"max-snippet", "max-image-preview", "max-video-preview", "unav
 _CHUNK_BYTES = 1 << 16
 _POOLED_HOSTS = 64
 LARGE_BYTES, LARGE_AT_ONCE = 2 << 20, 4
-"""At most LARGE_AT_ONCE bodies of more than LARGE_BYTES are in memory at the same time: bodies of
-`max_bytes` in every thread would take gigabytes."""
+"""At most LARGE_AT_ONCE bodies of more than LARGE_BYTES are in memory at the same time, because
+bodies of `max_bytes` in every thread would take gigabytes."""
 _MAX_INTERIM = 10  # 1xx responses before the final one
 
 _RETRIED_STATUSES = {408, 425, 429}  # and all of 5xx
 _CUT_OFF = (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)
-# The fault of this machine: its network, its name server, or a lack of files, ports or memory.
+# Faults of this machine: its network, its name server, or too few files, ports or memory.
 _OFFLINE_ERRNOS = {
     *(socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY, errno.ENETUNREACH, errno.ENETDOWN),
     *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL),
 }
-_TUNNEL = "Tunnel connection failed: "  # begins http.client's message about a proxy's answer
+_TUNNEL = "Tunnel connection failed: "  # start of http.client's message about a proxy's response
 _BAD_URL = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -63,11 +63,11 @@ class Limits:
     """Limits of one attempt at one URL.
 
     Attributes:
-        connect_seconds: to connect.
-        read_seconds: without any data.
-        total_seconds: for everything, redirects included.
+        connect_seconds: time to connect.
+        read_seconds: time without any data.
+        total_seconds: time for everything, including redirects.
         max_bytes: size of the body.
-        max_redirects: redirects that are followed.
+        max_redirects: number of redirects to follow.
     """
 
     connect_seconds: float = 10.0
@@ -94,24 +94,24 @@ urllib3.connection.HTTPConnection.response_class = _FinalResponse
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """The target of a redirect; None if the response is not a redirect."""
+        """The target of a redirect; None if the response is not one."""
         try:
             return super().get_redirect_target(resp)
-        except UnicodeDecodeError:  # raw Latin-1, which requests decodes as UTF-8
+        except UnicodeDecodeError:  # raw Latin-1, which requests tries to decode as UTF-8
             location = resp.headers["location"]
             return "".join(c if c.isascii() else f"%{ord(c):02X}" for c in location)
 
 
 class FetchError(Exception):
-    """A failed attempt: a result that is counted, so not a UserError.
+    """A failed attempt; it is counted as a result, so it is not a UserError.
 
     Attributes:
-        kind: the reason in one word: `http_404` (any status), `time_out`, `connection` (was lost),
+        kind: the reason in one word: `http_404` (any status), `time_out`, `connection` (lost),
             `unreachable` (no connection), `offline` (our own network, resolver or proxy fails),
             `tls`, `truncated`, `corrupt`, `too_large`, `redirects`, `bad_url`, `opted_out`.
-        is_transient: another attempt may succeed.
-        retry_after: seconds that the server asks us to wait; None if it does not.
-        is_throttled: the server gets too many requests from us.
+        is_transient: whether another attempt may succeed.
+        retry_after: seconds that the server asks us to wait; None if it does not ask.
+        is_throttled: whether the server says that we send too many requests.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class Fetcher:
     Args:
         limits: limits of each attempt.
         threads: number of threads that call `fetch` at the same time.
-        user_agent: sent with every request; some hosts refuse unknown programs.
-        opt_outs: directives of an `X-Robots-Tag` header whose images are not downloaded.
+        user_agent: the User-Agent of every request; some hosts refuse unknown programs.
+        opt_outs: `X-Robots-Tag` directives; images sent with one of them are not downloaded.
 
     Raises:
-        UserError: a proxy or CA bundle that is set in the environment cannot be used.
+        UserError: a proxy or CA bundle set in the environment cannot be used.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ class Fetcher:
         self._headers = {
             "User-Agent": user_agent,
             "Accept": "image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",  # images are compressed already
+            "Accept-Encoding": "identity",  # images are already compressed
         }
-        # With proxies in the environment, requests chooses one per URL; {} saves that search.
+        # With proxies in the environment, requests chooses one per URL; {} skips that search.
         self._options: dict = {} if proxies() else {"proxies": {}}
         self._options["verify"] = ca_bundle()
         self._opt_outs = opt_outs
@@ -167,7 +167,7 @@ class Fetcher:
         self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
     def fetch(self, url: str) -> tuple[bytes, str]:
-        """The body, and the URL it came from after redirects.
+        """Fetches a body; returns it and the URL it came from after redirects.
 
         Raises:
             FetchError: the attempt failed, for any reason.
@@ -186,19 +186,19 @@ class Fetcher:
                 url = urljoin(url, location)
             except FetchError:
                 raise
-            except Exception as error:  # hostile responses make libraries raise anything
+            except Exception as error:  # libraries may raise anything on hostile responses
                 raise _as_fetch_error(error) from error
         raise FetchError("redirects", f"more than {self._limits.max_redirects} redirects")
 
     def _response(self, url: str) -> requests.Response:
-        """The response to one request; its body is not read yet."""
+        """The response to one request, with its body not yet read."""
         request = requests.PreparedRequest()
         request.prepare("GET", url, headers=self._headers)
-        # Not `Session.get`: merging settings and environment again is a quarter of its time.
+        # Not `Session.get`, which spends a quarter of its time merging settings and environment.
         return self._session().send(
             request,
             stream=True,
-            allow_redirects=False,  # requests would read the bodies of redirects whole
+            allow_redirects=False,  # requests would read the entire bodies of redirects
             timeout=(self._limits.connect_seconds, self._limits.read_seconds),
             **self._options,
         )
@@ -215,7 +215,7 @@ class Fetcher:
             session = self._sessions.session = _Session()
             session.mount("http://", self._adapter)
             session.mount("https://", self._adapter)
-            # No cookies are kept: those of millions of hosts would fill the memory.
+            # Keep no cookies: those of millions of hosts would fill the memory.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         return session
 
@@ -226,8 +226,8 @@ class Fetcher:
         late = FetchError("time_out", f"not complete after {self._limits.total_seconds:g} s", True)
         body = bytearray()
         with ExitStack() as stack:
-            stack.callback(body.clear)  # the traceback of an exception would keep it in memory
-            # read1 returns after every packet, so the deadline also ends a very slow transfer.
+            stack.callback(body.clear)  # an exception's traceback would keep it in memory
+            # read1 returns after every packet, so the deadline ends even a very slow transfer.
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 body += chunk
                 if len(body) > limit:
@@ -258,7 +258,7 @@ def _check_status(response: requests.Response) -> None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, a number or a date (RFC 9110, 10.2.3); else None."""
+    """Seconds to wait by Retry-After, a number or a date (RFC 9110, 10.2.3); None if invalid."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():
@@ -270,7 +270,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _as_fetch_error(error: Exception) -> FetchError:
-    """A FetchError of the right kind for what requests, urllib3 or the standard library raised."""
+    """Converts an error of requests, urllib3 or the standard library to a FetchError."""
     causes = _causes(error)
 
     def is_any(*kinds: type[BaseException]) -> bool:
@@ -316,7 +316,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 def robots_directives(header: str, user_agent: str) -> set[str]:
     """The directives of an `X-Robots-Tag` header that apply to us, in lower case.
 
-    `agent: directive, directive` applies to one program only; `none` means noindex and nofollow.
+    `agent: directive, directive` applies only to that agent; `none` means noindex and nofollow.
     """
     found, is_for_us = set(), True
     for part in header.lower().split(","):
@@ -330,13 +330,13 @@ def robots_directives(header: str, user_agent: str) -> set[str]:
 
 
 def ca_bundle() -> str | bool:
-    """The file or folder of trusted certificates from the first of CA_VARIABLES that is set.
+    """The file or folder of trusted certificates named by the first of CA_VARIABLES that is set.
 
     Returns:
         its path, or True (requests' own certificates) if none is set.
 
     Raises:
-        UserError: it is missing, or holds no certificates.
+        UserError: it is missing or holds no certificates.
     """
     name = next((name for name in CA_VARIABLES if os.environ.get(name)), None)
     if name is None:
@@ -352,10 +352,10 @@ def ca_bundle() -> str | bool:
 
 
 def proxies() -> dict[str, str]:
-    """The proxies that are set in the environment, by scheme.
+    """The proxies set in the environment, by scheme.
 
     Raises:
-        UserError: the address of a proxy is malformed, or needs a package that is not installed.
+        UserError: a proxy's address is malformed, or needs a package that is not installed.
     """
     found = getproxies()
     for scheme in found.keys() & {"http", "https", "all"}:
@@ -369,7 +369,7 @@ def proxies() -> dict[str, str]:
             raise UserError(
                 f"{name}: a SOCKS proxy needs PySocks: pip install pysocks, or unset it"
             ) from None
-        # Libraries raise anything here. The message leaves out the address: it may hold a password.
+        # Libraries may raise anything. The message omits the address, which may hold a password.
         except Exception:
             raise UserError(
                 f"{name} is not the address of a proxy, such as http://host:3128;"

@@ -1,7 +1,7 @@
 """A download job: from a list of URLs or image ids to image files or shards; resumable.
 
 `download` fetches the rows of one part of a list; `join` merges the parts. The result of each row
-is recorded in the manifest of its part (data/download/manifest.py) and nowhere else.
+is recorded only in the manifest of its part (data/download/manifest.py).
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from data.lists.rows import Row, count_lines, format_row, read_rows
 from data.tfrecords.manifest import ShardFolder
 
 HOST_LIMIT = 8
-"""Default for requests to one host at the same time; a download by id uses all threads."""
+"""Default limit of concurrent requests to one host; a download by id uses all threads."""
 
 PATIENCE_SECONDS = 30.0
-"""Time after the time limit of an attempt until its process is killed."""
+"""Time from an attempt's time limit until its process is killed."""
 
-_RETRIED = ("offline", LOST)  # by every run, because the row is not at fault
+_RETRIED = ("offline", LOST)  # retried by every run, because the row is not at fault
 _WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}  # no host has answered
 
 _SAMPLED_ROWS = 200  # in a dry run
@@ -73,17 +73,17 @@ class Options:
     Attributes:
         url_list: the list to download: a URL (or an id, with `url_template`) and labels per row.
         save_dir: the folder of images, manifests and shards.
-        im_list: the list to write of downloaded rows; names are relative to `save_dir`.
-        invalid_list: the list to write of failed rows.
+        im_list: output list of downloaded rows; names are relative to `save_dir`.
+        invalid_list: output list of failed rows.
         url_template: see `data/download/names.py`.
-        rotations: file with the rotation of images, see `open_images.read_rotations`.
-        threads: number of attempts at the same time.
-        host_limit: number of attempts at the same time to one host.
+        rotations: file with the rotations of images, see `open_images.read_rotations`.
+        threads: number of concurrent attempts.
+        host_limit: number of concurrent attempts to one host.
         retries: number of attempts after the first one.
         limits, user_agent, opt_outs: see `data/download/fetch.py`.
         short_side, quality, max_pixels, max_image_bytes: see `data/common/images.py`.
         placeholders: files of placeholders in addition to the project's own.
-        repeated_urls: a body that at least this many URLs returned fails as repeated; 0: none does.
+        repeated_urls: bodies that at least this many URLs returned fail as repeated; 0: none do.
         shards: write TFRecord shards instead of files.
         class_num: labels are in 0..class_num-1; None allows any.
     """
@@ -117,7 +117,7 @@ class Plan:
         count: number of parts.
 
     Raises:
-        UserError: the folder holds a download in another number of parts.
+        UserError: the folder holds a download with a different number of parts.
     """
 
     def __init__(self, options: Options, count: int = 1) -> None:
@@ -150,11 +150,11 @@ class Plan:
     def open(self, part: Shard) -> Manifest:
         """Opens the manifest of a part.
 
-        For a new manifest the whole part is read once first, so that a malformed row is reported
-        now and not after days of downloading.
+        For a new manifest, the entire part is read once first, so that a malformed row is reported
+        now, and not after days of downloading.
 
         Raises:
-            ListError: a malformed row.
+            ListError: a row is malformed.
             UserError: see `Manifest`.
         """
         path = self.options.save_dir / f"download_manifest{part.suffix}.tsv"
@@ -166,7 +166,7 @@ class Plan:
         return Manifest(path, {**settings, "rows": rows}, rows)
 
     def shard_maker(self, part: Shard, manifest: Manifest) -> ShardMaker | None:
-        """What makes the shards of a part; None if images are written as files."""
+        """The maker of a part's shards; None if images are written as files."""
         options = self.options
         if options.shards is None:
             return None
@@ -179,7 +179,7 @@ class Plan:
 
 
 def known_parts(save_dir: Path) -> set[int]:
-    """The number of parts of the download in this folder, as a set; empty if there is none."""
+    """The number of parts of the download in this folder, as a set; empty without a download."""
     names = (path.name for path in save_dir.glob("download_manifest*.tsv"))
     return {int(match[1] or 1) for match in map(_MANIFEST.fullmatch, names) if match}
 
@@ -192,7 +192,7 @@ def download(
 ) -> Totals:
     """Fetches the pending rows of a part.
 
-    Files that were deleted since, or have another size, are pending again; so are rows that failed
+    Rows whose files were deleted or changed size since are pending again, as are rows that failed
     because our own network was down.
 
     Args:
@@ -204,7 +204,7 @@ def download(
 
     Raises:
         UserError: no request can succeed on this machine; no row is marked as failed.
-        OSError: a file cannot be written. Rows that are done are kept, as after any interruption.
+        OSError: a file cannot be written. Finished rows are kept, as after any interruption.
     """
     options = plan.options
     fetcher = Fetcher(options.limits, options.threads, options.user_agent, options.opt_outs)
@@ -289,7 +289,7 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
     """Merges all parts: marks repeated bodies, writes the lists, completes the shards.
 
     Returns:
-        the totals of the list, and the repeated bodies, the most frequent first.
+        the totals of the list, and the repeated bodies, most frequent first.
 
     Raises:
         UserError: some rows are still pending.
@@ -317,10 +317,10 @@ def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
     """Writes the list of images and the list of failed rows, with labels, in the list's order.
 
     Also removes files of repeated bodies and half-written files. The list of failed rows holds URLs
-    (or ids), so it can be downloaded again.
+    (or ids), so it can be used for another download.
 
     Args:
-        manifests: of all parts of the list, in order; no row of them is pending.
+        manifests: the manifests of all parts of the list, in order, without pending rows.
     """
     options = plan.options
     with rewritten(options.im_list) as images, rewritten(options.invalid_list) as invalid:
@@ -338,13 +338,13 @@ def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
 
 
 def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
-    """Downloads an evenly spread sample to a temporary folder; estimates time and disk of the list.
+    """Downloads an evenly spaced sample to a temporary folder; estimates the list's time and disk.
 
     Args:
         rows: size of the sample.
 
     Returns:
-        the report, several lines.
+        the report, of several lines.
     """
     count = sum(1 for _ in read_rows(options.url_list, options.class_num))
     sampled = min(rows, count)

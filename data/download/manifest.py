@@ -2,8 +2,8 @@
 
 The file survives kill -9: a line is written as soon as a row is done, and an incomplete last line
 is dropped when the file is opened again. Each line ends with a checksum of everything up to it
-(`state.Seal`); a file from before checksums is continued without them. If a row has several lines,
-the last one counts. In memory there is one byte per row.
+(`state.Seal`); files older than these checksums are continued without them. If a row has several
+lines, the last one counts. Only one byte per row is kept in memory.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from data.common.files import sha256
 from data.common.state import Seal, is_count, is_inside
 
 PENDING, OK, CONVERTED = 0, 1, 2
-"""Codes of rows. CONVERTED is OK, too: the stored file differs from the downloaded body."""
+"""Codes of rows. CONVERTED also means OK, but the stored file differs from the downloaded body."""
 
 REPEATED = "repeated"
 """The kind of failure of a row whose body many URLs returned."""
 
 LOST = "lost"
-"""The kind of failure of a row whose file was deleted or altered after it was downloaded."""
+"""The kind of failure of a row whose file was deleted or altered after the download."""
 
 _COLUMNS = ("row", "url", "status", "file", "bytes", "sha256", "width", "height", "error")
 _LINE = re.compile(
@@ -38,7 +38,7 @@ _LINE = re.compile(
     re.ASCII,
 )
 _HEADER_LINES = 2
-_TAIL_BYTES = 1 << 20  # searched for the end of the last complete line
+_TAIL_BYTES = 1 << 20  # at the end of the file, searched for the last complete line
 _MAX_KINDS = 256  # codes are bytes
 _SHOWN_KINDS = 20
 
@@ -63,14 +63,14 @@ class Entry(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The settings that a manifest was begun with, and whether its lines have checksums."""
+    """The settings that a manifest was started with, and whether its lines have checksums."""
 
     values: dict[str, Any]
     is_sealed: bool = True
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings that a manifest was begun with; empty if it does not exist or is empty.
+    """The settings that a manifest was started with; empty if it does not exist or is empty.
 
     Raises:
         UserError: it cannot be read, or is not a manifest.
@@ -101,7 +101,7 @@ class Manifest:
 
     Args:
         path: the file; created if it does not exist.
-        settings: everything that determines the output. A manifest with others is refused.
+        settings: everything that determines the output; a manifest with other settings is refused.
         rows: number of rows of the part.
 
     Attributes:
@@ -144,7 +144,7 @@ class Manifest:
         self._file.close()
 
     def append(self, entry: Entry) -> None:
-        """Appends the final result of a row; it is on file even if the process is killed next."""
+        """Appends the final result of a row; it survives if the process is killed next."""
         fields = [str(field) for field in entry[:-1]] + [" ".join(entry.error.split())]
         text = "\t".join(fields).encode("utf-8", "backslashreplace")
         self._file.write(self._seal.sealed(text) if self._is_sealed else text + b"\n")
@@ -159,14 +159,14 @@ class Manifest:
         return self._kinds[self.codes[row]]
 
     def counts(self) -> dict[str, int]:
-        """Number of rows by kind, for kinds that occur; they add up to the rows of the part."""
+        """Number of rows by kind that occurs; they add up to the rows of the part."""
         found = ((kind, self.codes.count(code)) for code, kind in enumerate(self._kinds))
         return {kind: count for kind, count in found if count}
 
     def forget_failures(self, *kinds: str) -> None:
-        """Makes failed rows of these kinds (without arguments: of all kinds) pending again.
+        """Makes failed rows of these kinds (without arguments, of all kinds) pending again.
 
-        Their old lines stay in the file; later ones replace them.
+        Their old lines stay in the file until later ones replace them.
         """
         failed = bytearray(range(_MAX_KINDS))
         for code, kind in enumerate(self._kinds):
@@ -179,7 +179,7 @@ class Manifest:
         return self._entries(Seal())
 
     def stored(self) -> Iterator[Entry]:
-        """The last line of each OK row. Lines appended while this iterates do not count."""
+        """The last line of each OK row; ignores lines appended during the iteration."""
         last = np.zeros(len(self.codes), np.int64)
         for number, entry in enumerate(self.entries()):
             last[entry.row] = number
@@ -247,7 +247,7 @@ class Manifest:
 
 
 def _drop_cut_line(file: Any) -> None:
-    """Removes an incomplete last line, which a killed process left."""
+    """Removes an incomplete last line left by a killed process."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read()
@@ -256,7 +256,7 @@ def _drop_cut_line(file: Any) -> None:
 
 
 class Totals(NamedTuple):
-    """Number of rows by kind (ok, converted, pending, kinds of failure); bytes of all files."""
+    """Number of rows by kind (ok, converted, pending, kinds of failure), and bytes of all files."""
 
     kinds: dict[str, int]
     stored_bytes: int
@@ -275,7 +275,7 @@ class Totals(NamedTuple):
 
     @property
     def failed(self) -> dict[str, int]:
-        """Failed rows by kind, the most frequent first."""
+        """Number of failed rows by kind, most frequent first."""
         others = {k: n for k, n in self.kinds.items() if k not in ("ok", "converted", "pending")}
         return dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
 
@@ -295,7 +295,7 @@ class Totals(NamedTuple):
 
 
 def totals(manifests: Sequence[Manifest]) -> Totals:
-    """The totals of several manifests together."""
+    """The combined totals of several manifests."""
     kinds: dict[str, int] = {}
     for manifest in manifests:
         for kind, count in manifest.counts().items():
@@ -312,12 +312,12 @@ class Repeated(NamedTuple):
 
 
 def mark_repeated(manifests: Sequence[Manifest], urls: int) -> list[Repeated]:
-    """Marks rows as failed whose body is the same for at least `urls` different URLs.
+    """Marks rows as failed if at least `urls` different URLs returned the same body.
 
-    Such a body is a placeholder that is in no list yet.
+    Such a body is a placeholder that is not in any list yet.
 
     Returns:
-        the bodies, the most frequent first.
+        the bodies, most frequent first.
     """
     entries = (entry for manifest in manifests for entry in manifest.entries() if entry.sha256)
     keys = np.sort(np.fromiter((_key(entry) for entry in entries), np.uint64))
@@ -348,7 +348,7 @@ def _key(entry: Entry) -> int:
 
 
 def mark_lost(manifest: Manifest, is_kept: Callable[[Entry], bool]) -> int:
-    """Marks OK rows as lost whose file `is_kept` denies; returns how many."""
+    """Marks OK rows as lost if `is_kept` is false for them; returns their number."""
     lost: dict[int, Entry] = {}
     for entry in manifest.entries():
         lost.pop(entry.row, None)  # only the last line of a row counts

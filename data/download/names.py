@@ -11,8 +11,8 @@ from data.common.errors import UserError
 from data.common.images import IMAGE_SUFFIXES
 
 FLAT_ROWS = 100_000
-"""Longer lists are spread over folders named by two hexadecimal digits: most file systems, and
-people who list the folder, are slow with more files in one."""
+"""Longer lists are spread over folders named by two hexadecimal digits, because most file systems,
+and people who list a folder, are slow with more files in it."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_STEM = 80
@@ -28,10 +28,10 @@ class Naming:
     """How a row's first field becomes a URL and a file name.
 
     Attributes:
-        template: None if rows hold URLs. Otherwise rows hold image ids, which replace `{id}` in the
-            template; if it also has `{subset}`, rows hold `subset/id`.
+        template: None if rows hold URLs. Otherwise, rows hold image ids, which replace `{id}` in
+            the template; if it also has `{subset}`, rows hold `subset/id`.
         in_folders: spread the files over 256 folders by a hash of the URL.
-        suffix: suffix of every file; None keeps that of the URL.
+        suffix: suffix of every file; None keeps the suffix of the URL.
 
     Raises:
         UserError: the template has no `{id}`.
@@ -57,7 +57,7 @@ class Naming:
     def file(self, image: str) -> str:
         """The file's path in the folder of images: parts of [A-Za-z0-9._-], joined by `/`.
 
-        Flickr's names and Open Images' ids are kept; other names get a hash of the URL.
+        Keeps Flickr names and Open Images ids; adds a hash of the URL to other names.
         """
         url = self.url(image)
         digest = hashlib.sha256(url.encode()).hexdigest()[:_HASH_DIGITS]
@@ -81,7 +81,7 @@ class Naming:
 
 
 def flickr_name(url: str) -> str | None:
-    """The last part of a Flickr image's URL, which is unique by itself; None for other URLs."""
+    """The last part of a Flickr image URL, which is unique; None for other URLs."""
     host, path = _host_and_path(url)
     name = path.rpartition("/")[2]
     return name if _is_flickr(host, name.rpartition(".")[0]) else None

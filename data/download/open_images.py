@@ -1,6 +1,6 @@
 """Makes a download list of Open Images from image ids and annotations.
 
-Most of the Flickr originals in the released lists are gone; the data set's public bucket keeps
+Most of the Flickr originals in the released lists no longer exist; the data set's public bucket has
 copies of 1.9 million of them by id. Annotations are joined by id, or by the original URL if the
 file of ids has it.
 """
@@ -30,9 +30,9 @@ _DEGREES = {"": 0, "nan": 0, "0": 0, "0.0": 0, "90.0": 90, "180.0": 180, "270.0"
 
 
 class Image(NamedTuple):
-    """An image id with what else the file of ids has; empty strings and no labels if nothing.
+    """An image id and what else the file of ids has; otherwise, empty strings and no labels.
 
-    `rotation` is in degrees counter-clockwise; also 0 where the data set does not know it.
+    `rotation` is in degrees counterclockwise; also 0 if the data set does not give it.
     """
 
     image_id: str
@@ -46,10 +46,10 @@ class Joined(NamedTuple):
     """Counts of a join.
 
     Attributes:
-        rows: rows written.
-        without_annotations: ids left out because they have no annotations.
-        annotations: annotations read.
-        rotated: rows written whose image has a rotation.
+        rows: number of rows written.
+        without_annotations: number of ids left out because they have no annotations.
+        annotations: number of annotations read.
+        rotated: number of rows written whose image has a rotation.
     """
 
     rows: int
@@ -84,18 +84,18 @@ def read_ids(path: Path) -> Iterator[Image]:
 
 
 def join_ids(image_ids: Path, annotations: Path | None, needs_subset: bool, output: Path) -> Joined:
-    """Writes the list `output`: per row an id (or `subset/id`) and labels, in the order of the ids.
+    """Writes the list `output`: an id (or `subset/id`) and labels per row, in the order of the ids.
 
     Args:
         image_ids: see `read_ids`.
-        annotations: a list whose images are ids or original URLs; ids that it lacks are left out.
-            None takes the labels of `image_ids`.
+        annotations: a list whose images are ids or original URLs; ids not in it are left out. None
+            uses the labels in `image_ids`.
         needs_subset: write `subset/id`.
         output: the list to write. The rotations of its images are written next to it, see
             `rotations_next_to`.
 
     Raises:
-        ListError: a malformed row, or one whose subset is not known.
+        ListError: a row is malformed, or its subset is unknown.
     """
     rows = left_out = rotated = 0
     with (
@@ -130,10 +130,10 @@ def rotations_next_to(joined: Path) -> Path:
 
 
 def read_rotations(path: Path) -> dict[str, int]:
-    """Degrees counter-clockwise by the names of a list, from lines `name<TAB>degrees`.
+    """Degrees counterclockwise by the names of a list, from lines `name<TAB>degrees`.
 
     Raises:
-        ListError: a line of another form.
+        ListError: a line has another form.
     """
     found = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -165,7 +165,7 @@ def _find(known: sqlite3.Connection, image: Image) -> Row | None:
 
 
 def _key(image: str) -> str:
-    """The key of an id or a URL; the same for any scheme and any of Flickr's hosts."""
+    """The key of an id or a URL, regardless of scheme and of which Flickr host it is."""
     if "://" not in image:
         return image.rpartition("/")[2]
     return flickr_name(image) or image.partition("://")[2]

@@ -1,7 +1,7 @@
 """Download scheduler: per-host limits, back-off, Retry-After, dead hosts.
 
-It uses neither threads nor the network, and takes the current time as an argument `now`, in seconds
-of any one clock.
+It uses neither threads nor the network; methods get the current time as the argument `now`, in
+seconds of any clock.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from data.common.errors import UserError
 from data.download.fetch import FetchError
 
 UNREACHABLE_ATTEMPTS = 20
-"""After this many attempts in a row that could not connect, a host is given up for this run."""
+"""After this many consecutive attempts that could not connect, this run gives up a host."""
 
 THROTTLED_PAUSES = 8
 """A host that still answers "too many requests" after this many pauses is given up, too."""
 
 OFFLINE_ATTEMPTS = 50
-"""After this many attempts in a row without an answer, over all hosts, an error of our own network
-makes all tasks wait, for two hours at most; attempts made during that time do not count."""
+"""After this many consecutive attempts without an answer from any host, an error of our own network
+makes all tasks wait, for at most two hours; attempts made during that time do not count."""
 
 LONGEST_PAUSE_SECONDS = 600.0
 OFFLINE_PAUSE_SECONDS = 30.0
 OFFLINE_PAUSES = 240  # two hours
-_FIRST_OFFLINE_PAUSES = 2  # instead of OFFLINE_PAUSES, as long as no host has ever answered
+_FIRST_OFFLINE_PAUSES = 2  # instead of OFFLINE_PAUSES, until a host answers for the first time
 FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 _THROTTLED_RETRIES = 10
 REMEMBERED_HOSTS = 100_000
-"""Hosts without tasks whose failures are remembered, to bound the memory; so are given-up hosts."""
+"""Limit, to bound memory, of remembered hosts with failures but no tasks, and of given-up hosts."""
 
 
 @dataclass(eq=False)
@@ -43,8 +43,9 @@ class Task:
     Attributes:
         row: its number in its part of the list, from 0.
         file: path of the image in the folder of images.
-        rotation: degrees counter-clockwise, see `images.to_jpeg`.
-        attempts: attempts so far, `throttled` of which the host answered "too many requests".
+        rotation: degrees counterclockwise, see `images.to_jpeg`.
+        attempts: number of attempts so far; the host answered `throttled` of them with "too many
+            requests".
     """
 
     row: int
@@ -63,17 +64,17 @@ class _Host:
     paused_until: float = 0.0
     unreachable: int = 0
     pauses: int = 0
-    is_queued: bool = False  # in the queue of hosts that may be asked
+    is_queued: bool = False  # in the queue of hosts that may get requests
 
 
 class Scheduler:
-    """Gives out tasks, taking turns among hosts, at most `host_limit` of each host at a time.
+    """Hands out tasks, rotating among hosts, with at most `host_limit` in flight per host.
 
     Args:
-        host_limit: number of tasks of one host in flight.
+        host_limit: number of tasks in flight per host.
         retries: number of attempts after the first one.
-        has_answered: some host of the list is known to have answered. Until one has, an error of
-            our own network counts as no attempt, and the run ends if it lasts about a minute.
+        has_answered: whether a host of the list has ever answered. Until one has, an error of our
+            own network does not count as an attempt, and ends the run if it lasts about a minute.
     """
 
     def __init__(self, host_limit: int, retries: int, has_answered: bool = False) -> None:
@@ -82,14 +83,14 @@ class Scheduler:
         self._hosts: dict[str, _Host] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()  # hosts with a history, but no task
         self._given_up: OrderedDict[str, str] = OrderedDict()
-        self._queued: deque[str] = deque()  # hosts that may be asked, in turn
+        self._queued: deque[str] = deque()  # hosts that may get requests, in order
         self._timers: list[tuple[float, int, str, Task | None]] = []
         self._order = itertools.count()
         self._has_answered = has_answered
         self._unanswered = 0  # attempts since any host answered
         self._offline_until = 0.0
         self._offline_pauses = 0
-        self.waiting = 0  # tasks that were added, or came back, and are not in flight
+        self.waiting = 0  # tasks that were added or taken back and are not in flight
 
     def add(self, task: Task) -> None:
         """Adds a new task."""
@@ -97,7 +98,7 @@ class Scheduler:
         self._enqueue(task)
 
     def take(self, now: float) -> Task | None:
-        """The next task, which is then in flight; None if no task may start now."""
+        """Takes the next task, which is then in flight; None if no task may start now."""
         if now < self._offline_until:
             return None
         while self._timers and self._timers[0][0] <= now:
@@ -111,7 +112,7 @@ class Scheduler:
             host = self._hosts[name]
             host.is_queued = False
             if now < host.paused_until or not host.waiting or host.in_flight >= self._host_limit:
-                continue  # a pause has a timer, and a full host is queued when a task comes back
+                continue  # queued again when its pause ends or a task is released
             host.in_flight += 1
             self.waiting -= 1
             task = host.waiting.popleft()
@@ -124,7 +125,7 @@ class Scheduler:
         return max(self._timers[0][0], self._offline_until) if self._timers else None
 
     def given_up(self, host: str) -> str | None:
-        """The kind of failure for which this host was given up; None if it was not."""
+        """The kind of failure because of which this host was given up; None if it was not."""
         return self._given_up.get(host)
 
     def answered(self, task: Task) -> None:
@@ -140,18 +141,18 @@ class Scheduler:
         self._release(task.host)
 
     def retry(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back an `answered` task whose body was bad; True if it will be tried again."""
+        """Takes back an `answered` task whose body was bad; returns whether it will be retried."""
         task.attempts += 1
         return self._again(task, now, now, error)
 
     def put_back(self, task: Task) -> None:
-        """Takes back a task whose attempt we interrupted; that attempt does not count."""
+        """Takes back a task whose attempt we interrupted, which does not count."""
         self.waiting += 1
         self._hosts[task.host].waiting.appendleft(task)
         self._release(task.host)
 
     def failed(self, task: Task, now: float, error: FetchError) -> bool:
-        """Takes back a task without an answer, or refused for now; True if it will be tried again.
+        """Takes back a task that got no answer or a temporary refusal; returns if it is retried.
 
         Raises:
             UserError: our own network is down, and no host has ever answered.
@@ -185,7 +186,7 @@ class Scheduler:
         return True
 
     def _is_offline(self, error: FetchError, now: float) -> bool:
-        """Whether the error shows that our own network is down; if so, all tasks wait."""
+        """Whether the error shows that our own network is down; then all tasks wait."""
         if error.kind != "offline":
             return False
         if self._unanswered < OFFLINE_ATTEMPTS:
@@ -202,7 +203,7 @@ class Scheduler:
 
     def _is_to_blame(self, kind: str) -> bool:
         """Whether the failed connection is the fault of the host, not of our own network."""
-        # A failing resolver is the fault of the host if others answer, or if waiting did not help.
+        # A failed name lookup is the host's fault if others answer, or if waiting did not help.
         has_network = self._unanswered == 1 or self._offline_pauses > OFFLINE_PAUSES
         return kind == "unreachable" or (kind == "offline" and has_network)
 
@@ -215,7 +216,7 @@ class Scheduler:
 
     def _give_up(self, name: str, kind: str) -> None:
         self._given_up[name] = kind
-        self._hosts[name].paused_until = 0.0  # its waiting tasks are taken and fail at once
+        self._hosts[name].paused_until = 0.0  # so its waiting tasks are taken and fail at once
         self._queue(name)
         if len(self._given_up) > REMEMBERED_HOSTS:
             self._given_up.popitem(last=False)
@@ -238,7 +239,7 @@ class Scheduler:
             self._queued.append(name)
 
     def _release(self, name: str) -> None:
-        """A task of the host is no longer in flight; forgets hosts without tasks or failures."""
+        """Ends the flight of a host's task; forgets hosts without tasks or failures."""
         host = self._hosts[name]
         host.in_flight -= 1
         self._queue(name)
@@ -257,4 +258,4 @@ def _backoff(task: Task, retry_after: float | None) -> float:
     if retry_after is not None:
         return min(retry_after, LONGEST_PAUSE_SECONDS)
     seconds = min(FIRST_PAUSE_SECONDS * 2.0**task.attempts / 2, _LONGEST_BACKOFF_SECONDS)
-    return seconds * random.uniform(0.5, 1.0)  # so that tasks that failed together are spread out
+    return seconds * random.uniform(0.5, 1.0)  # jitter: spreads out tasks that failed together

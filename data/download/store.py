@@ -1,9 +1,9 @@
 """Stores downloaded images as files, or in TFRecord shards in the order of the list.
 
 A shard holds the downloaded images of `size` consecutive rows. They wait in a spool folder until
-all of these rows are done; then the shard is written and the folder removed. A shard that gains or
-loses an image in a later run is written again. All decisions follow from the files and the
-manifest, so a killed run that resumes writes the same bytes.
+all of these rows are done; then the shard is written and the folder is removed. A shard that gains
+or loses an image in a later run is rewritten. All decisions depend only on the files and the
+manifest, so a run that resumes after a kill writes the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
 from data.tfrecords.records import RecordError, read_records
 
 PLACEHOLDERS = Path(__file__).resolve().parents[1] / "placeholders.txt"
-"""The placeholders that the project knows."""
+"""The project's own list of placeholders."""
 
 _MD5_BYTES = 16 << 10  # largest body whose MD5 is computed, see data/placeholders.txt
 _CACHED_SHARDS = 32  # shards whose digests are kept in memory
@@ -48,7 +48,7 @@ class Placeholders:
         paths: files of placeholders, in the format of `data/placeholders.txt`.
 
     Raises:
-        UserError: a line of another form.
+        UserError: a line has another form.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike] = (PLACEHOLDERS,)) -> None:
@@ -80,9 +80,9 @@ def _read_placeholders(path: str | os.PathLike) -> list[str]:
 
 
 class Stored(NamedTuple):
-    """A written file: bytes, digest, and width and height in pixels.
+    """A written file: size in bytes, digest, and width and height in pixels.
 
-    `is_converted`: it differs from the downloaded body.
+    `is_converted`: whether it differs from the downloaded body.
     """
 
     bytes: int
@@ -93,7 +93,7 @@ class Stored(NamedTuple):
 
 
 class Store:
-    """Writes images below a folder; one object serves all threads, of forked processes too.
+    """Writes images below a folder; one object serves all threads, including those of forks.
 
     Args:
         folder: the folder of the files.
@@ -102,7 +102,7 @@ class Store:
         short_side: shrink images to this short side, in pixels.
         quality: JPEG quality of images encoded here, 1 to 100.
         max_pixels: larger images are refused.
-        max_image_bytes: memory that decoding may take, over all threads of a process.
+        max_image_bytes: limit of memory for decoding, over all threads of a process.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class Store:
 
         Args:
             url: the URL that the body came from.
-            partial: name of the file while it is written; see `partial_name`.
-            rotation: see `to_jpeg`; an image that is rotated becomes a JPEG.
+            partial: temporary name of the file while it is written; see `partial_name`.
+            rotation: see `to_jpeg`; a rotated image becomes a JPEG.
 
         Raises:
             ImageError: not a complete image, or a placeholder (its kind is `placeholder`).
             OSError: the file cannot be written.
         """
         if self._placeholders.match(body, url):
-            raise ImageError("placeholder", "the host's image for one that is gone")
+            raise ImageError("placeholder", "the host's placeholder for a missing image")
         data, width, height = self._checked(body, rotation)
         atomic_write(f"{self._folder}/{name}", data, sync=False, temporary=partial)
         digest = hashlib.sha256(data).hexdigest()
@@ -150,17 +150,17 @@ class Store:
 
 
 def partial_name(row: int, part: Shard) -> str:
-    """Name of a row's file while it is written, in the same folder as the finished file.
+    """Temporary name of a row's file while it is written, in the same folder as the finished file.
 
-    It is unique to the row, so that the next attempt overwrites what a killed one left. (The folder
-    is the same because renaming between folders locks the whole file system.)
+    It is unique to the row, so that the next attempt overwrites what a killed one left behind. (The
+    folder is the same because a rename between folders locks the entire file system.)
     """
     return f".{row}-{part.index}-{part.count}.part"
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """`kind` of label and `class_num`: see `data/tfrecords/examples.py`; `size`: rows per shard."""
+    """Label `kind` and `class_num`: see `data/tfrecords/examples.py`; `size`: rows per shard."""
 
     kind: str = "sparse"
     class_num: int | None = None
@@ -177,7 +177,7 @@ class ShardMaker:
         prefix: prefix of the shards' names: the part, if the list has several, else "".
         rows: the rows of the part.
         manifest: the results of the rows.
-        naming: the names of records, which are those that files would have.
+        naming: names the records, as it would name files.
     """
 
     def __init__(
@@ -198,20 +198,20 @@ class ShardMaker:
         self._manifest = manifest
         self._naming = naming
         self._reports = self._folder.reports()
-        # Rows are done out of order, within a window of a few shards: so few are needed at once.
+        # Rows finish out of order, but within a window of a few shards, so only a few are needed.
         self._digests = lru_cache(_CACHED_SHARDS)(self._digests_of)
-        self._made = 0  # number of shards, from the first, that are made
-        self._done = 0  # number of rows, from the first, that are not pending
+        self._made = 0  # shards from the first on that are made
+        self._done = 0  # rows from the first on that are not pending
 
     def spool_folder(self, row: int) -> str:
-        """Name of the folder in the spool in which the image of a row waits."""
+        """Name of the folder in the spool where the image of a row waits."""
         return f"{row // self._options.size:05d}"
 
     def holds(self, entry: Entry, by_hash: bool) -> bool:
         """Whether the image of an OK row is unaltered, in the spool or in its shard.
 
         Args:
-            by_hash: compare contents, not just sizes and the manifest of shards.
+            by_hash: compare contents, not only sizes and the manifest of shards.
         """
         if is_whole(self.spool / self.spool_folder(entry.row) / entry.file, entry, by_hash):
             return True
@@ -228,7 +228,7 @@ class ShardMaker:
         return {file: hashlib.sha256(data).hexdigest() for file, data in images.items()}
 
     def advance(self) -> None:
-        """Writes, in order, the shards whose rows and all rows before them are done."""
+        """Writes, in order, the shards whose rows are done, along with all rows before them."""
         codes, size = self._manifest.codes, self._options.size
         while self._done < len(codes) and codes[self._done] != PENDING:
             self._done += 1
@@ -266,7 +266,7 @@ class ShardMaker:
                 data = waiting.read_bytes() if waiting.exists() else in_shard.get(file)
                 if data is None:
                     raise UserError(
-                        f"{path}: {file} was downloaded and is missing; give another --save_dir"
+                        f"{path}: {file} was downloaded but is missing; give another --save_dir"
                     )
                 found = probe(data)
                 image = data, file, found.width, found.height
@@ -279,7 +279,7 @@ class ShardMaker:
 
 
 def _images(shard: Path) -> dict[str, bytes]:
-    """Encoded images of a shard by name; of a damaged shard those before the damage."""
+    """Encoded images of a shard by name; for a damaged shard, those before the damage."""
     found: dict[str, bytes] = {}
     with suppress(FileNotFoundError, RecordError):
         for features in map(decode_example, read_records(shard)):

@@ -1,7 +1,7 @@
-"""Images of ImageNet synsets in the forms that people have them: tars of tars, tars, folders.
+"""Images of ImageNet synsets in their usual forms: tars of tars, tars, folders.
 
-An archive is indexed by its headers alone; its images are then read once, in order. The names of
-its members only say which image of which synset they are; they are never used as paths.
+An archive is indexed by reading only its headers; its images are then read once, in order. Member
+names only identify the image and its synset; they are never used as paths.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BUFFER_BYTES = 1 << 20
 
 
 class ArchiveError(UserError):
-    """A file that is no archive, an archive without images of ImageNet, or a damaged one."""
+    """A file that is not an archive, an archive without ImageNet images, or a damaged one."""
 
 
 class Location(NamedTuple):
     """Where images of one synset are: in the file `path`, `size` bytes from byte `offset` on.
 
-    `kind` says what is there: a `tar` of images, or one `image` with this `number`; or `path` is
-    a `folder` of images.
+    `kind` is what is there: a `tar` of images, or one `image` with this `number`; or it is
+    `folder`, and `path` is a folder of images.
     """
 
     kind: Literal["tar", "folder", "image"]
@@ -56,24 +56,24 @@ def wnid(synset: int) -> str:
 
 
 def image_id(name: str) -> tuple[int, int] | None:
-    """(synset, number) of a name that ends like `n04310904_8388.JPEG`, in whatever folder."""
+    """(synset, number) of a name that ends like `n04310904_8388.JPEG`, in any folder; else None."""
     match = _IMAGE.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Location]], list[str]]:
-    """Finds the images of each synset; synsets in the order in which the paths have them.
+    """Finds the images of each synset; synsets are in the order in which the paths have them.
 
     Args:
         paths: tars of per-synset tars or of images, per-synset tars, and folders of tars, of
-            images of a synset, or of such folders. A folder's tars are taken as if given.
+            images of a synset, or of such folders. Tars in a folder count as if given themselves.
 
     Returns:
-        the locations of each synset's images in order, and a line for each archive that is
-        damaged: what it has before the damage is among the locations.
+        the locations of each synset's images in order, and a line for each damaged archive; what
+        precedes the damage is among the locations.
 
     Raises:
-        ArchiveError: a file that is no tar, or a path without images of ImageNet.
+        ArchiveError: a file that is not a tar, or a path without ImageNet images.
     """
     locations: dict[int, list[Location]] = {}
     problems: list[str] = []
@@ -93,10 +93,10 @@ def index(paths: Iterable[str | os.PathLike]) -> tuple[dict[int, list[Location]]
 
 
 def read_images(synset: int, location: Location, wanted: set[int]) -> Iterator[Image]:
-    """The images with the `wanted` numbers that are at a location of their synset, in order.
+    """Yields the images with the `wanted` numbers at a location of their synset, in order.
 
     Raises:
-        ArchiveError: it is damaged; the images before the damage were given.
+        ArchiveError: it is damaged; the images before the damage were already yielded.
     """
     try:
         if location.kind == "folder":
@@ -140,7 +140,7 @@ def _read_all(file: io.BufferedReader, offset: int, size: int) -> bytes:
 
 
 def _tars_and_folders(path: Path) -> list[Path]:
-    """The path itself if it is a file or a folder of images, and the tars and folders in it."""
+    """The path itself if it is a file or a folder of images, plus the tars and folders in it."""
     if not path.is_dir():
         return [path]
     own = _SYNSET.fullmatch(path.name)
@@ -161,7 +161,7 @@ def _images_of_folder(synset: int, folder: str | os.PathLike) -> Iterator[tuple[
 
 
 def _index_one(path: Path) -> Iterator[tuple[int, Location]]:
-    """(synset, location) of what a tar holds, or of a folder of images."""
+    """Yields (synset, location) for each entry of a tar, or for a folder of images."""
     if path.is_dir():
         yield int(_SYNSET.fullmatch(path.name)[1]), Location("folder", os.fspath(path))
         return
@@ -182,7 +182,7 @@ def _index_one(path: Path) -> Iterator[tuple[int, Location]]:
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A damaged header is an error; `tarfile` takes it for the end of the archive."""
+    """Makes a damaged header an error; `tarfile` would take it for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:

@@ -1,7 +1,7 @@
 """Extracts the images of a list, and no others, from ImageNet's archives; resumable.
 
 Images are written as `<output>/n04310904/n04310904_8388.JPEG`. A synset whose images are all
-written has a report in `<output>/.extracted`; a run that was killed continues with the others.
+written has a report in `<output>/.extracted`; after an interruption, the next run does the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from data.lists.rows import chunks
 
 REPORTS = ".extracted"
 _FORM, _REMEDY = "extraction report", "delete it and extract again"
-# As lists name images, and as they are written; archives have other folders.
+# The form of names in lists and of the output; in archives, folders differ.
 _IMAGE = re.compile(r"n([0-9]{8})/n\1_(0|[1-9][0-9]{0,8})\.JPEG")
 _LINES = re.compile(r"(\d{1,9}\t\d{1,15}\t[0-9a-f]{64}\n)*", re.ASCII)
 
@@ -45,11 +45,11 @@ class Wanted(NamedTuple):
     """The images that a list names.
 
     Attributes:
-        numbers: of each synset's images, int32, ascending.
-        rows: rows that name an image, repeated ones included.
-        repeated: rows whose image an earlier row names.
-        others: rows whose name is not that of an ImageNet image.
-        first_others: up to five of these names.
+        numbers: image numbers of each synset, int32, ascending.
+        rows: number of rows that name an image, including repeated ones.
+        repeated: number of rows whose image an earlier row names.
+        others: number of rows whose name is not that of an ImageNet image.
+        first_others: the first five of these names.
     """
 
     numbers: dict[int, np.ndarray]
@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 class SynsetJob(NamedTuple):
-    """Numbers of images to find, int32 ascending, and the locations to search, in this order."""
+    """Numbers of images to find (int32, ascending), and the locations to search, in order."""
 
     synset: int
     wanted: np.ndarray
@@ -73,13 +73,13 @@ def image_path(synset: int, number: int) -> str:
 
 
 def image_ids(block: Block) -> np.ndarray:
-    """int64 [R]: synset * 2^32 + number of the image that each row names; -1 where it is none."""
+    """int64 [R]: synset * 2^32 + number of the image that each row names; -1 if it names none."""
     matches = map(_IMAGE.fullmatch, block.names)
     return np.array([int(m[1]) << 32 | int(m[2]) if m else -1 for m in matches], np.int64)
 
 
 def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
-    """The images that a list names. Takes 16 bytes per row; bad lines go to `refused`."""
+    """Reads the images that a list names. Takes 16 bytes per row; bad lines go to `refused`."""
     parts, others, first_others, lines = [], 0, [], 0
     for chunk in chunks(path):
         block = read_block(chunk)
@@ -99,21 +99,21 @@ def read_wanted(path: str | os.PathLike, refused: Refused) -> Wanted:
 
 
 class Found(NamedTuple):
-    """Images of a synset: `numbers` int32, and the SHA-256 of each."""
+    """Found images of a synset: `numbers` int32, and the SHA-256 of each."""
 
     numbers: np.ndarray
     hashes: list[str]
 
 
 class Extractor:
-    """Extracts the images of a synset per call into the folder `output`."""
+    """Extracts the images of one synset per call into the folder `output`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.reports = Reports(output / REPORTS, _FORM, _REPORT, _REMEDY)
 
     def __call__(self, job: SynsetJob) -> str:
-        """Writes the images that are found, then the report; returns the problems, "" if none."""
+        """Writes the images it finds, then the report; returns the problems, "" if none."""
         folder = self.output / wnid(job.synset)
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
@@ -130,7 +130,7 @@ class Extractor:
             except ArchiveError as error:
                 problems.append(str(error))
         lines.sort(key=lambda line: int(line.partition("\t")[0]))
-        # What was found in spite of damage counts, but is looked for again in the next run.
+        # Images found despite damage count, but the next run searches for them again.
         source = "damaged" if problems else _source(job)
         report = {"name": wnid(job.synset), "source": source, "images": "".join(lines)}
         self.reports.add(report)
@@ -140,11 +140,11 @@ class Extractor:
         """Whether an earlier run searched the same locations for the same images."""
         try:
             return self.reports.read(wnid(job.synset))["source"] == _source(job)
-        except (FileNotFoundError, StateError):  # a damaged report is made again
+        except (FileNotFoundError, StateError):  # a damaged report is rewritten
             return False
 
     def found(self, synset: int) -> Found:
-        """The images in the report of a synset; none without a report. Raises StateError."""
+        """The images in the report of a synset; none if there is no report. Raises StateError."""
         try:
             lines = self.reports.read(wnid(synset))["images"].splitlines()
         except FileNotFoundError:
@@ -163,13 +163,13 @@ def _source(job: SynsetJob) -> str:
 def extract(
     wanted: Wanted, locations: dict[int, list[Location]], output: Path, processes: int
 ) -> tuple[Extractor, list[str]]:
-    """Writes the wanted images, synsets in the order in which the archives have them.
+    """Writes the wanted images; synsets are in the order in which the archives have them.
 
     Args:
-        locations: of each synset's images, see `archives.index`.
+        locations: the locations of each synset's images, see `archives.index`.
 
     Returns:
-        the extractor, which has the reports of what was found, and the problems, a line each.
+        the extractor, which has the reports of what was found, and the problems, one line each.
     """
     extractor = Extractor(output)
     clear_leftovers(extractor.reports.folder)
@@ -198,7 +198,7 @@ def missing(wanted: Wanted, extractor: Extractor) -> Iterator[str]:
 def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
     """Groups of two or more images with the same bytes.
 
-    The first 64 bits of their hashes, 8 bytes per image, find the few whose hashes are compared.
+    The first 64 bits of the hashes, 8 bytes per image, narrow down which full hashes to compare.
     """
     short = [
         int(digest[:16], 16)
@@ -220,7 +220,7 @@ def duplicates(wanted: Wanted, extractor: Extractor) -> Iterator[list[str]]:
 def write_found_rows(
     path: str | os.PathLike, output: str | os.PathLike, wanted: Wanted, extractor: Extractor
 ) -> int:
-    """Writes the rows of the list whose image was found, in order; returns how many."""
+    """Writes the rows of the list whose images were found, in order; returns their number."""
     found = {synset: extractor.found(synset).numbers for synset in wanted.numbers}
     rows = 0
     with rewritten(output) as file:

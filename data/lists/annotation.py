@@ -25,7 +25,7 @@ from data.lists.rows import Chunk
 
 
 class Translated(NamedTuple):
-    """Rows of a list, their labels as our classes, and the number of labels that were dropped."""
+    """Rows of a list, their labels mapped to our classes, and the number of dropped labels."""
 
     block: Block
     labels: Labels
@@ -67,7 +67,7 @@ class LabelMapping:
 
 @dataclass
 class Totals:
-    """Counts of an annotated list, without refused lines; `rows` = written + unlabeled rows."""
+    """Counts of an annotated list, without refused lines; rows = rows_written + rows_unlabeled."""
 
     rows: int = 0
     rows_written: int = 0
@@ -98,7 +98,7 @@ class Annotator:
     Attributes:
         label_mapping: maps labels to our classes.
         expansion: the labels that each class implies.
-        keep_unlabeled: keep rows that have no label afterwards.
+        keep_unlabeled: keep rows that end up without a label.
     """
 
     label_mapping: LabelMapping
@@ -171,9 +171,9 @@ class Expansion(NamedTuple):
     ) -> Expansion:
         """The expansion by ancestors and by pairs (class, co-occurring label).
 
-        With `ancestors`, a class also implies the pairs of its ancestors, because its images are
-        images of them, and the ancestors of its paired labels. Pairs of labels that a pair added
-        are not followed: the paper counts and adds once.
+        With `ancestors`, a class also implies the labels paired with its ancestors, because its
+        images are images of them, too, and the ancestors of its paired labels. Labels that a pair
+        adds do not bring in their own pairs: the paper counts and adds once.
         """
         partners: dict[int, list[int]] = {}
         for c, label in pairs:
@@ -197,11 +197,11 @@ class Expansion(NamedTuple):
 def expand(labels: Labels, expansion: Expansion) -> Labels:
     """Adds all implied labels; each class occurs once per row, the highest class index first.
 
-    An implied label has the highest confidence among its own and those of the labels that imply it
-    (spec section 1). Where the paper is silent, we decided: confidence 0 implies nothing. -1
-    (unknown) makes an ancestor without a label unknown, too, so that it is masked rather than
-    learned as absent; it implies nothing by a pair. Descending indices put the most specific class
-    first, as in the released lists.
+    The confidence of an implied label is the maximum of its own and those of the labels that imply
+    it (spec section 1). The paper does not say the rest; we decided that confidence 0 implies
+    nothing, and that -1 (unknown) makes an ancestor without a label unknown, too, so that it is
+    masked rather than learned as absent, but implies nothing by a pair. Descending indices put the
+    most specific class first, as in the released lists.
 
     Args:
         labels: with classes in 0..C-1.
@@ -215,7 +215,7 @@ def expand(labels: Labels, expansion: Expansion) -> Labels:
     value = labels.confidences[owner]
     holds = (step == 0) | (value > 0) | ((value < 0) & ~expansion.by_pair[entry])
     owner, entry = owner[holds], entry[holds]
-    # Sorted keys (row, class, confidence) end each group of a row and class with its maximum.
+    # With keys sorted by (row, class, confidence), each (row, class) group ends with its maximum.
     level_bits = len(levels).bit_length()
     class_bits = len(expansion.offsets).bit_length()
     last_class = (1 << class_bits) - 1
@@ -247,7 +247,7 @@ def indices_for_ids(text: bytes, index_of_id: Mapping[bytes, bytes]) -> tuple[by
         index_of_id: class index, as text, of each id.
 
     Returns:
-        the lines, and the number of labels that were dropped because their id is unknown.
+        the lines, and the number of labels dropped because their id is unknown.
     """
     lines, dropped = [], 0
     for line in text.split(b"\n"):

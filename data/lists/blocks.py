@@ -27,9 +27,9 @@ from data.lists.rows import (
 )
 
 CACHED_TEXTS = 1 << 17
-"""Different label texts that are cached; beyond that many, the cache is emptied."""
+"""Number of different label texts that are cached; with more, the cache is emptied."""
 
-_REFUSED = -1  # stands for the class of a label that is refused
+_REFUSED = -1  # in place of the class of a refused label
 
 
 class Labels(NamedTuple):
@@ -51,7 +51,7 @@ class Labels(NamedTuple):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def where(self, chosen: np.ndarray) -> Labels:
-        """The labels for which `chosen` (bool [L]) is true; all rows stay."""
+        """The labels for which `chosen` (bool [L]) is true; keeps all rows."""
         before = np.concatenate([[0], np.cumsum(chosen)])
         return Labels(before[self.offsets], self.classes[chosen], self.confidences[chosen])
 
@@ -69,12 +69,12 @@ class Block:
 
     Attributes:
         names: image names [R].
-        labels: labels of the rows, without overridden ones.
+        labels: the rows' labels, without overridden ones.
         numbers: int64 [R], the line number of each row.
         lines: number of lines of the chunk, including empty and refused ones.
         problems: (line number, reason) of each refused line.
-        repeated: (line number, count) of each row with labels that are overridden by a later label
-            of the same class, and the number of these labels.
+        repeated: (line number, count) of each row in which `count` labels are overridden by a later
+            label of the same class.
     """
 
     names: list[str]
@@ -91,7 +91,7 @@ class Block:
 class _LabelTable(dict):
     """Numbers the different texts of labels, and keeps the parsed label of each number.
 
-    Texts repeat, so each is parsed once. `reasons` says by number why a label is refused.
+    Texts repeat, so each is parsed once. `reasons` has, by number, why a label is refused.
     """
 
     def __init__(self, class_num: int | None) -> None:
@@ -214,7 +214,7 @@ def format_rows(names: Sequence[str], labels: Labels) -> bytes:
 
 
 class _LabelTexts(dict):
-    """Texts of labels, each after a tab, by `class + confidence * 1j`: faster keys than pairs."""
+    """Label texts with a leading tab, by `class + confidence * 1j`, a faster key than a pair."""
 
     def __missing__(self, key: complex) -> str:
         text = self[key] = format_row(Row("x", (int(key.real),), (key.imag,)))[1:]
@@ -274,7 +274,7 @@ class Refused:
         self._examples = examples
 
     def add(self, problems: list[tuple[int, str]], lines_before: int) -> None:
-        """Adds the problems of a chunk, which has `lines_before` lines of the list before it."""
+        """Adds the problems of a chunk that `lines_before` lines of the list precede."""
         self.count += len(problems)
         room = self._examples - len(self.first)
         for line, reason in problems[:room]:

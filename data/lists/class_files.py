@@ -1,4 +1,4 @@
-"""Files about classes, by index: a threshold for each, or which of them count."""
+"""Files about classes, by index: a threshold for each, or which classes count."""
 
 import os
 
@@ -39,7 +39,7 @@ def read_thresholds(path: str | os.PathLike, class_num: int, default: float) -> 
 
 
 def read_class_mask(path: str | os.PathLike, class_num: int) -> np.ndarray:
-    """bool [C]: the classes that a file lists, an index per line; the rest of a line is a comment.
+    """bool [C]: the classes listed in a file, an index per line; the rest of a line is a comment.
 
     Raises:
         UserError: a line that does not begin with a class, as `path:line: reason`.

@@ -1,4 +1,4 @@
-"""The classes of a network, names and hierarchy: from a dictionary or kept with a checkpoint."""
+"""The names and hierarchy of a network's classes: from a dictionary or saved with a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Classes:
     Attributes:
         names: name of each class.
         hierarchy: None without one.
-        sha256: of the dictionary that they come from; None without one.
+        sha256: checksum of the dictionary they come from; None without one.
     """
 
     names: Sequence[str]
@@ -33,7 +33,7 @@ class Classes:
 
     @classmethod
     def read(cls, dictionary: str | os.PathLike) -> Classes:
-        """Those of a dictionary, with or without a hierarchy.
+        """The classes of a dictionary, with or without a hierarchy.
 
         Raises:
             UserError: it cannot be read, or a line is malformed; as `path:line: reason`.
@@ -44,30 +44,30 @@ class Classes:
 
     @classmethod
     def of_number(cls, class_num: int) -> Classes:
-        """ImageNet's for 1,000 classes, as in the released code; "class 0" and so on for others."""
+        """ImageNet's for 1,000 classes, as in the released code; otherwise "class 0" and so on."""
         if class_num == 1000:
             return cls(read_names(IMAGENET_DICTIONARY))
         return cls([f"class {c}" for c in range(class_num)])
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any]) -> Classes:
-        """Those that `section` made.
+        """The classes that `section` saved.
 
         Raises:
-            ValueError: parents that make no hierarchy, or not as many as names.
+            ValueError: the parents do not form a hierarchy, or are not as many as the names.
         """
         names, found = section["names"], section.get("hierarchy")
         if found is None:
             return cls(names, None, section["sha256"])
         if not len(names) == len(found["parents"]) == len(found["ids"]):
-            raise ValueError("names, parents and ids of classes are not equally many")
+            raise ValueError("the classes' names, parents and ids differ in number")
         hierarchy = Hierarchy(np.array(found["parents"], np.int32), found["ids"], tuple(names))
         if max(found["parents"]) >= len(names) or hierarchy.cycle():
-            raise ValueError("the parents of classes make no hierarchy")
+            raise ValueError("the parents of the classes do not form a hierarchy")
         return cls(names, hierarchy, section["sha256"])
 
     def section(self) -> dict[str, Any]:
-        """What is kept of a dictionary's classes with a checkpoint, as JSON (`SECTION`)."""
+        """The classes as JSON, to be saved with a checkpoint (`SECTION`)."""
         section = {"names": list(self.names), "sha256": self.sha256}
         if self.hierarchy is not None:
             parents, ids = self.hierarchy.parents.tolist(), list(self.hierarchy.ids)
@@ -75,7 +75,7 @@ class Classes:
         return section
 
     def check_number(self, class_num: int, source: str | os.PathLike) -> Classes:
-        """Returns itself. Raises UserError, which names `source`, unless they are `class_num`."""
+        """Returns itself; raises UserError, which names `source`, unless there are `class_num`."""
         if len(self.names) != class_num:
             raise UserError(
                 f"{os.fspath(source)} names {len(self.names)} classes, the network has {class_num}"

@@ -25,13 +25,13 @@ _TABLE_HEADER = "class\ttag\tco\timages with both\timages of class\n"
 
 
 class Cooccurrence(NamedTuple):
-    """Counts of the P pairs (class, label) that occur.
+    """Counts of the P pairs (class, label) that occur together.
 
     Attributes:
         classes: int32 [P].
         labels: int32 [P].
-        both: int64 [P], images annotated with the class for which the label is predicted.
-        images: int64 [P], images annotated with the class.
+        both: int64 [P], number of images annotated with the class and predicted to have the label.
+        images: int64 [P], number of images annotated with the class.
     """
 
     classes: np.ndarray
@@ -80,12 +80,12 @@ class Cooccurrence(NamedTuple):
 
 
 def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    """(image, [(class, probability)]) of a text file written by `image_classification.py`.
+    """Yields (image, [(class, probability)]) from a text file written by `image_classification.py`.
 
     Images that were unreadable are left out.
 
     Raises:
-        UserError: a line of neither form, as `path:line: reason`.
+        UserError: a malformed line, as `path:line: reason`.
     """
     image, found = None, []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -110,7 +110,7 @@ def read_predictions(path: str | os.PathLike) -> Iterator[tuple[str, list[tuple[
 
 
 class Counts:
-    """Counts of keys, stored for keys that occur only.
+    """Counts of keys, stored only for keys that occur.
 
     Attributes:
         keys: int64 [K], sorted.
@@ -122,7 +122,7 @@ class Counts:
         self.counts = np.zeros(0, np.int64)
 
     def add(self, keys: np.ndarray) -> None:
-        """Counts each of `keys` (int64), which may repeat, once more."""
+        """Adds 1 to the count of each of `keys` (int64), which may repeat."""
         keys, counts = np.unique(keys, return_counts=True)
         merged, inverse = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
         total = np.zeros(len(merged), np.int64)
@@ -139,8 +139,8 @@ def count(
 ) -> Cooccurrence:
     """Counts co-occurrence over the images of a list that have predictions.
 
-    Predictions must be in the order of the list, and may lack some rows; so neither has to fit in
-    memory. Labels with a confidence above 0 count as annotations.
+    Predictions must be in the order of the list, but may lack some of its rows, so that neither has
+    to fit in memory. Labels with a confidence above 0 count as annotations.
 
     Args:
         annotated: the list's rows and their current labels.
@@ -150,7 +150,7 @@ def count(
         class_num: number of our classes.
 
     Raises:
-        UserError: a prediction for an image that is not in the list or in another order, or of an
+        UserError: a prediction is for an image that is not in the list, is out of order, or has an
             output beyond `mapping`.
     """
     images = np.zeros(class_num, np.int64)
@@ -173,7 +173,7 @@ def pair_keys(labels: Labels, rows: np.ndarray, seen: np.ndarray, class_num: int
     """int64: a key `class * class_num + label` for each pair of an annotated and a predicted label.
 
     Args:
-        labels: the annotations of rows.
+        labels: the annotations of the rows.
         rows: int64 [P], the row of each predicted label.
         seen: int64 [P], the class of each predicted label.
     """
@@ -198,8 +198,8 @@ class _PredictionReader:
         """The next predictions, for the R rows of a block.
 
         Returns:
-            bool [R]: which rows have predictions; for each of P predicted labels, int64 [P]: the
-            index of its row among those; and int64 [P]: its class.
+            bool [R], which rows have predictions; int64 [P], for each of the P predicted labels,
+            the index of its row among these rows; and int64 [P], its class.
         """
         matched = np.zeros(len(block), bool)
         owners, seen = [], []
@@ -220,11 +220,11 @@ class _PredictionReader:
         return matched, np.array(owners, np.int64), np.array(seen, np.int64)
 
     def finish(self) -> None:
-        """Raises UserError if predictions are left: their image is not in the rest of the list."""
+        """Raises UserError if predictions are left: images not in the list, or out of order."""
         if self._next is not None:
             raise UserError(
-                f"{self._path}: {self._next[0]!r} is not a row of the list behind those before it;"
-                " predict the images of this very list"
+                f"{self._path}: {self._next[0]!r} is not in the list, or out of order;"
+                " predict the images of this same list"
             )
 
     def _class(self, index: int) -> int:

@@ -1,4 +1,4 @@
-"""Dictionaries of classes: the semantic hierarchy (spec section 1), names, ids and their mapping.
+"""Dictionaries of classes: semantic hierarchy (spec section 1), names, ids and mappings.
 
 `dictionary_and_semantic_hierarchy.txt` has a header and then one class per line: index, id, index
 of the parent (-1 for a root) and name, separated by tabs. Indices count from 0 without a gap.
@@ -19,7 +19,7 @@ from data.common.errors import UserError
 from data.common.files import open_text, read_text
 
 NO_PARENT = -1
-"""Stands for the parent of a root."""
+"""The parent index of a root."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _INDEX_AND_NAME = re.compile(r"([0-9]+)(?:\t| +)(\S.*)")
@@ -73,7 +73,7 @@ class Hierarchy:
 
     @classmethod
     def read_any(cls, path: str | os.PathLike) -> Hierarchy:
-        """Reads a dictionary of either form, see `read_names`; one of names alone has only roots.
+        """Reads a dictionary of either form, see `read_names`; one without parents has only roots.
 
         Raises:
             UserError: as `read` and `read_names`.
@@ -87,7 +87,7 @@ class Hierarchy:
         return len(self.parents)
 
     def ancestors(self, class_index: int) -> list[int]:
-        """The parent of a class, its parent, and so on to the root."""
+        """The ancestors of a class, from its parent to the root."""
         chain = []
         parent = int(self.parents[class_index])
         while parent != NO_PARENT:
@@ -97,7 +97,7 @@ class Hierarchy:
 
     @cached_property
     def depths(self) -> np.ndarray:
-        """int32 [C]: edges between each class and its root."""
+        """int32 [C]: number of edges between each class and its root."""
         depths = np.zeros(len(self), np.int32)
         above = self.parents
         while (above != NO_PARENT).any():
@@ -139,7 +139,7 @@ class Hierarchy:
         return a == b or a in self.ancestors(b) or b in self.ancestors(a)
 
     def find(self, text: str) -> int:
-        """The class with this index, id, full name, or synonym in its name; letter case is ignored.
+        """The class with this index, id, full name, or synonym in its name; ignores letter case.
 
         Raises:
             UserError: no class matches, or several do.
@@ -174,7 +174,7 @@ class Hierarchy:
         return np.where(classes == NO_PARENT, NO_PARENT, self.parents[classes])
 
     def cycle(self) -> list[int]:
-        """The classes of one cycle, the first one repeated at the end; empty if there is none."""
+        """The classes of one cycle, with the first repeated at the end; empty if there is none."""
         above = self.parents
         for _ in range(len(self)):
             if (above == NO_PARENT).all():
@@ -188,7 +188,7 @@ class Hierarchy:
 
 
 def is_hierarchy(path: str | os.PathLike) -> bool:
-    """Whether the first class of a dictionary has a parent; else it has names, and perhaps ids."""
+    """Whether a dictionary has a parent field in its lines, not only a name and maybe an id."""
     for _, line in _lines(path):
         fields = [field.strip() for field in line.split("\t")]
         if _INTEGER.fullmatch(fields[0]):
@@ -200,7 +200,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
     """The names of a dictionary, by class index.
 
     The dictionary is a hierarchy, or has lines `index<TAB>name`, optionally followed by `<TAB>id`,
-    as in `data/imagenet2012_dictionary.txt`; the first tab may also be a blank.
+    as in `data/imagenet2012_dictionary.txt`; the first tab may be a blank instead.
 
     Raises:
         UserError: a line of neither form, a repeated index, or a gap; as `path:line: reason`.
@@ -259,7 +259,7 @@ def mapping_from(dictionary: str | os.PathLike, indices: Mapping[str, int]) -> n
         int32 [D]: our class index, or -1 for an unknown id.
 
     Raises:
-        UserError: none of its ids is known, so the dictionaries have different kinds of ids.
+        UserError: none of its ids is known, so the two dictionaries have different kinds of ids.
     """
     ids = read_ids(dictionary)
     mapping = np.array([indices.get(identity, -1) for identity in ids], np.int32)
@@ -293,7 +293,7 @@ def _names_and_ids(path: str | os.PathLike) -> list[tuple[str, str]]:
 
 
 def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines that are not empty."""
+    """Yields (number, text) of the lines that are not empty."""
     try:
         with open_text(path) as file:
             for number, line in enumerate(file, 1):
@@ -307,7 +307,7 @@ def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
 
 
 def _hierarchy_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, str, int, str]]:
-    """(line, index, id, parent, name) of each class; skips a header."""
+    """Yields (line, index, id, parent, name) of each class; skips a header."""
     first = True
     for number, line in _lines(path):
         fields = [field.strip() for field in line.split("\t", _HIERARCHY_FIELDS - 1)]

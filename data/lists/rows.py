@@ -19,14 +19,14 @@ from data.common.files import refuse_other_encodings
 from data.common.sharding import WHOLE, Shard
 
 UNKNOWN = -1.0
-"""The confidence of a label that nobody judged: masked out of the loss."""
+"""The confidence of an unverified label, which is masked out of the loss."""
 
 MAX_LINE_BYTES = 4 << 20
 """Longest row that is read: one with all 11,166 classes takes 0.2 MiB. A binary file may have no
-line end at all; it is refused before it fills the memory."""
+line ends at all; it is refused before it fills the memory."""
 
 CHUNK_BYTES = 1 << 20
-"""Size of the blocks in which a list is read, in bytes."""
+"""Bytes of a list that are read at a time."""
 
 _LARGEST_CLASS = 2**31 - 1
 _CACHED_LABELS = 1 << 16
@@ -43,7 +43,7 @@ class ListError(UserError):
 class Row(NamedTuple):
     """One image and its labels.
 
-    Each class occurs once: if a row repeats one, the last confidence counts, as in the released
+    Each class occurs once: if a row repeats a class, the last confidence counts, as in the released
     code, which filled a dense vector. `repeated` is the number of labels overridden in this way.
     """
 
@@ -67,7 +67,7 @@ class Chunk(NamedTuple):
             return file.read(self.size)
 
     def where(self, lines_before: int) -> str:
-        """`path:line` of the line with this many lines of the chunk before it."""
+        """`path:line` of the line that `lines_before` lines of the chunk precede."""
         return f"{self.path}:{_count_newlines(self.path, self.offset) + lines_before + 1}"
 
 
@@ -75,8 +75,8 @@ def chunks(path: str | os.PathLike, part: Shard = WHOLE) -> Iterator[Chunk]:
     """The file in chunks of whole lines, in order.
 
     Args:
-        part: only this one of several contiguous parts of about equal size in bytes. Each line of
-            the file is in exactly one part.
+        part: yields only this one of several contiguous parts of about equal size in bytes. Each
+            line of the file is in exactly one part.
 
     Raises:
         UserError: the file is UTF-16.
@@ -98,7 +98,7 @@ def chunks(path: str | os.PathLike, part: Shard = WHOLE) -> Iterator[Chunk]:
 
 
 def split_lines(text: bytes) -> list[str]:
-    """Lines without their ends, which the last line may lack; invalid UTF-8 becomes surrogates."""
+    """Lines without line ends; the last may lack one. Invalid UTF-8 becomes surrogates."""
     text = text if text.endswith(b"\n") else text + b"\n"
     return text.replace(b"\r\n", b"\n").decode(errors="surrogateescape").split("\n")[:-1]
 
@@ -131,7 +131,7 @@ def parse_row(line: str, where: str = "row", class_num: int | None = None) -> Ro
     """The row of one line, with or without its line end; None if the line is empty.
 
     Args:
-        where: begins the message of an error.
+        where: start of the error message.
         class_num: see `read_rows`.
 
     Raises:
@@ -192,7 +192,7 @@ def parse_label(text: str, class_num: int | None) -> tuple[int, float]:
 
 
 cached_label = lru_cache(_CACHED_LABELS)(parse_label)
-"""`parse_label` with a cache: lists repeat a few different labels."""
+"""`parse_label` with a cache: lists repeat the same labels."""
 
 
 def format_row(row: Row) -> str:
@@ -213,7 +213,7 @@ def format_row(row: Row) -> str:
 
 
 def count_lines(path: str | os.PathLike) -> int:
-    """Number of lines of a file; the last one also counts without a line end."""
+    """Number of lines of a file; the last one counts even without a line end."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
@@ -273,7 +273,7 @@ def _byte_range(path: str | os.PathLike, part: Shard) -> tuple[int, int]:
 
 
 def _seek_line(file: BinaryIO, start: int) -> int:
-    """Moves to the first line that begins at or after byte `start`; returns its position."""
+    """Seeks to the first line that begins at or after byte `start`; returns its position."""
     if start == 0:
         return len(_BOM) if file.read(len(_BOM)) == _BOM else 0
     file.seek(start - 1)

@@ -28,7 +28,7 @@ _SOURCE = re.compile(
 )
 
 ORDER_ROWS = 1 << 16
-"""Rows that `at_most_per_class` looks at together."""
+"""Rows that `at_most_per_class` processes at a time."""
 
 
 def sources(block: Block) -> np.ndarray:
@@ -60,7 +60,7 @@ class Rows(NamedTuple):
 
 @dataclass
 class _Candidates:
-    """Candidates of one chunk: their line numbers in it, numbers of classes, and all classes."""
+    """Candidates of one chunk: line numbers in the chunk, class counts, and all their classes."""
 
     numbers: np.ndarray
     sizes: np.ndarray
@@ -72,17 +72,17 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class Filter:
-    """Finds candidate rows, and the classes that each is an example of.
+    """Finds candidate rows, and the classes of which each is an example.
 
-    A row is an example of its most specific classes only: those that are not ancestors of another
-    class of the row. Otherwise a limit of k images per class would allow only k images in total,
+    A row is an example only of its most specific classes, those that are not ancestors of another
+    class of the row. Otherwise, a limit of k images per class would allow only k images in total,
     because every image is an example of a root class such as `thing`.
 
     Attributes:
         wanted: bool [C], a row must have a label of one of these classes; None accepts every row.
         hierarchy: defines the most specific classes; without it, all classes of a row count.
         sources: which of SOURCES are accepted; None accepts all.
-        above: labels with a confidence above this count.
+        above: only labels with a confidence above this count.
     """
 
     wanted: np.ndarray | None = None
@@ -120,8 +120,8 @@ def most_specific(labels: Labels, hierarchy: Hierarchy) -> Labels:
     order = np.argsort(keys)
     ordered = keys[order]
     specific = np.ones(len(keys), bool)
-    # Walk from each label up to its nearest ancestor among the row's labels, which is not specific;
-    # the ancestors above that one are reached by its own walk.
+    # Walk up from each label to its nearest ancestor among the row's labels, which is not specific;
+    # that ancestor's own walk reaches the ones above it.
     walking = np.arange(len(keys))
     above = hierarchy.parents[labels.classes]
     while True:
@@ -152,7 +152,7 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(path: str | os.PathLike, rule: Filter, processes: int) -> Candidates:
-    """Reads a list and returns its candidates by the filter `rule`."""
+    """Reads a list and returns the candidates that the filter `rule` accepts."""
     refused = Refused(path)
     empty = np.zeros(0, np.int32)
     numbers, sizes, classes, chunk_lines = [empty], [empty], [empty], []
@@ -172,7 +172,7 @@ def find_candidates(path: str | os.PathLike, rule: Filter, processes: int) -> Ca
 def at_most_per_class(rows: Rows, most: int, seed: int) -> np.ndarray:
     """Selects at most `most` rows per class, greedily in random order.
 
-    A row is selected if none of its classes is full yet; rows without a class never are.
+    A row is selected if none of its classes is full yet; rows without a class never are selected.
 
     Returns:
         sorted indices of the selected rows, int64.
@@ -215,10 +215,10 @@ def at_random(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def stratified(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Selects `count` rows at random, of each class the same fraction, up to rounding.
+    """Selects `count` rows at random, the same fraction of each class, up to rounding.
 
-    A row counts for the rarest of its classes. The quotas of the classes are rounded by the largest
-    remainder, so that they add up to `count`.
+    A row counts toward the rarest of its classes. The quotas of the classes are rounded by the
+    largest-remainder method, so that they add up to `count`.
 
     Returns:
         sorted indices of the selected rows, int64.
@@ -236,7 +236,7 @@ def stratified(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def _rarest_class(rows: Rows) -> np.ndarray:
-    """int64 [N]: the rarest class of each row; the last class + 1 for rows without a class."""
+    """int64 [N]: the rarest class of each row; the largest class + 1 for rows without a class."""
     frequency = np.bincount(rows.classes)
     by_rank = np.argsort(frequency, kind="stable")
     rank = np.empty_like(by_rank)

@@ -21,7 +21,7 @@ class Labeled(NamedTuple):
 def split(
     labeled: list[Labeled], val_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, list[Labeled]]:
-    """Splits images by a hash of their names, so that further images leave the others in place.
+    """Splits images by a hash of their names, so that adding images does not move the others.
 
     Every class has an image in training: images with a class that training lacks are moved there.
     Validation and test each have an image, if training can spare one; validation comes first.
@@ -58,13 +58,13 @@ def split(
 
 
 def split_by_count(labeled: list[Labeled], count: int, seed: int) -> dict[str, list[Labeled]]:
-    """`count` training images a class, the first by a hash of their names; the rest is the test.
+    """Takes `count` training images per class, the first by a hash of their names; tests the rest.
 
     Args:
       labeled: images of one class each.
 
     Raises:
-      UserError: a class without more images than `count`.
+      UserError: a class does not have more images than `count`.
     """
     of_class: dict[str, list[Labeled]] = {}
     for row in labeled:
@@ -74,8 +74,8 @@ def split_by_count(labeled: list[Labeled], count: int, seed: int) -> dict[str, l
     for name, rows in of_class.items():
         if len(rows) <= count:
             raise UserError(
-                f"class {name} has {len(rows)} images: {count} to train on and at least one to"
-                " test are needed"
+                f"class {name} has {len(rows)} images: needs {count} to train on and at least one"
+                " to test"
             )
         rows.sort(key=lambda row: (_uniform(row.image, seed), row.image))
         parts["train"] += rows[:count]
@@ -84,11 +84,11 @@ def split_by_count(labeled: list[Labeled], count: int, seed: int) -> dict[str, l
 
 
 def _fill(parts: dict[str, list[Labeled]], name: str, trained: Counter[str]) -> None:
-    """Moves an image to the empty split `name`, from training or else from the third split."""
+    """Moves an image to the empty split `name`, from training or else from the other split."""
     other = parts["test" if name == "val" else "val"]
     spare = [row for row in parts["train"] if _is_spare(row, trained)]
     if spare:
-        row = spare[-1]  # the one whose hash is nearest to the held-out images
+        row = spare[-1]  # the one whose hash is closest to the held-out images
         parts["train"].remove(row)
         trained.subtract(positives(row))
         parts[name].append(row)
@@ -97,7 +97,7 @@ def _fill(parts: dict[str, list[Labeled]], name: str, trained: Counter[str]) -> 
 
 
 def _is_spare(row: Labeled, trained: Counter[str]) -> bool:
-    """Whether training has further images of all classes of this one."""
+    """Whether training has other images of every class of this one."""
     present = positives(row)
     return bool(present) and all(trained[name] > 1 for name in present)
 

@@ -45,7 +45,7 @@ LABELS_LIMIT = 4096
 
 @dataclass
 class Findings:
-    """Number of findings by check, and the first of them: (line number from 0, message)."""
+    """Number of findings by check, and the first few: (line number from 0, message)."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
     examples: dict[str, list[tuple[int, str]]] = field(
@@ -78,9 +78,9 @@ class ListStatistics:
         images_by_labels: int64 [LABELS_LIMIT + 1], images by their number of labels.
         unknown: number of labels with confidence -1.
         denied: number of labels with confidence 0.
-        hashes: uint64 [rows], of the image names in order.
+        hashes: uint64 [rows], hashes of the image names in order.
         findings: results of the checks.
-        places: (rows before, lines before, chunk) of each chunk.
+        places: (rows before it, lines before it, chunk) of each chunk.
     """
 
     path: str
@@ -95,7 +95,7 @@ class ListStatistics:
 
     @classmethod
     def empty(cls, path: str | os.PathLike, class_num: int) -> ListStatistics:
-        """Statistics of no rows."""
+        """Statistics of zero rows."""
         return cls(
             os.fspath(path),
             np.zeros(len(SOURCES), np.int64),
@@ -112,7 +112,7 @@ class ListStatistics:
         return int(self.class_images.sum())
 
     def locate(self, row: int) -> tuple[int, str]:
-        """(line number from 0, image name) of a row; reads its chunk again."""
+        """The (line number from 0, image name) of a row; rereads its chunk."""
         rows_before, lines_before, chunk = self.places[
             bisect.bisect_right(self.places, row, key=lambda place: place[0]) - 1
         ]
@@ -157,7 +157,7 @@ class _Job:
 def count_list(
     path: str | os.PathLike, hierarchy: Hierarchy, examples: int, processes: int
 ) -> ListStatistics:
-    """Counts a list, and checks its rows and for images that occur twice.
+    """Counts a list, checks its rows, and finds images that occur twice.
 
     Memory: at most 40 bytes per row, and 0.3 GB per process.
 
@@ -186,12 +186,12 @@ def count_list(
 
 def _find_duplicates(total: ListStatistics, most: int) -> None:
     hashes = total.hashes
-    order = np.argsort(hashes, kind="stable")  # of equal hashes, the first row comes first
+    order = np.argsort(hashes, kind="stable")  # stable: the first row of equal hashes comes first
     ordered = hashes[order]
     repeats = order[1:][ordered[1:] == ordered[:-1]]
     repeats.sort()
     examples = []
-    for row in repeats[:most].tolist():  # no more: `locate` parses a chunk each time
+    for row in repeats[:most].tolist():  # not all: `locate` parses a chunk each time
         line, name = total.locate(row)
         first, _ = total.locate(int(np.argmax(hashes == hashes[row])))
         examples.append((line, f"{name}: as line {first + 1}"))
@@ -199,7 +199,7 @@ def _find_duplicates(total: ListStatistics, most: int) -> None:
 
 
 def find_overlap(first: ListStatistics, second: ListStatistics, most: int) -> None:
-    """Adds to the second list's findings its images that are in the first, `most` as examples."""
+    """Adds the second list's images that are in the first to its findings, `most` as examples."""
     shared = np.flatnonzero(_contains(np.sort(first.hashes), second.hashes))
     examples = [second.locate(row) for row in shared[:most].tolist()]
     second.findings.add("overlap", len(shared), examples)
@@ -214,7 +214,7 @@ def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def check_block(block: Block, parents: np.ndarray, most: int) -> Findings:
-    """All checks that look at one row at a time.
+    """Runs all checks that look at one row at a time.
 
     Args:
         parents: int32 [C], the parent of each class, NO_PARENT for a root.
@@ -250,7 +250,7 @@ def _line(block: Block, row: int) -> int:
 
 
 def _against_parents(labels: Labels, parents: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
-    """(check, indices of wrong labels, words for the message) of the checks of labels' parents."""
+    """Checks labels against their parents: (check, indices of wrong labels, words of message)."""
     row_keys = labels.rows << 32
     keys = row_keys | labels.classes
     order = np.argsort(keys)
@@ -268,7 +268,7 @@ def _against_parents(labels: Labels, parents: np.ndarray) -> list[tuple[str, np.
 
 
 def name_hashes(block: Block) -> np.ndarray:
-    """uint64 [R]: a hash of each image name; two different names collide with probability 2^-64."""
+    """uint64 [R]: a hash of each image name; two names collide with probability 2^-64."""
     digests = [blake2b(name.encode(), digest_size=8).digest() for name in block.names]
     return np.frombuffer(b"".join(digests), np.uint64)
 
@@ -278,9 +278,9 @@ def table(
 ) -> list[tuple[str, str]]:
     """The table of the data set: (fact, value), in the order of spec section 1.
 
-    Labels with a confidence above 0 count. Images per class are the number of training labels
-    divided by the number of classes; a class is trainable with more than `min_images` training
-    images.
+    Only labels with a confidence above 0 count. The mean number of images per class is the number
+    of training labels divided by the number of classes; a class is trainable with more than
+    `min_images` training images.
     """
     per_class = train.class_images.sum(0)
     rows = [("train images", f"{train.rows:,}")]
@@ -316,7 +316,7 @@ def write_files(
 ) -> list[Path]:
     """Writes CSV files and plots of images per class and labels per image; returns their paths.
 
-    Lists without labels are not plotted; without Matplotlib, none is.
+    Lists without labels are not plotted; without Matplotlib, nothing is.
 
     Args:
         lists: the lists by role (train, val), train first.
@@ -368,12 +368,12 @@ def _label_rows(lists: dict[str, ListStatistics]) -> Iterable[Iterable[object]]:
 
 
 def _shown(statistics: ListStatistics) -> np.ndarray:
-    """int64: images by number of labels, up to the largest number that occurs."""
+    """int64: number of images by their number of labels, up to the largest that occurs."""
     return np.trim_zeros(statistics.images_by_labels, "b")
 
 
 def _plot_classes(lists: dict[str, ListStatistics], min_images: int) -> Figure:
-    """Classes from the most to the least frequent, both axes logarithmic."""
+    """Plots images per class, from the most to the least frequent, on logarithmic axes."""
     figure, (axis,) = panels(1)
     for role, statistics in lists.items():
         images = np.sort(statistics.class_images.sum(0))[::-1]
@@ -392,7 +392,7 @@ def _plot_classes(lists: dict[str, ListStatistics], min_images: int) -> Figure:
 
 
 def _plot_labels(lists: dict[str, ListStatistics]) -> Figure:
-    """Images by number of labels; the counts logarithmic."""
+    """Plots images by number of labels, on a logarithmic vertical axis."""
     figure, axes = panels(len(lists))
     for axis, (role, statistics) in zip(axes, lists.items(), strict=True):
         images = _shown(statistics)

@@ -1,4 +1,4 @@
-"""What a browser of classes shows: images of each class, a sample of them, co-occurring labels."""
+"""Data for the class browser: images per class, a sample of them, co-occurring labels."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _PAIRS_AT_ONCE = 1 << 22
 
 
 class Survey:
-    """Counts over rows of labels, in one pass; labels with a confidence above 0 count.
+    """Counts rows of labels in one pass; only labels with a confidence above 0 count.
 
-    Memory: for each class, the samples; and 16 bytes for each pair of labels that occurs.
+    Memory: the samples of each class, and 16 bytes for each pair of labels that occurs.
 
     Args:
-        hierarchy: of the C classes.
-        samples: rows drawn of each class, of those that have it or a class below it.
-        pair_fraction: fraction of the rows, drawn at random, whose pairs of labels are counted.
-        seed: of what is drawn.
+        hierarchy: the hierarchy of the C classes.
+        samples: number of rows sampled per class, from those with the class or one below it.
+        pair_fraction: fraction of the rows, sampled at random, whose pairs of labels are counted.
+        seed: random seed.
 
     Attributes:
         rows: number of rows so far.
         labels: number of their labels.
-        own: int64 [C], rows with a label of the class.
-        total: int64 [C], rows with a label of the class or of one below it.
+        own: int64 [C], number of rows with a label of the class.
+        total: int64 [C], number of rows with a label of the class or of one below it.
     """
 
     def __init__(self, hierarchy: Hierarchy, samples: int, pair_fraction: float, seed: int) -> None:
@@ -37,7 +37,7 @@ class Survey:
         self._hierarchy, self._samples, self._pair_fraction = hierarchy, samples, pair_fraction
         self._expansion = Expansion.of(hierarchy, ancestors=True)
         self._rng = np.random.default_rng(seed)
-        # The sample of a class has its rows with the smallest random numbers ("keys").
+        # The sample of a class is its rows with the smallest random numbers ("keys").
         self._classes = np.zeros(0, np.int32)
         self._keys, self._rows = np.zeros(0), np.zeros(0, np.int64)
         self._largest = np.ones(len(hierarchy))
@@ -47,8 +47,8 @@ class Survey:
         """Counts the labels of the next R rows.
 
         Returns:
-            int64, sorted: which of these rows (0 to R - 1) are in the sample of a class now; later
-            rows may take their place.
+            int64, sorted: which of these rows (0 to R - 1) are now in the sample of a class; later
+            rows may replace them.
         """
         labels = labels.where(labels.confidences > 0)
         count, class_num = len(labels.offsets) - 1, len(self.own)
@@ -89,9 +89,9 @@ class Survey:
         return [part.tolist() for part in np.split(self._rows, ends)]
 
     def co_occurring(self, most: int) -> list[list[tuple[int, float]]]:
-        """For each class, the `most` labels that its images have most often, with their fraction.
+        """For each class, the `most` labels most frequent on its images, with their fractions.
 
-        Without its ancestors and descendants, which say nothing new.
+        Its ancestors and descendants are left out, because they add no information.
         """
         self._settle()
         class_num = len(self.own)
@@ -115,6 +115,6 @@ class Survey:
 
 
 def _places(ordered: np.ndarray) -> np.ndarray:
-    """int64: how many equal values are before each value of a sorted array."""
+    """int64: the number of equal values before each value of a sorted array."""
     first = np.searchsorted(ordered, ordered, side="left")
     return np.arange(len(ordered)) - first

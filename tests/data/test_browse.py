@@ -151,7 +151,10 @@ def test_another_row_takes_the_place_of_a_missing_image(folder, capsys):
 def test_a_wrong_folder_of_images_is_a_warning(folder, capsys):
     (folder / "empty").mkdir()
     assert run(*FROM_LIST, "--images", "empty") == 0
-    assert "warning: no image was found: is --images their folder?" in capsys.readouterr().err
+    assert (
+        "warning: no image was found: check that --images is their folder"
+        in capsys.readouterr().err
+    )
 
 
 def test_records_give_the_page_of_their_list(folder, s3):

@@ -64,7 +64,7 @@ def test_a_folder_without_clutter_is_used_whole(images: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda f: f, ["--train", "7"], "class 002.yo-yo has 7 images: 7 to train on and at least"),
+        (lambda f: f, ["--train", "7"], "class 002.yo-yo has 7 images: needs 7 to train on and"),
         (lambda f: f.parent, [], "has no class folders like 001.ak47"),
         (lambda f: f / "001.ak47", [], "has no class folders like 001.ak47"),
         (lambda f: f / "none", [], "256_ObjectCategories/none: no such folder"),
@@ -123,7 +123,7 @@ def test_features_of_other_images(images: Path, capsys) -> None:
     output = split(images)
     features = write_features(images, 3.0, ["elsewhere/1.jpg"])
     assert run("linear", "--features", features, "--output", output) == 1
-    assert "--features have no row of 00" in capsys.readouterr().err
+    assert "--features has no row for 00" in capsys.readouterr().err
 
 
 def test_the_mean_recall_weighs_classes_alike() -> None:
@@ -150,4 +150,4 @@ def test_the_table_shows_what_there_is(images: Path, capsys) -> None:
 
 def test_the_table_needs_splits(tmp_path: Path, capsys) -> None:
     assert run("table", "--output", tmp_path) == 1
-    assert "has no splits: begin with `split`" in capsys.readouterr().err
+    assert "has no splits: run `split` first" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_csv_with_several_labels_and_confidences(folder: Path) -> None:
         ("image,labels\ncat/0.jpg,:0.5\n", "labels.csv:2: expected name"),
         ("image,labels\ncat/none.jpg,cat\n", "cat/none.jpg"),
         ("image,labels\n", "no row"),
-        ("image,labels\ncat/0.jpg,cat\ncat/0.jpg,dog\n", "several rows of cat/0.jpg"),
+        ("image,labels\ncat/0.jpg,cat\ncat/0.jpg,dog\n", "several rows for cat/0.jpg"),
         ("labels,image\ncat,cat/0.jpg\ndog\n", "labels.csv:3: the image name is missing"),
         ("image,labels\n,cat\n", "labels.csv:2: the image name is missing"),
         ("image,labels\n cat/0.jpg,cat\n", "labels.csv:2: the image name ' cat/0.jpg' begins"),
@@ -206,7 +206,7 @@ def test_few_images_leave_no_split_empty_that_can_be_filled(tmp_path, capsys, pe
         assert {os.path.dirname(image) for image in found["train"]} == {"a", "b"}
         assert bool(found["val"]) == bool(found["test"]) == (per_class > 1)
     if per_class == 1:
-        assert "no image for val: training needs all there are" in capsys.readouterr().out
+        assert "no image for val: training needs them all" in capsys.readouterr().out
 
 
 def test_other_lists_are_not_written_over(tmp_path, capsys) -> None:
@@ -217,7 +217,7 @@ def test_other_lists_are_not_written_over(tmp_path, capsys) -> None:
     capsys.readouterr()
     assert own_data.main(["--images", str(images), "--output", str(tmp_path / "lists")]) == 1
     error = capsys.readouterr().err
-    assert "dictionary.txt was made of other images" in error and error.count("\n") == 1
+    assert "dictionary.txt was made from other images" in error and error.count("\n") == 1
     assert listed(tmp_path / "lists") == before
     assert made(images, tmp_path / "lists", "--replace")["train"][0] == "ant/1.jpg"
 

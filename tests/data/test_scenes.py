@@ -96,4 +96,4 @@ def test_a_seed_makes_the_same_files(folder, tmp_path):
 
 def test_a_scene_too_small_for_objects_is_refused(tmp_path, capsys):
     assert scenes.main(["--output", str(tmp_path), "--side", "80"]) == 1
-    assert "--side 80: objects need a scene of 96 pixels" in capsys.readouterr().err
+    assert "--side 80: must be at least 96 pixels" in capsys.readouterr().err

@@ -58,7 +58,10 @@ def test_images_of_another_file_are_looked_for(images):
     [
         (["--features", "f.doc"], "must end in .npz, .npy, .txt, .parquet"),
         (["--features", "gone.npz"], "gone.npz"),
-        (["--features", "features.npz", "--names", "dog.jpg"], "no features of dog.jpg among 5"),
+        (
+            ["--features", "features.npz", "--names", "dog.jpg"],
+            "--names dog.jpg: not among the 5 images",
+        ),
         (["--features", "features.npz", "--queries", "wide.npz"], "queries have 3 numbers"),
         (["--features", "torn.npz"], "torn.npz does not hold features"),
     ],

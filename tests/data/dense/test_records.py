@@ -208,10 +208,10 @@ def test_a_killed_conversion_continues(tmp_path):
     [
         ([], "give one of --voc, --coco and --masks (or --verify)"),
         (["--voc", "a", "--coco", "b"], "give one of --voc, --coco and --masks"),
-        (["--coco", "b"], "--images is required, the folder of images"),
+        (["--coco", "b"], "--images, the folder of images, is required"),
         (["--coco", "b", "--images", "c", "--split", "val"], "--split is for --voc"),
-        (["--coco", "b", "--images", "c", "--tasks", "masks"], "boxes are read, not its polygons"),
-        (["--coco", "b", "--images", "c", "--classes", "d"], "--coco names its classes itself"),
+        (["--coco", "b", "--images", "c", "--tasks", "masks"], "--coco reads boxes, not polygons"),
+        (["--coco", "b", "--images", "c", "--classes", "d"], "--coco already names its classes"),
         (["--masks", "b", "--images", "c", "--tasks", "boxes"], "--masks has no boxes"),
         (["--masks", "b", "--images", "c"], "needs --classes, a file of class names, background"),
         (["--voc", "a", "--shard_size", "0"], "--shard_size must be positive"),
@@ -233,7 +233,7 @@ def test_mistakes_are_one_line(tmp_path, root, capsys):
     for arguments, message in (
         (["--coco", file, "--images", images], "i.json: categories: 0 classes, expected 1 to"),
         (["--coco", tmp_path / "no.json", "--images", images], "No such file"),
-        (masks, "names.txt: 1 classes; a mask takes 2 to 255"),
+        (masks, "names.txt: 1 classes; masks can have 2 to 255"),
         (["--voc", root, "--split", "no"], "no.txt: no such list of names"),
         (["--voc", root, "--classes", tmp_path / "names.txt"], ""),
     ):

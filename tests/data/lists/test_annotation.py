@@ -250,11 +250,11 @@ def test_the_posterior_is_an_option(tmp_path, dictionary, predictions):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("+++ the predictions of zz is:\n", "'zz' is not a row of the list behind those before"),
-        ("+++ the predictions of yx/a is:\n", "'yx/a' is not a row of the list"),
+        ("+++ the predictions of zz is:\n", "'zz' is not in the list, or out of order"),
+        ("+++ the predictions of yx/a is:\n", "'yx/a' is not in the list"),
         (
             "+++ the predictions of d is:\n+++ the predictions of x/a is:\n",
-            "'x/a' is not a row of the list behind those before it",
+            "'x/a' is not in the list, or out of order",
         ),
         ("+++ the predictions of d is:\n9 nine: 0.99\n", "output 9, but the model's dictionary"),
         ("1 five: 0.9\n", r"label_pred\.txt:1: neither"),

@@ -44,5 +44,5 @@ def test_fewer_training_images_are_some_of_more():
 
 @pytest.mark.parametrize("count", [5, 6])
 def test_a_class_needs_an_image_to_test(count):
-    with pytest.raises(UserError, match=rf"class dog has 5 images: {count} to train on and at"):
+    with pytest.raises(UserError, match=rf"class dog has 5 images: needs {count} to train on"):
         split_by_count(labeled(cat=20, dog=5), count, 1)

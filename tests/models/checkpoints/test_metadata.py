@@ -38,7 +38,7 @@ def test_names_of_another_number_of_classes_are_an_error(tmp_path):
         ({"names": ["a", 1], "sha256": HASH}, r"classes.names\[1\] should be a text"),
         ({"names": ["a"], "sha256": "x"}, "classes.sha256"),
         (CLASSES | {"hierarchy": {"parents": [-2, 0], "ids": ["a", "b"]}}, "a class, or -1"),
-        (CLASSES | {"hierarchy": {"parents": [-1, 1], "ids": ["a", "b"]}}, "make no hierarchy"),
+        (CLASSES | {"hierarchy": {"parents": [-1, 1], "ids": ["a", "b"]}}, "not form a hierarchy"),
     ],
 )
 def test_what_cannot_be_is_not_believed(tmp_path, classes, message):
