@@ -258,7 +258,7 @@ def thumbnail(data: bytes, side: int) -> str:
     """The address of an image file's content, shrunk to fit into side x side pixels.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     return jpeg_address(small_jpeg(data, side))
 
@@ -267,7 +267,7 @@ def small_jpeg(data: bytes, side: int) -> bytes:
     """An image file's content, upright and shrunk to fit into side x side pixels, as JPEG.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     image = Image.open(io.BytesIO(to_jpeg(data, short_side=side).data))
     image.thumbnail((side, side))

@@ -324,7 +324,7 @@ def test_records_of_the_other_task_are_refused(boxes, masks):
 def test_options_are_checked():
     with pytest.raises(UserError, match=r"--min_side=700 is not in 1..--max_side=600"):
         DetectionInputOptions("a", min_side=700, max_side=600)
-    with pytest.raises(UserError, match=r"--scale_min=2 to --scale_max=1 is no range"):
+    with pytest.raises(UserError, match=r"--scale_min=2 to --scale_max=1 is not a valid range"):
         SegmentationInputOptions("a", scale_min=2, scale_max=1)
     assert dataclasses.is_dataclass(DetectionInputOptions)
 
