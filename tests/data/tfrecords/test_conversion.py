@@ -486,7 +486,7 @@ def test_verify_reads_each_record(source, capsys):
         (["--kind", "dense"], "dense labels need --num_class"),
         (["--shard_size", "0"], "--shard_size must be positive"),
         (["--quality", "0"], "--quality must be 1 to 100"),
-        (["--start_index", "-1"], "--start_index not negative"),
+        (["--start_index", "-1"], "--start_index must not be negative"),
     ],
 )
 def test_options_that_are_refused(source, capsys, options, message):
