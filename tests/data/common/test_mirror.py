@@ -170,7 +170,7 @@ def test_it_is_said_once_that_locks_do_not_reach_there(caplog):
     with caplog.at_level(logging.INFO):
         output_lock.run(lambda: output_lock.claim_folders({"a": folder, "b": f"{folder}/best"}))
     assert [record.message for record in caplog.records] == [
-        "locks do not reach URLs: nothing keeps a second job out of these outputs"
+        "outputs at URLs are not locked: do not start a second job that writes to them"
     ]
 
 
