@@ -149,7 +149,7 @@ class RangeReader:
 
     Args:
         cache_dir: folder of the cache; None: there is none.
-        max_bytes: of the cache.
+        max_bytes: maximum size of the cache.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ def line_plot(
     """An inline SVG of named lines (x, y); without Matplotlib, a sentence that says so.
 
     Args:
-        limits: of both axes; None: those of the data.
+        limits: range of both axes; None: that of the data.
     """
     try:
         plot, (axes,) = panels(1)

@@ -243,7 +243,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _without_png_text(data: bytes) -> bytes:
-    """The bytes of a PNG without its text and color profile; other files as they are.
+    """The bytes of a PNG without its text and color profile; other files are unchanged.
 
     Pillow decompresses both when it opens a file, and refuses files with more than 1 MiB of text,
     such as generated images with their workflow. Text that may hold the orientation stays.
@@ -293,7 +293,7 @@ def _load(opened: Image.Image) -> None:
 
 @contextmanager
 def _refusals(kind: str) -> Iterator[None]:
-    """Turns whatever Pillow raises into an ImageError of one line."""
+    """Turns any exception of Pillow into an ImageError with a one-line message."""
     try:
         yield
     except Image.DecompressionBombError as error:

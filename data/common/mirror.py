@@ -84,7 +84,7 @@ def refuse(flag: str, path: str) -> str:
 
 
 def pull(path: str | os.PathLike[str]) -> None:
-    """Takes over what others have written at the URL of a file or folder.
+    """Updates the copy of a file or folder with what others have written at its URL.
 
     Files that have changed here since the last sync are left alone.
 

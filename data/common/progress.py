@@ -11,10 +11,10 @@ from tqdm import tqdm
 from data.common import mirror
 
 LOG_SECONDS = 30.0
-_COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} gone, {{rate_fmt}}{{postfix}}"
+_COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} elapsed, {{rate_fmt}}{{postfix}}"
 _COUNT_OF = (
     "{{desc}}: {{n_fmt}} of {{total_fmt}} {units},"
-    " {{elapsed}} gone, {{remaining}} left, {{rate_fmt}}{{postfix}}"
+    " {{elapsed}} elapsed, {{remaining}} left, {{rate_fmt}}{{postfix}}"
 )
 
 

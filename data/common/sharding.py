@@ -17,7 +17,7 @@ Items = TypeVar("Items", bound=Sequence)
 
 
 class Shard(NamedTuple):
-    """Shard `index`, from 0, of `count`: of a list's rows, of an output's files, of a batch."""
+    """Shard `index` (from 0) of `count` shards of a list's rows, an output's files or a batch."""
 
     index: int = 0
     count: int = 1

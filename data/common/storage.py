@@ -130,7 +130,7 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
 
 
 def delete(url: str) -> None:
-    """Deletes a file, if it is there. Raises UserError."""
+    """Deletes a file, if it exists. Raises UserError."""
 
     def remove(files: Any, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # deleted by an attempt whose reply was lost

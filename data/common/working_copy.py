@@ -75,7 +75,7 @@ class WorkingCopy:
         Path(self.root, _LOCK).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes the folder unless it is to be kept."""
+        """Removes the folder, unless `keep` was called."""
         if not self.is_kept:
             shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._lock)

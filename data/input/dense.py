@@ -348,7 +348,7 @@ class SegmentationImages(DenseImages):
 
 def _draws(seed: int, sample_index: int, count: int) -> np.ndarray:
     """Uniform random numbers of a sample, float64 [count] in [0, 1)."""
-    # RandomState always draws the same from a seed, in any NumPy, so resumed runs do, too.
+    # A seed gives the same draws in any NumPy version, so a resumed run draws the same.
     parts = seed, _SEED, sample_index, sample_index >> 32
     return np.random.RandomState([part & 0xFFFFFFFF for part in parts]).random_sample(count)
 

@@ -86,7 +86,7 @@ def mask_classes(contents: bytes, class_num: int, size: tuple[int, int]) -> np.n
     try:
         mask = class_indices(contents)
     except ImageError as error:
-        raise RecordError(f"the mask does not decode: {error}") from error
+        raise RecordError(f"the mask cannot be decoded: {error}") from error
     if mask.shape != size:
         of_mask, of_image = (f"{shape[1]} x {shape[0]}" for shape in (mask.shape, size))
         raise RecordError(f"the mask has {of_mask} pixels, the image {of_image}")
@@ -143,7 +143,7 @@ def cropped(
     Args:
         pixels: uint8 [h, w, 3].
         mask: uint8 [h, w].
-        size: of the crop in pixels.
+        size: side of the crop in pixels.
         place: the vertical and horizontal position of the crop, in [0, 1). A resized image smaller
             than the crop is at the top left; the rest is gray, and ignored in the mask.
 

@@ -73,7 +73,7 @@ class StepPlan(NamedTuple):
 class MicroBatch(NamedTuple):
     """Micro-batch `number` of a step: its images in an array of `StepPlan.new_images`.
 
-    `samples` are those of the whole step.
+    `samples` are the samples of the whole step.
     """
 
     number: int
@@ -242,7 +242,7 @@ def _reason(error: tf.errors.OpError | ImageError | RecordError) -> str:
     if isinstance(error, tf.errors.OpError):
         message = error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1]
         message = message.split(" [Op:")[0]
-    return f"the image does not decode: {message}"
+    return f"the image cannot be decoded: {message}"
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -53,7 +53,7 @@ class RandomSampler:
 
     Args:
         counts: records of each file.
-        seed: of all permutations.
+        seed: seed of all permutations.
         window_files: files per window (`--file_shuffle_buffer`), more if these hold fewer than
             `window_records` records (`--shuffle_buffer`). Only a window's record ids are kept in
             memory, 8 bytes per record.
@@ -122,7 +122,7 @@ class BlockSampler:
 
     Args:
         total: number of records.
-        seed: of all permutations.
+        seed: seed of all permutations.
         blocks, lanes: how many of each; with `block_count` blocks, lanes begin new blocks at an
             even rate.
     """
@@ -202,11 +202,11 @@ def _shuffle(values: np.ndarray, *seed: int) -> None:
 def shuffled(
     source: RecordSource, seed: int, windows: tuple[int, int], step_shard: StepShard
 ) -> RandomSampler | BlockSampler:
-    """The sampler of a source: of blocks, if it is read in more blocks than memory may hold.
+    """The sampler of a source: by blocks, if it is read in more blocks than memory may hold.
 
     Args:
         source: if read in blocks, it will keep all of them, or those of this worker's lanes.
-        seed: of all permutations.
+        seed: seed of all permutations.
         windows: files and records of a window, see `RandomSampler`.
         step_shard: this worker's part of every step.
     """
@@ -232,8 +232,8 @@ class WeightedSampler:
     """Maps sample indices to record ids drawn by weight, with replacement; it has no epochs.
 
     Args:
-        weights: of the records, see `record_weights`.
-        seed: of the draws.
+        weights: one per record, see `record_weights`.
+        seed: seed of the draws.
     """
 
     def __init__(self, weights: np.ndarray, seed: int):
@@ -249,7 +249,7 @@ class WeightedSampler:
         return np.concatenate(blocks)[begin : begin + count]
 
     def _draw(self, block: int) -> np.ndarray:
-        # RandomState always draws the same from a seed, in any NumPy, so resumed runs do, too.
+        # A seed gives the same draws in any NumPy version, so a resumed run draws the same.
         draws = np.random.RandomState([self._seed, block]).random_sample(BLOCK)
         found = np.searchsorted(self._cumulated, draws, "right")
         return np.minimum(found, len(self._cumulated) - 1)

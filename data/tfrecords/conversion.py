@@ -76,7 +76,7 @@ class ImageOptions:
 
     Attributes:
         short_side: shrink images to this short side, in pixels; None keeps their size.
-        quality: of JPEGs that have to be encoded, 1 to 100.
+        quality: quality of JPEGs that have to be encoded, 1 to 100.
         orientation: `apply` turns images upright by their EXIF data, `keep` leaves them.
         max_pixels: larger images are refused.
         max_image_bytes: memory that decoding an image may take in a process.
@@ -242,7 +242,7 @@ class ListRows:
 
     Attributes:
         images: the folder that the list's names are relative to.
-        kind: of label, see `data/tfrecords/examples.py`.
+        kind: kind of label, see `data/tfrecords/examples.py`.
         class_num: classes are in 0..class_num-1; needed by dense labels.
         options: how images are stored.
     """

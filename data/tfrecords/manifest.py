@@ -59,12 +59,12 @@ class ShardReport:
     """A shard's contents, and the rows that were left out of it.
 
     Attributes:
-        name: of the shard's file.
+        name: name of the shard's file.
         source: a hash of the rows and options it was made from.
         rows: records in it.
         bytes, sha256: of the file.
         kept: images stored unchanged, byte for byte.
-        image_bytes: of all encoded images in it.
+        image_bytes: bytes of all encoded images in it.
         bad: `list:line`, image, kind and reason of each row that was left out.
         label_counts: positive records of each class, as `3:17 8:2`; None once the conversion is
             done, because the manifest has the sums over all shards.
@@ -351,7 +351,7 @@ def stored_label_counts(
     Args:
         files: paths or URLs.
         rows: records of each file.
-        sizes: of the files in bytes.
+        sizes: sizes of the files in bytes.
 
     Returns None if a manifest is missing, damaged, without counts, or for other files.
     """

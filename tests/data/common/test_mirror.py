@@ -240,14 +240,14 @@ def test_what_could_not_be_uploaded_is_kept(temporary_folder, monkeypatch):
     folder = Path(mirror.open_folder("model_dir", URL))
 
     def fails(path, url):
-        raise UserError(f"{url}: no answer, for 120 s now")
+        raise UserError(f"{url}: no answer; retried for 120 s")
 
     monkeypatch.setattr(storage, "upload", fails)
     with pytest.raises(UserError) as raised:
         atomic_write(folder / "weights", LARGE)
     (root,) = temporary_folder.iterdir()
     assert str(raised.value) == (
-        f"{URL}/weights: no answer, for 120 s now; what could not be uploaded is in {root}"
+        f"{URL}/weights: no answer; retried for 120 s; what could not be uploaded is in {root}"
     )
     assert mirror.shown(str(raised.value)) == str(raised.value)
     mirror.close()
