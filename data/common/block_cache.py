@@ -1,10 +1,11 @@
-"""Parts of files at URLs, kept in a folder of this machine: bounded, for any number of processes.
+"""A local cache of parts of files at URLs: bounded in size, and shared by any number of processes.
 
-A block is a file of the folder. Its name is a hash of URL, version, offset and size; it begins with
-the CRC-32C of these and of its content, so that damage, and what others put there, is noticed and
-read anew. `.lock` is locked while the folder changes and holds the bytes of all blocks. That number
-is raised before a block is written and lowered after one is deleted: a process that is killed in
-between leaves it too high, never too low, and the next process that opens the cache counts again.
+A block is a file in the cache folder. Its name is a hash of URL, version, offset and size; it
+begins with the CRC-32C of these and of its content, so that damaged or foreign files are detected
+and read again from the URL. `.lock` is locked while the folder changes and holds the bytes of all
+blocks. That number is raised before a block is written and lowered after one is deleted: a process
+that is killed in between leaves it too high, never too low, and the next process that opens the
+cache counts again.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from data.common.storage import StoredFile
 
 DEFAULT_GIB = 100.0
 _LOCK, _UNFINISHED = ".lock", ".unfinished"
-_FREED = 0.1  # of the cache at once: finding the blocks used least recently takes a while
+_FREED = 0.1  # fraction of the cache freed at once: finding the oldest blocks takes a while
 _CRC_BYTES = 4
 _NAME = re.compile("[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
 class BlockCache:
-    """A folder of blocks; those used least recently go when there are more than `max_bytes`.
+    """A folder of blocks; the least recently used are evicted above `max_bytes`.
 
-    A folder that cannot be written, or a full disk, is a warning: records are read without.
+    A folder that is not writable, or a full disk, is a warning: records are read without the cache.
 
     Raises:
         UserError: the folder is a URL.
@@ -54,10 +55,10 @@ class BlockCache:
                 self._set_total(lock, self._freed(total, 0))
 
     def get(self, key: str) -> bytes | None:
-        """The content that was put under a key; None: there is none, or it is damaged."""
+        """The content stored under a key; None if there is none or it is damaged."""
         path = self._folder / _name(key)
         try:
-            # Whatever others put there: no link is followed, no pipe waited for.
+            # Whatever others put there, follow no link and wait for no pipe.
             with open(path, "rb", 0, opener=_open_plain) as file:
                 stored = file.readall()
             with contextlib.suppress(OSError):  # of another user
@@ -68,7 +69,7 @@ class BlockCache:
         return content if stored[:_CRC_BYTES] == _crc(key, content) else None
 
     def put(self, key: str, content: bytes) -> None:
-        """Keeps a content; what else is in the way of the bound goes."""
+        """Stores content under a key, and evicts other blocks to make room."""
         block = _crc(key, content) + content
         if not self._writes or len(block) > self._max_bytes:
             return
@@ -85,7 +86,7 @@ class BlockCache:
             self._set_total(lock, total + len(block) - before)
 
     def _freed(self, total: int, needed: int) -> int:
-        """Deletes blocks until there is room, if there is not; returns the bytes that are left."""
+        """Deletes blocks until there is room, if needed; returns the bytes of those that remain."""
         if total + needed <= self._max_bytes:
             return total
         blocks = sorted(self._blocks(), key=lambda block: block[0].st_mtime_ns)
@@ -127,7 +128,7 @@ class BlockCache:
             yield
         except (OSError, ValueError) as error:
             self._writes = False
-            _log.warning("--cache_dir=%s gets no more blocks: %s", self._folder, error)
+            _log.warning("--cache_dir=%s is no longer written to: %s", self._folder, error)
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -148,7 +149,7 @@ class RangeReader:
 
     Args:
         cache_dir: folder of the cache; None: there is none.
-        max_bytes: of the cache.
+        max_bytes: maximum size of the cache.
     """
 
     def __init__(
@@ -172,8 +173,8 @@ class RangeReader:
         return self.kept(file, f"{offset} {size}", fetch)
 
     def kept(self, file: StoredFile, what: str, make: Callable[[], bytes]) -> bytes:
-        """What the cache has of a file under this name, or what `make` returns."""
-        # Of a file without a version nobody knows whether it has changed.
+        """What the cache holds for a file under this name, or what `make` returns."""
+        # Without a version, a change of the file would go unnoticed.
         if self._cache is None or not file.version:
             return make()
         key = "\n".join((file.url, file.version, str(file.size), what))

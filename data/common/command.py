@@ -1,4 +1,4 @@
-"""Entry-point helpers: UTF-8 streams, one-line user errors, exit codes, Ctrl-C."""
+"""Helpers for entry points: UTF-8 streams, one-line user errors, exit codes, Ctrl-C."""
 
 import argparse
 import functools
@@ -24,7 +24,7 @@ Main = Callable[..., int | None]
 
 
 class _Output(io.FileIO):
-    """A standard output; once nobody reads it (`| head`), what is written goes nowhere."""
+    """A standard output that discards writes once its reader has gone (`| head`)."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         try:
@@ -39,9 +39,9 @@ def _discard(descriptor: int) -> None:
 
 
 def _open_closed() -> None:
-    """Standard streams that are closed (`2>&-`) lead nowhere.
+    """Redirects closed standard streams (`2>&-`) to the null device.
 
-    Else a file would be opened in their place, and what libraries print would get into it.
+    Otherwise a file opened later would get their descriptor, and what libraries print.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -52,31 +52,31 @@ def _open_closed() -> None:
 
 
 def prepare() -> None:
-    """Makes text UTF-8 whatever the locale, and printing safe; at the start of a script.
+    """Makes text UTF-8 in any locale, and printing safe; call it at the start of a script.
 
-    Lists, dictionaries and file names are UTF-8. In a locale of another encoding Python would take
-    them for that, so the script starts anew in Python's UTF-8 mode.
+    Lists, dictionaries and file names are UTF-8. In a locale with another encoding, Python would
+    decode them by that, so the script restarts in Python's UTF-8 mode.
     """
     _open_closed()
     output = sys.stdout
     if output is not sys.__stdout__:
-        return  # within another program
+        return  # inside another program
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     raw = _Output(output.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=output.encoding,
-        errors="backslashreplace",  # names that are no UTF-8
+        errors="backslashreplace",  # names that are not UTF-8
         line_buffering=output.line_buffering or output.write_through,
     )
 
 
 def flush() -> None:
-    """Writes what was printed: a full disk is an error now, not at the exit.
+    """Flushes the standard output, so that a full disk is an error now and not at exit.
 
     Raises:
-        OSError: it cannot be written, and no longer is.
+        OSError: it cannot be written; later output is discarded.
     """
     try:
         sys.stdout.flush()
@@ -88,10 +88,10 @@ def flush() -> None:
 def one_line_errors(failed: int = 1, resumes: bool = False) -> Callable[[Main], Callable[..., int]]:
     """Decorates a `main`: its errors become one line on stderr and an exit code.
 
-    Other exceptions than `UserError` and `OSError` are bugs and keep their traceback.
+    Exceptions other than `UserError` and `OSError` are bugs and keep their traceback.
 
     Args:
-        failed: the exit code of a user's mistake and of a file that cannot be read or written.
+        failed: the exit code for user mistakes and for files that cannot be read or written.
         resumes: whether the same command resumes after Ctrl-C.
     """
 
@@ -140,10 +140,10 @@ def parse(
     Args:
         folders, files: arguments that are written and may be URLs.
         inputs: arguments that are read and may be URLs.
-        others: arguments that the script takes as they are. The rest must not be URLs.
+        others: arguments that the script handles itself. The rest must not be URLs.
 
     Raises:
-        UserError: an argument must not be a URL, or one cannot be read or written.
+        UserError: an argument must not be a URL, or a URL cannot be read or written.
     """
     args = parser.parse_args(argv)
     opened = dict.fromkeys(folders, mirror.open_folder) | dict.fromkeys(files, mirror.open_file)
@@ -157,13 +157,13 @@ def parse(
 def _opened(function: Callable[[str, str], str], name: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_opened(function, name, item) for item in value]
-    if isinstance(value, Path):  # it makes one slash of two
+    if isinstance(value, Path):  # which collapses two slashes into one
         return Path(function(name, _PATH_OF_URL.sub(r"\1://", str(value))))
     return function(name, value) if isinstance(value, str) else value
 
 
 def _line(error: Exception) -> str:
-    """An error for people: of a file its name, then what is wrong with it."""
+    """An error message for people; for a file, its name and what is wrong with it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return mirror.shown(f"{os.fsdecode(error.filename)}: {error.strerror}")
     return mirror.shown(str(error))
@@ -173,7 +173,7 @@ def run(main: Main, shares_work: bool = False) -> NoReturn:
     """Runs the `main` of a script and ends with its exit code.
 
     Args:
-        shares_work: several processes may be started, which find their parts by themselves.
+        shares_work: whether `main` divides the work if a launcher starts several processes.
     """
     prepare()
 

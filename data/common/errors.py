@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake of the user or of an input file: one line that says what, where and how to fix it.
+    """A mistake of the user or in an input file: one line that says what, where and how to fix it.
 
     Scripts print it without a traceback. Subclasses exist only where code distinguishes them.
     """

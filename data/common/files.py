@@ -31,7 +31,7 @@ _SYSTEM = {  # in lower case: of macOS, Windows, Linux, and of Synology's and QN
 
 
 def matches(pattern: str) -> list[str]:
-    """The paths that a glob matches, sorted; whatever of it exists means itself.
+    """The paths that a glob matches, sorted; the leading part that exists is taken literally.
 
     So `run[1]/*.tfrecord` looks in the folder `run[1]` if there is one.
     """
@@ -109,15 +109,15 @@ def _is_system(path: str, skipped: Counter[str]) -> bool:
 def rewritten(
     path: str | os.PathLike, sync: bool = True, temporary: str | None = None
 ) -> Iterator[BinaryIO]:
-    """A file to write, which appears under its name when the block ends well.
+    """A file to write, renamed atomically to its name when the block succeeds.
 
-    A reader finds the old content or the new, never a part; nor does a power cut leave one. In a
-    working copy (mirror.py) the file is then at its URL, too.
+    A reader finds the old content or the new, never a part, even after a power failure. In a
+    working copy (mirror.py) the file is then uploaded to its URL.
 
     Args:
-        sync: wait until the content is on the disk; many small files that a later run checks
-            anyway are faster without.
-        temporary: name of the file until then; by default it has the process id in it.
+        sync: wait until the content is on the disk; False is faster, for many small files that a
+            later run checks anyway.
+        temporary: name of the temporary file; by default it contains the process id.
     """
     path = Path(path)
     unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
@@ -137,7 +137,7 @@ def rewritten(
 
 @contextmanager
 def errors_name(path: str | os.PathLike) -> Iterator[None]:
-    """Has errors of the system name this file: that of a full disk names none."""
+    """Adds this file's name to OSErrors without one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def errors_name(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _created(path: Path) -> BinaryIO:
-    """A file to write, in a folder that is made if it is not there."""
+    """Opens a file to write, and creates its folder if needed."""
     try:
         return open(path, "wb")
     except FileNotFoundError:
@@ -161,14 +161,14 @@ def atomic_write(
     sync: bool = True,
     temporary: str | None = None,
 ) -> None:
-    """Writes a file at once, see `rewritten`; text as UTF-8, undecodable file names as they are."""
+    """Writes a file atomically, see `rewritten`; text as UTF-8, surrogates as bytes."""
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with rewritten(path, sync, temporary) as file:
         file.write(data)
 
 
 def clear_leftovers(folder: str | os.PathLike, names: Container[str] | None = None) -> None:
-    """Deletes what killed processes left half written in a folder: of these files, or of all."""
+    """Deletes the temporary files of killed processes in a folder, for these names or for all."""
     for leftover in Path(folder).glob(".*.tmp"):
         name = leftover.name[1:].removesuffix(".tmp").rpartition(".")[0]  # without a process id
         if names is None or name in names:
@@ -206,7 +206,7 @@ def refuse_other_encodings(path: str | os.PathLike) -> None:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The whole of a UTF-8 text file, see `open_text`.
+    """The content of a UTF-8 text file, see `open_text`.
 
     Raises:
         UserError: it is not UTF-8; names the line.
@@ -220,9 +220,9 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def files_at_once(most: int) -> int:
-    """How many files to hold open: `most`, or an eighth of what the process may open.
+    """How many files to hold open: `most`, or an eighth of the process's limit if that is less.
 
-    Its limit (`ulimit -n`) is raised for that, as far as the system lets us.
+    The limit (`ulimit -n`) is raised for that, as far as the system allows.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in limits)

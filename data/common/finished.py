@@ -1,9 +1,9 @@
-"""Finished shards: what a run that was killed need not do again.
+"""Finished shards: work that need not be repeated after a run was killed.
 
-A shard is a piece of a job whose files appear whole (`files.rewritten`). Once they are there, its
-report, a document with a checksum, says what they hold. The same command started again keeps the
-shards that have a report and makes the others; any number of processes and machines may share
-them. When all are there, the job puts them together and removes the reports.
+A shard is a piece of a job whose files appear atomically (`files.rewritten`). Once they exist, its
+report, a document with a checksum, says what they hold. When the same command is started again, it
+keeps the shards that have a report and makes the others; any number of processes and machines may
+share them. When all are finished, the job combines them and removes the reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Reports:
     """The reports of finished shards, `FOLDER/NAME.json`.
 
     Args:
-        folder: made when the first report is added.
+        folder: created when the first report is added.
         form, remedy: see `state.read_document`.
         schema: of a report, its `name` included.
     """
@@ -31,7 +31,7 @@ class Reports:
         self._form, self._schema, self._remedy = form, schema, remedy
 
     def add(self, report: Mapping[str, Any]) -> None:
-        """Writes the report of a shard whose files are there."""
+        """Writes the report of a shard whose files exist."""
         state.write_document(self._path(report["name"]), self._form, report)
 
     def read(self, name: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Reports:
         return report
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """The reports by name, in order of it. Raises StateError."""
+        """The reports by name, sorted. Raises StateError."""
         found = {}
         mirror.pull(self.folder)  # those of other processes
         for path in sorted(self.folder.glob("*.json")):
@@ -57,9 +57,9 @@ class Reports:
         return found
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes the reports of a job that is done, what killed runs left of them, and the folder.
+        """Removes the reports of a finished job, leftovers of killed runs, and the folder.
 
-        It stays while it holds the reports of other shards.
+        The folder stays while it holds the reports of other shards.
         """
         files = {self._path(name).name for name in names}
         for name in files:

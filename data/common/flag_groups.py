@@ -24,13 +24,13 @@ class Group(NamedTuple):
 
 GROUPS: list[Group] = []
 DEFAULTS: dict[str, Mapping[str, object]] = {}
-"""Each root script, with the defaults that it has in place of the flags' own."""
+"""Root script -> its own defaults, which replace those of the flags."""
 WITHOUT_EFFECT: dict[str, str] = {}
-"""Flags that every script accepts and none reads, with what to say of them."""
+"""Flags that every script accepts and none reads, with what to say about them."""
 
 
 def _grouped() -> None:
-    """Enters the flags defined since the last call in the group that is open."""
+    """Adds the flags defined since the last call to the open group."""
     known = {name for group in GROUPS for name in group.names}
     defined = (flag.name for flag in FLAGS.flags_by_module_dict().get(TABLE, []))
     new = [name for name in defined if name not in known]
@@ -39,7 +39,7 @@ def _grouped() -> None:
 
 
 def open_group(title: str, *scripts: str) -> None:
-    """The flags that flags.py defines from here on are read by these scripts."""
+    """Opens a group: the flags that flags.py defines from here on are read by these scripts."""
     _grouped()
     GROUPS.append(Group(title, scripts, []))
 
@@ -62,7 +62,7 @@ Environment variables:
 
 --flagfile=FILE reads flags from a file, one a line.
 """
-"""What --help says of every root script."""
+"""What --help ends with for every root script."""
 
 
 def names_of(script: str) -> list[str]:

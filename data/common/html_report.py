@@ -1,4 +1,4 @@
-"""HTML pages, contact sheets and Matplotlib figures; Matplotlib is imported to plot only."""
+"""HTML pages, contact sheets and Matplotlib figures; Matplotlib is imported only for plots."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def line_plot(
     y_label: str,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """An inline SVG of named lines (x, y); a sentence in its place without Matplotlib.
+    """An inline SVG of named lines (x, y); without Matplotlib, a sentence that says so.
 
     Args:
-        limits: of both axes; None: those of the data.
+        limits: range of both axes; None: that of the data.
     """
     try:
         plot, (axes,) = panels(1)
@@ -110,15 +110,15 @@ def line_plot(
         return f"<p>{html.escape(str(error))}</p>"
     from matplotlib import rc_context
 
-    # Text stays text, in the reader's fonts, and a `$` in a name is no formula.
+    # Text stays text, in the reader's fonts, and a `$` in a name does not start a formula.
     with rc_context({"svg.fonttype": "none", "text.parse_math": False}), catch_warnings():
-        simplefilter("ignore")  # of letters that Matplotlib's own font lacks
+        simplefilter("ignore")  # warnings about letters that Matplotlib's own font lacks
         drawn = [axes.plot(x, y)[0] for x, y in lines.values()]
         axes.set(xlabel=x_label, ylabel=y_label, xlim=limits, ylim=limits)
         axes.legend(drawn, lines, fontsize="small")
         text = io.StringIO()
         plot.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]  # without the head of an XML file
+    return text.getvalue()[text.getvalue().index("<svg") :]  # without the XML header
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
@@ -157,7 +157,7 @@ def write_image(path: str | os.PathLike, image: Image.Image) -> None:
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """The image on a square of paper, as large as fits; small ones keep their hard pixels."""
+    """The image scaled to fit a square; much smaller ones are enlarged without smoothing."""
     scale = side / max(image.size)
     size = tuple(max(1, round(length * scale)) for length in image.size)
     method = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
@@ -183,7 +183,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 class Link(NamedTuple):
-    """A cell of a table that leads to an address; None: its text alone."""
+    """A table cell that links to an address; None: plain text."""
 
     text: str
     address: str | None
@@ -200,12 +200,12 @@ def heat_map(
     counts: Sequence[Sequence[int]],
     address: Callable[[int, int], str | None],
 ) -> str:
-    """An HTML table of numbers above 0, the darker the larger, that lead to addresses.
+    """An HTML table of the numbers above 0, darker if larger, that link to addresses.
 
     Args:
         rows, columns: their names.
         counts: [rows][columns].
-        address: of a row and a column; None: the number leads nowhere.
+        address: row, column -> address; None: no link.
     """
     head = "".join(f"<th><span>{html.escape(name)}</span></th>" for name in columns)
     largest = max((n for row in counts for n in row), default=0)
@@ -220,7 +220,7 @@ def heat_map(
 
 
 def _heat(number: Link, share: float) -> str:
-    """A cell colored by a share of the largest number, 0 to 1."""
+    """A cell colored by its fraction of the largest number, 0 to 1."""
     return f'<td style="background: rgb(179 38 30 / {0.7 * share:.0%})">{_text(number)}</td>'
 
 
@@ -239,12 +239,12 @@ def _text(value: object) -> str:
 
 
 def image_address(image: Image.Image) -> str:
-    """The image itself as an address, so that a page needs no other files."""
+    """The image as a data URL, so that a page needs no other files."""
     return jpeg_address(_jpeg(image))
 
 
 def jpeg_address(jpeg: bytes) -> str:
-    """The bytes of a JPEG file as an address."""
+    """The bytes of a JPEG file as a data URL."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
@@ -255,10 +255,10 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def thumbnail(data: bytes, side: int) -> str:
-    """The address of an image file's content, shrunk to fit into side x side pixels.
+    """A data URL of an image file's content, shrunk to fit into side x side pixels.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     return jpeg_address(small_jpeg(data, side))
 
@@ -267,7 +267,7 @@ def small_jpeg(data: bytes, side: int) -> bytes:
     """An image file's content, upright and shrunk to fit into side x side pixels, as JPEG.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     image = Image.open(io.BytesIO(to_jpeg(data, short_side=side).data))
     image.thumbnail((side, side))
@@ -282,13 +282,13 @@ def figure(source: str, caption: str, width: int | None = None) -> str:
 
 
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
-    """An HTML page without outside parts, of (heading, HTML) sections."""
+    """A self-contained HTML page of (heading, HTML) sections."""
     body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n{text}" for heading, text in sections)
     return PAGE.format(title=html.escape(title), body=body)
 
 
 def data_block(name: str, content: object) -> str:
-    """JSON in a page, for its script: `JSON.parse(document.getElementById(name).textContent)`.
+    """JSON for a page's script: `JSON.parse(document.getElementById(name).textContent)`.
 
     `<` is escaped, so no text in it can end the block.
     """
@@ -298,5 +298,5 @@ def data_block(name: str, content: object) -> str:
 
 
 def script(path: Path) -> str:
-    """The JavaScript of a file of the project, to run at the end of a page's section."""
+    """An HTML element with a project file's JavaScript, to put at the end of a page's section."""
     return f"<script>\n{path.read_text('utf-8')}</script>"

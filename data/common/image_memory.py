@@ -1,4 +1,4 @@
-"""Memory that decoding an image takes, estimated from its header, and limits on it.
+"""The memory needed to decode an image, estimated from its header, and limits on it.
 
 The figures are peaks of Pillow 13, measured as in tests/data/common/test_image_memory.py.
 """
@@ -17,9 +17,9 @@ MAX_IMAGE_BYTES = 512 << 20
 """Default limit on what a process allocates to decode images."""
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel; others 4
-_LARGE = 128 << 20  # a fraction of what decoding it takes goes into giving its memory back
-_RESULT = 4  # bytes of a pixel of RGB, as Pillow stores it
-_COPY = 3  # and as an array, or as much of the JPEG that is made of it
+_LARGE = 128 << 20  # for such images, giving memory back takes little of the decoding time
+_RESULT = 4  # bytes per RGB pixel, as Pillow stores it
+_COPY = 3  # bytes per pixel of an array, and at most of the JPEG made of it
 _WEBP_CANVAS, _AVIF_FRAMES = 12, 12
 _COMPONENT = 6  # of JPEG 2000: 32 bits, and a tile of 16
 _START_OF_SCAN = b"\xff\xda"
@@ -27,9 +27,9 @@ _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _BITS = 278, 322, 323, 258  # tags of TI
 
 
 def decode_cost(image: ImageFile.ImageFile, copies: int = 1) -> int:
-    """Bytes that Pillow allocates at most for an opened image, until it is 8-bit RGB pixels.
+    """The maximum bytes that Pillow allocates to turn an opened image into 8-bit RGB pixels.
 
-    The encoded bytes, whose size has a limit of its own, are not counted.
+    The encoded bytes are not counted; they have their own limit.
 
     Args:
         copies: number of copies made of the decoded pixels, at 3 bytes per pixel.
@@ -54,7 +54,7 @@ def _work(image: ImageFile.ImageFile) -> float:
 
 
 def _is_one_scan(image: ImageFile.ImageFile) -> bool:
-    """Whether the first scan of a JPEG, which Pillow has read the header of, has all components."""
+    """Whether the first scan of a JPEG, whose header Pillow has read, has all components."""
     if image.info.get("progressive") or image.fp is None:
         return False
     components = len(image.getbands())
@@ -64,7 +64,7 @@ def _is_one_scan(image: ImageFile.ImageFile) -> bool:
 
 
 def _conversion(image: ImageFile.ImageFile) -> int:
-    """Bytes per pixel of what the conversion of loaded pixels to RGB makes."""
+    """Bytes per pixel that converting the loaded pixels to RGB allocates."""
     if image.mode.startswith("I"):
         return 2 * _STORED.get(image.mode, 4) + 4
     if image.has_transparency_data:
@@ -73,7 +73,7 @@ def _conversion(image: ImageFile.ImageFile) -> int:
 
 
 def _strip_bytes(image: ImageFile.ImageFile) -> int:
-    """Of a TIFF: the size of a strip or tile, which may be larger than the image."""
+    """The bytes of a TIFF's strip or tile, which may be larger than the image."""
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
         return 0
@@ -84,7 +84,7 @@ def _strip_bytes(image: ImageFile.ImageFile) -> int:
 
 
 class Budget:
-    """Bytes that the decodes of a process may have at the same time; others wait for them."""
+    """A limit on the bytes that concurrent decodes of a process may use; more of them wait."""
 
     def __init__(self) -> None:
         self._used = 0
@@ -92,7 +92,7 @@ class Budget:
 
     @contextmanager
     def reserved(self, size: int, limit: int) -> Iterator[None]:
-        """`size` of `limit` bytes, which it does not exceed, until the block is over."""
+        """Reserves `size` of `limit` bytes (`size` <= `limit`) until the block ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._used + size <= limit or not self._used)
             self._used += size
@@ -107,7 +107,7 @@ class Budget:
 
 
 def _give_back() -> None:
-    """Hands freed memory to the system, which glibc keeps for the thread that freed it."""
+    """Returns freed memory to the system; glibc would keep it for the thread that freed it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # other C libraries have none, and keep less
         trim(0)
@@ -115,9 +115,9 @@ def _give_back() -> None:
 
 @contextmanager
 def bounded(size: int) -> Iterator[None]:
-    """Allocations of more than `size` further bytes fail in the block, where Linux can do so.
+    """Makes allocations of more than `size` additional bytes fail in the block, on Linux.
 
-    For processes of one thread: whatever else allocates would fail, too.
+    For single-threaded processes: allocations of other threads would fail, too.
     """
     try:
         with open("/proc/self/statm", "rb") as file:
@@ -137,4 +137,4 @@ def bounded(size: int) -> Iterator[None]:
 
 
 BUDGET = Budget()
-"""Of this process."""
+"""The budget of this process."""

@@ -1,4 +1,4 @@
-"""Images from untrusted bytes: decoded as a viewer shows them, under limits, and made JPEG.
+"""Images from untrusted bytes: decoded as a viewer shows them, within limits, and made JPEG.
 
 Pillow does the decoding. Everything that its plugins raise on hostile bytes becomes `ImageError`.
 Color profiles are ignored, as the released code did.
@@ -19,14 +19,14 @@ from data.common.errors import UserError
 from data.common.image_memory import BUDGET, MAX_IMAGE_BYTES, decode_cost
 
 MAX_BYTES = 256 << 20
-"""Largest file that is looked at; the largest Flickr originals have about 50 MiB."""
+"""Largest file that is read; the largest Flickr originals have about 50 MiB."""
 
 MAX_PIXELS = 89_478_485
 """Default limit against decompression bombs: Pillow's own warning level (256 MiB of RGB).
-Pillow refuses twice as many whatever the caller says."""
+Pillow refuses twice as many in any case."""
 
 JPEG_QUALITY = 95
-"""Of images that must be encoded again."""
+"""Of images that must be re-encoded."""
 
 IMAGE_SUFFIXES = (  # of _FORMATS
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -36,14 +36,14 @@ _MASK_DEPTHS = ((0, 1), (0, 8), (3, 1), (3, 2), (3, 4), (3, 8))  # color type, b
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # Pillow names a JPEG with more images behind it MPO
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each of our threads decodes an image of its own
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each of our threads decodes its own image
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_FRAME = 12  # bytes of a chunk's length, kind and checksum
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # text and color profile
 _PNG_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may hold it
-_PNG_TEXT_BYTES = 1 << 20  # longest chunk, still packed, that is searched for the orientation
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # bytes, unpacked
+_PNG_TEXT_BYTES = 1 << 20  # longest compressed chunk that is searched for the orientation
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # bytes, uncompressed
 
 _Turn = Image.Transpose
 _UPRIGHT = {  # EXIF orientation -> what makes the image upright
@@ -89,7 +89,7 @@ class Jpeg(NamedTuple):
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> Probe:
-    """Format and size from the header alone; the rest of the bytes is not looked at.
+    """Format and size from the header alone; the rest of the bytes is not read.
 
     Raises:
         ImageError: not an image of a known format, or over the limits.
@@ -102,8 +102,8 @@ def whole(
 ) -> Probe:
     """Checks that the image is complete: a truncated or undecodable one is refused.
 
-    A JPEG's entropy-coded data are read to the end; only an eighth of the size is reconstructed,
-    because the remaining arithmetic cannot fail.
+    A JPEG's entropy-coded data are read to the end, but it is reconstructed at an eighth of its
+    size, because the remaining arithmetic cannot fail.
 
     Raises:
         ImageError: as `probe`, and what decoding finds.
@@ -128,8 +128,8 @@ def decoded(
     """The image as a viewer shows it, as 8-bit RGB.
 
     The first frame of an animation, upright by its EXIF orientation, transparency over white,
-    16 bits scaled to 8, CMYK and grayscale converted. Its memory, and that of an array of it and of
-    TensorFlow's copy of that, is counted until the block is over.
+    16 bits scaled to 8, CMYK and grayscale converted. Until the `with` block ends, its memory is
+    counted, including that of an array of it and of TensorFlow's copy of that.
 
     Raises:
         ImageError: as `whole`.
@@ -146,13 +146,14 @@ def decoded(
 def class_indices(
     data: bytes, max_pixels: int = MAX_PIXELS, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> np.ndarray:
-    """uint8 [H, W] of a mask, a PNG: the indices into its palette, or its gray values.
+    """The palette indices or gray values, uint8 [H, W], of a mask in PNG format.
 
     Raises:
-        ImageError: as `whole`, or a PNG of colors, or of grays that Pillow would scale.
+        ImageError: as `whole`; or another format, a PNG of colors, or of grays that Pillow would
+            scale.
     """
     opened = _open(data, max_pixels)
-    # In a PNG, which begins with its header, the bits of a pixel and the type of its colors.
+    # The PNG header's color type and bit depth.
     if opened.format != "PNG" or (data[25], data[24]) not in _MASK_DEPTHS:
         found = f"{opened.format}, {opened.mode}"
         raise ImageError("not_a_mask", f"{found}; expected a PNG with a palette or 8-bit grays")
@@ -176,10 +177,10 @@ def to_jpeg(
         short_side: shrink so that the shorter side has this many pixels, the longer one in
             proportion, truncated (antialiased; smaller images stay as they are).
         quality: of JPEGs that have to be encoded.
-        orientation: `apply` turns the image upright; `keep` leaves it as stored, and its EXIF
-            orientation with it.
-        rotation: degrees (0, 90, 180, 270) counter-clockwise that make the image upright where
-            its own EXIF data do not turn it. (Not of a TIFF, whose are gone when it is loaded.)
+        orientation: `apply` turns the image upright; `keep` leaves the pixels as stored, and keeps
+            the EXIF orientation.
+        rotation: degrees (0, 90, 180, 270) counter-clockwise that make the image upright if its
+            own EXIF data do not turn it. (Ignored for TIFFs, which lose their EXIF when loaded.)
 
     Raises:
         ImageError: as `whole`.
@@ -242,10 +243,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _without_png_text(data: bytes) -> bytes:
-    """The bytes of a PNG without its text and color profile; other files as they are.
+    """The bytes of a PNG without its text and color profile; other files are unchanged.
 
-    Pillow unpacks both when it opens a file, and refuses files with more than 1 MiB of text, such
-    as generated images that hold their workflow. Text that may hold the orientation stays.
+    Pillow decompresses both when it opens a file, and refuses files with more than 1 MiB of text,
+    such as generated images with their workflow. Text that may hold the orientation stays.
     """
     if not data.startswith(_PNG_START):
         return data
@@ -292,7 +293,7 @@ def _load(opened: Image.Image) -> None:
 
 @contextmanager
 def _refusals(kind: str) -> Iterator[None]:
-    """Turns whatever Pillow raises into an ImageError of one line."""
+    """Turns any exception of Pillow into an ImageError with a one-line message."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -307,7 +308,7 @@ def _refusals(kind: str) -> Iterator[None]:
 
 
 def _orientation(opened: Image.Image, rotation: int = 0) -> int:
-    """EXIF orientation, 1 to 8; that of `rotation` where there is none or it is broken or 1."""
+    """EXIF orientation, 1 to 8; that of `rotation` if it is missing, invalid or 1."""
     try:
         turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in `_refusals`; a viewer shows such an image as stored

@@ -1,11 +1,11 @@
-"""Imports a module when something of it is first used."""
+"""Imports a module when it is first used."""
 
 import importlib
 from typing import Any
 
 
 class LazyModule:
-    """Stands for the module `name`, for code whose import must stay quick (as in TFDS)."""
+    """Stands in for the module `name`, in code that must be quick to import (as in TFDS)."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,11 +1,11 @@
-"""Outputs at URLs: the program reads and writes files of a working copy, and they go to the URL.
+"""Inputs and outputs at URLs: the program uses files in a local working copy, which is synced.
 
-Flags and arguments that are URLs become paths of the working copy (`open_folder`, `open_file`,
-`open_input`). `files.rewritten` uploads each file that it completes there (`send`); what is written
-in other ways is uploaded by `push`, which also deletes at the URL what is no longer here. Of what
-is at the URL, small files are copied (`pull`); large ones are placeholders, files of the same size
-that take no space, until someone who reads them calls `fetch`; `release` makes a placeholder of a
-file again. All functions leave other paths alone.
+Flags and arguments that are URLs become paths in the working copy (`open_folder`, `open_file`,
+`open_input`). `files.rewritten` uploads each file that it completes there (`send`). Files written
+in other ways are uploaded by `push`, which also deletes files at the URL that no longer exist here.
+Small files at the URL are downloaded (`pull`); large ones are placeholders, sparse files of the
+same size, until a reader calls `fetch`; `release` turns a file into a placeholder again. All
+functions leave other paths alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from data.common.working_copy import Record, WorkingCopy, files_at
 Item = TypeVar("Item")
 
 _SMALL_BYTES = 1 << 16
-_INDEX = ".idx"  # of records, of which it is only asked whether it is there
+_INDEX = ".idx"  # of records; we only check whether it exists
 _LOGGED_BYTES = 64 << 20
-_AT_ONCE = 16  # requests
+_AT_ONCE = 16  # concurrent requests
 _TEMPORARY = re.compile(r"/\.[^/]*\.(lock|tmp)$|/\.lock$|\.tmp-\d+\.[^/]*$|\.db-(journal|shm|wal)$")
 _PROBE = ".writable.tmp"
 _OF_CHECKPOINT = re.compile(r"\.(index|meta|json|data-\d{5}-of-\d{5})$")
@@ -41,7 +41,7 @@ _copy: WorkingCopy | None = None
 
 
 def open_folder(flag: str, folder: str) -> str:
-    """The working copy of an output folder at a URL; another folder as it is.
+    """The working copy of an output folder at a URL; a local folder is returned unchanged.
 
     Raises:
         UserError: it cannot be read or written; names the flag.
@@ -50,13 +50,13 @@ def open_folder(flag: str, folder: str) -> str:
 
 
 def open_file(flag: str, path: str) -> str:
-    """As `open_folder` for an output file, whose unfinished rows may be next to it."""
+    """Like `open_folder`, for an output file, whose unfinished rows may be next to it."""
     head, slash, name = path.rpartition("/")
     return _open_output(flag, path, f"{head}{slash}.{name}{_PROBE}", ".partial")
 
 
 def open_input(flag: str, path: str) -> str:
-    """The working copy of a file, a folder, or the files of a checkpoint; a local path as it is.
+    """The working copy of a file, a folder, or a checkpoint's files; a local path is unchanged.
 
     Raises:
         UserError: it cannot be read; names the flag.
@@ -78,16 +78,16 @@ def open_input(flag: str, path: str) -> str:
 
 
 def refuse(flag: str, path: str) -> str:
-    """A local path as it is. Raises UserError for a URL."""
+    """Returns a local path unchanged. Raises UserError for a URL."""
     if storage.is_url(path):
         raise UserError(f"--{flag}={path} is a URL: name a file or folder of a local disk")
     return path
 
 
 def pull(path: str | os.PathLike[str]) -> None:
-    """Takes over what others have written at the URL of a file or folder.
+    """Updates the copy of a file or folder with what others have written at its URL.
 
-    Files that have changed here since they were the same are left alone.
+    Files that have changed here since the last sync are left alone.
 
     Raises:
         UserError: the URL cannot be read.
@@ -103,7 +103,7 @@ def pull(path: str | os.PathLike[str]) -> None:
 
 
 def fetch(path: str | os.PathLike[str]) -> None:
-    """Has the content of a placeholder here. Raises UserError."""
+    """Downloads the content of a placeholder. Raises UserError."""
     if is_placeholder(path):
         record = _copy.record(path)
         if record.size >= _LOGGED_BYTES:
@@ -112,13 +112,13 @@ def fetch(path: str | os.PathLike[str]) -> None:
 
 
 def is_placeholder(path: str | os.PathLike[str]) -> bool:
-    """Whether the content of a file is at its URL only."""
+    """Whether the content of a file is only at its URL."""
     record = _copy.record(path) if url_of(path) else None
     return record is not None and record.is_placeholder
 
 
 def send(path: str | os.PathLike[str]) -> None:
-    """Uploads a file, whatever is at its URL. Raises UserError, which says where it is kept."""
+    """Uploads a file, replacing any at its URL. Raises UserError, which says where it is kept."""
     url = url_of(path)
     if not url or _TEMPORARY.search(os.fspath(path)):
         return
@@ -143,7 +143,7 @@ def push(path: str | os.PathLike[str]) -> None:
 
 
 def release(path: str | os.PathLike[str]) -> None:
-    """Makes a placeholder of a file that is at its URL, to free the disk."""
+    """Turns a file that is at its URL into a placeholder, to free disk space."""
     if not url_of(path) or is_placeholder(path) or not _is_as_recorded(path):
         return
     record = _copy.record(path)
@@ -157,18 +157,18 @@ def url_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def shown(text: str) -> str:
-    """A text for people: with URLs in place of the paths of their working copies."""
+    """A text for people, with URLs in place of paths in the working copy."""
     return _copy.shown(text) if _copy else text
 
 
 def finish() -> None:
-    """Brings all URLs up to date, at the end of a script. Raises UserError."""
+    """Brings all URLs up to date at the end of a script. Raises UserError."""
     if _copy and _copy.is_ours and not _copy.is_kept:
         push(_copy.files)
 
 
 def close() -> None:
-    """Removes the working copy; what is not at its URL goes there before, if it can."""
+    """Removes the working copy, after uploading what is not yet at its URL, if possible."""
     global _copy
     if _copy and _copy.is_ours:
         with contextlib.suppress(UserError):
@@ -177,7 +177,7 @@ def close() -> None:
         _copy = None
 
 
-atexit.register(close)  # where no script does
+atexit.register(close)  # if no script calls it
 
 
 def _opened() -> WorkingCopy:
@@ -207,7 +207,7 @@ def _names(flag: str) -> Iterator[None]:
 
 
 def _is_safe(file: StoredFile) -> bool:
-    """Whether a file that others have put there can have a place in the working copy."""
+    """Whether a file at a URL, perhaps written by others, may be in the working copy."""
     try:
         return not _TEMPORARY.search(_copy.path_of(file.url))
     except UserError:
@@ -263,7 +263,7 @@ def _make_placeholder(path: str | os.PathLike[str], size: int, mtime_ns: int) ->
 
 
 def _is_as_recorded(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is as it was when it was last the same here and at its URL."""
+    """Whether a file is unchanged since it was last the same here and at its URL."""
     record, here = _copy.record(path), os.stat(path)
     return record is not None and (here.st_size, here.st_mtime_ns) == record[:2]
 

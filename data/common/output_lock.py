@@ -1,8 +1,8 @@
-"""Locks on output folders and files: checked to be writable, one job at a time.
+"""Locks on output folders and files: one job at a time, and checked to be writable.
 
-A lock is `flock` on a file in the output (a folder) or next to it (a file). The kernel releases it
+A lock is `flock` on a file in the output folder, or next to the output file. The kernel releases it
 when the process ends, however it ends; the file's content says who holds it. At a URL (mirror.py)
-the lock is in the working copy, so it keeps nobody out.
+the lock is in the working copy, so it does not keep other jobs out.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from data.common.errors import UserError
 
 Result = TypeVar("Result")
 
-# File systems without locks, such as some NFS, answer one of these.
+# File systems without locks, such as some NFS, return one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _POLL_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 _held: set[str] = set()  # lock files of this process, which may claim an output twice
 _claims = contextlib.ExitStack()
-atexit.register(_claims.close)  # what was claimed outside of `run`
+atexit.register(_claims.close)  # releases claims made outside of `run`
 
 
 def run(main: Callable[[], Result]) -> Result:
-    """Returns `main()`, and releases what it has claimed."""
+    """Returns `main()`, and releases the outputs that it has claimed."""
     with _claims:
         return main()
 
 
 def claim_folders(outputs: Mapping[str, str | os.PathLike], wait_seconds: float = 0) -> None:
-    """Keeps folders for this process until the main function ends; what it has already stays so.
+    """Locks folders for this process until the main function ends; it may lock them repeatedly.
 
     Args:
-        outputs: flag -> folder that the job writes into, made if it is not there.
-        wait_seconds: how long to wait for another process, such as a job's own that is just ending.
+        outputs: flag -> folder that the job writes into, created if missing.
+        wait_seconds: how long to wait for another process, such as one of this job that is ending.
 
     Raises:
         UserError: an output cannot be written, or another process holds it.
@@ -59,8 +59,9 @@ def claim_folders(outputs: Mapping[str, str | os.PathLike], wait_seconds: float 
 
 
 def claim_file(flag: str, path: str | os.PathLike) -> None:
-    """Keeps a file, or a folder that is to appear as a whole, as `claim_folders` does; and makes
-    the folder that it is in. What is not an ordinary file, such as a pipe, is left alone.
+    """Locks a file, or a folder that will appear atomically, and creates its parent folder.
+
+    See `claim_folders`. Anything but an ordinary file, such as a pipe, is left alone.
     """
     path = Path(path)
     if path.is_dir():
@@ -81,7 +82,7 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
     is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What is claimed is to be written, not only locked.
+        # The output must be writable, not only lockable.
         tempfile.TemporaryFile(dir=path.parent).close()
         file = _open_locked(output, path, time.monotonic() + wait_seconds)
     except OSError as error:
@@ -102,7 +103,7 @@ def _locked(output: str, path: Path, wait_seconds: float) -> Iterator[None]:
 
 @functools.cache
 def _say_that_urls_have_none() -> None:
-    _log.info("locks do not reach URLs: nothing keeps a second job out of these outputs")
+    _log.info("outputs at URLs are not locked: do not start a second job that writes to them")
 
 
 def _open_locked(output: str, path: Path, until: float) -> int:
@@ -128,7 +129,9 @@ def _open_locked(output: str, path: Path, until: float) -> int:
             if error.errno not in _NO_LOCKS:
                 os.close(file)
                 raise
-            _log.warning("%s: no locks here, so nothing keeps a second job out (%s)", output, error)
+            _log.warning(
+                "%s: its file system has no locks: do not start a second job (%s)", output, error
+            )
             return file
         os.close(file)
 

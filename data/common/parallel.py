@@ -1,4 +1,4 @@
-"""Maps over processes or threads that yield results in order and take few items ahead."""
+"""Maps over processes or threads that yield results in order and prefetch few items."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from data.common.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_TASKS_AHEAD = 3  # a process: enough to keep it busy while a slow neighbor is waited for
-_END_SECONDS = 5.0  # for a worker to clear up after itself
+_TASKS_AHEAD = 3  # per process: enough to keep it busy while we wait for a slow one
+_END_SECONDS = 5.0  # for a worker to clean up after itself
 
 Worker = tuple[BaseProcess, Connection]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -42,7 +42,7 @@ def ordered_map(
 
     Args:
         function: picklable, as are the items and results. Its exceptions are raised here.
-        processes: 1 works in this process.
+        processes: number of worker processes; 1: work in this process.
 
     Raises:
         UserError: a worker process was killed (out of memory, for instance); see `start_worker`.
@@ -72,10 +72,10 @@ def map_ahead(
 ) -> Iterator[Result]:
     """`map(function, items)` over threads: results in order, at most `ahead` of them waiting.
 
-    For work that releases Python's lock, such as Pillow's and TensorFlow's.
+    For work that releases the GIL, such as Pillow's and TensorFlow's.
 
-    What `function` or `items` raise is raised after all results before it. Closing the iterator
-    waits for the calls that run and drops those that have not begun.
+    Exceptions of `function` or `items` are raised after all results before them. Closing the
+    iterator waits for running calls and drops those that have not begun.
     """
     waiting: deque[Future[Result]] = deque()
     iterator, failure = iter(items), None
@@ -98,7 +98,7 @@ def map_ahead(
 
 
 class _Pool:
-    """Processes that work on an item each; a worker listens whenever it is sent one."""
+    """Worker processes, each working on one item at a time."""
 
     def __init__(self, function: Callable, processes: int) -> None:
         self._function, self._processes = function, processes
@@ -121,7 +121,7 @@ class _Pool:
             connection.send(item)
 
     def receive(self, timeout: float | None) -> dict[int, Any]:
-        """Results by the number of their item: at least one, but after the timeout (in s)."""
+        """Results by item number: at least one, unless the timeout (in s) expires."""
         results = {}
         for connection in wait(self._busy, timeout):
             with _death_reported():
@@ -148,13 +148,13 @@ class _Pool:
             process.join()
             process.close()
             connection.close()
-        # Here, because Ctrl-C amid the destructor of a process would be lost.
+        # Here, because Ctrl-C during the destructor of a process would be lost.
         self._workers, self._idle, self._busy = [], [], {}
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block is over: amid a fork it would be raised in both processes."""
+    """Delays Ctrl-C until the block ends: during a fork it would be raised in both processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -171,7 +171,7 @@ def interrupts_held() -> Iterator[None]:
 def start_worker(target: Callable, *arguments: object) -> Worker:
     """A forked process that runs `target(connection, *arguments)`, and our end of the connection.
 
-    To be called in `interrupts_held`; the process itself ignores Ctrl-C, which is for the parent.
+    Call it within `interrupts_held`; the process ignores Ctrl-C, which is for the parent.
 
     Raises:
         UserError: see `storage.check_fork`.
@@ -189,15 +189,15 @@ def start_worker(target: Callable, *arguments: object) -> Worker:
 def _begin(ours: Connection, theirs: Connection, target: Callable, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ours.close()  # so that it ends when the parent's is closed
-    gc.freeze()  # the parent's connections to storage: to close them is to wait for its threads
+    gc.freeze()  # closing the parent's connections to storage would wait for its threads
     target(theirs, *arguments)
 
 
 def _work(connection: Connection, function: Callable) -> None:
-    """The life of a worker process: until SIGTERM, or until the parent is gone."""
+    """Runs a worker process until SIGTERM, or until the parent has ended."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # What it is writing is cleared away. Not before the thread is there: its start waits for a
-    # lock, which an exception at that moment would break.
+    # An exception, so that unfinished files are deleted. Set after the thread has started, because
+    # an exception while that waits for its lock would break the lock.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with suppress(EOFError, ConnectionError):
         while True:
@@ -205,7 +205,7 @@ def _work(connection: Connection, function: Callable) -> None:
 
 
 def _outcome(function: Callable, item: object) -> tuple[object, Exception | None, str]:
-    """What the function returns, or the exception that it raises and where."""
+    """The function's result, or the exception that it raises, and its traceback."""
     try:
         return function(item), None, ""
     except Exception as error:
@@ -221,7 +221,7 @@ def _death_reported() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work for ever."""
+    """Ends a worker whose parent was killed, and which would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Who we are among the processes of a job: rank, size, local rank, and a barrier."""
+"""This process among those of a job: rank, size, local rank, and a barrier."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple
 from data.common.errors import UserError
 from data.common.sharding import Shard
 
-# Of each launcher the variables of the number of processes, of ours, and of ours on the machine.
-# The first launcher found counts: what mpirun starts may inherit the variables of a Slurm step.
-# Slurm's are those of a step, which `srun` makes. SLURM_NTASKS and SLURM_PROCID are set in the
-# shell of `salloc` and in the script of `sbatch`, too, which are alone.
+# Each launcher's variables for the size, rank and local rank. The first launcher found is used:
+# processes that mpirun starts may inherit the variables of a Slurm step. Slurm's size is that of a
+# step, which `srun` makes: the shell of `salloc` and the script of `sbatch` also have SLURM_NTASKS
+# and SLURM_PROCID, but run as a single process.
 VARIABLES = {
     "horovodrun": ("HOROVOD_SIZE", "HOROVOD_RANK", "HOROVOD_LOCAL_RANK"),
     "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "mpiexec": ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
     "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
 }
-# Of `horovodrun --host-discovery-script`: workers may come and go, even from a single one.
+# Set by `horovodrun --host-discovery-script`: workers may come and go; there may be just one.
 ELASTIC_VARIABLE = "HOROVOD_ELASTIC"
 
 _MPI_LAUNCHERS = ("mpirun", "mpiexec")
 
-_mpi: Any = None  # MPI's communicator, once it joins the processes
+_mpi: Any = None  # MPI's communicator, once MPI joins the processes
 
 
 class Process(NamedTuple):
-    """Process `rank` of `size`, the `local_rank`-th of its machine; `launcher`: "" when alone."""
+    """Process `rank` of `size`, the `local_rank`-th on its machine; `launcher`: "" if alone."""
 
     launcher: str = ""
     rank: int = 0
@@ -64,27 +64,27 @@ def is_elastic() -> bool:
 
 
 class ProcessGroup(NamedTuple):
-    """Processes that share work. Without a barrier they know nothing of each other."""
+    """Processes that share work. Without a barrier they do not communicate."""
 
     shard: Shard = Shard()
     barrier: Callable[[], object] | None = None
 
     @property
     def collects(self) -> bool:
-        """Whether it is ours to put the results of all shards together after `wait`."""
+        """Whether this process combines the results of all shards after `wait`."""
         return self.shard.count == 1 or (self.barrier is not None and self.shard.index == 0)
 
     def wait(self) -> None:
-        """Waits until all processes are here, if they can."""
+        """Waits for all processes, if there is a barrier."""
         if self.barrier:
             self.barrier()
 
     def report_rest(self) -> None:
-        """Says what is left to do where nobody waits for the other shards."""
+        """Says what is left to do if no process waits for the other shards."""
         if self.shard.count > 1 and not self.barrier:
             print(
-                f"part {self.shard} is done; once all are, run the same once more,"
-                " alone and without --part: it puts them together"
+                f"part {self.shard} is done; once all are, run the same command again,"
+                " as a single process and without --part, to combine them"
             )
 
 
@@ -110,7 +110,7 @@ def process_group(part: str | None = None) -> ProcessGroup:
     if world.Get_size() != process.size:
         raise UserError(
             f"{process.launcher} started {process.size} processes, but MPI joins"
-            f" {world.Get_size()}: mpi4py is of another MPI; start them with --part 0/"
+            f" {world.Get_size()}: mpi4py uses another MPI; start them with --part 0/"
             f"{process.size} and so on instead"
         )
     _mpi = world
@@ -123,7 +123,7 @@ def are_joined() -> bool:
 
 
 def end_all() -> None:
-    """Ends the processes that MPI joins with an error; they would wait for this one forever."""
+    """Ends all processes that MPI joins, with an error; they would wait for this one forever."""
     if _mpi is not None:
         _mpi.Abort(1)
 

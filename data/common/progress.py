@@ -11,10 +11,10 @@ from tqdm import tqdm
 from data.common import mirror
 
 LOG_SECONDS = 30.0
-_COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} gone, {{rate_fmt}}{{postfix}}"
+_COUNT = "{{desc}}: {{n_fmt}} {units}, {{elapsed}} elapsed, {{rate_fmt}}{{postfix}}"
 _COUNT_OF = (
     "{{desc}}: {{n_fmt}} of {{total_fmt}} {units},"
-    " {{elapsed}} gone, {{remaining}} left, {{rate_fmt}}{{postfix}}"
+    " {{elapsed}} elapsed, {{remaining}} left, {{rate_fmt}}{{postfix}}"
 )
 
 
@@ -45,11 +45,11 @@ class Progress:
     """Shows how far work is, on the standard error stream.
 
     Args:
-        what: is being worked on.
-        total: units of work; None where only doing it will show.
-        unit: what they are.
+        what: name of the work.
+        total: units of work; None if not known in advance.
+        unit: name of a unit.
         done: units done by earlier runs.
-        lines: whether there are lines without a terminal; False: the work has a log of its own.
+        lines: whether to log lines without a terminal; False: the work has its own log.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Progress:
         self._begun = self._last_line = time.monotonic()
 
     def update(self, units: int = 1, note: str = "") -> None:
-        """Counts units that are done; `note` is shown behind the numbers."""
+        """Counts units that are done; `note` is shown after the numbers."""
         self._done += units
         if not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
@@ -77,7 +77,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def per_second(self, units: float | None = None) -> float:
-        """Units that this run has done per second, or as many of something else."""
+        """Units that this run has done per second; `units`: another count to use instead."""
         units = self._done - self._before if units is None else units
         return units / max(time.monotonic() - self._begun, 1e-9)
 

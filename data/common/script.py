@@ -1,7 +1,7 @@
 """Entry-point helpers of the root scripts: strict flag parsing and one-line user errors.
 
-Imported after flags.py, which defines the flags, and before TensorFlow, so that --help is answered
-without it and its variables are set.
+Imported after flags.py, which defines the flags, and before TensorFlow, so that --help does not
+import it, and its environment variables are set first.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from data.common.progress import LogHandler
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")
-# Besides the folders of a run and --result, which depend on the script.
+# In addition to a run's folders and --result, which depend on the script.
 _OPENED = {
     **dict.fromkeys(("draw_dir", "export_dir", "masks_dir"), mirror.open_folder),
     **dict.fromkeys(("fit_thresholds", "page"), mirror.open_file),
@@ -33,7 +33,7 @@ HELP = ("--help", "-help", "-h", "-?", "--helpfull", "--helpshort")
 
 
 def _script() -> str:
-    """The name of the script that was started, which a link may have given another."""
+    """The file name of the script that was started, with links resolved."""
     return Path(sys.argv[0]).resolve().name
 
 
@@ -60,13 +60,13 @@ def from_flags(cls: type[Options], **values: Any) -> Options:
 
 
 def values(*names: str) -> dict[str, Any]:
-    """The values of these flags, by name; URLs as they were given."""
+    """The values of these flags, by name; URLs as the user gave them."""
     found = {name: FLAGS[name].value for name in names}
     return {name: mirror.shown(x) if isinstance(x, str) else x for name, x in found.items()}
 
 
 def given(*names: str) -> dict[str, Any]:
-    """The values of these flags where the command line names them; None for the others."""
+    """The values of these flags if they are on the command line; None for the others."""
     return {name: FLAGS[name].value if FLAGS[name].present else None for name in names}
 
 
@@ -83,19 +83,19 @@ def numbers(name: str) -> tuple[float, ...]:
 
 
 def set_defaults(values: Mapping[str, Any]) -> None:
-    """Sets flags that the command line does not name to these values."""
+    """Sets flags that are not on the command line to these values."""
     for name, value in values.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value
 
 
 def as_dict(**others: Any) -> dict[str, Any]:
-    """The flags that the script reads, for the record next to a checkpoint; `others` go before."""
+    """The flags that the script reads, to store next to a checkpoint; `others` override them."""
     return values(*flag_groups.names_of(_script())) | others
 
 
 def flag_file() -> str:
-    """The flags that the command line names, as a file for --flagfile; the others in comments."""
+    """The flags on the command line, as a file for --flagfile; the others as comments."""
     flags_read = [FLAGS[name] for name in flag_groups.names_of(_script())]
     given = [flag.serialize() for flag in flags_read if flag.present]
     others = [flag.serialize() for flag in flags_read if not flag.present]
@@ -110,12 +110,12 @@ def flag_file() -> str:
 
 
 def run(main: Callable[[], int | None], files: str | None = None) -> None:
-    """Parses the flags strictly and runs `main`; a user's mistake ends in one line, exit code 1.
+    """Parses flags strictly and runs `main`; user mistakes end with one line and exit code 1.
 
     `files` names the list flag to which arguments without a dash are added; None refuses them.
 
-    `UserError`, and files that are missing or refuse access, are a user's mistakes; whatever else
-    is raised keeps its traceback.
+    `UserError`, and files that are missing or inaccessible, are user mistakes; other exceptions
+    keep their traceback.
     """
     script = _script()
     for name, value in flag_groups.DEFAULTS[script].items():
@@ -146,7 +146,7 @@ def _parse(script: str, argv: Sequence[str]) -> list[str]:
 
 
 def _refuse_others_flags(script: str) -> None:
-    """Raises a flag error for one that this script does not read, and names those that do."""
+    """Raises a flag error for a flag that this script does not read, and names scripts that do."""
     for group in flag_groups.GROUPS:
         for name in group.names:
             if script not in group.scripts and FLAGS[name].present:
@@ -166,8 +166,8 @@ def _set_up_logging() -> None:
     """Logs to the standard error stream, in short lines that do not mix with progress bars."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setLevel(standard_logging.CRITICAL + 1)  # ours writes instead
-    for library in ("aiobotocore", "botocore"):  # of s3://, where each process finds the server
+    logging.get_absl_handler().setLevel(standard_logging.CRITICAL + 1)  # our handler writes instead
+    for library in ("aiobotocore", "botocore"):  # for s3://: every process logs finding the server
         standard_logging.getLogger(library).setLevel(standard_logging.WARNING)
     root = standard_logging.getLogger()
     if not any(isinstance(handler, LogHandler) for handler in root.handlers):
@@ -191,7 +191,7 @@ def _run_checked(
 
 
 def _open_urls(script: str) -> None:
-    """Puts the paths of working copies in place of the URLs of results and of small inputs."""
+    """Replaces the URLs of results and of small inputs by paths in the working copy."""
     names = flag_groups.names_of(script)
     trains = "max_iter" in names and FLAGS["mode"].value == "train"
     results = FLAGS["result"].default or ""

@@ -1,7 +1,7 @@
 """Divides work: "shard i of n", and the images of a training step among workers.
 
-A step's images are `total` micro-batches of one size; a worker does `count` consecutive ones,
-beginning with number `first`. A step is therefore the same for any number of workers, and a job
+A step's images are `total` micro-batches of equal size; a worker does `count` consecutive ones,
+starting with number `first`. A step is therefore the same for any number of workers, and a job
 that continues with fewer or more of them keeps its global batch.
 """
 
@@ -17,7 +17,7 @@ Items = TypeVar("Items", bound=Sequence)
 
 
 class Shard(NamedTuple):
-    """Shard `index`, from 0, of `count`: of a list's rows, of an output's files, of a batch."""
+    """Shard `index` (from 0) of `count` shards of a list's rows, an output's files or a batch."""
 
     index: int = 0
     count: int = 1
@@ -39,11 +39,11 @@ class Shard(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """What its files have in their names: `-00001-of-00008`; "" of the only one."""
+        """The suffix of its file names, such as `-00001-of-00008`; "" for a single shard."""
         return f"-{self.index:05d}-of-{self.count:05d}" if self.count > 1 else ""
 
     def span(self, items: int) -> range:
-        """The consecutive ones of `items` items; the first shards have one more than the others."""
+        """Its consecutive part of `items` items; the first shards may have one more than others."""
         size, more = divmod(items, self.count)
         start = self.index * size + min(self.index, more)
         return range(start, start + size + (self.index < more))
@@ -86,10 +86,10 @@ class StepShard(NamedTuple):
 
 
 def cut_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
-    """What a worker does of each step, micro-batches being of `largest` images at most.
+    """A worker's part of each step, in micro-batches of at most `largest` images.
 
-    The micro-batch is the largest divisor of `global_batch` that gives every worker one. Where
-    the workers do not divide the micro-batches, the first ones do one more than the others.
+    The micro-batch is the largest divisor of `global_batch` that gives every worker one. If the
+    micro-batches do not divide evenly among workers, the first ones do one more than the others.
 
     Raises:
       UserError: there are more workers than images.
@@ -106,10 +106,10 @@ def cut_step(global_batch: int, largest: int, shard: Shard) -> StepShard:
 def step_shard_of(
     options: StepOptions, shard: Shard, elastic: bool = False, in_step: bool = False
 ) -> StepShard:
-    """What the flags give a worker to do of each step.
+    """A worker's part of each step, from the flags.
 
     Without `global_batch`, a step is `accumulate_steps` micro-batches of `batch_size` on each
-    worker; with it, as many as it takes.
+    worker; with it, as many micro-batches as needed.
 
     Args:
       elastic: the number of workers may change.
@@ -119,7 +119,7 @@ def step_shard_of(
       UserError: flags that contradict each other.
     """
     if elastic and not options.global_batch:
-        raise UserError("an elastic job needs --global_batch, the images per step is to keep")
+        raise UserError("an elastic job needs --global_batch, the fixed number of images per step")
     if elastic and in_step:
         raise UserError("--sync_batch_norm needs a fixed number of workers: not an elastic job")
     if options.global_batch and options.accumulate_steps > 1:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 # TensorFlow reads these when it is imported. It leaves oneDNN off on processors without AVX-512,
-# where convolutions are a third faster with it, too.
+# but there, too, convolutions are a third faster with it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's own chatter out
 
@@ -34,7 +34,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_collections() -> Iterator[None]:
-    """Spares the garbage collector the objects of the import, now and later: they stay for good."""
+    """Excludes the import's objects, which are never freed, from garbage collection."""
     gc.disable()
     try:
         yield
@@ -44,11 +44,11 @@ def _without_collections() -> Iterator[None]:
 
 
 # Half of the import's time goes into Keras 3, which we do not use. With TF_USE_LEGACY_KERAS,
-# TensorFlow imports no Keras until one is used, as Horovod does. TensorFlow 2.21 reports that
-# oneDNN is on, whatever the level of its log.
+# TensorFlow imports no Keras until it is used, as by Horovod. TensorFlow 2.21 reports that oneDNN
+# is on, whatever its log level.
 _no_keras = mock.patch.dict(os.environ, TF_USE_LEGACY_KERAS="1")
-# Its generated files name 94 types 18,000 times in annotations, and `typing` would compile each
-# anew: a sixth of what is left.
+# TensorFlow's generated files name 94 types 18,000 times in annotations. Compiling each in `typing`
+# would take a sixth of the remaining time.
 _compile_once = mock.patch.object(typing, "compile", functools.cache(compile), create=True)
 
 with _no_keras, _compile_once, _without_collections(), _quiet():

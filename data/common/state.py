@@ -1,9 +1,9 @@
-"""Files that a later run believes: documents and logs whose damage is noticed, names that are safe.
+"""Files that later runs rely on: documents and logs with checksums, and safe file names.
 
-A document is a JSON object with `format`, `version`, and `checksum`, the SHA-256 of all else in it
-in canonical form. A document with none of the three is of a time before them: its schema alone is
-checked. A line of a log ends with the CRC-32C of the log up to there, so that an altered, lost,
-repeated or displaced line is noticed, and only the end of the file may be missing.
+A document is a JSON object with `format`, `version`, and `checksum`, the SHA-256 of everything else
+in it in canonical form. A document without these three is from an earlier version: only its schema
+is checked. Each line of a log ends with the CRC-32C of the log up to there, so that an altered,
+lost, repeated or displaced line is detected, and only the end of the file may be missing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from data.common.errors import UserError
 from data.common.files import atomic_write
 
 Schema = Mapping[str, "Schema"] | list["Schema"] | Callable[[Any], bool]
-"""What a value has to be: an object's keys (`key?` may be missing, `*` means any other), a list of
-one kind of item, or a predicate whose docstring says what it asks for."""
+"""What a value must be: an object's keys (`key?` may be missing, `*` means any other), a list of
+one kind of item, or a predicate whose docstring says what it requires."""
 
 _HEAD = ("format", "version", "checksum")
 _LARGEST = 1 << 63
@@ -36,13 +36,13 @@ _SEAL_BYTES = 10  # tab, eight digits, line end
 
 
 class StateError(UserError):
-    """A file that cannot be believed; names the file, what is wrong with it, and the fix."""
+    """A file that cannot be trusted; names the file, what is wrong with it, and the fix."""
 
 
 def write_document(
     path: str | os.PathLike, form: str, content: Mapping[str, Any], version: int = 1
 ) -> None:
-    """Writes a document of the format called `form`, whole or not at all. Raises OSError."""
+    """Atomically writes a document of the format called `form`. Raises OSError."""
     plain = json.loads(json.dumps({"format": form, "version": version, **content}))
     head = {"format": form, "version": version, "checksum": _checksum(plain)}
     atomic_write(path, json.dumps({**head, **plain}, indent=1) + "\n")
@@ -51,7 +51,7 @@ def write_document(
 def read_document(
     path: str | os.PathLike, form: str, schema: Schema, remedy: str, version: int = 1
 ) -> dict[str, Any]:
-    """The content of a document, which is as it was written and fits the schema.
+    """The content of a document, after checking its checksum and schema.
 
     Args:
         remedy: completes "FILE is damaged (...): ".
@@ -69,11 +69,11 @@ def read_document(
         if head:
             content = {**document, **{key: head[key] for key in _HEAD[:2] if key in head}}
             if head.get("checksum") != _checksum(content):
-                raise ValueError("its checksum is not that of its content")
+                raise ValueError("its checksum does not match its content")
             if head["format"] != form:
                 raise ValueError(f"it is a {head['format']}, not a {form}")
             if not (is_count(head["version"]) and head["version"] <= version):
-                raise ValueError(f"version {head['version']}; this program knows {version}")
+                raise ValueError(f"version {head['version']}; this program supports {version}")
         if problem := _problem(document, schema, ""):
             raise ValueError(problem)
         return document
@@ -92,13 +92,13 @@ def damaged(path: str | os.PathLike, what: str, remedy: str) -> StateError:
 
 
 class Seal:
-    """The running checksum of a log: give it all lines from the first on, written or read."""
+    """The running checksum of a log: pass it every line from the first on, written or read."""
 
     def __init__(self) -> None:
         self._crc = 0
 
     def sealed(self, text: bytes) -> bytes:
-        """The line to write for `text`, which has no line end."""
+        """The line to write for `text`, which must not have a line end."""
         self._crc = google_crc32c.extend(self._crc, text)
         return b"%s\t%08x\n" % (text, self._crc)
 
@@ -110,7 +110,7 @@ class Seal:
         """
         text = line[:-_SEAL_BYTES]
         if self.sealed(text) != line:
-            raise ValueError("its checksum is not that of the lines up to here")
+            raise ValueError("its checksum does not match the lines up to here")
         return text
 
 
@@ -180,7 +180,7 @@ def _problem(value: Any, schema: Schema, where: str) -> str:
 
 
 def _problems(value: Any, schema: Schema, where: str) -> Iterator[str]:
-    """What of `value`, which stands at `where`, is not as the schema says."""
+    """Where `value`, which is at `where` in the document, violates the schema."""
     here = where or "the document"
     if isinstance(schema, list):
         if not isinstance(value, list):

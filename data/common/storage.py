@@ -1,7 +1,7 @@
-"""Files at URLs, such as `s3://bucket/records/00000.tfrecords`, through fsspec; retried.
+"""Files at URLs, such as `s3://bucket/records/00000.tfrecords`, through fsspec, with retries.
 
-Credentials and endpoints are those of the library of each kind of storage, from its own variables
-and files (`AWS_ENDPOINT_URL`, `~/.aws/credentials`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
+The library for each kind of storage takes credentials and endpoints from its own variables and
+files (`AWS_ENDPOINT_URL`, `~/.aws/credentials`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from data.common.errors import UserError
 
 Result = TypeVar("Result")
 
-RETRY_SECONDS = 120.0  # that a server may be away
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts
-_LOGGED_PAUSE = 1.0  # shorter ones are of failures that are no news among many requests
-_SILENT_SECONDS = 30  # of a connection, until it counts as failed
-_CONNECTIONS = 64  # of this process to a server at once
-_HEADS_AT_ONCE = 16  # for the sizes of files, where a listing does not say
+RETRY_SECONDS = 120.0  # how long a server may be unavailable
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # back-off between attempts, in seconds
+_LOGGED_PAUSE = 1.0  # shorter back-offs are normal among many requests, and not logged
+_SILENT_SECONDS = 30  # timeout of a connection
+_CONNECTIONS = 64  # from this process to a server at once
+_HEADS_AT_ONCE = 16  # requests for file sizes, if a listing lacks them
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE | re.ASCII)
-# Few attempts, a second apart, at the name nodes of a cluster; its listings are never cached.
+# Few retries, a second apart, of a cluster's name nodes; listings are never cached.
 _HADOOP_OPTIONS = {
     "dfs.client.failover.max.attempts": "4",
     "dfs.client.failover.sleep.max.millis": "1000",
@@ -46,7 +46,7 @@ _hadoop_lock = threading.Lock()
 
 
 class StoredFile(NamedTuple):
-    """A file: its URL, its size in bytes, and what changes when its content does (an ETag)."""
+    """A file: its URL, its size in bytes, and a version that changes with its content (an ETag)."""
 
     url: str
     size: int
@@ -58,12 +58,12 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 def changed(url: str) -> UserError:
-    """The error for a file that is another than when it was found."""
+    """The error for a file that has changed since it was found."""
     return UserError(f"{url}: changed while it was being read; start again")
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a URL, and not of the local file system."""
+    """Whether a path is a URL rather than in the local file system."""
     return _URL.match(os.fspath(path)) is not None
 
 
@@ -74,13 +74,13 @@ def find(pattern: str) -> list[StoredFile]:
     a query.
 
     Raises:
-        UserError: access is denied, the library is missing, or the server stays away.
+        UserError: access is denied, the library is missing, or the server stays unavailable.
     """
     return _retried(pattern, lambda files, path: _find(files, path, pattern))
 
 
 def below(folder: str) -> list[StoredFile]:
-    """The files in a folder and in all folders below it; none where there is no such folder."""
+    """The files in a folder and all its subfolders; none if there is no such folder."""
 
     def walk(files: Any, path: str) -> list[StoredFile]:
         found = files.find(path, detail=True)
@@ -94,7 +94,7 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
 
     Raises:
         MissingFileError: there is no such file.
-        UserError: see `find`; or the server cannot read a part of it.
+        UserError: see `find`; or the server does not support byte ranges.
     """
     start = offset or None if size is None else offset
     end = None if size is None else offset + size
@@ -109,37 +109,39 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
 
     content = _retried(url, fetch)
     if size is not None and len(content) > size:
-        raise UserError(f"{url}: the server has no ranges of bytes; copy the file to a local disk")
+        raise UserError(
+            f"{url}: the server does not support byte ranges; copy the file to a local disk"
+        )
     return content
 
 
 def write(url: str, content: bytes) -> None:
-    """Writes a file at once: a reader finds the old content or the new. Raises UserError."""
+    """Writes a file atomically: a reader finds the old content or the new. Raises UserError."""
     _put(url, lambda files, there: files.pipe_file(there, content))
 
 
 def upload(path: str | os.PathLike[str], url: str) -> None:
-    """Copies a local file to a URL; it appears there as a whole. Raises UserError."""
+    """Copies a local file to a URL, where it appears atomically. Raises UserError."""
     _put(url, lambda files, there: files.put_file(os.fspath(path), there))
 
 
 def download(url: str, path: str | os.PathLike[str]) -> None:
-    """Copies a file to a local one, in place; a failure leaves part of it. Raises UserError."""
+    """Copies a file to a local one, in place; a failure leaves a partial one. Raises UserError."""
     _retried(url, lambda files, there: files.get_file(there, os.fspath(path)))
 
 
 def delete(url: str) -> None:
-    """Deletes a file, if it is there. Raises UserError."""
+    """Deletes a file, if it exists. Raises UserError."""
 
     def remove(files: Any, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # by an attempt of which the answer was lost
+        with contextlib.suppress(FileNotFoundError):  # deleted by an attempt whose reply was lost
             files.rm_file(path)
 
     _retried(url, remove)
 
 
 def check_fork() -> None:
-    """To be called before a fork. Raises UserError: Hadoop's client is in use, which forbids it."""
+    """Call this before a fork: raises UserError if Hadoop's client is in use, which forbids it."""
     if _hadoop_files.cache_info().currsize:
         raise UserError(
             "hdfs:// does not work in forked processes: use --processes=1, "
@@ -148,7 +150,7 @@ def check_fork() -> None:
 
 
 def _put(url: str, put: Callable[[Any, str], None]) -> None:
-    """Has `put` write a file; by a temporary name where files grow as they are written."""
+    """Has `put` write a file, under a temporary name if readers could see unfinished files."""
     protocol = _protocol(url)
 
     def rename(files: Any, old: str, new: str) -> None:
@@ -201,23 +203,23 @@ def _stored(info: dict[str, Any], beginning: str) -> StoredFile:
     kinds = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "Last-Modified")
     kinds += ("modified", "modificationTime", "modification_time", "created")
     if info["size"] is None:
-        raise UserError(f"{beginning}{info['name']}: the server does not say how long it is")
+        raise UserError(f"{beginning}{info['name']}: the server does not report its size")
     version = next((str(info[kind]) for kind in kinds if info.get(kind)), "")
     return StoredFile(beginning + info["name"], int(info["size"]), version.strip('"'))
 
 
 def _beginning(url: str, path: str) -> str:
-    """What goes before a path in a file system to make it a URL: protocol, and host perhaps."""
+    """The prefix that makes a path in a file system a URL: the protocol, and perhaps the host."""
     url, path = url.rstrip("/"), path.rstrip("/")
     return url.removesuffix(path) if url.endswith(path) else f"{url.partition('://')[0]}://"
 
 
 def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
-    """`action` of the file system and the path in it, again while the server fails."""
+    """Calls `action` with the file system and the path in it; retries while the server fails."""
     start, pause = time.monotonic(), _FIRST_PAUSE
     while True:
         try:
-            # Here, because a file system does not survive a fork; fsspec keeps one per process.
+            # Opened here, because a file system does not survive a fork; fsspec caches it.
             return action(*_file_system(url))
         except UserError:
             raise
@@ -230,16 +232,16 @@ def _retried(url: str, action: Callable[[Any, str], Result]) -> Result:
                 raise UserError(f"{url}: {reason}") from error
             tried = time.monotonic() - start
             if tried + pause > RETRY_SECONDS:
-                raise UserError(f"{url}: {reason}, for {tried:.0f} s now") from error
+                raise UserError(f"{url}: {reason}; retried for {tried:.0f} s") from error
             if pause > _LOGGED_PAUSE:
-                _log.warning("%s: %s; another attempt in %.0f s", url, reason, pause)
+                _log.warning("%s: %s; retrying in %.0f s", url, reason, pause)
         time.sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     protocol = _protocol(url)
-    # Listings are not cached: other processes write, too.
+    # Listings are not cached, because other processes also write.
     options: dict[str, Any] = {"use_listings_cache": False}
     try:
         import fsspec
@@ -249,14 +251,14 @@ def _file_system(url: str) -> tuple[Any, str]:
 
             silence = aiohttp.ClientTimeout(None, None, _SILENT_SECONDS, _SILENT_SECONDS)
             options |= {"client_kwargs": {"timeout": silence}}
-        if protocol in _S3:  # the attempts are ours
+        if protocol in _S3:  # we do the retries
             once = {"total_max_attempts": 1}
             options |= {"config_kwargs": {"retries": once, "max_pool_connections": _CONNECTIONS}}
         if protocol in _GOOGLE and not logging.getLogger("gcsfs").level:
-            # It logs a traceback of each attempt, of which we log the reason.
+            # It logs a traceback of each failed attempt; we log the reason.
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         if protocol in _HADOOP:
-            if set(url) & set("?#"):  # which hdfs-native would cut off, with all that follows
+            if set(url) & set("?#"):  # hdfs-native would cut the URL off there
                 raise UserError(f"{url}: no ? and # in {protocol}:// URLs; use * or [...] instead")
             with _hadoop_lock:
                 files = _hadoop_files("/".join(url.split("/")[:3]))
@@ -277,7 +279,7 @@ def _protocol(url: str) -> str:
 
 @functools.cache
 def _hadoop_files(folder: str) -> Any:
-    """One client for all threads, which is kept: to drop it is to wait for its own threads."""
+    """One client for all threads, never dropped, because that would wait for its own threads."""
     import fsspec
 
     return fsspec.url_to_fs(folder, skip_instance_cache=True, **_HADOOP_OPTIONS)[0]

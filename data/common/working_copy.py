@@ -1,11 +1,11 @@
-"""The temporary folder where a process has its working copies of what is at URLs (mirror.py).
+"""The temporary folder with a process's working copies of files at URLs (mirror.py).
 
-`s3://bucket/run` is at `files/s3/bucket/run` in it. Each file that is at its URL has a record in
-`records`: its state when it was last the same in both places. A record is a file of its own, so
-that threads and forked workers need not agree on anything.
+The copy of `s3://bucket/run` is `files/s3/bucket/run`. Each file that is at its URL has a record in
+`records`: its state when it was last the same in both places. Each record is a separate file, so
+that threads and forked workers need no coordination.
 
-The folder goes when the process ends; the next one to make such a folder removes what killed
-processes have left, which it knows by the lock that the kernel has released.
+The folder is removed when the process ends. The next process that makes such a folder removes those
+of killed processes, which it recognizes by the lock that the kernel has released.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOCK = ".lock"
 class Record(NamedTuple):
     """A file when it was last the same here and at its URL.
 
-    `version` is that of `storage.StoredFile`, "" after an upload, when it is not known;
+    `version` is that of `storage.StoredFile`, "" after an upload, when it is unknown;
     `is_placeholder`: only the size is here, not the content.
     """
 
@@ -45,7 +45,7 @@ class WorkingCopy:
     """A new temporary folder, for this process and those that it forks.
 
     Attributes:
-        root: the folder, readable by the user alone.
+        root: the folder, readable only by the user.
         files: the folder of the copies.
     """
 
@@ -56,7 +56,7 @@ class WorkingCopy:
         self.root = tempfile.mkdtemp(prefix=_NAME, dir=parent)
         self.files, self._records = f"{self.root}/files", f"{self.root}/records"
         self._owner = os.getpid()
-        # It has its name only when it is locked: another process may be looking for free ones.
+        # Renamed only after locking it, because another process may be looking for free locks.
         self._lock = os.open(f"{self.root}/new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         os.rename(f"{self.root}/new", f"{self.root}/{_LOCK}")
@@ -66,27 +66,27 @@ class WorkingCopy:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process made it, not the one that forked this one."""
+        """Whether this process created the folder, rather than a parent that forked it."""
         return self._owner == os.getpid()
 
     @property
     def is_kept(self) -> bool:
-        """Whether `keep` was called, by whatever process."""
+        """Whether `keep` was called, by any process."""
         return not os.path.exists(f"{self.root}/{_LOCK}")
 
     def keep(self) -> None:
-        """Has the folder stay when the processes end."""
+        """Keeps the folder when the processes end."""
         Path(self.root, _LOCK).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes the folder unless it is to be kept."""
+        """Removes the folder, unless `keep` was called."""
         if not self.is_kept:
             shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._lock)
         os.close(self._folder)
 
     def path_of(self, url: str) -> str:
-        """Where a file or folder has its copy. Raises UserError for a URL that can have none."""
+        """The path of the copy of a file or folder. Raises UserError for a URL without one."""
         protocol, _, rest = url.partition("://")
         names = rest.strip("/").split("/")
         if protocol in ("file", "local"):
@@ -96,7 +96,7 @@ class WorkingCopy:
         return "/".join((self.files, protocol, *names))
 
     def url_of(self, path: str | os.PathLike[str]) -> str | None:
-        """The URL of a copy, "" for the folder of all copies; None for other paths."""
+        """The URL of a copy; "" for the folder of all copies, None for other paths."""
         path = os.fspath(path)
         if path == self.files:
             return ""
@@ -137,7 +137,7 @@ class WorkingCopy:
 
 
 def files_at(path: str | os.PathLike[str]) -> set[str]:
-    """A file, or all files below a folder; none where nothing is.
+    """A file, or all files below a folder; empty if neither exists.
 
     Raises:
         OSError: a folder cannot be listed; its files must not count as deleted.

@@ -1,1 +1,1 @@
-"""From record files to batches: order, shards, augmentation; in training and evaluation."""
+"""From record files to batches: sampling, sharding, augmentation; for training and evaluation."""

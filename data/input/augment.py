@@ -1,9 +1,9 @@
-"""The random changes of training images: spec section 5.
+"""Random augmentation of training images: spec section 5.
 
     encoded image -> crop_function -> crop, uniform numbers -> draw_params -> augment -> image
 
-Every random number is drawn from the pair (seed, sample index): an image depends neither on threads
-nor on workers. A new augmentation is a function and its line in `ADDED`.
+Every random number depends only on the pair (seed, sample index), so an image does not depend on
+threads or workers. To add an augmentation, write a function and add a line to `ADDED`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from data.input import exif_ops, kernels, preprocess
 from data.input.preprocess import CHANNELS
 from data.input.randaugment import rand_augment
 
-CPU = "CPU:0"  # where images are made, whatever computes the network
+CPU = "CPU:0"  # images are made here, whatever device runs the network
 CROP_TRIES = 100
-_TRACING = threading.Lock()  # all threads ask at once for what should be traced once
-# Added to the seed, so that what is drawn of an image for one purpose says nothing of the others.
+_TRACING = threading.Lock()  # all threads request the same function at once; trace it only once
+# Added to the seed, so that an image's draws for different purposes are independent.
 CROP_SEED, PARAMS_SEED, RANDAUGMENT_SEED = (number << 40 for number in range(3))
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is drawn, and from what ranges; the fields are the flags of the same name.
+    """The augmentations and their ranges; the fields are the flags of the same name.
 
-    Of the images, `rotate_probability` are rotated and get color order A (brightness, saturation,
-    hue, contrast), `color_probability` get order B (brightness, contrast, saturation, hue), the
-    rest keep their colors: the defaults are the released draw from {0, 1, 2}. RandAugment, if
-    asked for, comes last.
+    A fraction `rotate_probability` of the images is rotated and gets color order A (brightness,
+    saturation, hue, contrast), a fraction `color_probability` gets order B (brightness, contrast,
+    saturation, hue), and the rest keep their colors; the defaults match the released draw from
+    {0, 1, 2}. RandAugment, if enabled, comes last.
 
     Raises:
-        UserError: a range the wrong way round, or probabilities that exceed 1 together.
+        UserError: a range is invalid, or these two probabilities add up to more than 1.
     """
 
     area_min: float = 0.7
@@ -63,7 +63,7 @@ class Augmentation:
         for name in ("area", "aspect", "saturation", "contrast"):
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if low > high or (name in ("area", "aspect") and low <= 0):
-                raise UserError(f"--{name}_min={low} to --{name}_max={high} is no range")
+                raise UserError(f"--{name}_min={low} to --{name}_max={high} is not a valid range")
         if self.rotate_probability + self.color_probability > 1 + 1e-6:
             raise UserError(
                 f"--rotate_probability={self.rotate_probability} and --color_probability="
@@ -83,7 +83,7 @@ def make_images(
         images: float32 [n, S, S, 3], filled with the results, in [-1, 1].
 
     Raises:
-        tf.errors.OpError: one of them does not decode.
+        tf.errors.OpError: an image cannot be decoded.
     """
     with tf.device(CPU):
         uniforms, *crops = crop_function(options, len(contents))(tf.constant(contents), seeds)
@@ -96,8 +96,8 @@ def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Te
     """A TensorFlow function that draws uniform numbers for `count` images and crops them.
 
     It maps encoded images [count] and seeds [count, 2] to float32 [count, D] in [0, 1) and the
-    crops, uint8 [h, w, 3] each. It takes several images, because a call costs a tenth of the time
-    that an image takes.
+    crops, uint8 [h, w, 3] each. It processes several images, because a call costs a tenth of the
+    time of an image.
     """
     with _TRACING:
         return _traced(options, count)
@@ -105,8 +105,8 @@ def crop_function(options: Augmentation, count: int) -> Callable[..., list[tf.Te
 
 @functools.lru_cache(maxsize=8)
 def _traced(options: Augmentation, count: int) -> Callable[..., list[tf.Tensor]]:
-    # Traced once for all images, and not inlined: before the first batch, each thread would spend
-    # seconds and 100 MB on optimizing one large graph.
+    # Traced once for all images, and not inlined: otherwise each thread would spend seconds and
+    # 100 MB on optimizing one large graph before the first batch.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def crop_one(contents: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         uniforms = tf.random.stateless_uniform([len(_RULES)], _salted(seed, PARAMS_SEED))
@@ -127,7 +127,7 @@ def _salted(seed: tf.Tensor, salt: int) -> tf.Tensor:
 
 
 def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    """uint8 [h, w, 3]: a random crop of an upright image, all of it if no try fits.
+    """A random crop, uint8 [h, w, 3], of the upright image; all of it if no attempt fits.
 
     Args:
         contents: string scalar, an encoded image.
@@ -139,7 +139,7 @@ def random_crop(contents: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> 
         window = _window(tf.io.extract_jpeg_shape(contents), seed, options)
         return tf.io.decode_and_crop_jpeg(contents, window, CHANNELS, dct_method="INTEGER_FAST")
 
-    # Not inlined: its hundreds of operations would be walked through for upright images, too.
+    # Not inlined: otherwise its hundreds of operations would be traversed for upright images, too.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def of_other() -> tf.Tensor:
         image = exif_ops.upright(preprocess.decode(contents), contents)
@@ -197,8 +197,8 @@ def _rand_augment_function(layers: int, magnitude: float) -> Callable[..., tf.Te
 
 
 Rule = Callable[[np.ndarray, Augmentation], np.ndarray | float]
-# What is drawn for each image: the name of a parameter, and what becomes of uniform numbers in
-# [0, 1), float32 [n], by the options.
+# The parameters drawn for each image: name -> function of uniform numbers in [0, 1), float32 [n],
+# and of the options.
 RELEASED: dict[str, Rule] = {
     "mirror": lambda u, o: u < o.flip_probability,
     "colors": _colors,
@@ -208,9 +208,9 @@ RELEASED: dict[str, Rule] = {
     "hue": lambda u, o: _between(-o.hue, o.hue, u),
     "contrast": lambda u, o: _between(o.contrast_min, o.contrast_max, u),
 }
-# What the released system did not have: each changes an image float32 [S, S, 3] in [-1, 1] in
-# place, as its own parameters say. New ones go to the end: then the numbers drawn for the others
-# stay what they are, and runs resume exactly.
+# Augmentations that the released system did not have. Each changes an image, float32 [S, S, 3] in
+# [-1, 1], in place, according to its own parameters. Append new ones at the end: then the numbers
+# drawn for the others do not change, and runs resume exactly.
 ADDED: tuple[tuple[Callable[[np.ndarray, np.void], None], dict[str, Rule]], ...] = (
     (
         _rand_augment,
@@ -223,7 +223,7 @@ ADDED: tuple[tuple[Callable[[np.ndarray, np.void], None], dict[str, Rule]], ...]
 
 
 def draw_params(uniforms: np.ndarray, seeds: np.ndarray, options: Augmentation) -> np.ndarray:
-    """The parameters of images, `PARAMS` [n], from uniform numbers [n, D] of their seeds [n, 2]."""
+    """The parameters of images, `PARAMS` [n], for uniform numbers [n, D] and seeds [n, 2]."""
     params = np.empty(len(uniforms), PARAMS)
     params["seed"], params["sample_index"] = seeds.T
     for column, (name, rule) in enumerate(_RULES.items()):
@@ -232,11 +232,11 @@ def draw_params(uniforms: np.ndarray, seeds: np.ndarray, options: Augmentation) 
 
 
 def augment(image: np.ndarray, params: np.void, out: np.ndarray) -> None:
-    """Makes a training image of a crop.
+    """Turns a crop into a training image.
 
     Args:
         image: uint8 [h, w, 3].
-        params: of `draw_params`.
+        params: from `draw_params`.
         out: float32 [S, S, 3], filled with the result, in [-1, 1].
     """
     kernels.augment(image, params, out)
@@ -252,4 +252,4 @@ def _params_type() -> np.dtype:
 
 _RULES = RELEASED | {name: rule for _, rules in ADDED for name, rule in rules.items()}
 PARAMS = _params_type()
-"""What happens to one image: its seeds, and what was drawn by `RELEASED` and `ADDED`."""
+"""The parameters of one image: its seeds, and the values drawn for `RELEASED` and `ADDED`."""

@@ -1,7 +1,7 @@
 """Training and evaluation input for detection and segmentation: records of data/dense/records.py.
 
-The order of records, the threads and the handling of bad records are those of pipeline.py. An image
-of a batch is a function of the seed and of its sample index; dense_images.py makes it.
+Record order, threads and the handling of bad records are the same as in pipeline.py. Each image of
+a batch is a function of the seed and its sample index; dense_images.py makes it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from data.tfrecords.reading import DEFAULT_READING, ReadOptions
 from data.tfrecords.record_source import RecordSource
 from data.tfrecords.records import RecordError
 
-BOXES_MULTIPLE = 8  # boxes are padded to it: a compiled training step sees few shapes
-IMAGES_AHEAD = 2  # of each thread, in evaluations
-_SEED = 0x64656E73  # so that draws differ from those of the sampler, which has the same seed
+BOXES_MULTIPLE = 8  # boxes are padded to a multiple, so that a compiled step sees few shapes
+IMAGES_AHEAD = 2  # prefetched per thread in evaluations
+_SEED = 0x64656E73  # so that draws differ from those of the sampler, which uses the same seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DetectionInputOptions(DenseOptions):
     """The short side of images is resized to `min_side` pixels, the long one to at most `max_side`.
 
     Raises:
-        UserError: sides that contradict each other.
+        UserError: `min_side` is not in 1..max_side.
     """
 
     min_side: int = 600
@@ -80,7 +80,7 @@ class SegmentationInputOptions(DenseOptions):
     """Images are scaled by a factor in [scale_min, scale_max) and cropped to `crop_size` pixels.
 
     Raises:
-        UserError: a range the wrong way round.
+        UserError: the scale range is invalid.
     """
 
     class_num: int = 21
@@ -91,15 +91,15 @@ class SegmentationInputOptions(DenseOptions):
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= self.scale_max:
             raise UserError(
-                f"--scale_min={self.scale_min} to --scale_max={self.scale_max} is no range"
+                f"--scale_min={self.scale_min} to --scale_max={self.scale_max} is not a valid range"
             )
 
 
 class DetectionBatch(NamedTuple):
     """A micro-batch of B images with up to N objects, without the difficult ones.
 
-    Images are padded below and at the right, with 0, to multiples of 32 pixels. Boxes are
-    (y1, x1, y2, x2) in pixels of the resized image, padded with 0, classes with -1.
+    Images are padded with 0 at the bottom and right to multiples of 32 pixels. Boxes are
+    (y1, x1, y2, x2) in pixels of the resized image, padded with 0; classes are padded with -1.
     """
 
     images: tf.Tensor  # float32 [B, H, W, 3] in [-1, 1]
@@ -110,7 +110,7 @@ class DetectionBatch(NamedTuple):
 
 
 class SegmentationBatch(NamedTuple):
-    """A micro-batch of B crops of S x S pixels; masks have classes, 0 background, 255 ignored."""
+    """A micro-batch of B crops of S x S pixels; masks hold classes (0 background, 255 ignored)."""
 
     images: tf.Tensor  # float32 [B, S, S, 3] in [-1, 1]
     masks: tf.Tensor  # int32 [B, S, S]
@@ -124,7 +124,7 @@ class DetectionImage(NamedTuple):
     name: str
     image: tf.Tensor  # float32 [1, H, W, 3], padded as in `DetectionBatch`
     sizes: tf.Tensor  # int32 [1, 2]: height and width without the padding
-    scale: np.ndarray  # float32 [4]: the network's boxes / scale are in pixels of the stored image
+    scale: np.ndarray  # float32 [4]: network boxes / scale = boxes in pixels of the stored image
     size: tuple[int, int]  # height and width of the stored image
     boxes: np.ndarray  # float32 [N, 4]: (y1, x1, y2, x2) in pixels of the stored image
     classes: np.ndarray  # int32 [N]
@@ -132,7 +132,7 @@ class DetectionImage(NamedTuple):
 
 
 class SegmentationImage(NamedTuple):
-    """A whole image to evaluate on, in its own size (height, width), with its true mask."""
+    """An uncropped image to evaluate on, at its own size (height, width), with its true mask."""
 
     number: int
     name: str
@@ -149,20 +149,20 @@ def _source(
 
 
 class DenseInput:
-    """Micro-batches without end, of this worker's part of the records.
+    """An endless stream of micro-batches from this worker's part of the records.
+
+    The subclass for a task defines `parse` (see `RecordSource`), `_example`, which turns a sample
+    into a training example in a thread, and `_batch`, which batches the examples.
 
     Args:
         options: what to read.
-        step_shard: what this worker does of every step.
-
-    A class of a task has `parse` (see `RecordSource`), `_example`, which makes the training example
-    of a sample in a thread, and `_batch`, which puts the examples of a micro-batch together.
+        step_shard: this worker's part of every step.
 
     Attributes:
-        records: how many there are, over all workers.
+        records: number of records, over all workers.
 
     Raises:
-        UserError: see `RecordSource`; or the records are of the other task.
+        UserError: see `RecordSource`; or the records are for the other task.
     """
 
     parse: Callable[[Features, int], DenseSample]
@@ -176,7 +176,7 @@ class DenseInput:
         self._reader = SampleReader(source, sampler.records)
 
     def batches(self, start: int = 0) -> Iterator[Any]:
-        """Micro-batches from sample index `start`: how many samples all workers have used."""
+        """Micro-batches from sample index `start`, the number of samples all workers have used."""
         shard = self._step_shard
         plan = StepPlan(
             functools.partial(shard.sample_indices, start),
@@ -211,7 +211,7 @@ class _Boxes(NamedTuple):
 
 
 class DetectionInput(DenseInput):
-    """`DetectionBatch`es without end: resized images, flipped left-right at random.
+    """An endless stream of `DetectionBatch`es: resized images, flipped left-right at random.
 
     Args, attributes, errors: see `DenseInput`; options are `DetectionInputOptions`.
     """
@@ -249,7 +249,7 @@ class _Crop(NamedTuple):
 
 
 class SegmentationInput(DenseInput):
-    """`SegmentationBatch`es without end: images scaled, cropped and flipped with their masks.
+    """An endless stream of `SegmentationBatch`es: images and masks scaled, cropped and flipped.
 
     Args, attributes, errors: see `DenseInput`; options are `SegmentationInputOptions`.
     """
@@ -277,16 +277,16 @@ class SegmentationInput(DenseInput):
 
 
 class DenseImages:
-    """The images of records to evaluate on, in order.
+    """The images of evaluation records, in order.
 
     Args:
-        options: what to read; nothing is drawn at random.
+        options: what to read; nothing is random.
 
     Attributes:
-        records: how many there are.
+        records: number of records.
 
     Raises:
-        UserError: see `RecordSource`; or the records are of the other task.
+        UserError: see `RecordSource`; or the records are for the other task.
     """
 
     parse: Callable[[Features, int], DenseSample]
@@ -297,10 +297,10 @@ class DenseImages:
         self.records = self._source.total
 
     def images(self, rank: int = 0, size: int = 1) -> Iterator[Any]:
-        """Every `size`-th image from the `rank`-th on; bad ones are logged, counted and left out.
+        """Every `size`-th image from the `rank`-th on; bad ones are logged, counted and skipped.
 
         Raises:
-            UserError: too many are bad.
+            UserError: too many images are bad.
         """
         threads = self._options.num_preprocess_threads
         numbers = range(rank, self.records, size)
@@ -313,7 +313,7 @@ class DenseImages:
                     yield image
 
     def _read(self, number: int) -> Any:
-        """The image of a record, or the error, which `images` counts: this runs in threads."""
+        """The image of a record, or the error for `images` to count; runs in threads."""
         try:
             sample = self._source.read(number)
             name = sample.name.decode("utf-8", "replace") or self._source.where(number)
@@ -348,7 +348,7 @@ class SegmentationImages(DenseImages):
 
 def _draws(seed: int, sample_index: int, count: int) -> np.ndarray:
     """Uniform random numbers of a sample, float64 [count] in [0, 1)."""
-    # RandomState never changes what it draws from a seed, so a resume draws the same.
+    # A seed gives the same draws in any NumPy version, so a resumed run draws the same.
     parts = seed, _SEED, sample_index, sample_index >> 32
     return np.random.RandomState([part & 0xFFFFFFFF for part in parts]).random_sample(count)
 

@@ -1,6 +1,7 @@
 """Decodes, resizes, crops and flips images with their boxes and masks; nothing is random here.
 
-Resizing is bilinear (half-pixel centers, no antialiasing), of masks nearest with the same centers.
+Images are resized bilinearly (half-pixel centers, no antialiasing), masks to the nearest pixel with
+the same centers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from data.input.loader import aligned, to_tensor
 from data.input.preprocess import CHANNELS
 from data.tfrecords.records import RecordError
 
-SIDE_MULTIPLE = 32  # images are padded to it: a compiled training step sees few shapes
+SIDE_MULTIPLE = 32  # sides are padded to a multiple, so that a compiled step sees few shapes
 _CPU = "CPU:0"
 
 
@@ -35,7 +36,7 @@ def detection_image(contents: bytes, min_side: int, max_side: int) -> DetectionI
     """A detector's input for an encoded image.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     pixels = decode(contents)
     return DetectionInputs(*detector_input(pixels, min_side, max_side), pixels.shape[:2])
@@ -44,7 +45,7 @@ def detection_image(contents: bytes, min_side: int, max_side: int) -> DetectionI
 def detector_input(
     pixels: np.ndarray, min_side: int, max_side: int
 ) -> tuple[tf.Tensor, tf.Tensor, np.ndarray]:
-    """Image, sizes and scale, as in `DetectionInputs`, of an image uint8 [H, W, 3]."""
+    """Image, sizes and scale, as in `DetectionInputs`, for an image uint8 [H, W, 3]."""
     image, scale = resized(pixels, min_side, max_side)
     return *padded([image]), scale
 
@@ -60,32 +61,32 @@ def segmentation_image(contents: bytes) -> tuple[tf.Tensor, tuple[int, int]]:
     """An encoded image, float32 [1, H, W, 3] in [-1, 1], and its height and width.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     pixels = decode(contents)
     return segmenter_input(pixels), pixels.shape[:2]
 
 
 def decode(contents: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of an encoded image, upright.
+    """The pixels, uint8 [H, W, 3], of an encoded image, turned upright.
 
     Raises:
-        ImageError: not a whole image within the limits.
+        ImageError: not a complete image, or over the limits.
     """
     with decoded(contents) as image:
         return pixels_of(image)
 
 
 def mask_classes(contents: bytes, class_num: int, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W] of the encoded mask of an image of that size: classes below `class_num`, or 255.
+    """Decodes the mask of an image of that size: uint8 [H, W], classes below `class_num` or 255.
 
     Raises:
-        RecordError: it does not decode, or has another size or class.
+        RecordError: it cannot be decoded, or has a wrong size or class.
     """
     try:
         mask = class_indices(contents)
     except ImageError as error:
-        raise RecordError(f"the mask does not decode: {error}") from error
+        raise RecordError(f"the mask cannot be decoded: {error}") from error
     if mask.shape != size:
         of_mask, of_image = (f"{shape[1]} x {shape[0]}" for shape in (mask.shape, size))
         raise RecordError(f"the mask has {of_mask} pixels, the image {of_image}")
@@ -96,10 +97,10 @@ def mask_classes(contents: bytes, class_num: int, size: tuple[int, int]) -> np.n
 
 
 def resized(pixels: np.ndarray, min_side: int, max_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image uint8 [h, w, 3] with its short side at `min_side`, its long one at most `max_side`.
+    """Resizes an image, uint8 [h, w, 3], to short side `min_side`, but long side <= `max_side`.
 
     Returns:
-        float32 [H, W, 3] in [0, 255], and the scale, float32 [4], by which its boxes grew.
+        float32 [H, W, 3] in [0, 255], and the factors, float32 [4], that scale its boxes.
     """
     height, width = pixels.shape[:2]
     factor = min(min_side / min(height, width), max_side / max(height, width))
@@ -113,13 +114,13 @@ def resized(pixels: np.ndarray, min_side: int, max_side: int) -> tuple[np.ndarra
 
 
 def flipped(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [N, 4] of an image of this width, in pixels, after it is flipped left-right."""
+    """Flips boxes [N, 4], in pixels, of an image of this width left-right."""
     y1, x1, y2, x2 = boxes.T
     return np.stack([y1, width - x2, y2, width - x1], 1)
 
 
 def padded(images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images of several sizes, in [0, 255], as one batch; see `dense.DetectionBatch`.
+    """Pads images of different sizes, in [0, 255], into one batch; see `dense.DetectionBatch`.
 
     Returns:
         float32 [B, H, W, 3] in [-1, 1], and int32 [B, 2], height and width of each.
@@ -142,9 +143,9 @@ def cropped(
     Args:
         pixels: uint8 [h, w, 3].
         mask: uint8 [h, w].
-        size: of the crop in pixels.
-        place: where the crop is, from top to bottom and from left to right, in [0, 1). A resized
-            image that is smaller is at the top left; the rest is gray, and ignored in the mask.
+        size: side of the crop in pixels.
+        place: the vertical and horizontal position of the crop, in [0, 1). A resized image smaller
+            than the crop is at the top left; the rest is gray, and ignored in the mask.
 
     Returns:
         float32 [size, size, 3] in [-1, 1] and uint8 [size, size].
@@ -164,7 +165,7 @@ def cropped(
         )
     _write_scaled(part.numpy()[0], image[:below, :right])
     indices = np.full((size, size), IGNORED, np.uint8)
-    # The pixel with the center of pixel i is floor((i + 1/2) * h / H), in whole numbers.
+    # The pixel that holds the center of pixel i is floor((i + 1/2) * h / H), in integers.
     rows, columns = (
         (2 * np.arange(start, start + count) + 1) * side // (2 * resized_side)
         for start, count, side, resized_side in zip(

@@ -1,7 +1,7 @@
-"""Evaluation input, while training and in evaluate.py: labeled images of record files or lists.
+"""Evaluation input, for training and evaluate.py: labeled images from record files or lists.
 
 Images are decoded by the same code as in the inference scripts, so that an evaluation measures
-what these predict; records and image lists alike can be evaluated on one crop or on ten.
+what they predict. Both records and image lists can be evaluated on one crop or ten.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Labels(NamedTuple):
-    """The labels of an image, as `pad_labels` takes them: classes and values [labels]."""
+    """The labels of an image, as `pad_labels` expects them: classes and values [labels]."""
 
     classes: Sequence[int]
     values: Sequence[float]
@@ -52,7 +52,7 @@ NO_LABELS = Labels((), ())
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image of a list, not read yet, with `Labels` in place of the text of a `SourceImage`."""
+    """An unread image of a list, with `Labels` instead of the text label of a `SourceImage`."""
 
     name: str
     label: Labels
@@ -65,7 +65,7 @@ class LabeledImage:
 
 @dataclass(frozen=True)
 class RecordImage:
-    """A record that is not read yet; `load` returns its own name and labels."""
+    """An unread record; `load` returns the name and labels stored in it."""
 
     source: RecordSource
     number: int
@@ -86,21 +86,22 @@ class EvaluationImages:
     """The images to evaluate on, in a fixed order, numbered from 0.
 
     Args:
-        images: list files (spec section 1); without any, records are read.
+        images: list files (spec section 1); if empty, records are read.
         data_dir: folder, file or glob of the records.
-        class_num: classes that labels may name.
-        max_bad_records: more unreadable images than these end the run.
-        images_dir: the folder that names in lists are relative to; None: as in `images`.
+        class_num: number of classes.
+        max_bad_records: if more images than this are unreadable, the run ends.
+        images_dir: the folder that names in lists are relative to; None: as in
+            `image_source.images`.
         reading: how records are read.
 
     Attributes:
         sources: the list files, or `data_dir`.
-        readable: how many images the last call of `batches` could read so far.
-        left_out: (number, name, reason) of those that it could not read.
+        readable: number of images that the last call of `batches` has read so far.
+        left_out: (number, name, reason) of the images that it could not read.
 
     Raises:
         UserError: no records.
-        ListError: while reading, a row that breaks the format.
+        ListError: a row that breaks the format (while iterating).
     """
 
     def __init__(
@@ -137,16 +138,16 @@ class EvaluationImages:
     ) -> Iterator[EvaluationBatch]:
         """Every `size`-th batch from the `rank`-th on: the same batches for any number of workers.
 
-        A batch without a readable image is left out.
+        A batch without a readable image is skipped.
 
         Args:
             prepare: makes the crops.
-            batch_size: images of a batch, unreadable ones included.
-            threads: that read and decode.
+            batch_size: images per batch, including unreadable ones.
+            threads: number of threads that read and decode.
 
         Raises:
-            UserError: too many images are unreadable, or all; several workers check the latter by
-                `check_any`.
+            UserError: too many images are unreadable, or all are; if `size` is not 1, the caller
+                checks the latter with `check_any`.
         """
         self.readable, self.left_out = 0, []
         chunks = _chunks(self, batch_size)
@@ -167,7 +168,7 @@ class EvaluationImages:
             self.check_any(self.readable)
 
     def check_any(self, readable: int) -> None:
-        """Raises UserError if no image was readable; `left_out` must be that of all workers."""
+        """Raises UserError if no image was readable; `left_out` must cover all workers."""
         if not readable and self.left_out:
             _, name, reason = self.left_out[-1]
             raise UserError(
@@ -226,7 +227,7 @@ def with_progress(batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatc
 def _chunks(
     images: Iterable[LabeledImage | RecordImage], batch_size: int
 ) -> Iterator[tuple[int, list[LabeledImage | RecordImage]]]:
-    """Lists of `batch_size` images, each after the number of its first one; the last is shorter."""
+    """Yields the number of the first image, and `batch_size` images (fewer at the end)."""
     iterator, start = iter(images), 0
     while chunk := list(itertools.islice(iterator, batch_size)):
         yield start, chunk

@@ -1,11 +1,11 @@
 """The EXIF orientation of a JPEG in TensorFlow operations, for training and for the SavedModel.
 
-Elsewhere Pillow turns images upright (`data/common/images.py`); it knows more formats.
+Elsewhere Pillow turns images upright (`data/common/images.py`); it supports more formats.
 """
 
 import tensorflow as tf
 
-# EXIF follows the start of the file, after a JFIF header or a color profile; it has up to 64 KiB.
+# EXIF is near the start of the file, after any JFIF header or color profile; it has up to 64 KiB.
 _BEFORE_EXIF_BYTES, _SEARCHED_BYTES = 1 << 12, 1 << 17
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = tuple(b"Exif")
@@ -13,12 +13,12 @@ _LITTLE_ENDIAN = ord("I")  # "II" for Intel; "MM", for Motorola, is big-endian
 _ORIENTATION_TAG = 0x0112
 _ENTRY_BYTES = 12
 _MAX_ENTRIES = 512
-# In every file that is not upright: the tag, its value 2 to 8, in either order of bytes.
+# Matches every file that is not upright: the tag with a value of 2 to 8, in either byte order.
 _TURNED = r"\C*Exif\C*(\x01\x12\C{6}\x00[\x02-\x08]|\x12\x01\C{6}[\x02-\x08]\x00)\C*"
 
 
 def upright(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
-    """A decoded image [H, W, 3], turned and mirrored as the EXIF data of its file say.
+    """Turns and mirrors a decoded image [H, W, 3] as the EXIF data of its file say.
 
     Args:
         contents: string scalar, the file.
@@ -39,13 +39,13 @@ def _transposed(image: tf.Tensor) -> tf.Tensor:
 
 
 def orientation(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar, 1 to 8 as EXIF counts; 1, upright, where a file says nothing or nonsense.
+    """The EXIF orientation, int32 scalar, 1 to 8; 1 (upright) if it is missing or invalid.
 
     Args:
         contents: string scalar, an encoded image.
     """
-    # In three steps: to search 128 KiB costs half as much as to decode an image, and to read the
-    # directory as much as to decode a small one. Most files need neither.
+    # In three steps: searching 128 KiB costs half as much as decoding an image, and reading the
+    # directory as much as decoding a small one. Most files need neither.
     start = tf.strings.substr(contents, 0, _BEFORE_EXIF_BYTES)
     has_exif = tf.strings.regex_full_match(start, r"\C*Exif\C*")
     return tf.cond(has_exif, lambda: _orientation_of_exif(contents), lambda: tf.constant(1))
@@ -83,12 +83,12 @@ def _exif_segment(bytes_: "_Bytes") -> tf.Tensor:
     def next_segment(position: tf.Tensor) -> list[tf.Tensor]:
         return [position + 2 + tf.maximum(bytes_.number(position + 2, 2), 2)]
 
-    # Eagerly it returns the list, in a graph its only element.
+    # In eager mode `while_loop` returns the list, in a graph its only element.
     return tf.nest.flatten(tf.while_loop(continues, next_segment, [tf.constant(2)]))[0]
 
 
 class _Bytes:
-    """Bytes as int32 [N]; what lies outside reads as zero."""
+    """Bytes as int32 [N]; positions outside read as zero."""
 
     def __init__(self, values: tf.Tensor) -> None:
         self._values = tf.concat([values, [0]], 0)
@@ -100,7 +100,7 @@ class _Bytes:
         return tf.gather(self._values, tf.where(inside, position, self._end))
 
     def number(self, position: tf.Tensor, size: int) -> tf.Tensor:
-        """The unsigned number of `size` bytes, in the file's order of bytes."""
+        """The unsigned number of `size` bytes, in the file's byte order."""
         digits = [self.at(position + place) for place in range(size)]
         big = sum(digit * 256**place for place, digit in enumerate(reversed(digits)))
         little = sum(digit * 256**place for place, digit in enumerate(digits))

@@ -1,8 +1,8 @@
 """Batches of images for the network, in order; threads prepare them while it computes.
 
-Pillow and TensorFlow release Python's lock, so threads keep every core busy. An image that cannot
-be read keeps its place in its batch, with the reason: batches then hold the same images whether
-a run was interrupted or not, and so give the same numbers.
+Pillow and TensorFlow release the GIL, so threads keep every core busy. An unreadable image keeps
+its place in its batch, with the reason, so that batches hold the same images and give the same
+numbers whether or not a run was interrupted.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from data.input import preprocess
 from data.input.image_source import LoadError, SourceImage
 
 MAX_ASPECT = 64
-"""Longest side of an image by its shortest; of longer images only the middle is used."""
+"""Limit on the ratio of an image's sides; only the middle of longer images is used."""
 
 BATCHES_AHEAD = 2
 CENTER = 4  # index of the center among ten crops: four corners, center, and their mirrors
@@ -31,13 +31,13 @@ _STRIP_ROWS = 512
 
 
 class Preparation:
-    """From encoded bytes to the network's input (spec section 5, inference).
+    """Turns encoded bytes into the network's input (spec section 5, inference).
 
     Args:
       image_size: side S of a crop in pixels.
       ten_crop: ten crops instead of the center alone.
       max_pixels: larger images are refused.
-      max_image_bytes: memory that decoding may take, of all threads together.
+      max_image_bytes: memory that decoding may take, over all threads.
 
     Attributes:
       crops: per image, 1 or 10.
@@ -56,11 +56,11 @@ class Preparation:
         self._limits = max_pixels, max_image_bytes
 
         def to_crops(image: tf.Tensor) -> tf.Tensor:
-            with tf.device("CPU:0"):  # the same pixels, and no queue for the network's GPU
+            with tf.device("CPU:0"):  # the same pixels everywhere, and no waiting for the GPU
                 return preprocess.inference_crops(image, image_size, self.crops)
 
-        # One graph for images of any size: a call costs one operation, and no Python inside.
-        # Traced here: if several threads traced it, TensorFlow would warn of retracing.
+        # One graph for images of any size: a call costs one operation and runs no Python.
+        # Traced here: if several threads traced it, TensorFlow would warn about retracing.
         self._to_crops = tf.function(
             to_crops,
             autograph=False,
@@ -71,7 +71,7 @@ class Preparation:
         """The crops in [-1, 1], float32 [crops, S, S, 3].
 
         Raises:
-          ImageError: not a whole image within the limits.
+          ImageError: not a complete image, or over the limits.
         """
         with decoded(data, *self._limits) as image:
             return self._to_crops(tf.constant(pixels_of(_shortened(image)))).numpy()
@@ -100,7 +100,7 @@ class WholeImage:
         self._limits = max_pixels, max_image_bytes
 
     def __call__(self, data: bytes) -> np.ndarray:
-        """The pixels. Raises ImageError: not a whole image within the limits."""
+        """The pixels. Raises ImageError: not a complete image, or over the limits."""
         with decoded(data, *self._limits) as image:
             return pixels_of(image)
 
@@ -127,7 +127,7 @@ def load_all(images: Iterable[SourceImage], prepare: Preparation) -> tuple[list[
 
 
 def to_image(crop: np.ndarray) -> Image.Image:
-    """A crop as the network takes it, float32 [S, S, 3] in [-1, 1], for people to look at."""
+    """Converts a crop for the network, float32 [S, S, 3] in [-1, 1], to a viewable image."""
     return Image.fromarray(np.rint((crop + 1) * 127.5).clip(0, 255).astype(np.uint8))
 
 
@@ -137,12 +137,12 @@ def center_crop(crops: np.ndarray) -> np.ndarray:
 
 
 def center_image(crops: np.ndarray) -> Image.Image:
-    """The center of an image's crops, float32 [1 or 10, S, S, 3] in [-1, 1], for people."""
+    """The center of crops, float32 [1 or 10, S, S, 3] in [-1, 1], as a viewable image."""
     return to_image(center_crop(crops))
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] of an image; in strips, as a conversion at once takes twice the memory."""
+    """The pixels, uint8 [H, W, 3]; converted in strips, which halves the peak memory."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, image.height)
@@ -151,7 +151,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """The middle of an image longer than `MAX_ASPECT`: resized, the whole would fill the memory."""
+    """The middle of an image longer than `MAX_ASPECT`; resizing all of it would fill the memory."""
     limit = MAX_ASPECT * min(image.size)
     width, height = (min(side, limit) for side in image.size)
     if (width, height) == image.size:
@@ -161,10 +161,10 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 class Prepared(NamedTuple):
-    """An image that was loaded: its crops, or the problem why there are none."""
+    """A loaded image: its crops, or the reason why there are none."""
 
     name: str
-    label: Any  # of `Loaded`
+    label: Any  # from `Loaded`
     crops: np.ndarray | None
     problem: str  # "" if there are crops
 
@@ -186,9 +186,9 @@ def batches(
 
     Args:
       images: not opened yet.
-      prepare: makes crops of encoded bytes.
-      batch_size: in images; at most `BATCHES_AHEAD` batches are prepared ahead.
-      threads: that read, decode and prepare.
+      prepare: makes crops from encoded bytes.
+      batch_size: images per batch; at most `BATCHES_AHEAD` batches are prefetched.
+      threads: number of threads that read, decode and prepare.
     """
     prepare_one = functools.partial(_prepare, prepare)
     prepared = map_ahead(prepare_one, images, threads, BATCHES_AHEAD * batch_size)

@@ -1,7 +1,7 @@
 """Images for inference: from list files, folders, globs, image files, TFRecords and stdin.
 
-Every source yields `SourceImage`s in a fixed order and in constant memory; nothing is opened before
-`SourceImage.load`, so that reading runs in the threads that decode and a run resumes by skipping.
+Every source yields `SourceImage`s in a fixed order and in constant memory. Images are not opened
+before `SourceImage.load`, so they are read in the decoding threads and a run resumes by skipping.
 """
 
 import os
@@ -25,7 +25,7 @@ from data.tfrecords.records import RecordError, payload_of, read_index
 STDIN = "-"
 
 MAX_LINE_BYTES = 1 << 20
-_SNIFFED_BYTES = 1024  # a zero byte among them: an image, not a list
+_SNIFFED_BYTES = 1024  # a zero byte among them means an image, not a list
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -46,11 +46,11 @@ class SourceImage:
     """One image, not opened yet.
 
     Attributes:
-      name: what outputs call it: the path as given, or `file:record` until the record is read.
-      label: what followed the path in a list, blanks replaced by one; "" if nothing did.
-      path: the file that holds it; of a record, also a URL.
-      path_by_list: path relative to the folder of the list, used where `path` does not exist;
-        "" for an image that is not of a list.
+      name: its name in outputs: the path as given, or `file:record` until the record is read.
+      label: the text after the path in a list, with single blanks; "" if there is none.
+      path: the file that holds it; for a record, this may be a URL.
+      path_by_list: path relative to the folder of the list, used if `path` does not exist;
+        "" for an image that is not from a list.
       offset, size: of the record in a TFRecord file, in bytes; size 0: `path` is the image.
     """
 
@@ -65,7 +65,7 @@ class SourceImage:
         """Reads the file or the record.
 
         Raises:
-          LoadError: it cannot be read, as one line without the name of the file.
+          LoadError: it cannot be read; one line without the name of the file.
           UserError: the storage at the URL cannot be read; see `storage.read`.
         """
         try:
@@ -100,19 +100,19 @@ def images(
     skipped: Counter[str] | None = None,
     images_dir: str | None = None,
 ) -> Iterator[SourceImage]:
-    """The images of all sources in order, from the `start`-th up to before the `stop`-th.
+    """The images of all sources in order, from number `start` up to but excluding `stop`.
 
-    A source is `-` (a list on standard input), a folder (searched whole, in order of path), a glob,
-    a TFRecord file, an image file, or a list file: an image per row, optionally followed by a tab
-    (or, where the whole row is no file, blanks) and a label. Paths of a list are relative to the
-    working folder or, where they are not found there, to the folder of the list.
+    A source is `-` (a list on standard input), a folder (searched recursively, in path order), a
+    glob, a TFRecord file, an image file, or a list file: one image per row, optionally followed by
+    a tab (or by blanks, unless the whole row is a file name) and a label. Paths in a list are
+    relative to the working folder or, if not found there, to the folder of the list.
 
     Args:
-      skipped: counts the other files of folders, by suffix.
-      images_dir: the folder that paths of a list are relative to instead.
+      skipped: counts other files in folders, by suffix.
+      images_dir: the folder that paths in a list are relative to instead.
 
     Raises:
-      UserError: a source that does not exist, or holds no image.
+      UserError: a source does not exist or holds no image.
     """
     if not sources:
         raise UserError("no images: give --images=LIST, or files and folders")
@@ -131,14 +131,14 @@ def images(
 
 
 def _in_folder(images_dir: str | None, image: SourceImage) -> SourceImage:
-    """An image of a list with its path in `images_dir`; without one, and others, unchanged."""
+    """Makes the path of a list's image relative to `images_dir`, if given; others are unchanged."""
     if images_dir is None or not image.path_by_list:
         return image
     return replace(image, path=os.path.join(images_dir, image.name), path_by_list="")
 
 
 def in_list(list_path: str | os.PathLike, name: str, images_dir: str | None) -> SourceImage:
-    """The image that a row of a list names; its paths are those that `images` gives it."""
+    """The image named in a row of a list, with the same paths that `images` gives it."""
     by_list = os.path.join(os.path.dirname(list_path), name)
     return _in_folder(images_dir, SourceImage(name, "", name, by_list))
 
@@ -147,7 +147,7 @@ def count(sources: Sequence[str], skipped: Counter[str] | None = None) -> int:
     """How many images the sources hold; reads only lists, folders and indexes of records.
 
     Args:
-      skipped: counts the other files of folders, by suffix.
+      skipped: counts other files in folders, by suffix.
 
     Raises:
       UserError: standard input, which can be read only once, is among the sources.
@@ -211,7 +211,7 @@ def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[SourceImage]:
         number += 1
         if len(line) > MAX_LINE_BYTES:
             raise UserError(f"{shown}:{number}: too long a row; is this a list file?")
-        # Names of files are bytes: what is not UTF-8 goes through unharmed.
+        # File names are bytes: those that are not UTF-8 pass through unchanged.
         text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
         if number == 1:
             text = text.removeprefix("\ufeff")
@@ -222,7 +222,7 @@ def _listed(file: BinaryIO, shown: str, folder: Path) -> Iterator[SourceImage]:
 
 
 def _listed_image(row: str, folder: Path) -> SourceImage:
-    """The image of a row `path<tab>label`; blanks separate, too, unless the row is a file."""
+    """The image of a row `path<tab>label`; blanks also separate, unless the row is a file name."""
     name, tab, label = row.partition("\t")
     if not tab and " " in name and not (os.path.exists(name) or (folder / name).exists()):
         name, _, label = row.partition(" ")
@@ -242,7 +242,7 @@ def _record_label(features: Features) -> str:
 
 
 def _read_file(path: str) -> bytes:
-    status = os.stat(path)  # before it is opened: to open a pipe is to wait for a writer
+    status = os.stat(path)  # before opening: to open a pipe would wait for a writer
     if stat.S_ISDIR(status.st_mode):
         raise LoadError("is a folder")
     if not stat.S_ISREG(status.st_mode):

@@ -1,9 +1,9 @@
 """The augmentation of one image as plain loops over pixels, compiled by Numba.
 
 TensorFlow has no fast operations for this: `tf.image` takes longer to adjust hue or saturation than
-to decode the image. The functions here agree with `tf.image` to rounding and run without Python's
-lock. They pass images on as `planes`, float32 [row, channel, column], so that a loop over columns
-fills whole vector registers.
+to decode the image. The functions here agree with `tf.image` up to rounding and release the GIL.
+Between them, images are `planes`, float32 [row, channel, column], so that a loop over columns fills
+whole vector registers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ HALF, MAX = float32(0.5), float32(255)
 
 
 def _compiled(function):
-    """Compiles a function at its first call, and caches the result in a folder if it can.
+    """Compiles a function at its first call, and caches the result on disk if possible.
 
-    `fastmath` vectorizes sums by adding in another order; it requires that no NaN comes in.
+    `fastmath` vectorizes sums by reordering them; inputs must not contain NaN.
     """
     jit = functools.partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
     try:
         return jit(cache=True)(function)
-    except RuntimeError:  # neither the source tree nor HOME can be written: compiles at each start
+    except RuntimeError:  # neither the source tree nor HOME is writable: compiles at each start
         return jit()(function)
 
 
@@ -40,8 +40,8 @@ def augment(image, params, out):
 
     Args:
         image: uint8 [H, W, 3], contiguous.
-        params: of `augment.PARAMS`.
-        out: float32 [S, S, 3], the result, in [-1, 1].
+        params: one element of type `augment.PARAMS`.
+        out: float32 [S, S, 3], filled with the result, in [-1, 1].
     """
     size, brightness, contrast = len(out), params["brightness"], params["contrast"]
     planes = np.empty((size, 3, size), np.float32)
@@ -63,7 +63,7 @@ def augment(image, params, out):
 
 @_compiled
 def _resize(image, planes, mirror):
-    """As `tf.image.resize`: bilinear, half-pixel centers, no antialiasing; values in [0, 255]."""
+    """Like `tf.image.resize`: bilinear, half-pixel centers, no antialiasing; values in [0, 255]."""
     height, width, _ = image.shape
     size = planes.shape[0]
     lines = image.reshape(height, 3 * width)
@@ -131,12 +131,12 @@ def _adjust_colors(planes, scale, offset, saturation, hue):
     """`planes * scale + offset`, then `adjust_saturation`, then `adjust_hue`, in place.
 
     In HSV, saturation scales a pixel's range below its largest channel, at most down to 0, and hue
-    moves where each channel lies in that range: no need to go to HSV and back.
+    moves where each channel lies in that range: no conversion to HSV and back is needed.
     """
     turn, size = SIX * hue, planes.shape[2]
     for y in range(planes.shape[0]):
-        # One array: LLVM has to check at run time that three do not overlap, and then went through
-        # them pixel by pixel, ten times as slowly.
+        # One array: with three, LLVM has to check for overlap at run time, and then processed them
+        # pixel by pixel, ten times slower.
         line, green, blue = planes[y].reshape(-1), size, 2 * size
         for x in range(size):
             r = line[x] * scale[0] + offset[0]

@@ -2,8 +2,8 @@
 
     sample_index -> record -> encoded image -> image -> batch
 
-Nothing here depends on timing: the image at a place of a batch is a function of its sample index.
-Only the encoded records of a few steps and `BATCHES_AHEAD` batches are kept in memory.
+Nothing here depends on timing: each image of a batch is a function of its sample index. Only the
+encoded records of a few steps and `BATCHES_AHEAD` batches are kept in memory.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from data.tfrecords.records import RecordError
 
 STEPS_READ_AHEAD = 2
 BATCHES_AHEAD = 2
-GROUP_SIZE = 32  # images per call at most; they share the time it holds Python's lock
-ALIGNMENT = 64  # bytes; TensorFlow takes over arrays so aligned without a copy
+GROUP_SIZE = 32  # maximum images per call; they share the time it holds the GIL
+ALIGNMENT = 64  # bytes; TensorFlow adopts arrays with this alignment without a copy
 
 
 class IndexedSample(NamedTuple):
-    """A sample that could be read, with its index.
+    """A readable sample, with its index.
 
-    A place of a batch has an index of its own; where the record of that is bad, the sample of the
-    next index whose record is good fills it.
+    Each place in a batch has its own index; if that record is bad, the place is filled with the
+    sample of the next index whose record is good.
 
-    `sample` is what `RecordSource.read` returns, as `Sample` or `DenseSample`.
+    `sample` is what `RecordSource.read` returns, such as a `Sample` or `DenseSample`.
     """
 
     sample_index: int
@@ -46,21 +46,21 @@ class IndexedSample(NamedTuple):
 MakeImages = Callable[[Sequence[IndexedSample], np.ndarray], None]
 """Makes the images of n samples, and writes them to an array whose first axis is n.
 
-Raises tf.errors.OpError, ImageError or RecordError: one of them is damaged.
+Raises tf.errors.OpError, ImageError or RecordError if one of them is damaged.
 """
 
 
 class StepPlan(NamedTuple):
-    """What a worker does in every step.
+    """A worker's part of every step.
 
     Attributes:
         sample_indices: step -> the indices of its samples, micro_batches * batch_size numbers in
             order.
-        batch_size: images of a micro-batch.
-        micro_batches: number of them in a step.
+        batch_size: images per micro-batch.
+        micro_batches: micro-batches per step.
         new_images: makes an array for the images of a micro-batch: `aligned((batch_size, S, S,
-            3))`, or one of objects where images differ in size.
-        group_size: images that a call of `MakeImages` makes, at most.
+            3))`, or an array of objects if images differ in size.
+        group_size: maximum images per call of `MakeImages`.
     """
 
     sample_indices: Callable[[int], range]
@@ -73,7 +73,7 @@ class StepPlan(NamedTuple):
 class MicroBatch(NamedTuple):
     """Micro-batch `number` of a step: its images in an array of `StepPlan.new_images`.
 
-    `samples` are those of the whole step.
+    `samples` are the samples of the whole step.
     """
 
     number: int
@@ -82,11 +82,11 @@ class MicroBatch(NamedTuple):
 
 
 class SampleReader:
-    """Finds the sample of an index, and remembers the indices that have none.
+    """Reads the sample of an index, and remembers the indices of bad records.
 
     Args:
         source: of the records.
-        records: first sample index, count -> the records of so many samples; see sampler.py.
+        records: first sample index, count -> the record ids of these samples; see sampler.py.
     """
 
     def __init__(self, source: RecordSource, records: Callable[[int, int], np.ndarray]):
@@ -104,17 +104,17 @@ class SampleReader:
         return self._read(sample_index, self._record(sample_index))
 
     def read_all(self, sample_indices: range) -> list[IndexedSample]:
-        """The samples of consecutive indices, fetched at once."""
+        """The samples of consecutive indices, prefetched together."""
         records = self._records(sample_indices.start, len(sample_indices)).tolist()
         self._source.prefetch(records)
         return list(map(self._read, sample_indices, records))
 
     def read_ahead(self, sample_indices: range) -> None:
-        """Begins to read samples that are asked for soon, where that takes long."""
+        """Prefetches samples of later steps; for use as far ahead as `steps_ahead` says."""
         self._source.read_ahead(self._records(sample_indices.start, len(sample_indices)))
 
     def steps_ahead(self, samples: int) -> int:
-        """How many steps of so many samples `read_ahead` should be ahead; 0: none."""
+        """How many steps, of `samples` samples each, `read_ahead` should be ahead; 0: none."""
         return math.ceil(self._source.records_ahead / samples)
 
     def _record(self, sample_index: int) -> int:
@@ -131,10 +131,10 @@ class SampleReader:
             record = self._record(sample_index)
 
     def reject(self, sample_index: int, reason: str) -> None:
-        """Has `read` pass over an index from now on, and counts its record as bad.
+        """Makes `read` skip an index from now on, and counts its record as bad.
 
         Raises:
-            UserError: there are too many; every thread gets the same error.
+            UserError: there are too many bad records; every thread gets the same error.
         """
         with self._lock:
             if self._failure:
@@ -151,7 +151,7 @@ class _Group(NamedTuple):
     """Some samples of a step whose images are made by one call.
 
     `number` is that of the group's micro-batch, whose images are `batch_images`; `images` is the
-    part that the group fills.
+    slice that the group fills.
     """
 
     step: list[IndexedSample]
@@ -164,10 +164,10 @@ class _Group(NamedTuple):
 def load(
     reader: SampleReader, make_images: MakeImages, plan: StepPlan, threads: int
 ) -> Iterator[MicroBatch]:
-    """Yields the micro-batches of the steps in order, without end.
+    """Yields the micro-batches of the steps in order, endlessly.
 
     Args:
-        reader: finds the samples.
+        reader: reads the samples.
         make_images: decodes and augments; runs in `threads` threads.
         plan: what to load in every step.
 
@@ -220,12 +220,12 @@ def _make_or_replace(
     samples: list[IndexedSample],
     images: np.ndarray,
 ) -> list[IndexedSample]:
-    """Makes images; returns their samples, others in place of those that do not decode."""
+    """Makes images; returns their samples, with undecodable ones replaced."""
     try:
         make_images(samples, images)
         return samples
     except (tf.errors.OpError, ImageError, RecordError) as error:
-        if len(samples) > 1:  # one by one, to find which it is
+        if len(samples) > 1:  # one by one, to find the bad one
             rows = range(len(samples))
             parts = ((samples[row : row + 1], images[row : row + 1]) for row in rows)
             return [_make_or_replace(reader, make_images, *part)[0] for part in parts]
@@ -235,18 +235,18 @@ def _make_or_replace(
 
 
 def _reason(error: tf.errors.OpError | ImageError | RecordError) -> str:
-    """What is wrong: the message of an operation without the names of graph nodes around it."""
+    """What is wrong; of an operation, its message without the names of graph nodes."""
     if isinstance(error, RecordError):
         return str(error)
     message = str(error)
     if isinstance(error, tf.errors.OpError):
         message = error.message.split("\n\t [[")[0].splitlines()[-1].split("}} ")[-1]
         message = message.split(" [Op:")[0]
-    return f"the image does not decode: {message}"
+    return f"the image cannot be decoded: {message}"
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An array, float32 and not initialized, that TensorFlow can take over without a copy."""
+    """An uninitialized float32 array that TensorFlow can adopt without a copy."""
     count, step = math.prod(shape), ALIGNMENT // 4
     memory = np.empty(count + step, np.float32)
     start = -(memory.ctypes.data // 4) % step
@@ -254,5 +254,5 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def to_tensor(images: np.ndarray) -> tf.Tensor:
-    """An array of `aligned` as a tensor: not a copy, as tf.constant would make."""
+    """An array from `aligned` as a tensor, without the copy that tf.constant would make."""
     return tf.experimental.dlpack.from_dlpack(images.__dlpack__())

@@ -1,10 +1,10 @@
-"""The input pipeline of training: from record files to batches; evaluation.py has the other.
+"""The training input pipeline, from record files to batches; for evaluation, see evaluation.py.
 
     sample index -> record (sampler.py) -> bytes (data/tfrecords/record_source.py)
              -> image (augment.py) -> batch (loader.py)
 
-A batch is a pure function of the options and of its sample indices: neither threads, restarts nor
-the number of workers change it. No buffer of data is shuffled.
+A batch is a pure function of the options and its sample indices: threads, restarts and the number
+of workers do not change it. Record ids are shuffled, not a buffer of data.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ class Batch(NamedTuple):
 
 
 class TrainingInput:
-    """Augmented batches without end, of this worker's part of the records.
+    """An endless stream of augmented batches from this worker's part of the records.
 
     Args:
         options: what to read.
         augmentation: the random changes.
-        step_shard: what this worker does of every step; None: all, in one micro-batch.
+        step_shard: this worker's part of every step; None: all of it, in one micro-batch.
 
     Attributes:
-        records: how many there are, over all workers; of synthetic data, the images of a step.
+        records: number of records, over all workers; for synthetic data, the images per step.
 
     Raises:
         UserError: see `RecordSource`.
@@ -116,7 +116,7 @@ class TrainingInput:
         self._reader = SampleReader(source, sampler.records)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches from sample index `start`: how many samples all workers have used."""
+        """Micro-batches from sample index `start`, the number of samples all workers have used."""
         if self._options.synthetic:
             return _synthetic(self._options, self._step_shard)
         return self._batches(start)
@@ -142,13 +142,13 @@ class TrainingInput:
 def _make_sampler(
     source: RecordSource, options: InputOptions, step_shard: StepShard
 ) -> RandomSampler | BlockSampler | WeightedSampler:
-    """The sampler that the options name; the first worker logs the class counts, if asked for."""
+    """The sampler for the options; the first worker logs the class counts, if requested."""
     positives = source.positives() if options.class_balance else []
     if options.count_classes and step_shard.first == 0:
         counts = count_classes(positives, options.class_num) if positives else source.class_counts()
         LOGGER.info("%s", describe_counts(counts))
     if options.class_balance:
-        source.read_singly()  # as they are drawn
+        source.read_singly()  # because they are drawn one by one
         weights = record_weights(positives, options.class_num, options.class_balance)
         return WeightedSampler(weights, options.random_seed)
     windows = options.file_shuffle_buffer, options.shuffle_buffer
@@ -171,14 +171,14 @@ def _labeled(parts: Iterator[MicroBatch]) -> Iterator[Batch]:
 
 
 def _synthetic(options: InputOptions, step_shard: StepShard) -> Iterator[Batch]:
-    """Repeats one micro-batch of random pixels without end, to measure compute alone."""
+    """Repeats one micro-batch of random pixels endlessly, to measure compute alone."""
     rng = np.random.default_rng((options.random_seed & 0xFFFFFFFF, step_shard.first))
     size, count = step_shard.micro_batch, step_shard.micro_batch * step_shard.count
     shape = size, options.image_size, options.image_size, preprocess.CHANNELS
     labels = min(SYNTHETIC_LABELS, options.class_num)
     first = rng.integers(options.class_num, size=(count, 1), dtype=np.int32)
     index = (first + np.arange(labels, dtype=np.int32)) % options.class_num
-    # One positive label per image, which every loss takes; the values of the others cost nothing.
+    # One positive label per image, which every loss accepts; the value of the others is 0.
     index, value = tf.constant(index), tf.one_hot(tf.zeros(count, tf.int32), labels)
     batch = Batch(
         tf.constant(rng.uniform(-1, 1, shape).astype(np.float32)),

@@ -1,7 +1,7 @@
 """Inference and evaluation preprocessing: decode, resize, crop (spec section 5).
 
 One definition for all scripts, in TensorFlow operations, so that it can be exported with a network.
-Training has data/input/augment.py.
+Training uses data/input/augment.py instead.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ RESIZED, CROPPED = 256, 224
 TEN_CROPS = 10
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOR_TYPE = 25  # its place in the file
+_PNG_COLOR_TYPE = 25  # its offset in the file
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3] of an encoded image, a string scalar, by the decoder's most exact method."""
+    """Decodes an image, a string scalar, to uint8 [H, W, 3] by the decoder's most exact method."""
     return tf.cond(
         tf.io.is_jpeg(contents),
         lambda: tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE"),
@@ -29,7 +29,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_other(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3] of a PNG, GIF (first frame) or BMP: old records hold some as "JPEG"."""
+    """Decodes a PNG, GIF (first frame) or BMP to uint8 [H, W, 3]; old records call some JPEG."""
 
     def of_gif_or_bmp() -> tf.Tensor:
         image = tf.io.decode_image(contents, CHANNELS, expand_animations=False)
@@ -44,23 +44,23 @@ def _is_png(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
+    """Decodes a PNG to uint8 [H, W, 3], transparency over white, rounded as Pillow does."""
     image = tf.cast(tf.io.decode_png(contents, 4), tf.int32)
     colors, alpha = image[..., :3], image[..., 3:]
-    # Grays have at most one transparent value. TensorFlow 2.21 calls the others of 1-bit images,
-    # where none is transparent, 1 of 255 opaque.
+    # Grayscale has at most one transparent value. For 1-bit images without one, TensorFlow 2.21
+    # gives an alpha of 1 instead of 255.
     is_gray = tf.strings.substr(contents, _PNG_COLOR_TYPE, 1) == b"\0"
     alpha = tf.where(is_gray & (alpha > 0), 255, alpha)
     return tf.cast((colors * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
 def decode_jpeg_or_png(contents: tf.Tensor) -> tf.Tensor:
-    """`decode`, in the graph of an export; other formats are refused when it runs.
+    """`decode` for exported graphs; other formats are refused at run time.
 
-    TensorFlow drops the transparency of GIFs, misreads BMPs with a palette, and has no TIFF.
+    TensorFlow drops the transparency of GIFs, misreads BMPs with a palette, and lacks TIFF.
     """
     is_supported = tf.io.is_jpeg(contents) | _is_png(contents)
-    refusal = "image_bytes: neither JPEG nor PNG, the formats that are taken; convert it first"
+    refusal = "image_bytes: neither JPEG nor PNG, the supported formats; convert it first"
     with tf.control_dependencies([tf.debugging.Assert(is_supported, [refusal])]):
         return decode(tf.identity(contents))
 
@@ -80,7 +80,7 @@ def inference_crops(image: tf.Tensor, image_size: int, crops: int = 1) -> tf.Ten
         float32 [crops, image_size, image_size, 3] in [-1, 1].
     """
     if crops not in (1, TEN_CROPS):
-        raise UserError(f"{crops} crops: take 1 or {TEN_CROPS}")
+        raise UserError(f"{crops} crops: use 1 or {TEN_CROPS}")
     short = image_size * RESIZED // CROPPED
     height, width = tf.unstack(tf.shape(image)[:2])
     side = tf.minimum(height, width)

@@ -24,7 +24,7 @@ Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def rand_augment(
     image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: float = 9.0
 ) -> tf.Tensor:
-    """`layers` operations, drawn from the paper's fourteen, one after the other.
+    """Applies `layers` operations in sequence, drawn from the paper's fourteen.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
@@ -156,7 +156,7 @@ def _shift_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     return _warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, pixels])
 
 
-# By name: the operation, and whether its sign is drawn. A seed picks by position: keep the order.
+# Name -> operation, and whether its sign is random. A seed picks by position: keep the order.
 OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "identity": (_identity, False),
     "autocontrast": (_autocontrast, False),

@@ -1,9 +1,9 @@
-"""Samplers: which record each sample of training is, a pure function of the seed.
+"""Samplers: which record each training sample is, as a pure function of the seed.
 
-Sample indices 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on how many
-workers read: the global batch of step k is samples [k * G, (k + 1) * G), and each worker takes its
-own slice of it (data/common/sharding.py). So training resumes at any step, and every record is read
-once per epoch, both with any number of workers.
+Sample indices 0, 1, 2, ... run through epoch after epoch without a gap. Nothing depends on the
+number of workers: the global batch of step k is samples [k * G, (k + 1) * G), and each worker reads
+its own slice of it (data/common/sharding.py). So, with any number of workers, training can resume
+at any step, and every record is read once per epoch.
 
 A sampler is a class with `records(start, count)`; `RandomSampler` is the default.
 """
@@ -26,9 +26,9 @@ LOGGER = logging.getLogger(__name__)
 WINDOWS_KEPT = 2  # a batch may begin in one window and end in the next
 BLOCK = 4096  # samples drawn together
 BLOCKS_KEPT = 4
-ORDERS = 64  # of the records in a block, per epoch
-ROUNDS = 7  # full blocks of a lane in an epoch, at least, as far as there are records
-CLASSES_LISTED = 100  # of more classes, the log has a summary
+ORDERS = 64  # different orders of the records in a block, per epoch
+ROUNDS = 7  # minimum full blocks per lane in an epoch, if there are enough records
+CLASSES_LISTED = 100  # for more classes, the log has a summary
 _GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -49,14 +49,14 @@ class RandomSampler:
     Each epoch permutes the files, cuts them into windows, and permutes the records of a window
     (ours; the released system shuffled a stream instead).
 
-    A record id counts the records of all files in the given order of files, from 0.
+    Record ids number the records of all files from 0, in the given order of files.
 
     Args:
         counts: records of each file.
-        seed: of all permutations.
-        window_files: files in a window (`--file_shuffle_buffer`), more if these hold fewer than
-            `window_records` records (`--shuffle_buffer`). A window's record ids are all that is
-            kept in memory, 8 bytes per record.
+        seed: seed of all permutations.
+        window_files: files per window (`--file_shuffle_buffer`), more if these hold fewer than
+            `window_records` records (`--shuffle_buffer`). Only a window's record ids are kept in
+            memory, 8 bytes per record.
 
     Raises:
         ValueError: no records.
@@ -90,7 +90,7 @@ class RandomSampler:
     def _plan_epoch(self, epoch: int) -> _Epoch:
         files = np.arange(len(self._counts))
         _shuffle(files, self._seed, epoch)
-        starts = np.concatenate([[0], np.cumsum(self._counts[files])])  # of each file; the end
+        starts = np.concatenate([[0], np.cumsum(self._counts[files])])  # and the end
         bounds = [0]
         while bounds[-1] < len(files):
             wanted = starts[bounds[-1]] + self._window_records
@@ -113,17 +113,18 @@ class RandomSampler:
 class BlockSampler:
     """Maps sample indices to record ids, each once per epoch, so that records are read in blocks.
 
-    For storage that takes long to begin a read (ours). A block is some consecutive records, see
-    `block_begins`. Each epoch permutes the blocks among those of the same size, lays them in a row,
-    and cuts the row into lanes. Consecutive samples are of consecutive lanes, and a lane goes
-    through its part of the row. So a step has records of as many blocks as it has images, and of a
-    worker whose steps have the same lanes each block is read once, or twice if two lanes meet in
-    it. A block that is the only one of its size keeps its place in the row.
+    For storage with high latency (ours). A block is a run of consecutive records, see
+    `block_begins`. Each epoch permutes the blocks of the same size, lays all blocks in a row, and
+    cuts the row into lanes. Consecutive samples come from consecutive lanes, and each lane advances
+    through its part of the row. So a step uses as many blocks as it has images, and a worker whose
+    steps have the same lanes reads each block once, or twice if two lanes meet in it. A block that
+    is the only one of its size keeps its place in the row.
 
     Args:
         total: number of records.
-        seed: of all permutations.
-        blocks, lanes: how many; `block_count` makes the lanes begin new blocks at an even rate.
+        seed: seed of all permutations.
+        blocks, lanes: how many of each; with `block_count` blocks, lanes begin new blocks at an
+            even rate.
     """
 
     def __init__(self, total: int, seed: int, blocks: int, lanes: int):
@@ -131,7 +132,7 @@ class BlockSampler:
         self._begins = block_begins(total, blocks)
         self._sizes = np.diff(self._begins)
         self._is_long = self._sizes - self._sizes.min()  # 0 or 1
-        self._lane_size, self._longer_lanes = divmod(total, lanes)  # those have a record more
+        self._lane_size, self._longer_lanes = divmod(total, lanes)  # those have one more record
         self._epoch = functools.lru_cache(WINDOWS_KEPT)(self._plan_epoch)
 
     def records(self, start: int, count: int) -> np.ndarray:
@@ -148,7 +149,7 @@ class BlockSampler:
         return np.concatenate(parts)
 
     def _in_row(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """The records at places of the row of permuted blocks."""
+        """The record ids at these places in the row of permuted blocks."""
         plan, place = self._epoch(epoch), block_of(places, self.total, len(self._sizes))
         block, slot = plan.blocks[place], places - self._begins[place]
         order = plan.orders[self._is_long[block], block % ORDERS, slot]
@@ -156,7 +157,7 @@ class BlockSampler:
 
     def _plan_epoch(self, epoch: int) -> _BlockEpoch:
         longest, blocks = self._sizes.max(), np.arange(len(self._sizes))
-        for size in np.unique(self._sizes):  # among their like: so all begin where others began
+        for size in np.unique(self._sizes):  # within a size, so that blocks begin at `_begins`
             of_size = np.flatnonzero(self._sizes == size)
             permuted = of_size.copy()
             _shuffle(permuted, self._seed, epoch, int(size))
@@ -164,7 +165,7 @@ class BlockSampler:
         orders = np.tile(np.arange(longest), (2, ORDERS, 1))
         for number, order in enumerate(orders[1]):
             _shuffle(order, self._seed, epoch, 1, number)
-        if self._sizes.min() < longest:  # the same without the last record
+        if self._sizes.min() < longest:  # short blocks: the same orders without the last record
             kept = orders[1] != longest - 1
             orders[0, :, :-1] = orders[1][kept].reshape(ORDERS, longest - 1)
         else:
@@ -173,11 +174,11 @@ class BlockSampler:
 
 
 def block_count(total: int, wanted: int, lanes: int) -> int:
-    """How many blocks to make of the records for so many lanes: about `wanted`, or more.
+    """How many blocks to divide the records into for this many lanes: about `wanted`, or more.
 
-    The blocks of a lane are not a whole number. What is over is near the golden ratio, and with the
-    lanes as denominator in lowest terms: so no two lanes begin at the same place of a block, and
-    any few that follow each other begin far apart.
+    The number of blocks per lane is not an integer. Its fractional part is near the golden ratio,
+    and in lowest terms its denominator is `lanes`: so no two lanes begin at the same place in a
+    block, and any few consecutive lanes begin far apart.
     """
     over = next(
         over
@@ -193,21 +194,21 @@ def block_count(total: int, wanted: int, lanes: int) -> int:
 
 
 def _shuffle(values: np.ndarray, *seed: int) -> None:
-    # RandomState, not Generator: NumPy promises never to change what it draws from a seed, so a
-    # job resumes in the same order under another NumPy.
+    # RandomState, not Generator: NumPy guarantees that a seed always gives the same draws, so a job
+    # resumes in the same order under another NumPy.
     np.random.RandomState([part & 0xFFFFFFFF for part in seed]).shuffle(values)
 
 
 def shuffled(
     source: RecordSource, seed: int, windows: tuple[int, int], step_shard: StepShard
 ) -> RandomSampler | BlockSampler:
-    """The sampler of a source: of blocks, where it is read in more blocks than memory may hold.
+    """The sampler of a source: by blocks, if it is read in more blocks than memory may hold.
 
     Args:
-        source: then keeps all its blocks, or those of this worker's lanes.
-        seed: of all permutations.
+        source: if read in blocks, it will keep all of them, or those of this worker's lanes.
+        seed: seed of all permutations.
         windows: files and records of a window, see `RandomSampler`.
-        step_shard: what this worker does of every step.
+        step_shard: this worker's part of every step.
     """
     if not source.blocks:
         return RandomSampler(source.counts, seed, *windows)
@@ -222,7 +223,7 @@ def shuffled(
     blocks = block_count(source.total, source.blocks, lanes)
     images = step_shard.count * step_shard.micro_batch
     log("reading blocks of %.0f records, %d of them shuffled", source.total / blocks, lanes)
-    # And those of a step more: two steps are read at once, and the later must not drop the other's.
+    # Plus one step's blocks: two steps are read at once, and the later must not evict the other's.
     source.read_in_blocks(blocks, kept=(lanes_per_image + 1) * images)
     return BlockSampler(source.total, seed, blocks, lanes)
 
@@ -231,8 +232,8 @@ class WeightedSampler:
     """Maps sample indices to record ids drawn by weight, with replacement; it has no epochs.
 
     Args:
-        weights: of the records, see `record_weights`.
-        seed: of the draws.
+        weights: one per record, see `record_weights`.
+        seed: seed of the draws.
     """
 
     def __init__(self, weights: np.ndarray, seed: int):
@@ -248,14 +249,14 @@ class WeightedSampler:
         return np.concatenate(blocks)[begin : begin + count]
 
     def _draw(self, block: int) -> np.ndarray:
-        # RandomState never changes what it draws from a seed, so a resume draws the same.
+        # A seed gives the same draws in any NumPy version, so a resumed run draws the same.
         draws = np.random.RandomState([self._seed, block]).random_sample(BLOCK)
         found = np.searchsorted(self._cumulated, draws, "right")
         return np.minimum(found, len(self._cumulated) - 1)
 
 
 def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float) -> np.ndarray:
-    """float64 [records]: how much more often than others a record is to be drawn.
+    """The sampling weight of each record, float64 [records].
 
     The weight of a record is that of its rarest positive class, `1 / images ** strength`: strength
     0 draws every record equally often, 1 every class about equally often (ours; Gupta et al., LVIS,
@@ -264,8 +265,8 @@ def record_weights(labels: Sequence[np.ndarray], class_num: int, strength: float
     Args:
         labels: the positive classes of each record.
         class_num: number of classes.
-        strength: see above (`--class_balance`); a record without a positive class has the
-            weight of the most frequent class.
+        strength: see above (`--class_balance`); a record without a positive class gets the weight
+            of the most frequent class.
     """
     counts = count_classes(labels, class_num)
     of_class = np.maximum(counts, 1) ** -float(strength)

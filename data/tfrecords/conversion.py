@@ -1,8 +1,8 @@
-"""Converts annotated images to shards of TFRecords: the same bytes for any number of workers.
+"""Converts annotated images to TFRecord shards: the same bytes for any number of workers.
 
-One process writes a shard, and decodes every image to check that it is complete. Rows that cannot
-be used are left out of the shard and reported. A class with the methods of `Rows` says what the
-rows are: `ListRows` reads image lists, `shard_size` consecutive rows of a list for each shard.
+Each shard is written by one process, which decodes every image to check that it is complete.
+Unusable rows are left out of the shard and reported. A class with the methods of `Rows` provides
+the rows: `ListRows` reads image lists, `shard_size` consecutive rows of a list for each shard.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from data.tfrecords.manifest import ShardFolder, ShardReport, ShardWriter
 from data.tfrecords.records import RecordError
 
 SHARD_SIZE = 1024
-SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; as ours were until 2026
-_OTHER_BYTES = 64 << 20  # of memory that a decode may take besides the image
+SUFFIX, EARLIER_SUFFIX = ".tfrecords", ".tfrecord"  # as released; ours until 2026
+_OTHER_BYTES = 64 << 20  # of memory that decoding may take in addition to the image
 
 
 class RowError(Exception):
-    """A row that is left out: its image's name, a word to count by, and the reason, one line."""
+    """A row to leave out: its image's name, a keyword to count by, and a one-line reason."""
 
     def __init__(self, image: str, kind: str, reason: str):
         super().__init__(reason)
@@ -42,7 +42,7 @@ class RowError(Exception):
 
 
 class BadRow(NamedTuple):
-    """A row that was left out; `where` is the file, and the line, that it stands in."""
+    """A row that was left out; `where` is its file and line."""
 
     where: str
     image: str
@@ -61,10 +61,10 @@ class Converted(NamedTuple):
 
 
 class Rows(Protocol):
-    """What is converted, divided into shards that have a `name`."""
+    """The rows to convert, divided into shards that have a `name`."""
 
     def source(self, shard: Any) -> str:
-        """A hash of all that determines the shard's content, except the bytes of the images."""
+        """A hash of everything that determines the shard's content, except the images' bytes."""
 
     def converted(self, shard: Any) -> Iterator[Converted | BadRow]:
         """The shard's rows in order."""
@@ -75,10 +75,10 @@ class ImageOptions:
     """How images are stored.
 
     Attributes:
-        short_side: shrink images to it, in pixels; None keeps their size.
-        quality: of JPEGs that have to be encoded, 1 to 100.
+        short_side: shrink images to this short side, in pixels; None keeps their size.
+        quality: quality of JPEGs that have to be encoded, 1 to 100.
         orientation: `apply` turns images upright by their EXIF data, `keep` leaves them.
-        max_pixels: of an image; larger ones are refused.
+        max_pixels: larger images are refused.
         max_image_bytes: memory that decoding an image may take in a process.
     """
 
@@ -92,7 +92,7 @@ class ImageOptions:
         """The bytes of an image file, and the image to store; they may be the same object.
 
         Raises:
-            RowError: it cannot be read or is refused; `name` is what the row calls it.
+            RowError: it cannot be read or is refused; `name` is its name in the row.
         """
         try:
             data = Path(path).read_bytes()
@@ -125,16 +125,16 @@ class ShardPlan(NamedTuple):
 
 
 def suffix_in(folder: str | os.PathLike) -> str:
-    """The suffix of new shards in a folder; an earlier version's if the folder has such shards."""
+    """The suffix for new shards in a folder: `EARLIER_SUFFIX` if it already has such shards."""
     return EARLIER_SUFFIX if any(Path(folder).glob(f"*{EARLIER_SUFFIX}")) else SUFFIX
 
 
 def plan(
     lists: Sequence[Path], shard_size: int, start_index: int = 0, suffix: str = SUFFIX
 ) -> Iterator[ShardPlan]:
-    """The shards of the lists: consecutive, `shard_size` rows each, the last of a list shorter.
+    """Divides lists into shards of `shard_size` consecutive rows; a list's last may be shorter.
 
-    Empty lines are no rows. Shards are named by their number, `00000.tfrecords` and on.
+    Empty lines do not count as rows. Shards are named by number, such as `00000.tfrecords`.
     """
     pieces = ((path, *piece) for path in lists for piece in _pieces(path, shard_size))
     for number, (path, offset, size, line) in enumerate(pieces, start_index):
@@ -142,7 +142,7 @@ def plan(
 
 
 def _pieces(path: Path, shard_size: int) -> Iterator[tuple[int, int, int]]:
-    """Offset and size, in bytes, and lines before each `shard_size` rows of a list."""
+    """Offset and size, in bytes, of each `shard_size` rows of a list, and the lines before them."""
     start = offset = rows = line = start_line = 0
     refuse_other_encodings(path)
     with open(path, "rb") as file:
@@ -168,21 +168,21 @@ def convert(
     group: ProcessGroup,
     retry_bad: bool = False,
 ) -> list[ShardReport] | None:
-    """Writes this process's shards that are missing; the one that collects adds the manifest.
+    """Writes this process's missing shards; the collecting process also writes the manifest.
 
     Args:
         shards: those of all processes, each with a `name`.
         rows: what the shards hold.
         output: the folder of shards.
-        processes: workers of this process, which write a shard each at a time.
+        processes: workers of this process; each writes one shard at a time.
         group: the processes that share the shards.
-        retry_bad: write shards again from which rows were left out.
+        retry_bad: rewrite shards from which rows were left out.
 
     Returns:
-        the reports of all shards of the folder; None where another rank or run collects them.
+        the reports of all shards of the folder; None if another rank or run collects them.
 
     Raises:
-        UserError: the folder has a shard of the same name from other rows or other options.
+        UserError: the folder has a shard of the same name from other rows or options.
     """
     folder = ShardFolder(output)
     done = folder.reports()
@@ -233,16 +233,16 @@ class _ShardJob(NamedTuple):
                 else:
                     writer.add(*row)
         self.folder.add(writer.report(self.rows.source(shard), bad))
-        mirror.release(writer.path)  # at a URL, disk is needed for the shards in work alone
+        mirror.release(writer.path)  # at a URL, only unfinished shards need local disk
 
 
 @dataclass(frozen=True)
 class ListRows:
-    """Rows of image lists; their shards are of `plan`.
+    """Rows of image lists, with shards from `plan`.
 
     Attributes:
         images: the folder that the list's names are relative to.
-        kind: of label, see `data/tfrecords/examples.py`.
+        kind: kind of label, see `data/tfrecords/examples.py`.
         class_num: classes are in 0..class_num-1; needed by dense labels.
         options: how images are stored.
     """
@@ -283,7 +283,7 @@ class ListRows:
 
 
 def _row(line: bytes, class_num: int | None) -> Row | None:
-    """The row of a line, None for an empty one; errors have no location, as `BadRow` adds it."""
+    """The row of a line, None for an empty one; errors have no location, which `BadRow` adds."""
     try:
         return parse_row(line.decode(), "", class_num)
     except (ListError, UnicodeDecodeError) as error:

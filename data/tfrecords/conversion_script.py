@@ -1,4 +1,4 @@
-"""What the scripts that write records share: their arguments, the run, its report, `--verify`."""
+"""Shared by the scripts that write records: arguments, conversion, report and `--verify`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from data.tfrecords.manifest import BAD_IMAGES, MANIFEST, ShardReport, bad_by_ki
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Adds the shared arguments to those of a script, and parses them."""
     add = parser.add_argument
-    add("-tfs", "--tfrecords", required=True, help="the folder of shards to write")
+    add("-tfs", "--tfrecords", required=True, help="folder for the shards")
     add("-sidx", "--start_index", type=int, default=0, help="number of the first shard")
-    add("--shard_size", type=int, default=SHARD_SIZE, help="rows of a shard (%(default)s)")
-    add("--quality", type=int, default=JPEG_QUALITY, help="of JPEGs encoded here (%(default)s)")
+    add("--shard_size", type=int, default=SHARD_SIZE, help="rows per shard (%(default)s)")
+    add("--quality", type=int, default=JPEG_QUALITY, help="of re-encoded JPEGs (%(default)s)")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused")
-    add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="of memory to decode one")
-    add("--retry_bad", action="store_true", help="make shards with bad rows again")
-    add("--processes", type=int, help="worker processes (all cores; under mpirun 1)")
+    add("--max_image_bytes", type=int, default=MAX_IMAGE_BYTES, help="memory to decode one")
+    add("--retry_bad", action="store_true", help="rewrite shards that have bad rows")
+    add("--processes", type=int, help="worker processes (default: all cores; under mpirun 1)")
     add("--part", help="i/n: make only every n-th shard from the i-th on, i from 0")
     add("--verify", action="store_true", help="check the shards of --tfrecords and do nothing else")
     read = ["indexs", "classes", "coco"]
@@ -38,20 +38,20 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be positive")
     if not 1 <= args.quality <= 100 or args.start_index < 0:
-        parser.error("--quality is 1 to 100, and --start_index not negative")
+        parser.error("--quality must be 1 to 100, and --start_index must not be negative")
     return args
 
 
 def image_options(
     args: argparse.Namespace, short_side: int | None = None, orientation: str = "apply"
 ) -> ImageOptions:
-    """How images are stored, as the arguments say; the others are those of `ImageOptions`."""
+    """The `ImageOptions` that the arguments ask for; the others are passed on."""
     limits = args.max_pixels, args.max_image_bytes
     return ImageOptions(short_side, args.quality, orientation, *limits)
 
 
 def run(args: argparse.Namespace, shards: Sequence[Any], rows: Rows) -> int:
-    """Converts the rows, or this process's part of them; the exit code.
+    """Converts the rows, or this process's part of them; returns the exit code.
 
     Raises:
         UserError: see `convert`.
@@ -73,7 +73,7 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
     print(f"{rows} images in {len(reports)} shards of {folder}: {kept} kept byte for byte,", end="")
     print(f" {rows - kept} converted to JPEG; {sum(r.bytes for r in reports)} bytes")
     if clipped:
-        print(f"{clipped} boxes reached out of their image and were clipped to it")
+        print(f"{clipped} boxes extended beyond their image and were clipped to it")
     print(f"{sum(bad.values())} rows left out", end="")
     if bad:
         kinds = ", ".join(f"{count} {kind}" for kind, count in bad.items())
@@ -86,7 +86,7 @@ def _report(folder: str, reports: list[ShardReport]) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Checks the shards of `--tfrecords`; the exit code."""
+    """Checks the shards of `--tfrecords`; returns the exit code."""
     reports, problems = manifest.verify(args.tfrecords, args.processes or cores())
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

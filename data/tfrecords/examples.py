@@ -67,7 +67,7 @@ message_type {
 
 
 def _example_class() -> type[Message]:
-    pool = descriptor_pool.DescriptorPool()  # of its own: TensorFlow's has another Example
+    pool = descriptor_pool.DescriptorPool()  # a separate one: TensorFlow's has another Example
     pool.Add(text_format.Parse(_DEFINITION, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
@@ -93,10 +93,10 @@ def encode_example(
         image: an encoded image, normally JPEG.
         name: the name of the image in predictions and messages.
         width, height: in pixels.
-        classes: class indices from 0; "single" takes exactly one.
-        confidences: of each class, None: 1.0 each; -1 means unknown. Not stored by "single".
-        class_num: length of the vector; needed by "dense" alone.
-        others: further features: bytes, or arrays of whole numbers or of floats.
+        classes: class indices from 0; "single" requires exactly one.
+        confidences: one per class; None: 1.0 each; -1 means unknown. Not stored by "single".
+        class_num: length of the vector; needed only by "dense".
+        others: additional features: bytes, or arrays of integers or floats.
 
     Raises:
         RecordError: labels that `kind` cannot hold.
@@ -161,13 +161,13 @@ def decode_example(payload: bytes) -> Features:
 def decode_labels(
     features: Features, class_num: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, int64 [labels], and values, float32 [labels], whichever kind of label it is.
+    """Classes, int64 [labels], and values, float32 [labels], for any kind of label.
 
     Args:
         class_num: how many values a dense label has; None: any number.
 
     Raises:
-        UserError: there is no label, or not as many values as there should be.
+        UserError: there is no label, or the number of values is wrong.
     """
     # A slice of a repeated field becomes an array three times faster than the field itself.
     if "label_index" in features:
@@ -192,19 +192,19 @@ def decode_labels(
 
 
 def positives_of(kind: str, classes: Sequence[int], confidences: Sequence[float]) -> list[int]:
-    """What `positive_classes` finds in the example that `encode_example` makes of these labels.
+    """What `positive_classes` returns for the example that `encode_example` makes of these labels.
 
     Decoding the example copies the image, which would take a tenth of a conversion's time.
     """
     if kind == "single":
         return list(classes)
-    # In float32, as they are stored: there the smallest confidences become 0.
+    # In float32, as stored, where the smallest confidences become 0.
     values = np.asarray(confidences, np.float32)
     return [label for label, value in zip(classes, values, strict=True) if value > 0]
 
 
 def positive_classes(payload: bytes) -> list[int]:
-    """The classes with a label above 0 of a serialized example.
+    """The classes of a serialized example that have a label above 0.
 
     Raises:
         UserError: the payload is not an example, or has no label.

@@ -1,8 +1,8 @@
-"""Shard manifest: rows, bytes and SHA-256 of each shard, labels of all; written and verified.
+"""Writes and verifies the manifest: rows, bytes and SHA-256 of each shard, labels of all.
 
-While a conversion runs, each finished shard has a report of its own in the folder `.shards`, so
-that any number of processes and machines can write, and a killed run continues. When all shards are
-there, the reports become `manifest.json` and `bad_images.tsv`.
+While a conversion runs, each finished shard has its own report in the folder `.shards`, so that any
+number of processes and machines can write, and a killed run can resume. When all shards are
+finished, the reports become `manifest.json` and `bad_images.tsv`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.tsv"
 _REPORTS = ".shards"
 _FORM, _REPORT_FORM = "record manifest", "shard report"
-_VERSION = 2  # 1 had label counts of each shard: hundreds of megabytes for 17 million images
+_VERSION = 2  # 1 had label counts per shard: hundreds of megabytes for 17 million images
 _REMEDY = "delete it and convert again"
 _COUNTS = re.compile(r"(\d{1,9}:\d{1,15}( \d{1,9}:\d{1,15})*)?", re.ASCII)
 LOGGER = logging.getLogger(__name__)
@@ -59,16 +59,16 @@ class ShardReport:
     """A shard's contents, and the rows that were left out of it.
 
     Attributes:
-        name: of the shard's file.
+        name: name of the shard's file.
         source: a hash of the rows and options it was made from.
         rows: records in it.
         bytes, sha256: of the file.
-        kept: images stored as they were found, byte for byte.
-        image_bytes: of all encoded images in it.
-        bad: of each row that was left out `list:line`, image, kind and reason.
+        kept: images stored unchanged, byte for byte.
+        image_bytes: bytes of all encoded images in it.
+        bad: `list:line`, image, kind and reason of each row that was left out.
         label_counts: positive records of each class, as `3:17 8:2`; None once the conversion is
-            done, as the manifest has those of all shards.
-        clipped_boxes: boxes that were partly outside their image; stored where there are any.
+            done, because the manifest has the sums over all shards.
+        clipped_boxes: boxes that were partly outside their image; stored if there are any.
     """
 
     name: str
@@ -109,10 +109,10 @@ class ShardWriter(RecordWriter):
         """Appends an image.
 
         Args:
-            example: of `encode_example`.
+            example: from `encode_example`.
             positives: the classes with a label above 0 in it, see `positives_of`.
             image_bytes: the size of the encoded image in it.
-            is_kept: the image is as it was found, byte for byte.
+            is_kept: the image is stored unchanged, byte for byte.
             clipped_boxes: boxes in it that were partly outside the image.
         """
         self.write(example)
@@ -138,10 +138,10 @@ class ShardWriter(RecordWriter):
 
 
 class Manifest(NamedTuple):
-    """The shards of a whole conversion by name, and the positive records of each class in them.
+    """The shards of a complete conversion by name, and the positive records of each class in them.
 
-    `label_counts` is None where they are not known: of an early version, or because a shard was
-    made again with other records.
+    `label_counts` is None if they are not known: in an early version, or because a shard was
+    rewritten with other records.
     """
 
     shards: dict[str, ShardReport]
@@ -183,7 +183,7 @@ class ShardFolder:
         return read_manifest(self.path).shards | new
 
     def is_done(self, report: ShardReport | None) -> bool:
-        """Whether the shard and its index exist, and its size is that of the report."""
+        """Whether the shard and its index exist, and its size matches the report."""
         if report is None:
             return False
         shard = self.path / report.name
@@ -194,10 +194,10 @@ class ShardFolder:
         """Writes `manifest.json` and `bad_images.tsv`, and deletes leftovers of interrupted runs.
 
         Args:
-            names: the shards of this run; another run may be making others next to it. None: all.
+            names: the shards of this run; another run may be writing others there. None: all.
 
         Returns:
-            the reports of all finished shards of the folder, in order of name.
+            the reports of all finished shards of the folder, sorted by name.
         """
         shards, counts = read_manifest(self.path)
         for report in self._new_reports():
@@ -237,7 +237,7 @@ class ShardFolder:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of the last whole conversion in a folder or at a URL; empty before there is one.
+    """The manifest of the last complete conversion in a folder or at a URL; empty if there is none.
 
     Raises:
         StateError: it is damaged.
@@ -257,13 +257,13 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def verify(folder: str | os.PathLike[str], processes: int) -> tuple[list[ShardReport], list[str]]:
-    """Compares a folder or URL with its manifest; shards that the manifest lacks are problems, too.
+    """Compares a folder or URL with its manifest; shards missing from the manifest are problems.
 
-    Of every shard: size, SHA-256, each record's CRC, number of records, index; of all: labels. Of a
-    URL, each process copies a shard to the temporary folder.
+    Checks the size, SHA-256, record CRCs, number of records and index of each shard, and the labels
+    of all. At a URL, each process copies a shard to the temporary folder.
 
     Returns:
-        the reports of the manifest, and the problems, a line each.
+        the reports of the manifest, and the problems, one line each.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
@@ -271,7 +271,7 @@ def verify(folder: str | os.PathLike[str], processes: int) -> tuple[list[ShardRe
     shards, counts = read_manifest(folder)
     if not shards:
         path = os.path.join(folder, MANIFEST)
-        raise UserError(f"{path} is missing: no whole conversion is here")
+        raise UserError(f"{path} is missing: no complete conversion is here")
     if storage.is_url(folder):
         paths, check = [file.url for file in storage.find(os.fspath(folder))], _check_copy
     else:
@@ -310,7 +310,7 @@ def _check_copy(work: tuple[str, ShardReport]) -> tuple[str, Counter[int]]:
 
 
 def _check_shard(work: tuple[str | os.PathLike[str], ShardReport]) -> tuple[str, Counter[int]]:
-    """What is wrong with a shard, "" for nothing, and the positive records of each class in it."""
+    """What is wrong with a shard, "" if nothing, and the positive records of each class in it."""
     folder, report = work
     path, labels = Path(folder, report.name), Counter()
     try:
@@ -318,8 +318,8 @@ def _check_shard(work: tuple[str | os.PathLike[str], ShardReport]) -> tuple[str,
             size = path.stat().st_size
             return f"{path}: {size} bytes, the manifest says {report.bytes}", labels
         if sha256(path) != report.sha256:
-            return f"{path}: its SHA-256 is not that of the manifest", labels
-        # Before the records are read, which would fix the index.
+            return f"{path}: its SHA-256 does not match the manifest", labels
+        # Before reading the records, which would fix the index.
         stored = path.with_name(path.name + INDEX_SUFFIX).read_text(encoding="utf-8")
         found = list(_labels_in(path))
         if len(found) != report.rows:
@@ -351,9 +351,9 @@ def stored_label_counts(
     Args:
         files: paths or URLs.
         rows: records of each file.
-        sizes: of the files in bytes.
+        sizes: sizes of the files in bytes.
 
-    Returns None where a manifest is absent, damaged, without counts, or of other files than these.
+    Returns None if a manifest is missing, damaged, without counts, or for other files.
     """
     folders: dict[str, dict[str, tuple[int, int]]] = {}
     for path, count, size in zip(files, rows, sizes, strict=True):
@@ -364,7 +364,7 @@ def stored_label_counts(
         try:
             shards, counts = read_manifest(folder)
         except UserError as error:
-            LOGGER.warning("labels are counted by reading all records: %s", error)
+            LOGGER.warning("counting labels by reading all records: %s", error)
             return None
         if counts is None or found != {n: (r.rows, r.bytes) for n, r in shards.items()}:
             return None

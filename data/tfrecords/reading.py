@@ -1,4 +1,4 @@
-"""How records are read: each by itself, or in blocks of consecutive ones, ahead of their use."""
+"""How records are read: one at a time, or in prefetched blocks of consecutive records."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from data.common.block_cache import DEFAULT_GIB
 from data.common.errors import UserError
 from data.common.storage import is_url
 
-AHEAD = 2  # blocks that are read ahead, per reader
-# As Linux names them, of file systems where every read waits for another machine.
+AHEAD = 2  # blocks that are prefetched, per reader
+# Linux's names of file systems where every read waits for another machine.
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "smb3"}
 
 Block = dict[int, tuple[int, bytes]]
-"""Number of a file -> where in it the block begins, in bytes, and the bytes of the block there."""
+"""File number -> the block's offset in that file, in bytes, and its bytes there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ DEFAULT_READING = ReadOptions()
 
 
 def is_slow_to_begin(path: str) -> bool:
-    """Whether a read of this file takes milliseconds before the first byte comes.
+    """Whether reads of this file have a latency of milliseconds.
 
-    So for URLs, network file systems and spinning disks; no where the system does not say.
+    True for URLs, network file systems and spinning disks; False if the system does not say.
     """
     if is_url(path):
         return True
@@ -77,7 +77,7 @@ def _mount(path: str) -> tuple[str, str]:
 def _is_spinning(device: str) -> bool:
     try:
         if " hypervisor " in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-            return False  # a virtual disk, which says that it spins whatever it is
+            return False  # a virtual disk, which always claims to be spinning
         disk = Path("/sys/dev/block", device).resolve()
         queues = [path / "queue/rotational" for path in (disk, disk.parent)]  # of a partition's
         return any(path.is_file() and path.read_text().strip() == "1" for path in queues)
@@ -93,30 +93,33 @@ def block_of(record: Any, total: int, blocks: int) -> Any:
 def block_begins(total: int, blocks: int) -> np.ndarray:
     """The first record of each block, int64 [blocks + 1]; the last is `total`.
 
-    The sizes of blocks differ by at most a record.
+    Block sizes differ by at most one record.
     """
     return -(-np.arange(blocks + 1) * total // blocks)
 
 
 class BlockReader:
-    """Reads blocks by several threads, ahead of their use, and keeps those used last.
+    """Prefetches blocks in several threads, and keeps those used most recently.
 
     Args:
-        load: reads the block of a number; runs in a thread.
-        kept: used blocks that are kept in memory.
-        readers: threads.
+        load: reads the block with a given number; runs in a thread.
+        kept: number of used blocks kept in memory.
+        readers: number of threads.
     """
 
     def __init__(self, load: Callable[[int], Block], kept: int, readers: int) -> None:
         self._load, self._kept, self._most_ahead = load, kept, (AHEAD + 1) * readers
         self._pool = ThreadPoolExecutor(readers, "read block")
-        self._ahead: dict[int, Future[Block]] = {}  # which nobody has used yet
+        self._ahead: dict[int, Future[Block]] = {}  # not used yet
         self._used: OrderedDict[int, Future[Block]] = OrderedDict()
         self._failure: UserError | None = None
         self._lock = threading.Lock()
 
     def block(self, number: int) -> Block:
-        """The block of a number; raises what `load` raises, a UserError again for all others."""
+        """The block with this number.
+
+        Raises whatever `load` raises; after a UserError, no other block is loaded.
+        """
         with self._lock:
             block = self._ahead.pop(number, None) or self._used.get(number) or self._begin(number)
             self._used[number] = block
@@ -126,14 +129,14 @@ class BlockReader:
         return block.result()
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Begins to read these blocks, in this order; they are used next."""
+        """Starts to read these blocks, which are used next, in this order."""
         with self._lock:
             for number in numbers:
                 if number not in self._ahead and number not in self._used:
                     self._ahead[number] = self._begin(number)
 
     def read_ahead(self, numbers: Iterable[int]) -> None:
-        """As `prefetch` for later use, as long as few others wait for theirs."""
+        """Like `prefetch`, for later use; does nothing while many prefetched blocks are unused."""
         for number in numbers:
             if len(self._ahead) < self._most_ahead:
                 self.prefetch([number])

@@ -37,10 +37,10 @@ from data.tfrecords.reading import (
 from data.tfrecords.records import RecordError
 
 LOGGER = logging.getLogger(__name__)
-SINGLES_KEPT = 2048  # records from URLs that are read by themselves, ahead
+SINGLES_KEPT = 2048  # records kept when they are prefetched singly from URLs
 OPEN_FILES = 256  # of a source at once, if the process limit allows
-INDEX_THREADS = 16  # for the indexes of files: most of the time is latency of a network drive
-READ_THREADS, READ_CHUNK = 8, 1024  # for all labels; records of a task
+INDEX_THREADS = 16  # for the files' indexes: most of the time is latency of a network drive
+READ_THREADS, READ_CHUNK = 8, 1024  # to read all labels; records per task
 # What our tools write next to records: indices, the manifest, lists of bad rows and of downloads.
 NOT_RECORDS = (records.INDEX_SUFFIX, ".json", ".tsv", ".txt", ".tmp", ".part")
 
@@ -57,8 +57,8 @@ class Sample(NamedTuple):
 def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[str]:
     """The record files of a folder, or those that a glob matches (see `matches`), sorted by name.
 
-    In a folder every file counts whatever its extension, except hidden files and `NOT_RECORDS`. For
-    a folder without records, its subfolder `split` (train or val) is used, as released.
+    In a folder every file counts, whatever its extension, except hidden files and `NOT_RECORDS`. If
+    a folder has no records, its subfolder `split` (train or val) is used, as released.
 
     See `find_at_url` for URLs.
 
@@ -80,7 +80,7 @@ def find_files(data_dir: str | os.PathLike[str], split: str = "train") -> list[s
 
 
 def find_at_url(url: str, split: str = "train") -> list[StoredFile]:
-    """`find_files` of a folder, a glob (see `storage.find`) or a file at a URL."""
+    """`find_files` for a folder, a glob (see `storage.find`) or a file at a URL."""
     for place in url, f"{url.rstrip('/')}/{split}/":
         found = [file for file in storage.find(place) if _is_named_as_records(file.url)]
         if found or glob.has_magic(url):
@@ -95,31 +95,31 @@ def _may_hold_records(path: str) -> bool:
 
 
 def _is_named_as_records(path: str) -> bool:
-    name = path.partition("?")[0] if storage.is_url(path) else path  # a signature follows
+    name = path.partition("?")[0] if storage.is_url(path) else path  # without a signature
     name = os.path.basename(name)
     return not name.startswith(".") and not name.endswith(NOT_RECORDS)
 
 
 class RecordSource:
-    """The records of files, numbered from 0 through the files in order.
+    """The records of all files, numbered from 0 in the order of the files.
 
     Args:
         data_dir, split: see `find_files` and `find_at_url`.
-        class_num: classes that labels may name.
-        max_bad_records: more unreadable records than these, or all of them, end the run.
+        class_num: number of classes.
+        max_bad_records: if more records than this, or all of them, are unreadable, the run ends.
         parse: features, class_num -> what `read` returns; None: a `Sample`. Raises RecordError for
-            one bad record, UserError where all records will be like it.
+            one bad record, UserError for a mistake that affects all records.
         reading: how records are read.
 
     Attributes:
         files: paths or URLs, in order.
         counts: records of each file, int64 [files].
         total: number of records.
-        blocks: in how many the records are read; 0: each by itself.
+        blocks: number of blocks that the records are read in; 0: one record at a time.
 
     Raises:
         UserError: no files, no records, a file that holds something else, or a first record
-            that training cannot use; see `storage.find`, too.
+            that training cannot use; see also `storage.find`.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class RecordSource:
             self.read_in_blocks(min(max(1, wanted), self.total), kept=2 * READ_THREADS)
         else:
             self.read_singly()
-        # A mistake that concerns every record ends the run before the network is built.
+        # A mistake that affects every record ends the run before the network is built.
         with contextlib.suppress(RecordError):
             self.read(0)
 
@@ -172,13 +172,13 @@ class RecordSource:
             raise UserError(f"{error}; move it away, or give a glob of the record files") from error
 
     def read_in_blocks(self, blocks: int, kept: int) -> None:
-        """Has records be read in so many blocks, of which those used last are kept."""
+        """Switches to reading in `blocks` blocks, and keeps those used most recently."""
         self.blocks, readers = blocks, self.reading.readers
         self._begins = block_begins(self.total, blocks).tolist()
         self._reader = BlockReader(self._read_block, kept + readers, readers)
 
     def read_singly(self) -> None:
-        """Has each record be read by itself; from a URL, by threads ahead of its use."""
+        """Switches to reading one record at a time; from a URL, threads prefetch them."""
         self.blocks, self._reader = 0, None
         if self._stored:
             self._begins = range(self.total + 1)
@@ -186,23 +186,23 @@ class RecordSource:
 
     @property
     def records_ahead(self) -> int:
-        """How many records before its use `read_ahead` is to be called with a record; 0: never."""
+        """How many records before its use to call `read_ahead` with a record; 0: never."""
         if not self.blocks:
             return 0
         return AHEAD * self.reading.readers * math.ceil(self.total / self.blocks)
 
     def read_ahead(self, records: np.ndarray) -> None:
-        """Begins to read the blocks of records, int64 [n], that are used after others."""
+        """Prefetches the blocks of records, int64 [n], that are used later."""
         self._reader.read_ahead(self._blocks_of(records))
 
     def prefetch(self, records: Sequence[int]) -> None:
-        """Begins to read records that are used next, which hides the latency of storage."""
+        """Prefetches records that are used next, which hides the latency of storage."""
         if self._reader:
             self._reader.prefetch(self._blocks_of(records))
             return
         for record in records:
             path, offset, size = self.place(record)
-            file = self._open(path)  # kept until the call is over: others may drop it
+            file = self._open(path)  # keeps it open during the call: others may evict it
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def _blocks_of(self, records: Sequence[int] | np.ndarray) -> dict[int, None]:
@@ -214,7 +214,7 @@ class RecordSource:
         """Counts and logs a record that cannot be used; once, not again in later epochs.
 
         Raises:
-            UserError: there are too many.
+            UserError: there are too many bad records.
         """
         if record in self._rejected:
             return
@@ -233,17 +233,17 @@ class RecordSource:
             )
 
     def where(self, record: int) -> str:
-        """The file of a record and its number in there, for messages."""
+        """A record's file and its number in that file, for messages."""
         file = self._file_of(record)
         return f"{self.files[file]}: record {record - self._first[file]}"
 
     def place(self, record: int) -> tuple[str, int, int]:
-        """The file of a record, and its offset and size in there, in bytes."""
+        """A record's file, and its offset and size in that file, in bytes."""
         path = self.files[self._file_of(record)]
         return path, int(self._offsets[record]), int(self._sizes[record])
 
     def _bytes_of(self, record: int) -> bytes:
-        """A record with its framing; cut short where its file is."""
+        """A record with its framing; truncated if its file is."""
         if not self._reader:
             return self._fetch(*self.place(record))
         number = block_of(record, self.total, len(self._begins) - 1)
@@ -299,9 +299,9 @@ class RecordSource:
             raise UserError(f"{self.where(record)}: {error}") from None
 
     def class_counts(self) -> np.ndarray:
-        """int64 [class_num]: records with a positive label of each class.
+        """The number of records with a positive label for each class, int64 [class_num].
 
-        From the manifest of the files, or by reading all records where there is none that fits.
+        From the manifest of the files, or by reading all records if no manifest matches.
 
         Raises:
             UserError: a label is outside [0, class_num).
@@ -318,7 +318,7 @@ class RecordSource:
         return np.array([found[label] for label in range(self._class_num)], np.int64)
 
     def positives(self) -> list[np.ndarray]:
-        """The classes of every record with a label above 0, int32; reads all records once.
+        """The classes with a label above 0, int32, of every record; reads all records once.
 
         A damaged record has none here; it is counted as bad when training reads it.
         """
@@ -356,7 +356,7 @@ def _parse_sample(features: Features, class_num: int) -> Sample:
     if not image:
         raise UserError("no image in it; a record holds `image`, the bytes of a JPEG")
     classes, values = decode_labels(features, class_num)
-    # Lists: of the few labels of an image, NumPy takes ten times as long to compare them.
+    # A list: to compare the few labels of an image, NumPy takes ten times as long.
     listed = classes.tolist()
     if listed and not 0 <= min(listed) <= max(listed) < class_num:
         raise UserError(_outside(next(c for c in listed if not 0 <= c < class_num), class_num))
@@ -370,12 +370,12 @@ def _outside(label: int, class_num: int) -> str:
 
 
 def count_classes(labels: Sequence[np.ndarray], class_num: int) -> np.ndarray:
-    """int64 [class_num]: how many records have each class; `labels` are the classes of each."""
+    """How many records have each class, int64 [class_num]; `labels` are each record's classes."""
     return np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=class_num)
 
 
 def pad_labels(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of samples as int32 [samples, K] padded with -1 and float32 [samples, K] with 0.
+    """Classes, int32 [samples, K], padded with -1, and values, float32 [samples, K], with 0.
 
     K is a multiple of 8, so that a compiled training step sees few shapes.
     """

@@ -1,9 +1,9 @@
 """TFRecord files of labeled images, read and written without TensorFlow.
 
 A record is framed as `length uint64, masked CRC-32C of it, payload, masked CRC-32C of the payload`
-(little endian). The payload is an example of `examples.py`.
+(little endian). The payload is an example, see `examples.py`.
 
-Next to `<shard>` is `<shard>.idx` with a line `offset size` for each record, the format NVIDIA
+Next to `<shard>` is `<shard>.idx` with a line `offset size` for each record, the format that NVIDIA
 DALI reads; `size` includes the 16 bytes of framing.
 """
 
@@ -30,14 +30,14 @@ FRAMING_BYTES = 16
 INDEX_SUFFIX = ".idx"
 _LENGTH, _CRC, _HEADER = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<QI")
 _GZIP_MAGIC = b"\x1f\x8b"
-_STREAMED_BYTES = 8 << 20  # of a request, where a file at a URL is read in order
+_STREAMED_BYTES = 8 << 20  # per request, when a file at a URL is read sequentially
 
 ReadAt = Callable[[int, int], bytes]
 """Offset and size of a part of a file -> its bytes, fewer where the file ends."""
 
 
 class RecordError(UserError):
-    """A file or a record that is not what its format says; the message is one line."""
+    """A file or a record that violates its format; the message is one line."""
 
 
 class Index(NamedTuple):
@@ -58,9 +58,9 @@ def _masked_crc(data: bytes) -> int:
 
 
 class RecordWriter:
-    """Writes `path` and `path.idx`; both appear under their names when the block ends well.
+    """Writes `path` and `path.idx`; both appear under their names when the `with` block succeeds.
 
-    An exception inside the `with` block leaves no file.
+    An exception inside the block leaves no file.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -78,7 +78,7 @@ class RecordWriter:
         return len(self._sizes)
 
     def write(self, payload: bytes) -> None:
-        """Appends one record, normally of `encode_example`."""
+        """Appends one record, normally from `encode_example`."""
         length = _LENGTH.pack(len(payload))
         self._file.write(length + _CRC.pack(_masked_crc(length)))
         self._file.write(payload)
@@ -105,18 +105,18 @@ def _index(sizes: ArrayLike, problem: str = "") -> Index:
 
 def _write_index(path: Path, index: Index) -> None:
     lines = (f"{offset} {size}\n" for offset, size in zip(index.offsets, index.sizes, strict=True))
-    # Not synced: an index that does not agree with its records is made again.
+    # Not synced: an index that does not match its records is rebuilt.
     atomic_write(_index_path(path), "".join(lines), sync=False)
 
 
 def read_index(path: str | os.PathLike[str]) -> Index:
-    """The records of a file: from its `.idx` where that is fresh and agrees, else by its headers.
+    """The records of a file: from its `.idx` if that is fresh and matches, else from its headers.
 
-    A scan leaves an `.idx` behind where the folder can be written. A damaged file (cut short, or a
-    header that fails its CRC) is listed up to the damage and described by `Index.problem`.
+    A scan of the headers writes an `.idx` if the folder is writable. A damaged file (truncated, or
+    with a header that fails its CRC) is listed up to the damage, which `Index.problem` describes.
 
     Raises:
-        RecordError: the file has no readable record although it is not empty.
+        RecordError: the file is not empty but has no readable record.
     """
     path = Path(path)
     stored = _stored_index(path)
@@ -132,9 +132,9 @@ def read_index(path: str | os.PathLike[str]) -> Index:
 
 
 def read_index_at_url(file: StoredFile, ranges: RangeReader) -> Index:
-    """`read_index` of a file at a URL; the cache of `ranges` keeps what it finds.
+    """`read_index` for a file at a URL; the result is kept in the cache of `ranges`.
 
-    An `.idx` counts if it agrees with the size of the file and the header of its last record.
+    An `.idx` is used if it matches the size of the file and the header of its last record.
 
     Raises:
         RecordError: see `read_index`.
@@ -152,7 +152,7 @@ def read_index_at_url(file: StoredFile, ranges: RangeReader) -> Index:
 def _index_at_url(file: StoredFile) -> Index | None:
     try:
         text = storage.read(file.url + INDEX_SUFFIX)
-    except UserError:  # also where access to what is missing is denied
+    except UserError:  # includes missing files for which storage says that access is denied
         return None
     index = _parsed_index(text, file.size)
     if index is None or not len(index.sizes):
@@ -165,7 +165,7 @@ def _index_at_url(file: StoredFile) -> Index | None:
 
 
 def _streamed(url: str) -> ReadAt:
-    """Reads small parts of a file in order, by requests for much at once."""
+    """Reads small parts of a file sequentially, by large requests."""
     begin, held = 0, b""
 
     def read(offset: int, size: int) -> bytes:
@@ -188,7 +188,7 @@ def _stored_index(path: Path) -> Index | None:
 
 
 def _parsed_index(text: bytes, file_size: int) -> Index | None:
-    """What an `.idx` says; None if that is not of a file of this size."""
+    """The content of an `.idx`; None if it does not match a file of this size."""
     try:
         numbers = np.array(text.split(), np.int64)
     except (ValueError, OverflowError):
@@ -231,7 +231,7 @@ def _payload_bytes(header: bytes) -> int:
 
 
 def read_record(fd: int, offset: int, size: int) -> bytes:
-    """The payload of one record, by one `pread` (safe from several threads).
+    """The payload of one record, read by one `pread` (thread-safe).
 
     Args:
         fd: descriptor of the open file.
@@ -244,15 +244,15 @@ def read_record(fd: int, offset: int, size: int) -> bytes:
 
 
 def payload_of(data: bytes, size: int) -> bytes:
-    """The payload in the bytes of a record, which should be `size` ones.
+    """The payload of a record from its bytes, which should be `size` long.
 
     Raises:
-        RecordError: they are fewer, or a CRC or the length disagrees.
+        RecordError: there are fewer bytes, or a CRC or the length does not match.
     """
     if len(data) != size:
         raise RecordError(f"{len(data)} bytes read where the record has {size}")
     if _payload_bytes(data[: _HEADER.size]) != size - FRAMING_BYTES:
-        raise RecordError("its length is not that of the index")
+        raise RecordError("its length does not match the index")
     payload = data[_HEADER.size : -4]
     if _masked_crc(payload) != _CRC.unpack(data[-4:])[0]:
         raise RecordError("its payload fails the CRC")
@@ -260,7 +260,7 @@ def payload_of(data: bytes, size: int) -> bytes:
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The payloads of a file in order; RecordError names the record that is damaged."""
+    """The payloads of a file in order; a RecordError names the damaged record."""
     index = read_index(path)
     with open(path, "rb", buffering=0) as file:
         for record, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog, s3):
     ranges = RangeReader(str(tmp_path / "file"))
     assert ranges.read(file, 1, 3) == ranges.read(file, 1, 3) == b"ont"
     (warning,) = caplog.messages
-    assert f"--cache_dir={tmp_path / 'file'} gets no more blocks" in warning
+    assert f"--cache_dir={tmp_path / 'file'} is no longer written to" in warning
 
 
 def test_a_full_disk_is_a_warning(tmp_path, caplog, monkeypatch):

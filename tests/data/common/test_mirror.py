@@ -171,7 +171,7 @@ def test_it_is_said_once_that_locks_do_not_reach_there(caplog):
     with caplog.at_level(logging.INFO):
         output_lock.run(lambda: output_lock.claim_folders({"a": folder, "b": f"{folder}/best"}))
     assert [record.message for record in caplog.records] == [
-        "locks do not reach URLs: nothing keeps a second job out of these outputs"
+        "outputs at URLs are not locked: do not start a second job that writes to them"
     ]
 
 
@@ -297,13 +297,13 @@ def test_cleaners_of_temporary_folders_find_it_locked(temporary_folder):
 def test_what_could_not_be_uploaded_is_kept(temporary_folder, monkeypatch):
     folder = Path(mirror.open_folder("model_dir", URL))
 
-    away = UserError(f"{URL}/weights: no answer, for 120 s now")
+    away = UserError(f"{URL}/weights: no answer; retried for 120 s")
     monkeypatch.setattr(storage, "upload", fails(away))
     with pytest.raises(UserError) as raised:
         atomic_write(folder / "weights", LARGE)
     (root,) = temporary_folder.iterdir()
     assert str(raised.value) == (
-        f"{URL}/weights: no answer, for 120 s now; what could not be uploaded is in {root}"
+        f"{URL}/weights: no answer; retried for 120 s; what could not be uploaded is in {root}"
     )
     assert mirror.shown(str(raised.value)) == str(raised.value)
     mirror.close()

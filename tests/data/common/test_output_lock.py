@@ -115,7 +115,7 @@ def test_without_locks_a_job_goes_on_with_a_warning(tmp_path, monkeypatch, caplo
     monkeypatch.setattr(fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING):
         claim(tmp_path)
-    assert "nothing keeps a second job out" in caplog.text
+    assert "do not start a second job" in caplog.text
 
 
 def test_what_the_lock_says_is_one_line_of_json(tmp_path, holder) -> None:

@@ -140,7 +140,7 @@ def test_two_tasks_share_a_list_without_overlap(tmp_path, launcher):
         output = subprocess.check_output(
             [*command, shared], env=environment, text=True, timeout=100
         )
-        assert f"part {number}/2 is done; once all are, run the same once more" in output
+        assert f"part {number}/2 is done; once all are, run the same command again" in output
         assert len(list(shared.glob("*.tfrecords"))) == 3 * (number + 1)
     assert not (shared / "manifest.json").exists()
     for folder in (shared, alone):

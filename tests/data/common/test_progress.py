@@ -21,8 +21,8 @@ def test_lines_in_a_log(monkeypatch, capsys):
             now[0] += 10
             shown.update()
     assert capsys.readouterr().err.splitlines() == [
-        "conversion: 5 of 10 shards, 00:30 gone, 00:50 left, 10.00s/shard",
-        "conversion: 8 of 10 shards, 01:00 gone, 00:20 left, 10.00s/shard",
+        "conversion: 5 of 10 shards, 00:30 elapsed, 00:50 left, 10.00s/shard",
+        "conversion: 8 of 10 shards, 01:00 elapsed, 00:20 left, 10.00s/shard",
     ]
 
 
@@ -33,7 +33,7 @@ def test_bytes_are_shown_in_larger_units(monkeypatch, capsys):
         now[0] += 100
         shown.update(500_000_000)
     line = capsys.readouterr().err
-    assert line == "list.txt: 500M of 2.00G B, 01:40 gone, 05:00 left, 5.00MB/s\n"
+    assert line == "list.txt: 500M of 2.00G B, 01:40 elapsed, 05:00 left, 5.00MB/s\n"
 
 
 def test_work_of_unknown_size_with_a_note(monkeypatch, capsys):
@@ -45,7 +45,7 @@ def test_work_of_unknown_size_with_a_note(monkeypatch, capsys):
         assert shown.per_second() == 2
         assert shown.per_second(20) == 0.5
     line = capsys.readouterr().err
-    assert line == "prediction: 90 images, 00:40 gone,  2.00image/s, 3 unreadable\n"
+    assert line == "prediction: 90 images, 00:40 elapsed,  2.00image/s, 3 unreadable\n"
 
 
 def test_work_with_a_log_of_its_own_has_no_lines(monkeypatch, capsys):

@@ -103,7 +103,7 @@ def test_other_formats_and_newer_versions_are_refused(tmp_path):
     with pytest.raises(state.StateError, match="it is a recipe, not a example"):
         read(tmp_path / "x.json")
     state.write_document(tmp_path / "x.json", "example", CONTENT, version=2)
-    with pytest.raises(state.StateError, match="version 2; this program knows 1"):
+    with pytest.raises(state.StateError, match="version 2; this program supports 1"):
         read(tmp_path / "x.json")
     assert read(tmp_path / "x.json", version=2) == CONTENT
 

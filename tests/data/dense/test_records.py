@@ -215,7 +215,7 @@ def test_a_killed_conversion_continues(tmp_path):
         (["--masks", "b", "--images", "c", "--tasks", "boxes"], "--masks has no boxes"),
         (["--masks", "b", "--images", "c"], "needs --classes, a file of class names, background"),
         (["--voc", "a", "--shard_size", "0"], "--shard_size must be positive"),
-        (["--voc", "a", "--quality", "0"], "--quality is 1 to 100"),
+        (["--voc", "a", "--quality", "0"], "--quality must be 1 to 100"),
     ],
 )
 def test_arguments_are_checked(arguments, message, capsys):

@@ -136,7 +136,7 @@ def test_boxes_that_reach_out_are_clipped_and_counted(tmp_path, capsys):
     root = voc_folder(tmp_path / "VOC2007", {"1": text})
     assert convert(tmp_path / "out", "--voc", root) == 0
     assert records(tmp_path / "out")[0]["boxes"] == [0, 0, 40, 60, 4, 9, 20, 30, 29, 49, 40, 60]
-    said = "2 boxes reached out of their image and were clipped to it"
+    said = "2 boxes extended beyond their image and were clipped to it"
     assert said in capsys.readouterr().out
     assert convert(tmp_path / "out", "--voc", root) == 0  # nothing is done again
     assert said in capsys.readouterr().out

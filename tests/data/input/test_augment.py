@@ -229,7 +229,7 @@ def test_probabilities_of_nought_leave_crop_and_size_alone():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"area_min": 0.9, "area_max": 0.5}, "--area_min=0.9 to --area_max=0.5 is no range"),
+        ({"area_min": 0.9, "area_max": 0.5}, "--area_min=0.9 to --area_max=0.5 is not a valid"),
         ({"aspect_min": 0}, "--aspect_min=0"),
         ({"contrast_min": 2.0}, "--contrast_min=2.0"),
         ({"rotate_probability": 0.7, "color_probability": 0.5}, "together at most 1"),

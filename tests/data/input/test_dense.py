@@ -285,7 +285,7 @@ def test_bad_records_are_replaced(tmp_path, caplog):
     write(tmp_path / "a", "abcd", images, [*annotations[:2], nan, annotations[3]])
     found = take(detection(tmp_path, StepShard(1, 0, 1, 1)).batches(), 8)
     assert {int(batch.classes[0, 0]) for batch in found} == {0, 3}
-    assert "a: record 1: the image does not decode: " in caplog.text
+    assert "a: record 1: the image cannot be decoded: " in caplog.text
     assert "a: record 2: a box that is not finite, or empty" in caplog.text
     with pytest.raises(UserError, match=r"2 unreadable records .* raise --max_bad_records=1"):
         take(detection(tmp_path, max_bad_records=1).batches(), 8)
@@ -296,7 +296,7 @@ def test_bad_records_are_replaced(tmp_path, caplog):
     [
         (np.zeros((40, 61)), r"the mask has 61 x 40 pixels, the image 60 x 40"),
         (np.full((40, 60), 4), r"the mask has class 4, out of range [0, 4)"),
-        (None, r"the mask does not decode: not an image of a known format"),
+        (None, r"the mask cannot be decoded: not an image of a known format"),
     ],
 )
 def test_bad_masks_are_replaced(tmp_path, caplog, values, reason):
@@ -324,7 +324,7 @@ def test_records_of_the_other_task_are_refused(boxes, masks):
 def test_options_are_checked():
     with pytest.raises(UserError, match=r"--min_side=700 is not in 1..--max_side=600"):
         DetectionInputOptions("a", min_side=700, max_side=600)
-    with pytest.raises(UserError, match=r"--scale_min=2 to --scale_max=1 is no range"):
+    with pytest.raises(UserError, match=r"--scale_min=2 to --scale_max=1 is not a valid range"):
         SegmentationInputOptions("a", scale_min=2, scale_max=1)
     assert dataclasses.is_dataclass(DetectionInputOptions)
 

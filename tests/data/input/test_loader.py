@@ -105,14 +105,14 @@ def test_bad_records_are_named_once():
     take(load(source, {5}), 2)
     assert sorted(source.rejected) == [
         (3, "damaged"),
-        (5, "the image does not decode: no image: 5"),
+        (5, "the image cannot be decoded: no image: 5"),
     ]
 
 
 def test_too_many_bad_records_end_the_run_in_their_place():
     batches = load(Source(most=1), {30, 31})
     assert pixels(itertools.islice(batches, 2)) == list(range(24))
-    with pytest.raises(UserError, match=r"the last 3.: the image does not decode"):
+    with pytest.raises(UserError, match=r"the last 3.: the image cannot be decoded"):
         next(batches)
 
 

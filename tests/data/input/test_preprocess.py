@@ -51,7 +51,7 @@ def test_ten_crops_are_corners_centre_and_their_mirrors():
 
 
 def test_other_numbers_of_crops_are_refused():
-    with pytest.raises(UserError, match="5 crops: take 1 or 10"):
+    with pytest.raises(UserError, match="5 crops: use 1 or 10"):
         preprocess.inference_crops(CHINA, 224, 5)
 
 

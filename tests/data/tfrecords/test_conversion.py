@@ -439,7 +439,7 @@ def test_verify_finds_every_kind_of_damage(source, capsys):
     (source / "records/00003.tfrecords").unlink()
     (source / "records/00009.tfrecords").touch()
     found = problems()
-    assert found[0] == "00000.tfrecords: its SHA-256 is not that of the manifest"
+    assert found[0] == "00000.tfrecords: its SHA-256 does not match the manifest"
     assert found[1] == "00001.tfrecords.idx: does not list the records of the shard"
     assert found[2].startswith("00002.tfrecords: 3 bytes, the manifest says")
     assert "00003.tfrecords" in found[3]
@@ -475,7 +475,7 @@ def test_verify_reads_each_record(source, capsys):
         assert problem in capsys.readouterr().err
     manifest.unlink()
     assert tfrecord.main(["--verify", "-tfs", str(source / "records")]) == 1
-    assert "no whole conversion is here" in capsys.readouterr().err
+    assert "no complete conversion is here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -485,8 +485,8 @@ def test_verify_reads_each_record(source, capsys):
         (["-one", "False", "--kind", "dense"], "means --kind=single, not dense"),
         (["--kind", "dense"], "dense labels need --num_class"),
         (["--shard_size", "0"], "--shard_size must be positive"),
-        (["--quality", "0"], "--quality is 1 to 100"),
-        (["--start_index", "-1"], "--start_index not negative"),
+        (["--quality", "0"], "--quality must be 1 to 100"),
+        (["--start_index", "-1"], "--start_index must not be negative"),
     ],
 )
 def test_options_that_are_refused(source, capsys, options, message):

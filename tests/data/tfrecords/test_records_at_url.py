@@ -209,7 +209,7 @@ def test_label_counts_are_those_of_the_manifest(folder, s3):
     (folder / "a.tfrecords").write_bytes((folder / "b.tfrecords").read_bytes()[:-1] + b"?")
     (folder / "c.tfrecords").write_bytes(b"")
     assert manifest.verify(f"{URL}/", 1)[1] == [
-        f"{URL}/a.tfrecords: its SHA-256 is not that of the manifest",
+        f"{URL}/a.tfrecords: its SHA-256 does not match the manifest",
         f"{URL}/c.tfrecords: not in the manifest",
     ]
     with pytest.raises(UserError, match=r"s3://bucket/manifest\.json is missing"):

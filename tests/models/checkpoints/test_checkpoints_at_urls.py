@@ -95,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_uploaded_is_kept_here(tmp_path, monkeypatch
     save(folder, 1)
 
     def fails(path, url):
-        raise UserError(f"{url}: no answer, for 120 s now")
+        raise UserError(f"{url}: no answer; retried for 120 s")
 
     monkeypatch.setattr(storage, "upload", fails)
     with pytest.raises(UserError, match="what could not be uploaded is in /") as raised:
