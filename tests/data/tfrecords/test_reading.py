@@ -160,7 +160,7 @@ def test_a_server_that_stays_away_is_waited_for_once():
     def load(number):
         calls.append(number)
         time.sleep(0.01)
-        raise UserError(f"{number}: no answer, for 120 s now")
+        raise UserError(f"{number}: no answer; retried for 120 s")
 
     reader = BlockReader(load, kept=9, readers=2)
     reader.prefetch(range(20))
