@@ -1,6 +1,6 @@
-"""Runs a network over many images and writes a row per image to a file; resumable.
+"""Runs a network over many images and writes one row per image to a file; resumable.
 
-image_classification.py and extract_feature.py use it, with different rows.
+Used by image_classification.py and extract_feature.py, which write different rows.
 """
 
 import logging
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Totals(NamedTuple):
-    """Numbers of images and of unreadable ones in the result; the speed of this process."""
+    """Number of images and of unreadable images in the result, and the speed of this process."""
 
     images: int
     unreadable: int
@@ -43,17 +43,17 @@ class BatchPredictor(Generic[Row]):
 
     Attributes:
       sources, images_dir: see `image_source.images`.
-      result: the file to make.
+      result: the file to write.
       format: the format of that file.
       prepare: makes crops of images.
       predict: the network: float32 [B, K, S, S, 3], K crops of each of B images -> [B, ...].
       describe: makes the rows of a batch, in order, from the batch and the output of `predict`.
-      settings: everything else that determines the rows; a resumed run must have the same.
+      settings: everything else that determines the rows; must be the same when a run is resumed.
       batch_size: images per batch.
-      threads: threads that read and decode images.
-      group: the processes that share the images; each does consecutive whole batches.
-      shown: number of first images that `describe` must get in every run, even if an interrupted
-        run has done them.
+      threads: number of threads that read and decode images.
+      group: the processes that share the images; each handles consecutive, complete batches.
+      shown: `describe` is called for this many images at the start in every run, even if an
+        interrupted run has already processed them.
     """
 
     sources: Sequence[str]
@@ -70,23 +70,23 @@ class BatchPredictor(Generic[Row]):
     images_dir: str | None = None
 
     def batches(self, start: int, stop: int | None) -> Iterator[ImageBatch]:
-        """Batches of the images number `start` to `stop - 1` (None: to the end)."""
+        """Batches of the images `start` to `stop - 1` (`stop` None: to the end)."""
         found = image_source.images(self.sources, start, stop, None, self.images_dir)
         return batches(found, self.prepare, self.batch_size, self.threads)
 
     def run(self) -> Totals:
-        """Makes the result. All processes wait for each other; one of them completes it.
+        """Writes the result. All processes wait for each other; one of them completes the file.
 
         Raises:
           UserError: there are no images, none can be read, a source cannot be opened, or an
-            unfinished result has other settings.
+            unfinished result has different settings.
         """
         total = self._count()
         shards = ResultShards(self.result, self._settings())
         speed = self._fill(shards, total)
         self.group.wait()
         images, unreadable = shards.totals(total)
-        self.group.wait()  # until all have read the totals: one process removes the shards
+        self.group.wait()  # all must read the totals before one process removes the shards
         if self.group.collects:
             if images < (total or 0):
                 raise UserError(f"{self.result}: {total - images} images are missing; run again")
@@ -95,7 +95,7 @@ class BatchPredictor(Generic[Row]):
             shards.clean()
         if images and unreadable == images:
             raise UserError(
-                f"none of the {images} images could be read; {self.result} has the reason of"
+                f"none of the {images} images could be read; {self.result} gives the reason for"
                 " each (names in a list are relative to --images_dir)"
             )
         return Totals(images, unreadable, speed)
@@ -106,7 +106,7 @@ class BatchPredictor(Generic[Row]):
         return settings | ({"images_dir": self.images_dir} if self.images_dir else {})
 
     def _fill(self, shards: ResultShards, total: int | None) -> float:
-        """Does the rest of this process's shard; returns its images per second."""
+        """Processes the rest of this process's shard; returns its images per second."""
         start, stop = _span(total, self.batch_size, self.group.shard)
         gaps = shards.gaps(start, stop, total, self.batch_size)
         images = None if stop is None else stop - start
@@ -118,7 +118,7 @@ class BatchPredictor(Generic[Row]):
             for first, end in gaps:
                 self._show_again(at, first, start)
                 at = end
-                # Rows are made and written in a thread while the network does the next batch.
+                # A thread makes and writes the rows while the network runs on the next batch.
                 with (
                     ShardWriter(shards, first) as output,
                     ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
@@ -138,10 +138,10 @@ class BatchPredictor(Generic[Row]):
         return progress.per_second()
 
     def _show_again(self, first: int, stop: int, start: int) -> None:
-        """Gives `describe` the images to be shown that an interrupted run has already done.
+        """Calls `describe` again for the first images that an interrupted run has already done.
 
         Args:
-          first, stop: the range of done images.
+          first, stop: range of the images already done.
           start: the first image of this process.
         """
         stop = min(stop, start + -(-self.shown // self.batch_size) * self.batch_size)
@@ -149,8 +149,8 @@ class BatchPredictor(Generic[Row]):
             return
         if image_source.STDIN in self.sources:
             raise UserError(
-                "the page needs the images of the interrupted run, which standard input has only"
-                f" once: continue without --page, or start over: delete {self.result}.partial"
+                "--page needs the images of the interrupted run again, but standard input can be"
+                f" read only once: omit --page, or delete {self.result}.partial to start over"
             )
         for batch in self.batches(first, stop):
             self.describe(batch, self.predict(batch.crops))
@@ -164,7 +164,7 @@ class BatchPredictor(Generic[Row]):
         problems.add(unreadable)
 
     def _count(self) -> int | None:
-        """Number of images; None for a list on standard input, whose length is not known."""
+        """Number of images; None for a list on standard input, whose length is unknown."""
         if self.group.shard.count == 1 and image_source.STDIN in self.sources:
             return None
         skipped: Counter[str] = Counter()
@@ -178,8 +178,8 @@ class BatchPredictor(Generic[Row]):
 def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | None]:
     """Range (start, stop) of the images of a process; stop None: to the end.
 
-    Shards begin at whole batches, so the batches are the same for any number of processes. The
-    first shard is never empty; it has the first images, which are shown on the page.
+    Shards start at batch boundaries, so the batches are the same for any number of processes. The
+    first shard is never empty; it has the first images, which the page shows.
     """
     if total is None:
         return 0, None
@@ -188,7 +188,7 @@ def _span(total: int | None, batch_size: int, shard: Shard) -> tuple[int, int | 
 
 
 class _Problems:
-    """Logs the first LOGGED_PROBLEMS unreadable images, and the number of others."""
+    """Logs the first LOGGED_PROBLEMS unreadable images, and how many more there are."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -201,4 +201,4 @@ class _Problems:
     def close(self) -> None:
         if self._count > LOGGED_PROBLEMS:
             more = self._count - LOGGED_PROBLEMS
-            _log.warning("%d more are unreadable; the result has the reason of each", more)
+            _log.warning("%d more are unreadable; the result gives the reason for each", more)

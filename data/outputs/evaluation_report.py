@@ -24,13 +24,13 @@ from data.input.image_batches import Preparation, center_image
 LISTED_CLASSES = 20
 DRAWN_CLASSES = 3
 LISTED_CONFUSIONS = 30
-MAPPED_CLASSES = 40  # more make a map of confusions too wide to read
-# Classes with fewer positives have mostly random results: ranked only if all are so rare.
+MAPPED_CLASSES = 40  # with more, the confusion matrix is too wide to read
+# Results of classes with fewer positives are mostly noise: ranked only if all are that rare.
 ENOUGH_POSITIVES = 5
 THUMBNAIL_SIDE = 112
 HEADINGS = {
-    "false_negatives": "lowest scores where it holds",
-    "false_positives": "highest scores where it does not",
+    "false_negatives": "lowest scores on its images",
+    "false_positives": "highest scores on other images",
 }
 SIGNED_DIFFERENCE = "{:+.4f}"
 
@@ -45,20 +45,20 @@ class Evaluation:
       checkpoint: its path.
       step: its training step, if known.
       metrics: values of the metrics, by name.
-      classes: columns [C] of the table of classes, by name.
-      quality: float [C], ranks the classes; NaN if not measured.
+      classes: columns [C] of the class table, by name.
+      quality: float [C], by which the classes are ranked; NaN if not measured.
       positives: int [C], number of positive images of each class.
-      hardest: for `false_negatives` and `false_positives`: image numbers, int64 [N, C], the worst
-        first; below 0 for none.
-      unreadable: number of images that were left out, over all workers.
+      hardest: for `false_negatives` and `false_positives`: image numbers, int64 [N, C], worst
+        first; negative for none.
+      unreadable: number of images skipped as unreadable, over all workers.
       thresholds: float32 [C], the threshold with the best F1; only with several labels per image.
-      curve: gives (recall, precision) of a class, or of all with None; only with several labels
-        per image.
-      confusions: int64 [N, 3], rows (missed class, wrong class, images), the most frequent first.
+      curve: returns (recall, precision) of a class, or of all classes for None; only with several
+        labels per image.
+      confusions: int64 [N, 3], rows (missed class, wrong class, images), most frequent first.
       mean_if_present, mean_if_absent: float64 [C], mean score of a class over the images that have
-        it as a label, and that do not.
-      reliability: `predictions`, `true` and `confidence` (a sum) of each bin of the confidence.
-      fit: what was fitted, for others to keep.
+        it as a label, and over those that do not.
+      reliability: `predictions`, `true` and `confidence` (a sum) of each confidence bin.
+      fit: the fitted calibration, if any.
     """
 
     checkpoint: str
@@ -79,11 +79,11 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The names of the checkpoint and of its folder."""
+        """The name of the checkpoint, after that of its folder."""
         return "/".join(Path(self.checkpoint).parts[-2:])
 
     def ranked_classes(self) -> np.ndarray:
-        """The classes with ENOUGH_POSITIVES positives, or all if none has them; the worst first."""
+        """Classes with ENOUGH_POSITIVES positives, or all if none has that many; worst first."""
         measured = ~np.isnan(self.quality) & self.classes.get("supported", True)
         frequent = measured & (self.positives >= ENOUGH_POSITIVES)
         chosen = np.flatnonzero(frequent if frequent.any() else measured)
@@ -108,12 +108,13 @@ class Report:
 
     Attributes:
       names: names of the C classes.
-      evaluations: of each checkpoint, by step; tables of classes are those of the last one.
+      evaluations: one per checkpoint, by step; the class tables show the last one.
       compared: evaluation of another checkpoint, to compare with the last one.
-      define: gives a metric's `better` (higher, lower or count), `meaning` and `headline` by name.
+      define: returns a metric's `better` (higher, lower or count), `meaning` and `headline` by
+        name.
       settings: values of the flags that influence the metrics, by name.
-      images, prepare: read the images that are shown.
-      page_classes: number of worst classes that are shown with images.
+      images, prepare: read the images to show.
+      page_classes: number of worst classes to show with images.
       mistakes: name of the page of mistakes in the same folder, if there is one.
     """
 
@@ -157,7 +158,7 @@ class Report:
         }
 
     def _write_classes(self, path: Path) -> None:
-        """Undefined values, such as the AP of a class without positives, are empty cells."""
+        """Leaves cells empty for undefined values, e.g. the AP of a class without positives."""
         columns = self.evaluations[-1].classes
         rows = (
             (c, name, *(_cell(column[c]) for column in columns.values()))
@@ -255,23 +256,23 @@ class Report:
         return html_report.line_plot(lines, "recall", "precision", (0.0, 1.0))
 
     def _reliability(self) -> str:
-        """The fraction that holds against the confidence, with the numbers of each bin."""
+        """The fraction of true predictions against the confidence, with the numbers of each bin."""
         last = self.evaluations[-1]
         predictions, true, confidence = last.reliability
         used = np.flatnonzero(predictions)
         means, fractions = (part[used] / predictions[used] for part in (confidence, true))
-        lines = {"as the confidence says": ([0.0, 1.0], [0.0, 1.0]), last.title: (means, fractions)}
+        lines = {"perfectly calibrated": ([0.0, 1.0], [0.0, 1.0]), last.title: (means, fractions)}
         rows = [
             (f"{b / len(predictions):.3f} to {(b + 1) / len(predictions):.3f}", *row)
             for b, *row in zip(used, predictions[used].tolist(), means, fractions, strict=True)
         ]
-        header = ["confidence", "predictions", "mean confidence", "fraction that holds"]
-        axes = "confidence", "fraction that holds", (0.0, 1.0)
-        said = f"<p>of --probabilities={self.settings['probabilities']}</p>\n"
+        header = ["confidence", "predictions", "mean confidence", "fraction true"]
+        axes = "confidence", "fraction true", (0.0, 1.0)
+        said = f"<p>with --probabilities={self.settings['probabilities']}</p>\n"
         return said + html_report.line_plot(lines, *axes) + html_report.table(header, rows)
 
     def _confusions(self) -> str:
-        """All pairs of few classes as a map, and the most frequent ones as a table."""
+        """The most frequent pairs as a table; with few classes, all pairs as a heat map, too."""
         last, count = self.evaluations[-1], len(self.names)
         confusions = last.confusions
         rows = [
@@ -281,18 +282,18 @@ class Report:
             )
             for t, p, n in confusions[:LISTED_CONFUSIONS].tolist()
         ]
-        table = html_report.table(["label", "images of it", "predicted", "images"], rows)
+        table = html_report.table(["label", "images with it", "predicted", "images"], rows)
         if count > MAPPED_CLASSES or not len(confusions):
             return table
         counts = np.zeros((count, count), np.int64)
         counts[confusions[:, 0], confusions[:, 1]] = confusions[:, 2]
         names = [f"{name} ({n:,})" for name, n in zip(self.names, last.positives, strict=True)]
-        note = "rows: the missed label and its images; columns: the class predicted in such images"
+        note = "rows: missed label (images with it); columns: class predicted on those images"
         cells = html_report.heat_map(names, self.names, counts, self._mistakes_of)
         return f"<p>{note}</p>\n{cells}\n{table}"
 
     def _mistakes_of(self, label: int, wrong: int | None = None) -> str | None:
-        """The address of a class's mistakes: of all, or where `wrong` is predicted."""
+        """The link to a class's mistakes: all of them, or those where `wrong` is predicted."""
         if not self.mistakes:
             return None
         pair = "" if wrong is None else f"&kind=missed&with={wrong}"
@@ -352,7 +353,7 @@ def _cell(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value for JSON: NumPy's numbers and arrays as Python's, NaN and infinity as None."""
+    """The value for JSON: NumPy numbers and arrays as Python ones, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -363,7 +364,7 @@ def plain(value: Any) -> Any:
 
 
 def thumbnail(crops: np.ndarray, side: int) -> Image.Image:
-    """The center of an image's crops, float32 [crops, S, S, 3], in at most side x side pixels."""
+    """The center crop from float32 [crops, S, S, 3], reduced to at most side x side pixels."""
     image = center_image(crops)
     image.thumbnail((side, side))
     return image

@@ -1,6 +1,6 @@
 "use strict";
-// The page of mistakes that mistakes_page.py writes: filters, sorts and draws what is in its data.
-// The state of the filters is the address's hash, so a filtered page has an address of its own.
+// The script of the page that mistakes_page.py writes: filters, sorts and draws the page's data.
+// The filters are stored in the address after '#', so a filtered page can be linked to.
 
 const data = JSON.parse(document.getElementById("mistakes").textContent);
 const classes = data.classes;
@@ -28,7 +28,7 @@ const tableColumns = [
 
 let state = { ...DEFAULTS };
 let cardLimit = CARDS_AT_ONCE;
-let sortedBy = null; // column of the table of classes; null: the most mistakes first
+let sortedBy = null; // column of the class table; null: most mistakes first
 let ascending = true;
 
 const byId = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ function readAddress() {
   draw();
 }
 
-/** Goes to another state; `replace`: without a step for the browser's Back. */
+/** Goes to another state; `replace`: without adding to the browser's history. */
 function change(changes, replace = false) {
   const address = addressOf({ ...state, ...changes });
   if (replace) {
@@ -75,7 +75,7 @@ function change(changes, replace = false) {
   }
 }
 
-/** The mistakes of an image that the state asks for; none: the image is not shown. */
+/** The mistakes of an image that match the filters; an image without any is not shown. */
 function asked(image) {
   if (!image.name.toLowerCase().includes(state.find.toLowerCase())) return [];
   const isWith = (label) => label.kind === "wrong" && String(label.index) === state.with;
@@ -146,7 +146,7 @@ function drawTable() {
   found.sort((a, b) => {
     const [x, y] = [value(a), value(b)];
     if (x === y) return 0;
-    if (x === null || y === null) return x === null ? 1 : -1; // not measured: at the end
+    if (x === null || y === null) return x === null ? 1 : -1; // not measured: last
     return x < y ? -sign : sign;
   });
   const head = element("tr");
@@ -172,7 +172,7 @@ function drawTable() {
   });
   document.querySelector("#list table").replaceChildren(head, ...rows);
   const more = found.length - rows.length;
-  document.querySelector("#list p").textContent = more > 0 ? `and ${more} more: find them` : "";
+  document.querySelector("#list p").textContent = more > 0 ? `and ${more} more: search above` : "";
 }
 
 function drawClass() {
@@ -184,13 +184,13 @@ function drawClass() {
   text.append(element("h3", `${classes.names[c]} (class ${c})`));
   const quality = classes.quality[c] === null ? "" : `, ${classes.quality_name} `
     + `${classes.quality[c]}`;
-  const threshold = classes.thresholds.length ? `, predicted from ${classes.thresholds[c]}` : "";
+  const threshold = classes.thresholds.length ? `, threshold ${classes.thresholds[c]}` : "";
   text.append(element("p", `a label of ${classes.positives[c]} images${quality}${threshold}; `
     + `missed in ${classes.missed[c]}, wrong in ${classes.wrong[c]}; `
     + `${classes.suspect[c]} of these are likely label errors`));
   const confused = (classes.confusions[c] ?? []);
   if (confused.length) {
-    const line = element("p", "predicted wrongly where it is missed: ");
+    const line = element("p", "wrongly predicted where it is missed: ");
     confused.forEach(([other, count], place) => {
       line.append(place ? ", " : "", link(`${classes.names[other]} (${count})`,
         { class: String(c), kind: "missed", with: String(other) }));
@@ -198,15 +198,15 @@ function drawClass() {
     text.append(line);
   }
   if (state.with) {
-    text.append(element("p", `only with the wrong label ${classes.names[state.with] ?? "?"}; `));
-    text.lastChild.append(link("without it, too", { with: "" }));
+    text.append(element("p", `only images with the wrong label ${classes.names[state.with] ?? "?"}; `));
+    text.lastChild.append(link("show the others, too", { with: "" }));
   }
   place.append(text);
   const [recall, precision] = classes.curves[c] ?? [[], []];
   if (recall.length) place.append(curve(recall, precision));
 }
 
-/** Precision against recall, both from 0 to 1. */
+/** The precision-recall curve, both axes from 0 to 1. */
 function curve(recall, precision) {
   const [width, height, left, bottom] = [260, 170, 30, 30];
   const x = (value) => left + value * (width - left - 8);

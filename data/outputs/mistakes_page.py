@@ -1,6 +1,6 @@
 """A page of an evaluation's mistakes: images with true and predicted labels, to filter and sort.
 
-mistakes_page.js runs it in the browser; the page is one file, without outside parts.
+mistakes_page.js is its script in the browser. The page is a single file and loads nothing else.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ KINDS = ("missed", "wrong", "suspect")
 CURVE_POINTS = 24
 THUMBNAIL_SIDE = 160
 LISTED_CONFUSIONS = 5
-# Mistakes that are remembered while the worst are looked for, some 100 bytes each; a class keeps
-# at least LEAST_KEPT of each kind.
+# Mistakes kept in memory during the search for the worst, about 100 bytes each; a class keeps at
+# least LEAST_KEPT of each kind.
 REMEMBERED = 200_000
 LEAST_KEPT = 3
-_POSITIVE, _PREDICTED, _SUSPECT = 1, 2, 4  # of a label, as mistakes_page.js reads them
+_POSITIVE, _PREDICTED, _SUSPECT = 1, 2, 4  # bits of a label, as in mistakes_page.js
 
 _BODY = """<p>{summary}</p>
 <details><summary>What counts as a mistake, and which images are here</summary>
-<p>A label is <b class="missed">missed</b> (a false negative) where it holds and its score is below
-the class's threshold{best}; it is <b class="wrong">wrong</b> (a false positive) where it is among
-the best of an image, is predicted, and does not hold. Which images are here: class after class
-gave the missed label with the lowest score and the wrong one with the highest, then each class's
-second, and so on, until {limit} images were chosen.</p>
-<p>A mistake is a <b class="suspect">likely label error</b> where the network disagrees with
-confidence: a wrong label whose score is at least the mean score of the class over the images that
-have it, or a missed one whose score is at most its mean over those that do not (after confident
-learning, Northcutt et al. 2021). Look before you change a label: the network may be wrong, and in
-a class that it has not learned the mark means nothing.</p>
+<p>A class is <b class="missed">missed</b> (a false negative) if the image has it as a label, but
+its score is below the class's threshold{best}. It is <b class="wrong">wrong</b> (a false positive)
+if it is predicted, is among the image's best scores, and is not one of its labels. Images were
+chosen class by class: first the missed label with the lowest score and the wrong one with the
+highest score of every class, then the second of each, and so on, up to {limit} images.</p>
+<p>A mistake is marked as a <b class="suspect">likely label error</b> if the network confidently
+disagrees with the label: a wrong label whose score is at least the class's mean score over the
+images that have it, or a missed one whose score is at most its mean over those that do not (after
+confident learning, Northcutt et al. 2021). Look at the image before you change a label: the network
+may be wrong, and for a class that it has not learned, the mark means nothing.</p>
 </details>
 <div id="page">
 <nav id="list"><input id="find-class" type="search" placeholder="find a class" aria-label="class">
@@ -68,10 +68,10 @@ class MistakesPage:
     """The page's content.
 
     Attributes:
-      evaluation: what is known of the classes.
-      names: of the C classes.
-      images, prepare: read the images that are shown.
-      limit: images on the page at most.
+      evaluation: the measurements of the classes.
+      names: names of the C classes.
+      images, prepare: read the images to show.
+      limit: maximum number of images on the page.
     """
 
     evaluation: Evaluation
@@ -84,7 +84,7 @@ class MistakesPage:
         """Writes the page.
 
         Args:
-          read: gives all images in order; it is called twice.
+          read: returns all images in order; called twice.
         """
         chooser = MistakeChooser(len(self.names), self.limit, self.is_suspect)
         for image in read():
@@ -97,7 +97,7 @@ class MistakesPage:
             f"{len(shown):,} of {chooser.images_with_mistake:,} images with a mistake are here;"
             f" {chooser.images:,} images were evaluated"
         )
-        best = "" if self.evaluation.curve else " (here: where another class is the best)"
+        best = "" if self.evaluation.curve else " (here: if another class scores best)"
         body = _BODY.format(summary=html.escape(summary), best=best, limit=f"{self.limit:,}")
         here = Path(__file__)
         style = f"<style>\n{here.with_suffix('.css').read_text('utf-8')}</style>\n"
@@ -107,7 +107,7 @@ class MistakesPage:
         atomic_write(path, page.encode("utf-8", "replace"))
 
     def is_suspect(self, label: ScoredLabel) -> bool:
-        """Whether a mistake is a likely label error, as the page says."""
+        """Whether a mistake is a likely label error, as the page defines it."""
         if label.wrong:
             return label.score >= self.evaluation.mean_if_present[label.index]
         return label.missed and label.score <= self.evaluation.mean_if_absent[label.index]
@@ -117,7 +117,7 @@ class MistakesPage:
             yield number, html_report.image_address(thumbnail(crops, THUMBNAIL_SIDE))
 
     def _row(self, image: EvaluatedImage, thumbnails: dict[int, str]) -> list[Any]:
-        """Number, name, loss, thumbnail, and (class, score, bits) of what holds or is predicted."""
+        """Number, name, loss, thumbnail, and (class, score, bits) of true or predicted classes."""
         labels = [
             (
                 label.index,
@@ -132,7 +132,7 @@ class MistakesPage:
         return [image.number, image.name, round(image.loss, 4), thumbnails[image.number], labels]
 
     def _classes(self, mistakes: np.ndarray) -> dict[str, Any]:
-        """The columns of the table of classes, their curves and confusions."""
+        """The columns of the class table, and the classes' curves and confusions."""
         evaluation = self.evaluation
         thresholds = evaluation.classes.get("threshold")
         curves = []
@@ -158,12 +158,13 @@ class MistakeChooser:
     """Chooses images with mistakes so that the worst of every class are among them.
 
     Args:
-      limit: images that are chosen at most.
+      limit: maximum number of images to choose.
       is_suspect: whether a mistake is a likely label error.
 
     Attributes:
       images, images_with_mistake: how many were added.
-      counts: int64 [3, C], mistakes by KINDS and class; the likely label errors count twice.
+      counts: int64 [3, C], mistakes by KINDS and class; likely label errors are counted as missed
+        or wrong, too.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class MistakeChooser:
         self.counts = np.zeros((len(KINDS), class_num), np.int64)
 
     def add(self, image: EvaluatedImage) -> None:
-        """Takes the next image."""
+        """Adds the next image."""
         mistakes = [label for label in image.labels if label.missed or label.wrong]
         self.images += 1
         self.images_with_mistake += bool(mistakes)
@@ -186,7 +187,7 @@ class MistakeChooser:
             kept = self._worst.setdefault((label.index, label.wrong), [])
             wrongness = label.score if label.wrong else 1 - label.score
             put = heapq.heappush if len(kept) < self._keep else heapq.heappushpop
-            put(kept, (wrongness, -image.number))  # of equals the first image
+            put(kept, (wrongness, -image.number))  # ties: the first image
 
     def chosen(self) -> set[int]:
         """The numbers of the chosen images."""
@@ -201,7 +202,7 @@ class MistakeChooser:
 
 
 def _thinned(recall: np.ndarray, precision: np.ndarray) -> list[list[float]]:
-    """Some points of a curve: [recalls, precisions], of which the first has recall 0."""
+    """Some points of a curve, the first with recall 0: [recalls, precisions]."""
     if not len(recall):
         return [[], []]
     chosen = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
