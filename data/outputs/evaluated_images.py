@@ -1,7 +1,7 @@
-"""What an evaluation says of each image: kept on disk while it runs, then CSV and Parquet.
+"""Per-image results of an evaluation: on disk while it runs, then as CSV and Parquet.
 
-Each worker writes JSON lines of its images to a file of its own, and one of them reads all in the
-order of the images. So memory does not grow with their number.
+Each worker writes a JSON line per image to its own file, and one worker then reads all files,
+merged in image order. So memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME_SEPARATOR = "; "
 
 
 class ScoredLabel(NamedTuple):
-    """A class of an image: its index and score, whether it is a label, whether it is predicted."""
+    """A class on an image: its index and score, whether it is a label, whether it is predicted."""
 
     index: int
     score: float
@@ -40,20 +40,20 @@ class ScoredLabel(NamedTuple):
 
     @property
     def missed(self) -> bool:
-        """Whether it is a label that is not predicted."""
+        """Whether it is a label but not predicted."""
         return self.positive and not self.predicted
 
     @property
     def wrong(self) -> bool:
-        """Whether it is predicted and not a label."""
+        """Whether it is predicted but not a label."""
         return self.predicted and not self.positive
 
 
 class EvaluatedImage(NamedTuple):
-    """An image with its labels and best predictions, from the best score down.
+    """An image with its labels and best predictions, highest score first.
 
-    `number` is that among all images; `loss` minus the logarithm of the probability that the scores
-    give to the labels; `problem` says why an unreadable image has neither, else "".
+    `number` is its index among all images; `loss` is minus the logarithm of the probability that
+    the scores assign to the labels; `problem` is why an image was unreadable, else "".
     """
 
     number: int
@@ -64,10 +64,10 @@ class EvaluatedImage(NamedTuple):
 
 
 class EvaluatedImages:
-    """The evaluated images of all workers, in files of the folder `PARTIAL` of a result.
+    """The evaluated images of all workers, in files in the folder `PARTIAL` of a result.
 
     Args:
-      result: folder of the evaluation, which all workers see.
+      result: folder of the evaluation, shared by all workers.
       rank, size: this worker's number, and the number of workers.
     """
 
@@ -75,10 +75,10 @@ class EvaluatedImages:
         self.folder = result / PARTIAL
         self._files = [self.folder / f"{number:06d}-of-{size:06d}" for number in range(size)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._own: BinaryIO = open(self._files[rank], "wb")  # noqa: SIM115 - until all are in it
+        self._own: BinaryIO = open(self._files[rank], "wb")  # noqa: SIM115 - until `close`
 
     def add(self, images: Iterable[EvaluatedImage]) -> None:
-        """Adds images of this worker, in order of their numbers."""
+        """Adds images of this worker, in the order of their numbers."""
         with errors_name(self._own.name):
             self._own.writelines(json.dumps(image).encode() + b"\n" for image in images)
 
@@ -93,10 +93,10 @@ class EvaluatedImages:
         """All images in order, once every worker has closed its file.
 
         Args:
-          left_out: (number, name, reason) of the unreadable ones, in order.
+          left_out: (number, name, reason) of the unreadable images, in order.
 
         Raises:
-          UserError: the file of another worker is not there.
+          UserError: the file of another worker is missing.
         """
         if len(self._files) > 1:
             mirror.pull(self.folder)
@@ -122,9 +122,9 @@ def _read(path: Path) -> Iterator[EvaluatedImage]:
 
 
 def _write_csv(path: Path, images: Iterable[EvaluatedImage], names: Sequence[str]) -> None:
-    """A row per image with CSV_COLUMNS; labels are `class:score`, separated by blanks."""
+    """Writes CSV_COLUMNS, a row per image; labels are `class:score`, separated by spaces."""
     with rewritten(path) as file:
-        # Undecodable file names as they are.
+        # Writes file names that are not UTF-8 unchanged.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
@@ -151,7 +151,7 @@ def _csv_row(image: EvaluatedImage, names: Sequence[str]) -> list[Any]:
 
 
 def _write_parquet(path: Path, images: Iterable[EvaluatedImage], names: Sequence[str]) -> None:
-    """A row per image, its labels as a list."""
+    """Writes a row per image, with its labels as a list."""
     import pyarrow as pa  # heavy, and only needed for this format
 
     flags = {"positive": pa.bool_(), "predicted": pa.bool_()}
@@ -182,10 +182,10 @@ _WRITERS = {"csv": _write_csv, "parquet": _write_parquet}
 
 
 def chosen_formats(choice: str) -> list[str]:
-    """The formats that "all", "csv", "parquet" or "none" means.
+    """The formats for the choice "all", "csv", "parquet" or "none".
 
     Raises:
-      UserError: "parquet", and pyarrow is not installed.
+      UserError: "parquet" was chosen but pyarrow is not installed.
     """
     if choice == "parquet" and not has_pyarrow():
         raise UserError("--predictions=parquet needs pyarrow: pip install pyarrow")
@@ -204,9 +204,9 @@ def write_files(
     """Writes `predictions.FORMAT` in a folder, and removes those of an earlier evaluation.
 
     Args:
-      formats: of `chosen_formats`.
-      names: of the classes.
-      log, left_out: see `EvaluatedImages.read`; without formats the log is not needed.
+      formats: the result of `chosen_formats`.
+      names: the class names.
+      log, left_out: see `EvaluatedImages.read`; the log may be None if there are no formats.
     """
     for name, write in _WRITERS.items():
         path = folder / f"predictions.{name}"

@@ -1,7 +1,7 @@
-"""Feature files, written and read: text as released, NumPy, Parquet; chosen by the suffix.
+"""Reads and writes feature files: the released text format, NumPy or Parquet, by the suffix.
 
-NumPy and Parquet files cannot be appended to. Their bodies are rows of a JSON line and raw numbers,
-from which the file is made at the end, a few rows at a time.
+NumPy and Parquet files cannot be appended to. So each row is first spooled as a JSON line and raw
+numbers, and the file is made from the spool at the end, a few rows at a time.
 """
 
 import csv
@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class Feature(NamedTuple):
-    """The features of one image, float [D]; NaN if it is unreadable, for the reason `problem`."""
+    """The features of one image, float [D]; NaN if unreadable, with the reason in `problem`."""
 
     image: str
     label: str
@@ -33,7 +33,7 @@ class Feature(NamedTuple):
 
 
 def formats(dtype: str) -> dict[str, ResultFormat]:
-    """The format of each suffix, for features of type "float32" or "float16" (not in text)."""
+    """The format for each suffix, for features of type "float32" or "float16" (no text format)."""
     writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     made = {
         suffix: ResultFormat(b"", lambda feature: _spool(feature, np.dtype(dtype)), _finish(write))
@@ -45,7 +45,7 @@ def formats(dtype: str) -> dict[str, ResultFormat]:
 
 
 def _text(feature: Feature) -> bytes:
-    """The released form (spec section 6): path, label, numbers; nine digits keep float32 exact."""
+    """The released format (spec section 6): path, label, numbers, exact with nine digits."""
     values = feature.values.tolist()
     numbers = " ".join(["%.9g"] * len(values)) % tuple(values)
     line = f"{one_line(feature.image)}\t{one_line(feature.label)}\t{numbers}\n"
@@ -59,7 +59,7 @@ def _spool(feature: Feature, dtype: np.dtype) -> bytes:
 
 
 class _Spool:
-    """The rows of a body; can be iterated several times."""
+    """The spooled rows; can be iterated more than once."""
 
     def __init__(self, body: Path) -> None:
         self._body = body
@@ -86,7 +86,7 @@ def _finish(write: Callable[[_Spool, IO[bytes], Path], None]) -> Callable[[Path,
 
 
 def _write_npy(spool: _Spool, file: IO[bytes], result: Path) -> None:
-    """The array [N, D]; a file next to it has rows of name, label and problem, tab-separated."""
+    """Writes the array [N, D], and next to it a TSV file with name, label and problem."""
     _write_array(file, spool)
     with rewritten(result.with_name(result.name + NAMES_SUFFIX)) as names:
         for texts, _ in spool:
@@ -95,7 +95,7 @@ def _write_npy(spool: _Spool, file: IO[bytes], result: Path) -> None:
 
 
 def _write_npz(spool: _Spool, file: IO[bytes], _: Path) -> None:
-    """Arrays `features` [N, D] and `names`, `labels`, `problems` [N]."""
+    """Writes the arrays `features` [N, D] and `names`, `labels`, `problems` [N]."""
     with zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "features") as member:
             _write_array(member, spool)
@@ -108,7 +108,7 @@ def _write_npz(spool: _Spool, file: IO[bytes], _: Path) -> None:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    # A fixed date: the same features give the same bytes.
+    # The date is fixed so that equal features give equal bytes.
     info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
     return archive.open(info, "w", force_zip64=True)
 
@@ -125,7 +125,7 @@ def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> N
 
 
 def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
-    """Columns `image`, `label`, `problem`, and `features` with a list of D numbers per row."""
+    """Writes columns `image`, `label`, `problem`, and `features`, a list of D numbers per row."""
     import pyarrow as pa  # heavy, and only needed for this format
     import pyarrow.parquet as pq
 
@@ -143,22 +143,22 @@ def _write_parquet(spool: _Spool, file: IO[bytes], _: Path) -> None:
 
 
 def _valid_text(text: str) -> str:
-    """The text with `?` for invalid UTF-8 (in file names), which a Parquet string cannot hold."""
+    """The text with `?` for invalid UTF-8 (in file names), which Parquet strings cannot hold."""
     return text.encode("utf-8", "replace").decode()
 
 
 class Table(NamedTuple):
-    """Names [N] and features, float [N, D], of images; the features may be memory-mapped."""
+    """Names [N] of images and their features, float [N, D], which may be memory-mapped."""
 
     names: list[str]
     values: np.ndarray
 
 
 def read_table(path: str) -> Table:
-    """Reads a .npz, .npy, .txt or .parquet file of features that extract_feature.py wrote.
+    """Reads a .npz, .npy, .txt or .parquet file written by extract_feature.py.
 
     Raises:
-      UserError: the file has another suffix or other content.
+      UserError: the file has another suffix, or does not contain features.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".txt": _read_text, ".parquet": _read_parquet}
     read = readers.get(Path(path).suffix.lower())

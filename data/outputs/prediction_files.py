@@ -1,4 +1,4 @@
-"""Prediction files: the released text, CSV, JSON lines or Parquet, chosen by the suffix."""
+"""Prediction files: the released text format, CSV, JSON lines or Parquet, chosen by the suffix."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ _ROW_GROUP_ROWS = 4096
 
 
 def _text(prediction: Prediction) -> bytes:
-    """The released form (spec section 6): a heading, then `INDEX NAME: PROB` per label."""
+    """The released format (spec section 6): a heading, then `INDEX NAME: PROB` per label."""
     lines = [f"+++ the predictions of {one_line(prediction.image)} is:"]
     lines += [f"{c} {one_line(name)}: {p:.3f}" for c, name, p in prediction.labels]
     if prediction.problem:
@@ -46,7 +46,7 @@ def _json(prediction: Prediction) -> bytes:
 
 
 def _valid_json(prediction: Prediction) -> bytes:
-    """As `_json`, with `?` for invalid UTF-8, which a Parquet string cannot hold."""
+    """Like `_json`, with `?` for invalid UTF-8, which Parquet strings cannot hold."""
     return (json.dumps(_row(prediction), ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -57,7 +57,7 @@ def _row(prediction: Prediction) -> dict:
 
 
 def _to_parquet(body: Path, result: Path) -> None:
-    """Writes Parquet from a body of JSON lines: a Parquet file cannot be appended to."""
+    """Converts a body of JSON lines, because a Parquet file cannot be appended to."""
     import pyarrow as pa  # heavy, and only needed for this format
 
     label = pa.struct({"index": pa.int32(), "name": pa.string(), "probability": pa.float32()})
@@ -74,7 +74,7 @@ def _to_parquet(body: Path, result: Path) -> None:
 
 
 def write_parquet(result: Path, schema: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows, a mapping of the columns of a pyarrow `schema` each, a group at a time."""
+    """Writes rows, each a mapping with the columns of a pyarrow `schema`, a group at a time."""
     import pyarrow as pa  # heavy, and only needed for this format
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""HTML page or contact sheet of predictions for the first images."""
+"""HTML page or contact sheet with the predictions for the first images."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ class PredictionPage:
     """Collects the first `limit` predictions with small copies of their images.
 
     Args:
-      explained: best labels of an image that are shown with their heat maps.
-      explain: the heat maps [L, S, S] in [0, 1] of an image float32 [S, S, 3] and L classes.
+      explained: number of top labels per image that are shown with heat maps.
+      explain: returns heat maps [L, S, S] in [0, 1] for an image float32 [S, S, 3] and L classes.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class PredictionPage:
         explain: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None = None,
     ) -> None:
         self._limit, self._explained, self._explain = limit, explained, explain
-        self._shown: list[list[html_report.Tile]] = []  # of an image, and its heat maps
+        self._shown: list[list[html_report.Tile]] = []  # per image: it and its heat maps
 
     def add(self, predictions: list[Prediction], batch: ImageBatch) -> None:
         """Adds the predictions of a batch, up to the limit."""
@@ -48,13 +48,13 @@ class PredictionPage:
             self._shown.append([tile, *self._heat_maps(prediction, crops, image)])
 
     def write(self, path: str) -> None:
-        """Writes an HTML page that contains the images, or a contact sheet as PNG, by the suffix.
+        """Writes an HTML page that contains the images, or a PNG contact sheet, by the suffix.
 
         Raises:
           UserError: the path has another suffix.
         """
         check_suffix(path)
-        width = 1 + self._explained  # tiles of an image
+        width = 1 + self._explained  # tiles per image
         if path.endswith(".png"):
             blank = html_report.Tile(Image.new("RGB", (1, 1), html_report.PAPER), "")
             tiles = [t for row in self._shown for t in (row + [blank] * width)[:width]]
@@ -72,7 +72,7 @@ class PredictionPage:
     def _heat_maps(
         self, prediction: Prediction, crops: np.ndarray, image: Image.Image
     ) -> list[html_report.Tile]:
-        """The best labels' heat maps over the image; none if it is unreadable or has no label."""
+        """The image under the heat map of each top label; none if unreadable or without labels."""
         labels = prediction.labels[: self._explained]
         if not labels:
             return []
@@ -84,7 +84,7 @@ class PredictionPage:
 
 
 def heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """An image in gray under its heat map [S, S] in [0, 1], yellow to red where it is hot."""
+    """The image in gray, overlaid with a heat map [S, S] in [0, 1] from yellow to red."""
     hot = heat[..., np.newaxis]
     gray = np.asarray(image.convert("L").convert("RGB"))
     colors = (1 - hot) * WARM + hot * HOT
@@ -112,7 +112,7 @@ def _caption(prediction: Prediction) -> str:
 
 
 def _is_right(prediction: Prediction) -> bool | None:
-    """Whether the best label is among those in the list; None without labels to compare."""
+    """Whether the top label is among the labels given in the list; None if either is missing."""
     given = re.findall(r"(?:^| )(\d+)(?=:| |$)", prediction.label)
     if not given or not prediction.labels:
         return None

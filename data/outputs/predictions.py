@@ -21,7 +21,7 @@ class Label(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The labels of one image, best first; `problem` says why there are none, else ""."""
+    """The labels of one image, best first; `problem` is why it was unreadable, else ""."""
 
     image: str
     label: str
@@ -31,15 +31,15 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LabelSelector:
-    """Chooses which labels of an image are shown, and names them.
+    """Chooses which labels of an image to show, and names them.
 
     Attributes:
       names: names of the C classes.
       top_k: maximum number of labels per image.
       thresholds: float32 [C], minimum probability at which each class is shown.
-      show: "all"; "specific": without ancestors of other shown classes; "path": all, named by the
-        path from the root.
-      hierarchy: needed for "specific" and "path".
+      show: "all"; "specific": no ancestors of other labels that are shown; "path": all, named by
+        their path from the root.
+      hierarchy: required unless `show` is "all".
 
     Raises:
       UserError: `show` needs a hierarchy or a threshold that is not given.
@@ -61,7 +61,7 @@ class LabelSelector:
             raise UserError("--show_labels=specific needs --threshold or --threshold_file")
 
     def choose(self, probabilities: np.ndarray) -> tuple[Label, ...]:
-        """The labels of one image, best first (of equal probabilities, the lower index first).
+        """The labels of one image, best first; ties are sorted by index.
 
         Args:
           probabilities: float [C].

@@ -1,8 +1,8 @@
-"""Result files: their format, and their rows in finished shards, so that a killed run resumes.
+"""Result files: formats, and finished shards of rows, from which a killed run resumes.
 
-For every ten seconds of work the folder `<result>.partial` has a shard: a file of rows, named by
-the number of its first image, and a report on it. Shards begin and end at whole batches, so that
-any number of processes can resume. When all images are done, the rows are joined to the result and
+Every ten seconds a shard is added to the folder `<result>.partial`: a file of rows, named by the
+number of its first image, and a report about it. Shards start and end at batch boundaries, so any
+number of processes can resume. When all images are done, the rows are joined into the result and
 the folder is removed.
 """
 
@@ -27,7 +27,7 @@ from data.common.finished import Reports
 Row = TypeVar("Row")
 
 SHARD_SECONDS = 10.0
-"""Work, in seconds, that is lost at most when a run is killed."""
+"""The most work, in seconds, that is lost when a run is killed."""
 
 _FORM = "result shard"
 _SCHEMA = {
@@ -42,13 +42,13 @@ _log = logging.getLogger(__name__)
 
 
 class ResultFormat(NamedTuple, Generic[Row]):
-    """A file format: how rows become bytes, and these become a file.
+    """A file format: how rows are encoded, and how the file is made from them.
 
-    The header and the bytes of all rows, joined in order, are the body.
+    The body is the header followed by the bytes of all rows, in order.
 
     Attributes:
       header: first bytes of the body.
-      encode: the bytes of a row.
+      encode: returns the bytes of a row.
       finish: called with (body, result): makes the result from the body, which it may move.
     """
 
@@ -61,7 +61,7 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
     """The format for the suffix of `result`; fails before any work is done.
 
     Args:
-      formats: format of each suffix, such as `.csv`.
+      formats: format for each suffix, such as `.csv`.
       result: name of the file.
 
     Raises:
@@ -76,7 +76,7 @@ def choose_format(formats: dict[str, ResultFormat], result: str) -> ResultFormat
 
 
 def has_pyarrow() -> bool:
-    """Whether Parquet files can be written."""
+    """Whether pyarrow is installed, which Parquet files need."""
     return importlib.util.find_spec("pyarrow") is not None
 
 
@@ -91,17 +91,17 @@ class ResultShards:
     """The finished shards of a result.
 
     Args:
-      result: the file to make.
-      settings: everything that determines the rows; a run resumes only one with the same settings.
+      result: the file to write.
+      settings: everything that determines the rows; only a run with the same settings can resume.
 
     Raises:
-      UserError: an unfinished result has other settings, or its reports are damaged.
+      UserError: an unfinished result has different settings, or its reports are damaged.
     """
 
     def __init__(self, result: Path, settings: Mapping[str, Any]) -> None:
         self.folder = result.with_name(f"{result.name}.partial")
         if self.folder.is_file():
-            raise UserError(f"{self.folder} is of an earlier version: delete it to begin again")
+            raise UserError(f"{self.folder} is from an earlier version: delete it to start over")
         self._reports = Reports(self.folder, _FORM, _SCHEMA, _REMEDY)
         self._settings = {key: _digest(value) for key, value in settings.items()}
         for report in self._all().values():
@@ -110,19 +110,19 @@ class ResultShards:
             other = [key for key in keys if given.get(key) != self._settings.get(key)]
             if other:
                 raise UserError(
-                    f"{self.folder} was begun with another {', '.join(other)};"
-                    " delete it to begin again"
+                    f"{self.folder} was started with different {', '.join(other)};"
+                    " delete it to start over"
                 )
 
     def gaps(
         self, start: int, stop: int | None, total: int | None, batch_size: int
     ) -> list[tuple[int, int | None]]:
-        """Ranges of the images `start` to `stop - 1` (None: to the end) that are still to do.
+        """Ranges of the images `start` to `stop - 1` (`stop` None: to the end) still to be done.
 
-        A shard that ends inside a batch was the end of a run over fewer images: it is made again.
+        A shard that ends inside a batch was the last of a run over fewer images: it is redone.
 
         Args:
-          total: number of all images; None (as is `stop`) if it is not known before they are read.
+          total: number of all images; None (like `stop`) if unknown until they are read.
           batch_size: images per batch.
 
         Returns:
@@ -142,12 +142,12 @@ class ResultShards:
             if first > at:
                 gaps.append((at, first))
             at = end
-        if stop is None:  # standard input can be read only once, so in one range
+        if stop is None:  # standard input can be read only once: a single range
             return [(gaps[0][0] if gaps else at, None)]
         return gaps if at >= stop else [*gaps, (at, stop)]
 
     def add(self, first: int, rows: Sequence[bytes], items: int, bad_items: int) -> None:
-        """Writes a finished shard: the rows of `items` images from number `first` on."""
+        """Writes a finished shard: the rows of `items` images, starting at image `first`."""
         name, data = f"{first:012d}", b"".join(rows)
         atomic_write(self.folder / name, data)
         report = {"name": name, "settings": self._settings, "items": items, "bad_items": bad_items}
@@ -155,7 +155,7 @@ class ResultShards:
         self._reports.add({**report, "bytes": len(data), "sha256": digest})
 
     def totals(self, total: int | None) -> tuple[int, int]:
-        """The numbers of images and of bad images in the result."""
+        """The number of images and of bad images in the result."""
         reports = self._joined(total)
         return sum(r["items"] for r in reports), sum(r["bad_items"] for r in reports)
 
@@ -180,12 +180,12 @@ class ResultShards:
         found = {}
         for name, report in self._reports.all().items():
             if not name.isdecimal() or report["bad_items"] > report["items"]:
-                raise state.damaged(self.folder / f"{name}.json", "not its numbers", _REMEDY)
+                raise state.damaged(self.folder / f"{name}.json", "invalid image numbers", _REMEDY)
             found[int(name)] = report
         return found
 
     def _joined(self, total: int | None) -> list[dict[str, Any]]:
-        """The reports of consecutive shards from image 0 on, whose rows make up the result."""
+        """The reports of the consecutive shards, starting at image 0, that make up the result."""
         chosen, at = [], 0
         for first, report in self._all().items():
             if first == at and (total is None or first < total):
@@ -206,9 +206,9 @@ class ResultShards:
 
 
 class ShardWriter:
-    """Collects the rows of consecutive images, from number `first` on.
+    """Collects the rows of consecutive images, starting at image `first`.
 
-    Finishes a shard every SHARD_SECONDS, and when the `with` block ends.
+    Writes a shard every SHARD_SECONDS, and when the `with` block ends.
     """
 
     def __init__(self, shards: ResultShards, first: int) -> None:
@@ -222,7 +222,7 @@ class ShardWriter:
         self.finish_shard()
 
     def append(self, rows: bytes, items: int, bad_items: int) -> None:
-        """Adds the rows of a batch; they are kept after a kill once their shard is finished."""
+        """Adds the rows of a batch; they survive a kill once their shard is written."""
         self._rows.append(rows)
         self._items += items
         self._bad_items += bad_items

@@ -62,14 +62,14 @@ def test_a_killed_run_continues_to_identical_bytes(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path, shards):
     write(shards, 0, 1)
-    with pytest.raises(UserError, match=r"another depth; delete it to begin again"):
+    with pytest.raises(UserError, match=r"different depth; delete it to start over"):
         ResultShards(tmp_path / "result.txt", {**SETTINGS, "depth": 101})
     assert ResultShards(tmp_path / "result.txt", SETTINGS).totals(None) == (1, 0)
 
 
 def test_rows_of_an_earlier_version_are_refused(tmp_path, shards):
     shards.folder.write_text("rows")
-    with pytest.raises(UserError, match=r"result.txt.partial is of an earlier version: delete it"):
+    with pytest.raises(UserError, match=r"result.txt.partial is from an earlier version: delete"):
         ResultShards(tmp_path / "result.txt", SETTINGS)
 
 
