@@ -1,6 +1,6 @@
 "use strict";
 
-// The page of data/browse.py: a tree of classes that opens on demand, a search, and one class.
+// The page of data/browse.py: a tree of classes that opens on demand, a search, and class details.
 (() => {
   const data = JSON.parse(document.getElementById("classes").textContent);
   const { names, ids, parents, own, total } = data;
@@ -19,7 +19,7 @@
   const number = (value) => value.toLocaleString("en-US");
   const short = (c) => names[c].split(",")[0] || ids[c] || String(c);
 
-  // Text goes in as text, so no name can become a tag.
+  // Strings are appended as text nodes, so no name can become a tag.
   function element(tag, attributes = {}, ...content) {
     const made = document.createElement(tag);
     Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
@@ -32,7 +32,7 @@
 
   // ---- The tree
 
-  const items = new Map(); // class -> its place in the tree, once that is drawn
+  const items = new Map(); // class -> its tree item, once drawn
 
   function branch(classes) {
     const list = element("ul");
@@ -100,7 +100,7 @@
 
   // ---- The search
 
-  // Classes by index, id or name; first those that are called so, then those that begin so.
+  // Classes by index, id or name: exact matches first, then matches at the start of a word.
   function search(text) {
     const groups = [[], [], []];
     for (let c = 0; c < names.length; c += 1) {
@@ -185,7 +185,7 @@
       parts.push(linked(children[c].slice(0, MOST_CHILDREN)));
     }
     if (data.coOccurring[c].length) {
-      parts.push(element("h3", {}, "Other labels of its images, not above or below it"));
+      parts.push(element("h3", {}, "Other labels on its images (without ancestors and descendants)"));
       parts.push(partners(c));
     }
     shown.replaceChildren(...parts);
@@ -209,7 +209,7 @@
     [
       ["Classes with the most images", some.slice(0, MOST_IN_OVERVIEW)],
       ["Classes with the fewest images", rare.slice(0, MOST_IN_OVERVIEW)],
-      [`Without an image: ${number(empty.length)}`, empty.slice(0, MOST_IN_OVERVIEW)],
+      [`Classes without images: ${number(empty.length)}`, empty.slice(0, MOST_IN_OVERVIEW)],
     ].forEach(([heading, classes]) => {
       if (classes.length) parts.push(element("h3", {}, heading), linked(classes));
     });

@@ -27,7 +27,7 @@ from data.tfrecords.record_source import RecordSource
 
 THUMBNAIL_SIDE = 112
 SPARE_SAMPLES = 4
-"""Times as many rows are drawn of a class as it shows, in place of those that are missing."""
+"""Rows sampled per image that a class shows: spares for missing or unreadable images."""
 
 CO_OCCURRING = 12
 RECORDS_AT_ONCE = 1 << 14
@@ -39,12 +39,12 @@ ImageOf = Callable[[int], SourceImage]
 
 @dataclass(frozen=True)
 class SurveyOptions:
-    """What is drawn and counted; the fields are the flags of data/browse.py.
+    """What is sampled and counted; the fields are flags of data/browse.py.
 
     Attributes:
-        per_class: images shown of a class.
-        pair_rows: about so many rows have their pairs of labels counted.
-        seed: of what is drawn.
+        per_class: number of images shown per class.
+        pair_rows: approximate number of rows whose pairs of labels are counted.
+        seed: random seed of the samples.
     """
 
     per_class: int
@@ -64,10 +64,11 @@ def survey_lists(
     images_dir: str | None,
     processes: int,
 ) -> tuple[Survey, ImageOf, list[Refused]]:
-    """Reads lists; malformed rows, and those with classes the dictionary lacks, are refused.
+    """Reads lists; refuses malformed rows, and rows with classes that are not in the dictionary.
 
     Returns:
-        the survey, what finds the image of a drawn row, and the refused lines of each list.
+        the survey, a function that returns the image of a sampled row, and the refused lines of
+        each list.
     """
     paths = list(paths)
     survey = options.begin(hierarchy, sum(map(count_lines, paths)))
@@ -90,7 +91,7 @@ def survey_lists(
 def survey_records(
     data_dir: str, hierarchy: Hierarchy, options: SurveyOptions, max_bad_records: int
 ) -> tuple[Survey, ImageOf]:
-    """Reads the labels of TFRecords; also returns what finds the image of a record."""
+    """Reads the labels of TFRecords; also returns a function that returns a record's image."""
     source = RecordSource(data_dir, len(hierarchy), max_bad_records)
     survey = options.begin(hierarchy, source.total)
     positives = source.positives()
@@ -108,14 +109,14 @@ def survey_records(
 
 
 class Small(NamedTuple):
-    """An image's name and its thumbnail as JPEG, empty where it cannot be read."""
+    """An image's name and its thumbnail as JPEG; empty if the image is unreadable."""
 
     name: str
     jpeg: bytes
 
 
 class Thumbnails(NamedTuple):
-    """Thumbnails, the numbers of those that each class shows, and how many were unreadable."""
+    """The thumbnails, the indices of those that each class shows, and how many were unreadable."""
 
     images: list[Small]
     shown: list[list[int]]
@@ -125,9 +126,9 @@ class Thumbnails(NamedTuple):
 def make_thumbnails(
     drawn: list[list[int]], image: ImageOf, per_class: int, most: int, processes: int
 ) -> Thumbnails:
-    """Makes thumbnails until each class has `per_class` of its drawn rows, or there are `most`.
+    """Makes thumbnails until each class has `per_class` of its sampled rows, or there are `most`.
 
-    Every class gets a first one before any gets a second. A row serves all classes that drew it.
+    Every class gets a first one before any gets a second. A row serves all classes that sampled it.
     """
     classes_of: dict[int, list[int]] = {}
     for c, rows in enumerate(drawn):
@@ -157,7 +158,7 @@ def make_thumbnails(
 
 
 def _untried(classes: Iterable[int], left: list[Iterator[int]], tried: set[int]) -> Iterator[int]:
-    """For each class the next row that it drew and nobody tried, once."""
+    """The next untried row that each class sampled, without repeats."""
     asked: set[int] = set()
     for c in classes:
         row = next((row for row in left[c] if row not in tried and row not in asked), None)
@@ -212,7 +213,7 @@ def write_page(
 
 
 def _remove_others(folder: Path, count: int) -> None:
-    """Removes the thumbnails that an earlier page in the same folder had from `count` on."""
+    """Removes an earlier page's thumbnails numbered `count` and up from the same folder."""
     for path in folder.glob("*/*.jpg"):
         if path.stem.isdecimal() and int(path.stem) >= count:
             path.unlink()
@@ -221,7 +222,7 @@ def _remove_others(folder: Path, count: int) -> None:
 def _content(
     hierarchy: Hierarchy, survey: Survey, thumbnails: Thumbnails, addresses: list[str]
 ) -> dict[str, Any]:
-    """What the page's script reads; lists by class or by thumbnail."""
+    """The data for the page's script; lists are by class or by thumbnail."""
     names = [os.fsencode(small.name).decode("utf-8", "replace") for small in thumbnails.images]
     return {
         "rows": survey.rows,

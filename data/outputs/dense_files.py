@@ -1,4 +1,4 @@
-"""What detectors and segmentation networks find: rows of result files, masks, and drawings."""
+"""Outputs of detectors and segmentation networks: rows of result files, masks and drawings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from data.common.errors import UserError
 from data.common.files import atomic_write, rewritten
 from data.outputs.result_files import ResultFormat
 
-LINE_PIXELS = 400  # of an image's long side for each pixel of a drawn line
-OVERLAY = 0.6  # weight of the classes' colors over the image
-_PART_LENGTH = 200  # of a name in a path; file systems take 255 bytes
+LINE_PIXELS = 400  # drawn lines are 1 pixel wide per this many pixels of the image's long side
+OVERLAY = 0.6  # weight of the class colors over the image
+_PART_LENGTH = 200  # longest name in a path; file systems allow 255 bytes
 
 
 class Row(NamedTuple):
-    """An image in a result: its name, height and width, what was found, and why it was unreadable.
+    """An image in a result: its name, (height, width), what was found, and why it was unreadable.
 
-    `found` is a list of objects, as `found_objects` makes them, or a mask, as `found_mask` does.
+    `found` is a list of objects from `found_objects`, or a mask from `found_mask`.
     """
 
     image: str
@@ -38,9 +38,9 @@ class Row(NamedTuple):
 def found_objects(
     boxes: np.ndarray, scores: np.ndarray | None, classes: np.ndarray, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Objects of a row from boxes (y1, x1, y2, x2) [D, 4], scores [D] and classes [D].
+    """The objects of a row from boxes (y1, x1, y2, x2) [D, 4], scores [D] and classes [D].
 
-    True objects have no scores: None.
+    `scores` is None for ground truth.
     """
     extra: list[dict[str, float]] = [{} for _ in classes]
     if scores is not None:
@@ -57,14 +57,14 @@ def found_objects(
 
 
 def found_mask(mask: np.ndarray, names: Sequence[str], path: str) -> dict[str, Any]:
-    """A mask of a row: its file, and the pixels of each class in it by name."""
+    """The mask of a row: its file, and the number of pixels of each class by name."""
     classes, pixels = np.unique(mask, return_counts=True)
     counts = {names[cls]: int(count) for cls, count in zip(classes, pixels, strict=True)}
     return {"mask": path, "pixels": counts}
 
 
 def formats(names: Sequence[str]) -> dict[str, ResultFormat]:
-    """Suffix -> format: COCO's JSON of objects, or a JSON line per image."""
+    """The format for each suffix: COCO JSON of objects, or a JSON line per image."""
     coco = ResultFormat(b"", _line, functools.partial(_write_coco, names))
     return {".json": coco, **LINE_FORMATS}
 
@@ -79,7 +79,7 @@ LINE_FORMATS = {".jsonl": ResultFormat(b"", _line)}
 
 
 def _write_coco(names: Sequence[str], body: Path, result: Path) -> None:
-    """COCO's format of instances, with a `score` each; category k + 1 is class k."""
+    """Writes COCO's instances format, with a `score` per object; category k + 1 is class k."""
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     with rewritten(result) as file:
         file.write(b'{"images": [')
@@ -127,14 +127,14 @@ def _coco_annotations(body: Path) -> Iterator[dict[str, Any]]:
 
 
 def file_in(folder: str | os.PathLike, name: str, suffix: str) -> Path:
-    """The file of an image in a folder for outputs: never outside it, whatever the name is."""
+    """The output file for an image: always inside the folder, whatever the image's name."""
     parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part != "/"]
     safe = ["_up_" if part == ".." else part[:_PART_LENGTH] for part in parts] or ["image"]
     return Path(folder, *safe[:-1], safe[-1] + suffix)
 
 
 def save_image(image: Image.Image, path: Path, **options: Any) -> None:
-    """Writes an image file whole or not at all, in the format of its suffix.
+    """Writes an image file atomically, in the format of its suffix.
 
     Raises:
         UserError: the file cannot be written.
@@ -151,7 +151,7 @@ def save_image(image: Image.Image, path: Path, **options: Any) -> None:
 
 @functools.cache
 def palette() -> np.ndarray:
-    """uint8 [256, 3]: PASCAL VOC's colors of classes; bit k of a class goes to channel k % 3."""
+    """PASCAL VOC's class colors, uint8 [256, 3]; bit k of a class goes to channel k % 3."""
     colors, classes = np.zeros((256, 3), np.uint8), np.arange(256)
     for bit in range(8):
         place, channel = divmod(bit, 3)
@@ -160,21 +160,21 @@ def palette() -> np.ndarray:
 
 
 def mask_image(mask: np.ndarray) -> Image.Image:
-    """A mask int [H, W] of classes below 256 as a palette image, whose pixels are the classes."""
+    """A mask int [H, W] of classes below 256 as a palette image with the classes as pixels."""
     image = Image.frombytes("P", mask.shape[::-1], mask.astype(np.uint8).tobytes())
     image.putpalette(palette().ravel().tolist())
     return image
 
 
 def draw_mask(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
-    """An image uint8 [H, W, 3] with the colors of its classes over all but the background."""
+    """An image uint8 [H, W, 3] overlaid with class colors everywhere but on the background."""
     colors = palette()[mask]
     weight = np.where(mask[..., np.newaxis] > 0, OVERLAY, 0.0)
     return Image.fromarray(np.rint(pixels * (1 - weight) + colors * weight).astype(np.uint8))
 
 
 def draw_objects(pixels: np.ndarray, objects: Sequence[dict[str, Any]]) -> Image.Image:
-    """An image uint8 [H, W, 3] with a box, a name and the score, if any, of each object."""
+    """An image uint8 [H, W, 3] with the box, the name and any score of each object drawn on it."""
     image = Image.fromarray(pixels)
     draw, line = ImageDraw.Draw(image), max(1, max(image.size) // LINE_PIXELS)
     for found in reversed(objects):  # the best ones on top
@@ -190,8 +190,8 @@ def draw_objects(pixels: np.ndarray, objects: Sequence[dict[str, Any]]) -> Image
 
 
 def drawn_batch(draw: Callable[..., Image.Image], images: Any, *targets: Any) -> np.ndarray:
-    """A batch [B, H, W, 3] in [-1, 1] of `draw(pixels, *targets)` of each image of such a batch."""
-    from data.input.image_batches import to_image  # it imports TensorFlow
+    """Applies `draw(pixels, *targets)` to each image of a batch [B, H, W, 3] in [-1, 1]."""
+    from data.input.image_batches import to_image  # imports TensorFlow
 
     rows = zip(*map(np.asarray, (images, *targets)), strict=True)
     drawn = [draw(np.asarray(to_image(image)), *others) for image, *others in rows]

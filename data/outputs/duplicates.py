@@ -1,4 +1,4 @@
-"""Repeated images within a list and between two: found, reported, left out, labels merged."""
+"""Finds repeated images within and across lists, reports them, drops them, merges their labels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PAIR_STYLE = """<style>
 
 
 class Digest(NamedTuple):
-    """Hashes of a file and of its pixels (as a viewer shows them); or why there are none."""
+    """Hashes of a file and of its pixels (as a viewer shows them), or why there are none."""
 
     file: bytes = b""
     pixels: bytes = b""
@@ -55,9 +55,9 @@ class Listed:
     """The rows of a list, without refused lines.
 
     Attributes:
-        path: the list.
+        path: the list file.
         images_dir: see `image_source.images`.
-        names: image of each row.
+        names: the image of each row.
         refused: malformed lines.
     """
 
@@ -68,7 +68,7 @@ class Listed:
 
     @classmethod
     def read(cls, path: Path, images_dir: str | None, processes: int) -> Listed:
-        """Reads a list; malformed lines are left out and counted."""
+        """Reads a list; malformed lines are skipped and counted."""
         listed = cls(path, images_dir, [], Refused(path))
         for block, lines, _ in over_list(path, read_block, processes):
             listed.names += block.names
@@ -81,15 +81,15 @@ class Listed:
 
 @dataclass
 class Repeats:
-    """Which of N rows repeat which, the rows of all lists counted through.
+    """Which of N rows repeat which; rows are numbered across all lists.
 
     Attributes:
-        lists: in the order in which images are kept.
-        kept: int64 [N], the kept row that a row repeats; itself, if it is kept.
+        lists: in order of precedence: of equal images, the first is kept.
+        kept: int64 [N], the kept row that each row repeats; the row itself, if it is kept.
         similarity: float32 [N], cosine of the features; 1 where names, bytes or pixels are equal.
-        how: uint8 [N], index in HOW.
-        unreadable: (image, reason) of images that have no hash.
-        without_features: number of rows that no table of features has.
+        how: uint8 [N], index into HOW.
+        unreadable: (image, reason) of images without a hash.
+        without_features: number of rows that are not in any feature table.
     """
 
     lists: Sequence[Listed]
@@ -101,27 +101,27 @@ class Repeats:
 
     @classmethod
     def of(cls, lists: Sequence[Listed]) -> Repeats:
-        """No row repeats another."""
+        """The initial state: no row repeats another."""
         rows = sum(len(listed.names) for listed in lists)
         return cls(lists, np.arange(rows), np.ones(rows, np.float32), np.zeros(rows, np.uint8))
 
     @property
     def starts(self) -> list[int]:
-        """The first row of each list, and the number of all rows."""
+        """The first row of each list, and the total number of rows."""
         return np.cumsum([0, *(len(listed.names) for listed in self.lists)]).tolist()
 
     def place(self, row: int) -> tuple[Listed, int]:
-        """The list of a row, and its row in there."""
+        """The list of a row, and the row's number within it."""
         number = int(np.searchsorted(self.starts[1:], row, side="right"))
         return self.lists[number], row - self.starts[number]
 
     def dropped_of(self, number: int) -> np.ndarray:
-        """int64: the rows of a list that are left out."""
+        """The rows of a list that are dropped, int64."""
         start, stop = self.starts[number : number + 2]
         return start + np.flatnonzero(self.how[start:stop])
 
     def find_same(self, hashed: str, processes: int) -> None:
-        """Finds rows of the same image by name, and by a hash of its file or pixels.
+        """Finds rows with the same image by name, and by a hash of its file or pixels.
 
         Args:
             hashed: one of HASHES.
@@ -149,11 +149,11 @@ class Repeats:
                 self.how[row] = HOW.index(how)
 
     def find_near(self, tables: Sequence[Table], threshold: float) -> None:
-        """Finds near-duplicates by features among the rows that are kept so far.
+        """Finds near-duplicates by features among the rows kept so far.
 
         Args:
-            tables: features by name; a row without any is kept, and counted.
-            threshold: a cosine.
+            tables: features by image name; a row without features is kept and counted.
+            threshold: rows with this cosine or a larger one are near-duplicates.
 
         Raises:
             UserError: no row has features.
@@ -165,13 +165,13 @@ class Repeats:
         self.without_features = int((numbers < 0).sum())
         rows = np.flatnonzero((self.how == 0) & (numbers >= 0))
         if not len(rows):
-            raise UserError("no image of the lists is in --features; names must be those of a list")
+            raise UserError("no image of the lists is in --features; the names must match")
         features = FeatureRows([table.values for table in tables], numbers[rows])
         kept, cosines = keep_first(features, threshold)
         near = kept != np.arange(len(rows))
         self.kept[rows], self.similarity[rows] = rows[kept], cosines
         self.how[rows[near]] = HOW.index(FEATURES)
-        # What repeats a row that is dropped now repeats what that row repeats.
+        # Rows that repeat a row dropped just now are redirected to the row that it repeats.
         moved = np.flatnonzero(self.kept[self.kept] != self.kept)
         self.similarity[moved] = self.similarity[self.kept[moved]]
         self.how[moved], self.kept[moved] = HOW.index(FEATURES), self.kept[self.kept[moved]]
@@ -185,7 +185,7 @@ class Repeats:
                 yield number
 
     def lines(self) -> Iterator[tuple[str, str, str, str, str, str]]:
-        """COLUMNS of each row that is left out."""
+        """The COLUMNS of each dropped row."""
         for row in np.flatnonzero(self.how).tolist():
             (listed, own), (kept_listed, kept) = self.place(row), self.place(int(self.kept[row]))
             names = listed.path.name, listed.names[own], kept_listed.path.name
@@ -193,11 +193,11 @@ class Repeats:
             yield *names, kept_listed.names[kept], similarity, HOW[self.how[row]]
 
     def near(self) -> int:
-        """How many rows are left out because their features are near those of another."""
+        """The number of rows dropped as near-duplicates by features."""
         return int((self.how == HOW.index(FEATURES)).sum())
 
     def counts(self, number: int) -> str:
-        """A line that says what became of the rows of a list."""
+        """A one-line summary of the rows of a list that were kept and dropped."""
         start, stop = self.starts[number : number + 2]
         dropped = self.dropped_of(number)
         by = np.bincount(self.how[dropped], minlength=len(HOW)).tolist()
@@ -239,18 +239,18 @@ def _hashed(image: SourceImage, pixels: bool) -> Digest:
 
 
 def write_report(path: Path, repeats: Repeats) -> None:
-    """Writes a TSV with COLUMNS for each row that is left out."""
+    """Writes a TSV with COLUMNS for each dropped row."""
     lines = ("\t".join(line) + "\n" for line in (COLUMNS, *repeats.lines()))
     atomic_write(path, "".join(lines))
 
 
 def write_list(output: Path, repeats: Repeats, number: int, merge_labels: bool) -> int:
-    """Writes a list without the rows that are left out; kept rows keep their text.
+    """Writes a list without its dropped rows; the text of kept rows is unchanged.
 
     Args:
-        number: of the list.
-        merge_labels: kept rows get the labels of the rows of this list that repeat them: of a
-            class the largest confidence, -1 (unknown) if there is no other.
+        number: index of the list.
+        merge_labels: add the labels of dropped rows of this list to the kept rows that they repeat.
+            A class gets its largest confidence, so -1 (unknown) only if it has no other.
 
     Returns:
         number of kept rows whose labels changed.
@@ -276,7 +276,7 @@ def write_list(output: Path, repeats: Repeats, number: int, merge_labels: bool) 
 
 
 def _merged_labels(repeats: Repeats, number: int) -> dict[int, dict[int, float]]:
-    """The new labels of the rows of a list that get any, by row of the list."""
+    """The new labels of the rows whose labels change, by row of the list."""
     start, stop = repeats.starts[number : number + 2]
     own = repeats.kept[start:stop] - start
     inside = (own >= 0) & (own < stop - start)
@@ -305,10 +305,10 @@ def _labels_of(block: Block, row: int) -> dict[int, float]:
 
 
 def write_page(path: Path, repeats: Repeats, most: int) -> None:
-    """Writes an HTML page with the pairs: those in two lists, and those within each.
+    """Writes an HTML page with the pairs across lists and within each list.
 
     Args:
-        most: pairs shown of each kind, those with the smallest similarity first.
+        most: maximum number of pairs of each kind, those with the smallest similarity first.
     """
     rows = np.flatnonzero(repeats.how)
     ends = repeats.starts[1:]
@@ -350,11 +350,11 @@ def _thumbnail(image: SourceImage) -> str:
 
 
 def report_problems(repeats: Repeats, examples: int = 5) -> None:
-    """Prints how many images were unreadable and the first of them, to standard error."""
+    """Prints to standard error which lines were refused and which images were unreadable."""
     for listed in repeats.lists:
         listed.refused.report()
     if repeats.unreadable:
-        print(f"{len(repeats.unreadable)} images unreadable, kept, such as:", file=sys.stderr)
+        print(f"{len(repeats.unreadable)} unreadable images were kept, such as:", file=sys.stderr)
         for name, reason in repeats.unreadable[:examples]:
             print(f"{name}: {reason}", file=sys.stderr)
     if repeats.without_features:

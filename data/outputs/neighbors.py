@@ -1,4 +1,4 @@
-"""Neighbors among features, by cosine: the nearest of a query, and near-duplicates of millions."""
+"""Neighbors among features by cosine: nearest to a query, and near-duplicates among millions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from data.common.parallel import cores, map_ahead
 from data.common.progress import Progress
 
 ROWS_AT_ONCE = 1 << 14
-"""Rows of a table that are read and compared at once."""
+"""Number of rows of a table that are read and compared at once."""
 
 QUERIES_AT_ONCE = 1 << 14
 ROWS_COMPARED = 1 << 10
 PAIRS_AT_ONCE = 1 << 12
 SKETCH_SIZE = 128
 SKETCH_MARGIN = 5.0
-"""Standard deviations by which the sketch's distance of a pair may exceed its expected value."""
+"""Standard deviations by which a pair's distance in the sketch may exceed its expected value."""
 
 EXHAUSTIVE_ROWS = 20_000
-"""Up to here all pairs are compared; for more rows, if faiss is installed, those of near cells."""
+"""Above this many rows, faiss, if installed, limits the comparison to pairs in nearby cells."""
 
 CELLS_PROBED = 40
 ROUNDING = 1e-6
@@ -42,21 +42,21 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
 def nearest(values: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` rows with the largest cosine to each query, nearest first.
 
-    Rows of NaN (unreadable images) come last; of equals, the earlier row comes first. `values` is
-    read once, ROWS_AT_ONCE rows at a time.
+    Rows of NaN (unreadable images) come last; ties are sorted by row. `values` is read once,
+    ROWS_AT_ONCE rows at a time.
 
     Args:
       values: float [N, D].
       queries: float [Q, D].
 
     Returns:
-      rows int64 [Q, K] and cosines float32 [Q, K]; K is `count`, or all rows if they are fewer.
+      rows int64 [Q, K] and cosines float32 [Q, K]; K is the smaller of `count` and N.
 
     Raises:
-      UserError: the queries have another number of features.
+      UserError: queries and values have different numbers of features.
     """
     if queries.shape[1] != values.shape[1]:
-        raise UserError(f"queries have {queries.shape[1]} numbers, the features {values.shape[1]}")
+        raise UserError(f"queries have {queries.shape[1]} numbers, features have {values.shape[1]}")
     queries = unit_rows(queries)
     rows = np.zeros((len(queries), 0), np.int64)
     cosines = np.zeros((len(queries), 0), np.float32)
@@ -71,11 +71,11 @@ def nearest(values: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.nda
 
 
 class FeatureRows:
-    """Chosen rows of several tables in an order of their own, read when they are taken.
+    """Chosen rows of several tables in any order, read when needed.
 
     Args:
-      tables: arrays [N, D] of one D; may be memory-mapped.
-      numbers: int64, the chosen rows, counted through the tables in order.
+      tables: arrays [N, D] with the same D; may be memory-mapped.
+      numbers: int64, the chosen rows, numbered across the tables in order.
 
     Raises:
       UserError: the tables have different numbers of features.
@@ -84,7 +84,7 @@ class FeatureRows:
     def __init__(self, tables: Sequence[np.ndarray], numbers: np.ndarray) -> None:
         sizes = {table.shape[1] for table in tables}
         if len(sizes) > 1:
-            raise UserError(f"features of {' and '.join(map(str, sorted(sizes)))} numbers: use one")
+            raise UserError(f"features differ in length: {', '.join(map(str, sorted(sizes)))}")
         self._tables, self._numbers = tables, numbers
         self._ends = np.cumsum([len(table) for table in tables])
         self.size = sizes.pop()
@@ -104,17 +104,17 @@ class FeatureRows:
 
 
 def keep_first(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Keeps each row that is not a near-duplicate of one kept before it.
+    """Keeps each row that is not a near-duplicate of a row kept before it.
 
-    Pairs are found on a sketch of SKETCH_SIZE numbers (see `_sketch`): all pairs, or with faiss
-    those in neighboring cells of it; the cosine of each is then computed from all features. Memory:
-    a kilobyte a row for the sketch.
+    Candidate pairs are found in a sketch of SKETCH_SIZE numbers per row (see `_sketch`), among all
+    pairs or, with faiss, those in nearby cells; their cosines are then computed from all features.
+    Memory: a kilobyte per row for the sketch.
 
     Args:
       threshold: rows with this cosine or a larger one are near-duplicates.
 
     Returns:
-      kept int64 [N], the kept row that each row repeats, itself where it is kept; and the cosine of
+      kept int64 [N], the kept row that each row repeats (itself, if it is kept); and the cosine of
       the two, float32 [N]. Rows of NaN or zeros are kept.
     """
     sketch, limit = _sketch(rows, threshold)
@@ -143,10 +143,10 @@ def _settle(
     asker: int,
     candidates: np.ndarray,
 ) -> None:
-    """Drops the row `asker` if it repeats one kept before it, else the later rows that repeat it.
+    """Drops the row `asker` if it repeats an earlier kept row, else the later rows that repeat it.
 
     Args:
-      result: what `keep_first` returns, so far; rows before `asker` are settled.
+      result: the result of `keep_first` so far; final for rows before `asker`.
       candidates: int64, ascending.
     """
     kept, cosines = result
@@ -165,11 +165,11 @@ def _settle(
 
 
 def _sketch(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, float]:
-    """A random projection of the unit vectors, and the squared distance of a near-duplicate in it.
+    """A random projection of the unit vectors, and the limit on squared distances in it.
 
-    Of the squared distance of two rows, 2 - 2 cosine, a projection on S of D random orthogonal axes
-    keeps S/D on average, with a relative standard deviation of sqrt(2/S). The limit lies
-    SKETCH_MARGIN of them above, so that less than one in 10,000 pairs at the threshold is lost.
+    The squared distance of two rows is 2 - 2 cosine. A projection on S of D random orthogonal axes
+    keeps S/D of it on average, with a relative standard deviation of sqrt(2/S). The limit is
+    SKETCH_MARGIN of these above the mean: under one in 10,000 pairs at the threshold is lost.
     """
     size, distance = rows.size, 2.0 * (1.0 - threshold) + ROUNDING
     if size <= SKETCH_SIZE:
@@ -189,10 +189,10 @@ def _sketch(rows: FeatureRows, threshold: float) -> tuple[np.ndarray, float]:
 
 
 def _search(sketch: np.ndarray, limit: float) -> Search:
-    """What finds, for ascending rows of the sketch, those within the squared distance `limit`.
+    """A function that finds the rows within the squared distance `limit` of query rows.
 
-    Its arguments are the asking rows, int64, and bool [N], which rows may be found. It returns
-    pairs: the asking row and a found one, int64 [P] each, without its pair with itself.
+    Its arguments are the query rows, int64, ascending, and a mask bool [N] of the rows that may be
+    found. It returns P pairs of different rows, as query and found rows, int64 [P] each.
     """
     if len(sketch) > EXHAUSTIVE_ROWS:
         try:
@@ -207,7 +207,7 @@ def _search(sketch: np.ndarray, limit: float) -> Search:
 
 
 def _search_all(sketch: np.ndarray, limit: float) -> Search:
-    """Compares with all later rows: a pair is found when its earlier row asks."""
+    """Compares each query with all later rows: a pair is found by its earlier row."""
     compare = _Comparison(sketch, limit)
 
     def search(asked: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +221,7 @@ def _search_all(sketch: np.ndarray, limit: float) -> Search:
 
 
 def _search_cells(sketch: np.ndarray, limit: float) -> Search:
-    """Compares with the rows of the CELLS_PROBED nearest of the cells that faiss' k-means makes."""
+    """Compares each query with the rows in its CELLS_PROBED nearest k-means cells, using faiss."""
     import faiss  # an extra
 
     cells = int(2 * math.sqrt(len(sketch)))
@@ -254,7 +254,7 @@ def _by_cell(rows: np.ndarray, cell_of: np.ndarray, cells: int) -> list[np.ndarr
 def _joined(
     compare: _Comparison, work: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of all comparisons, which threads do."""
+    """The pairs from all comparisons, which run in threads."""
     threads = cores()
     pairs = map_ahead(lambda rows: compare(*rows), work, threads, ahead=8 * threads)
     asking, found = zip(*pairs, strict=True)
