@@ -1,1 +1,1 @@
-"""Images with boxes or masks: annotations of VOC, COCO and folders of masks, and their records."""
+"""Images with boxes or masks: annotations from VOC, COCO or mask folders, and their records."""

@@ -1,7 +1,7 @@
-"""What an annotation says of an image, whichever format it comes from, and its checks.
+"""Annotations of images, independent of their file format, and checks of them.
 
-Boxes are `(y1, x1, y2, x2)` in pixels of the upright image, continuous edges: an image of W x H
-pixels reaches from 0 to W and from 0 to H.
+Boxes are `(y1, x1, y2, x2)` in pixels of the upright image, with continuous edges: an image of
+W x H pixels spans 0 to W and 0 to H.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from data.lists.classes import Classes
 from data.tfrecords.conversion import RowError
 
 IGNORED = 255
-"""The value of a mask's pixels that neither training nor metrics count."""
+"""Mask value of pixels that training and metrics ignore."""
 BACKGROUND = "background"
 MAX_CLASSES = 100_000
 
 
 class Objects(NamedTuple):
-    """The objects of an image: boxes [N, 4], classes from 0 [N], which are difficult [N].
+    """The objects of an image: boxes [N, 4], classes from 0 [N], and which are difficult [N].
 
-    `size` is the image's height and width according to the annotation; None: it has none.
+    `size` is the image's (height, width) according to the annotation; None if not given there.
     """
 
     boxes: Sequence[Sequence[float]]
@@ -41,7 +41,7 @@ class Objects(NamedTuple):
 class Annotation(NamedTuple):
     """An image's checked annotation: boxes float32 [N, 4] inside the image, or a mask.
 
-    `present` are the classes in it, sorted. `clipped` of the boxes reached out of the image.
+    `present` has the classes in it, sorted. `clipped` is the number of boxes that were clipped.
     """
 
     present: list[int]
@@ -59,10 +59,10 @@ class AnnotatedImage(Protocol):
     """A row of a conversion: an image and its annotation, neither opened yet.
 
     Attributes:
-        name: what the record is called.
-        image: the image's file.
-        problem: a word to count by and the reason, if it is known that it cannot be used.
-        where: the file of the annotation, to be shown.
+        name: name of the record.
+        image: the image file.
+        problem: a keyword to count by and the reason, if the image is known to be unusable.
+        where: the annotation file, for messages.
     """
 
     name: str
@@ -71,13 +71,13 @@ class AnnotatedImage(Protocol):
     where: str
 
     def made_from(self) -> bytes:
-        """The annotation's name and content, to notice changes; masks count as images, by name.
+        """The annotation's name and content, to detect changes; for masks, as for images, the name.
 
-        Whether the image is there makes no difference: it may be added later.
+        It does not depend on whether the image exists, which may be added later.
         """
 
     def annotation(self, size: tuple[int, int]) -> Annotation:
-        """The annotation of the image, which has this height and width.
+        """The annotation of the image, whose height and width are `size`.
 
         Raises:
             RowError: it cannot be used.
@@ -85,16 +85,16 @@ class AnnotatedImage(Protocol):
 
 
 def checked_objects(name: str, objects: Objects, size: tuple[int, int]) -> Annotation:
-    """Objects with their boxes clipped to an image of this height and width.
+    """Checks objects and clips their boxes to an image of this height and width.
 
     Raises:
-        RowError: another size, or a box that is empty, not finite or outside the image.
+        RowError: the annotated size differs, or a box is empty, not finite or outside the image.
     """
     height, width = size
-    if objects.size not in (None, (0, 0), size):  # some tools write 0 where they know no size
+    if objects.size not in (None, (0, 0), size):  # some tools write 0 for unknown
         stated = f"{objects.size[1]} x {objects.size[0]}"
         raise RowError(name, "size", f"annotated as {stated} pixels, it has {width} x {height}")
-    with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
+    with np.errstate(over="ignore"):  # too large: infinite, refused below
         found = np.asarray(objects.boxes, np.float32).reshape(-1, 4)
     boxes = np.clip(found, 0, np.array([height, width, height, width], np.float32))
     for row, (box, inside) in enumerate(zip(found, boxes, strict=True)):
@@ -114,7 +114,7 @@ def _problem(box: np.ndarray, inside: np.ndarray, width: int, height: int) -> st
     y1, x1, y2, x2 = box.tolist()
     shown = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
     if not np.isfinite(box).all():
-        return f"a box of {shown}"
+        return f"a non-finite box: {shown}"
     if y2 <= y1 or x2 <= x1:
         return f"an empty box: {shown}"
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
@@ -123,13 +123,13 @@ def _problem(box: np.ndarray, inside: np.ndarray, width: int, height: int) -> st
 
 
 def checked_mask(name: str, mask: bytes, size: tuple[int, int], class_num: int) -> Annotation:
-    """A mask whose values are classes below `class_num`, 0 being the background, or 255.
+    """Checks a mask: its values are classes below `class_num`, where 0 is background, or 255.
 
     Args:
         mask: a PNG.
 
     Raises:
-        RowError: not a mask, of another height or width, or with other values.
+        RowError: it is not a mask, has another height or width than `size`, or other values.
     """
     try:
         _, width, height = probe(mask, max_pixels=sys.maxsize)
@@ -150,10 +150,10 @@ def checked_mask(name: str, mask: bytes, size: tuple[int, int], class_num: int) 
 
 
 def images_by_stem(folder: str | os.PathLike) -> dict[str, list[str]]:
-    """The image files of a folder, by their names without suffix.
+    """The image files in a folder, by name without suffix.
 
     Raises:
-        UserError: no such folder.
+        UserError: the folder does not exist.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{os.fspath(folder)}: no such folder of images")
@@ -166,7 +166,7 @@ def images_by_stem(folder: str | os.PathLike) -> dict[str, list[str]]:
 
 
 def image_of(stem: str, images: dict[str, list[str]]) -> tuple[str, str, Problem]:
-    """Name, file and problem of the image that belongs to an annotation called `stem`."""
+    """The name, file and problem of the image for the annotation named `stem`."""
     paths = images.get(stem, [])
     if not paths:
         return stem, "", ("missing", "no image of that name")
@@ -181,7 +181,7 @@ def read_annotation(name: str, path: str, most: int) -> bytes:
     """The bytes of an annotation file.
 
     Raises:
-        RowError: it is not there, not a file, or has more than `most` bytes.
+        RowError: it is missing, not a file, unreadable, or larger than `most` bytes.
     """
     file = Path(path)
     try:
@@ -197,10 +197,10 @@ def read_annotation(name: str, path: str, most: int) -> bytes:
 
 
 def read_class_names(path: str | os.PathLike) -> list[str]:
-    """The names of the classes, one a line, by index.
+    """Reads class names, one per line, by index.
 
     Raises:
-        UserError: an empty or repeated name, as `path:line: reason`; no name.
+        UserError: an invalid or repeated name, as `path:line: reason`; or there are no names.
     """
     names = read_text(path).splitlines()
     check_class_names(names, os.fspath(path))
@@ -208,25 +208,25 @@ def read_class_names(path: str | os.PathLike) -> list[str]:
 
 
 def read_classes(path: str | os.PathLike) -> Classes:
-    """The classes that a file names, see `read_class_names`."""
+    """The classes of a file of class names, see `read_class_names`."""
     return Classes(read_class_names(path), None, sha256(path))
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:
-    """Raises UserError unless names of classes fit into a file of one a line."""
+    """Raises UserError unless the class names are unique and can be stored one per line."""
     seen: set[str] = set()
     for line, name in enumerate(names, 1):
         if name != " ".join(name.split()) or not name or not is_utf8(name):
-            raise UserError(f"{where}:{line}: {name!r:.60} is no name of a class")
+            raise UserError(f"{where}:{line}: {name!r:.60} is not a valid class name")
         if name in seen:
-            raise UserError(f"{where}:{line}: the class {name!r:.60} is there twice")
+            raise UserError(f"{where}:{line}: the class {name!r:.60} is listed twice")
         seen.add(name)
     if not 0 < len(seen) <= MAX_CLASSES:
         raise UserError(f"{where}: {len(seen)} classes, expected 1 to {MAX_CLASSES}")
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written: JSON can name halves of a character."""
+    """Whether a text can be encoded; JSON escapes can contain lone surrogates, which cannot."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -235,10 +235,10 @@ def is_utf8(text: str) -> bool:
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
-    """The names in a list of a split, one a line; empty lines are none.
+    """Reads the list of a split: one name per line; skips empty lines.
 
     Raises:
-        UserError: no such list, or no name in it.
+        UserError: the list does not exist, or has no names.
     """
     if not os.path.isfile(path):
         raise UserError(f"{os.fspath(path)}: no such list of names")

@@ -1,7 +1,7 @@
-"""Annotations of COCO: one JSON file with `images`, `annotations` and `categories`.
+"""COCO annotations: one JSON file with `images`, `annotations` and `categories`.
 
-Boxes alone are read: `iscrowd` makes an object difficult. Polygons are not; a mask per image goes
-through masks.py.
+Only boxes are read, not polygons; objects with `iscrowd` become difficult. For masks, one per
+image, see masks.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from data.dense.annotation import (
 from data.tfrecords.conversion import RowError
 
 LOGGER = logging.getLogger(__name__)
-MAX_JSON_BYTES = 2 << 30  # COCO's largest has 0.5 GB
+MAX_JSON_BYTES = 2 << 30  # COCO's largest file has 0.5 GB
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class CocoImage:
 
 
 def read(path: str, images: str) -> tuple[list[CocoImage], list[str]]:
-    """The images of a COCO file in its order, and the names of its classes.
+    """Reads the images of a COCO file, in file order, and the names of its classes.
 
-    Classes are numbered from 0 by their sorted category ids.
+    Classes are numbered from 0 in the order of their category ids.
 
     Args:
         images: the folder that file names are relative to.
 
     Raises:
-        UserError: not a COCO file, or no such folder.
+        UserError: the file is not a COCO file, or the folder does not exist.
     """
     if not os.path.isdir(images):
         raise UserError(f"{images}: no such folder of images")
@@ -67,7 +67,7 @@ def read(path: str, images: str) -> tuple[list[CocoImage], list[str]]:
     for number, entry in enumerate(content["images"]):
         key = entry.get("id")
         if type(key) not in (int, str) or key in of_image:
-            raise UserError(f"{path}: images[{number}] has no id of its own: {key!r:.40}")
+            raise UserError(f"{path}: images[{number}] has no unique id: {key!r:.40}")
         of_image[key] = []
     lost = 0
     for entry in content["annotations"]:
@@ -77,23 +77,23 @@ def read(path: str, images: str) -> tuple[list[CocoImage], list[str]]:
         else:
             lost += 1
     if lost:
-        LOGGER.warning("%s: %d annotations of images that it does not list", path, lost)
+        LOGGER.warning("%s: ignored %d annotations whose image is not in the file", path, lost)
     found = [_image(path, images, e, of_image[e["id"]], index) for e in content["images"]]
     return found, names
 
 
 def _content(path: str) -> dict[str, list[dict]]:
     if os.path.getsize(path) > MAX_JSON_BYTES:
-        raise UserError(f"{path}: more than {MAX_JSON_BYTES} bytes; divide it")
+        raise UserError(f"{path}: more than {MAX_JSON_BYTES} bytes; split it")
     try:
-        # Polygons, nine tenths of the file, are dropped while it is read.
+        # Polygons, nine tenths of the file, are dropped during parsing.
         content = json.loads(Path(path).read_bytes(), object_hook=_without_polygons)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(f"{path}: not JSON: {error}") from None
     for key in ("images", "annotations", "categories"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise UserError(f"{path}: no list of {key}; expected COCO's instances")
+            raise UserError(f"{path}: no list of {key}; expected COCO instances")
     if not content["images"]:
         raise UserError(f"{path}: no images in it")
     return content
@@ -105,7 +105,7 @@ def _without_polygons(entry: dict) -> dict:
 
 
 def _classes(path: str, categories: list[dict]) -> tuple[dict[int, int], list[str]]:
-    """Category id -> class, and the classes' names."""
+    """Returns the class of each category id, and the class names."""
     for number, entry in enumerate(categories):
         if type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
             raise UserError(f"{path}: categories[{number}] has no id and name: {entry!r:.60}")
@@ -124,7 +124,7 @@ def _image(
     where = f"{path}: image {entry['id']!r:.40}"
     name, nothing = entry.get("file_name"), Objects((), (), ())
     if not is_inside(name) or not is_utf8(name):
-        problem = "name", f"file_name {name!r:.60} is not that of a file of the folder"
+        problem = "name", f"file_name {name!r:.60} is not a path inside the folder"
         return CocoImage("", "", problem, where, nothing)
     image = os.path.join(folder, name)
     try:
@@ -144,7 +144,7 @@ def _objects(entry: dict, annotations: list[dict], index: dict[int, int]) -> Obj
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise RowError("", "annotation", f"object {number}: bbox is {box!r:.60}")
         if type(category) is not int or category not in index:
-            reason = f"object {number}: category_id {category!r:.40} is none of the categories"
+            reason = f"object {number}: category_id {category!r:.40} is not in `categories`"
             raise RowError("", "class", reason)
         x, y, width, height = box
         boxes.append((y, x, y + height, x + width))

@@ -12,7 +12,7 @@ from data.tfrecords.conversion import BadRow, Converted, ImageOptions, RowError
 
 
 class DenseShard(NamedTuple):
-    """A shard: the images `start` to `stop` of all."""
+    """A shard: the images `start` to `stop - 1`."""
 
     name: str
     start: int
@@ -22,12 +22,12 @@ class DenseShard(NamedTuple):
 class DenseRows(NamedTuple):
     """Annotated images; see `data.tfrecords.conversion.Rows`.
 
-    Images are stored upright, and annotations count for the upright image.
+    Images are stored upright, and annotations refer to the upright image.
 
     Attributes:
-        images: all of them, in order.
-        class_names: by index.
-        options: how images are stored; they must keep their size and be turned upright.
+        images: all images, in order.
+        class_names: class names by index.
+        options: how images are stored; must keep their size and turn them upright.
     """
 
     images: Sequence[AnnotatedImage]
@@ -35,7 +35,7 @@ class DenseRows(NamedTuple):
     options: ImageOptions
 
     def shards(self, shard_size: int, start_index: int, suffix: str) -> list[DenseShard]:
-        """All images in order, `shard_size` in a shard; named as those of lists."""
+        """Divides the images, in order, into shards of `shard_size`, named like those of lists."""
         starts = range(0, len(self.images), shard_size)
         return [
             DenseShard(f"{number:05d}{suffix}", start, min(start + shard_size, len(self.images)))
@@ -73,5 +73,5 @@ class DenseRows(NamedTuple):
 
 
 def _shown(text: str) -> str:
-    """A text as one field of a line of tab-separated ones."""
+    """The text as one field of a tab-separated line."""
     return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -1,4 +1,4 @@
-"""Masks as annotations: a PNG for each image, whose pixels, by palette or gray, are classes.
+"""Mask annotations: one PNG per image, palette or gray, whose pixel values are classes.
 
 images/street 1.jpg     masks/street 1.png
 """
@@ -42,10 +42,10 @@ class MaskImage:
 
 
 def mask_images(masks: str, images: str, class_num: int) -> list[MaskImage]:
-    """The masks of a folder, by name, with the images of the same name in another folder.
+    """The masks in a folder, sorted, with the images of the same names in another folder.
 
     Raises:
-        UserError: a folder is missing, or has no masks.
+        UserError: a folder is missing, or there are no masks.
     """
     if not os.path.isdir(masks):
         raise UserError(f"{masks}: no such folder of masks")

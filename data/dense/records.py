@@ -1,10 +1,10 @@
-"""Records of images with boxes or a mask, and the classes' names next to them.
+"""Records of images with boxes or a mask, and the file of class names next to them.
 
-A record is the sparse example of `data/tfrecords/examples.py`, its labels being the classes present
-in the image (of a mask, those but the background), and has
+A record is a sparse example of `data/tfrecords/examples.py`, whose labels are the classes present
+in the image (for a mask, without the background), with additional features:
 
 * `boxes` (4 N floats: y1, x1, y2, x2 in pixels of the stored image), `box_classes` and
-  `box_difficult` (N whole numbers); or
+  `box_difficult` (N integers); or
 * `mask` (bytes: a PNG of the image's size, palette or gray; 0: background, 255: ignored).
 """
 
@@ -61,7 +61,7 @@ def decode_dense(features: Features, class_num: int) -> DenseSample:
 
     Raises:
         UserError: no image, neither boxes nor a mask, or a class outside [0, class_num).
-        RecordError: a box that is not finite or empty.
+        RecordError: a box is empty or not finite.
     """
     image, name, mask = (
         next(iter(features[key].bytes_list.value), b"") for key in ("image", "name", "mask")
@@ -78,38 +78,38 @@ def decode_dense(features: Features, class_num: int) -> DenseSample:
         found = f"{len(classes)} `box_classes`, {len(difficult)} `box_difficult`"
         raise UserError(f"{len(boxes)} numbers in `boxes`, but {found}")
     boxes = boxes.reshape(-1, 4)
-    # Those in a mask are known without decoding it, so a wrong number of classes is found at once.
+    # `label_index` has the classes of a mask, so a wrong class_num is found without decoding it.
     present = np.array([*classes, *features["label_index"].int64_list.value], np.int64)
     outside = present[(present < 0) | (present >= class_num)]
     if outside.size:
         label = f"class {outside[0]} is out of range [0, {class_num})"
         raise UserError(f"{label}: check --class_num, the lines of {CLASS_NAMES}")
     if not (np.isfinite(boxes).all() and (boxes[:, :2] < boxes[:, 2:]).all()):
-        raise RecordError("a box that is not finite, or empty")
+        raise RecordError("a box is empty or not finite")
     return DenseSample(
         image, name, boxes, classes.astype(np.int32), difficult.astype(bool), mask or None
     )
 
 
 def decode_boxes(features: Features, class_num: int) -> DenseSample:
-    """`decode_dense` of a record that has boxes; UserError if it has none."""
+    """`decode_dense` for records with boxes; raises UserError if there are none."""
     if "boxes" not in features:
         raise UserError(f"no boxes in it; {_WRITER}=boxes writes such records")
     return decode_dense(features, class_num)
 
 
 def decode_mask(features: Features, class_num: int) -> DenseSample:
-    """`decode_dense` of a record that has a mask; UserError if it has none."""
+    """`decode_dense` for records with a mask; raises UserError if there is none."""
     if "mask" not in features:
         raise UserError(f"no mask in it; {_WRITER}=masks writes such records")
     return decode_dense(features, class_num)
 
 
 def classes_of_records(data_dir: str) -> dict[str, str | int]:
-    """The file of class names next to records, or in the folder above, and how many there are.
+    """Finds the class names file next to the records or in the folder above, and counts its names.
 
     Returns:
-        The flags dictionary and class_num; {} without such a file.
+        Values for the flags dictionary and class_num; {} if there is no such file.
     """
     folder = data_dir.rstrip("/")
     for place in (folder, os.path.dirname(folder)):
@@ -122,10 +122,10 @@ def classes_of_records(data_dir: str) -> dict[str, str | int]:
 
 
 def write_class_names(folder: str | os.PathLike, names: Sequence[str]) -> None:
-    """Writes the names of the classes, one a line by index, next to records.
+    """Writes the class names next to the records, one per line, by index.
 
     Raises:
-        UserError: there are others.
+        UserError: the file exists with other names.
     """
     path = Path(folder, CLASS_NAMES)
     if not path.exists():

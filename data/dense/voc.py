@@ -1,10 +1,11 @@
-"""Annotations of PASCAL VOC: XML files with boxes, masks as PNGs, lists of names as splits.
+"""PASCAL VOC annotations: XML files with boxes, PNG masks, and splits as lists of names.
 
     VOC2007/Annotations/000005.xml  JPEGImages/000005.jpg  ImageSets/Main/trainval.txt
     VOC2012/SegmentationClass/2007_000032.png              ImageSets/Segmentation/train.txt
 
-A folder without `ImageSets` is one of own annotations: every XML of its `Annotations`, or of the
-folder itself. An image is found by its annotation's name, never by what the XML says.
+A folder without `ImageSets` is taken as the user's own annotations: all XML files in its
+`Annotations`, or in the folder itself. An image is found by the name of its annotation file; the
+file name in the XML is ignored.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MASK_CLASSES = (BACKGROUND, *CLASSES)
 MASKS = "SegmentationClass"
 SPLIT = "trainval"
 MAX_XML_BYTES = 16 << 20
-MAX_DEPTH = 64  # of elements; VOC's have 4
+MAX_DEPTH = 64  # of nested elements; VOC has 4
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -51,7 +52,7 @@ _SIDES = ("ymin", "xmin", "ymax", "xmax")
 class XmlImage:
     """An image with boxes in an XML file; see `annotation.AnnotatedImage`.
 
-    `classes` are the names of the classes by index.
+    `classes` has the class names by index.
     """
 
     name: str
@@ -81,15 +82,15 @@ class XmlImage:
 
 
 class UnknownClassError(ValueError):
-    """An object of a class that has no index."""
+    """An object whose class is not one of the given classes."""
 
 
 def parse_xml(data: bytes, classes: Sequence[str]) -> Objects:
-    """The objects of an XML file; its edges, inclusive and counted from 1, become ours.
+    """Parses the objects of an XML file; converts its edges, which are inclusive and 1-based.
 
     Raises:
-        UnknownClassError: an object of another class.
-        ValueError: not well-formed, with a DOCTYPE, or without what it should have.
+        UnknownClassError: the class of an object is not in `classes`.
+        ValueError: the XML is malformed, has a DOCTYPE, or lacks a required element.
     """
     root = _tree(data)
     if root.tag != "annotation":
@@ -98,7 +99,7 @@ def parse_xml(data: bytes, classes: Sequence[str]) -> Objects:
     for number, found in enumerate(root.iterfind("object"), 1):
         name = (found.findtext("name") or "").strip()
         if name not in classes:
-            raise UnknownClassError(f"object {number}: {name!r:.60} is none of the classes")
+            raise UnknownClassError(f"object {number}: {name!r:.60} is not one of the classes")
         indices.append(classes.index(name))
         where = f"object {number}"
         y1, x1, y2, x2 = (_number(found, f"bndbox/{side}", where) for side in _SIDES)
@@ -112,9 +113,9 @@ def parse_xml(data: bytes, classes: Sequence[str]) -> Objects:
 
 
 def _tree(data: bytes) -> ElementTree.Element:
-    """The elements of an XML file without a DOCTYPE, which alone can define entities.
+    """Parses XML; refuses a DOCTYPE, because only a DOCTYPE can define entities.
 
-    ElementTree's own parser does not let us refuse one.
+    ElementTree's own parser cannot refuse it.
     """
     builder, depth = ElementTree.TreeBuilder(), 0
 
@@ -122,7 +123,7 @@ def _tree(data: bytes) -> ElementTree.Element:
         nonlocal depth
         depth += 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"the XML has more than {MAX_DEPTH} elements inside each other")
+            raise ValueError(f"the XML has elements nested more than {MAX_DEPTH} deep")
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -162,17 +163,17 @@ def box_images(
     """The images of a VOC folder that are annotated with boxes.
 
     Args:
-        split: a list in `ImageSets/Main`; None: `trainval`, or all where there are no lists.
-        images: the folder of images; None: `JPEGImages`, or where the XML files are.
+        split: a list in `ImageSets/Main`; None: `trainval`, or all images if there are no lists.
+        images: the image folder; None: `JPEGImages` if it exists, else that of the XML files.
 
     Raises:
-        UserError: a folder, a list or names in it are missing.
+        UserError: a folder or list is missing, or has no names.
     """
     folder = Path(root, "Annotations")
     if Path(root, "ImageSets").is_dir():
         names = read_names(Path(root, "ImageSets", "Main", f"{split or SPLIT}.txt"))
     elif split:
-        raise UserError(f"{root} has no ImageSets, and so no --split {split}: leave it out")
+        raise UserError(f"{root} has no ImageSets folder: omit --split {split}")
     else:
         folder = folder if folder.is_dir() else Path(root)
         names = sorted(path.stem for path in folder.glob("*.xml") if path.name[0] != ".")
@@ -193,15 +194,15 @@ def mask_images(
     images: str | None = None,
     folder: str = MASKS,
 ) -> list[MaskImage]:
-    """The images of a VOC folder that have a mask, by a list in `ImageSets/Segmentation`.
+    """The images of a VOC folder that have a mask, from a list in `ImageSets/Segmentation`.
 
     Args:
         split: the list; None: `trainval`.
-        images: the folder of images; None: `JPEGImages`.
-        folder: the name of the masks' folder: `SegmentationClassAug` has SBD's, too.
+        images: the image folder; None: `JPEGImages`.
+        folder: the name of the mask folder; `SegmentationClassAug` includes the masks of SBD.
 
     Raises:
-        UserError: a folder, a list or names in it are missing.
+        UserError: a folder or list is missing, or has no names.
     """
     names = read_names(Path(root, "ImageSets", "Segmentation", f"{split or SPLIT}.txt"))
     by_stem = images_by_stem(images or Path(root, "JPEGImages"))
@@ -218,7 +219,7 @@ def mask_images(
 
 
 def _plain(name: str, root: str) -> str:
-    """A name of a list, which is that of a file of the folder."""
+    """The name, after checking that it is a plain file name."""
     if not is_name(name):
-        raise UserError(f"{root}: a list names {name!r:.60}, which is not the name of a file")
+        raise UserError(f"{root}: {name!r:.60} in a list is not a file name")
     return name

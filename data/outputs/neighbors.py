@@ -84,7 +84,8 @@ class FeatureRows:
     def __init__(self, tables: Sequence[np.ndarray], numbers: np.ndarray) -> None:
         sizes = {table.shape[1] for table in tables}
         if len(sizes) > 1:
-            raise UserError(f"features differ in length: {', '.join(map(str, sorted(sizes)))}")
+            lengths = " and ".join(map(str, sorted(sizes)))
+            raise UserError(f"features have {lengths} numbers: give tables of one length")
         self._tables, self._numbers = tables, numbers
         self._ends = np.cumsum([len(table) for table in tables])
         self.size = sizes.pop()

@@ -53,11 +53,11 @@ def test_boxes_and_classes(tmp_path, images):
             {"file_name": "../x.jpg"},
             {},
             "name",
-            "file_name '../x.jpg' is not that of a file of",
+            "file_name '../x.jpg' is not a path inside",
         ),
-        ({"file_name": "/etc/passwd"}, {}, "name", "file_name '/etc/passwd' is not that"),
-        ({"file_name": 3}, {}, "name", "file_name 3 is not that of a file of the folder"),
-        ({"file_name": "\ud800.jpg"}, {}, "name", r"file_name '\ud800.jpg' is not that of"),
+        ({"file_name": "/etc/passwd"}, {}, "name", "file_name '/etc/passwd' is not a path"),
+        ({"file_name": 3}, {}, "name", "file_name 3 is not a path inside the folder"),
+        ({"file_name": "\ud800.jpg"}, {}, "name", r"file_name '\ud800.jpg' is not a path"),
         ({"file_name": "a/no.jpg"}, {}, "missing", "no such file"),
         ({"file_name": "a"}, {}, "unreadable", "Is a directory"),
         ({"width": 61}, {}, "size", "annotated as 61 x 40 pixels, it has 60 x 40"),
@@ -69,10 +69,15 @@ def test_boxes_and_classes(tmp_path, images):
         ({}, {"bbox": [1, 2, 0, 4]}, "box", "object 1: an empty box: x 1 to 1, y 2 to 6"),
         ({}, {"bbox": [1, 2, -3, 4]}, "box", "object 1: an empty box: x 1 to -2, y 2 to 6"),
         ({}, {"bbox": [70, 2, 3, 4]}, "box", "object 1: a box outside the image of 60 x 40"),
-        ({}, {"bbox": [float("nan"), 2, 3, 4]}, "box", "object 1: a box of x nan to nan, y 2 to 6"),
-        ({}, {"bbox": [1, 2, 1e39, 4]}, "box", "object 1: a box of x 1 to inf"),
-        ({}, {"category_id": 7}, "class", "object 1: category_id 7 is none of"),
-        ({}, {"category_id": [1]}, "class", "object 1: category_id [1] is none"),
+        (
+            {},
+            {"bbox": [float("nan"), 2, 3, 4]},
+            "box",
+            "object 1: a non-finite box: x nan to nan, ",
+        ),
+        ({}, {"bbox": [1, 2, 1e39, 4]}, "box", "object 1: a non-finite box: x 1 to inf"),
+        ({}, {"category_id": 7}, "class", "object 1: category_id 7 is not in"),
+        ({}, {"category_id": [1]}, "class", "object 1: category_id [1] is not in"),
     ],
 )
 def test_bad_entries_are_listed(tmp_path, images, entry, annotation, kind, reason):
@@ -91,7 +96,7 @@ def test_bad_entries_are_listed(tmp_path, images, entry, annotation, kind, reaso
         ("{", r"i.json: not JSON: Expecting property name"),
         ("[" * 100_000, r"i.json: not JSON: "),
         (b"\xff\xff", r"i.json: not JSON: "),
-        ("[]", r"i.json: no list of images; expected COCO's instances"),
+        ("[]", r"i.json: no list of images; expected COCO instances"),
         ('{"images": [], "annotations": {}}', r"i.json: no list of annotations"),
         ('{"images": [], "annotations": [], "categories": [3]}', r"no list of categories"),
         ('{"images": [], "annotations": [], "categories": []}', r"i.json: no images in it"),
@@ -107,14 +112,14 @@ def test_files_of_another_form_are_refused(tmp_path, images, text, message):
 @pytest.mark.parametrize(
     ("entries", "categories", "message"),
     [
-        ([image(1), image(1)], CATEGORIES, r"images\[1\] has no id of its own: 1"),
-        ([image(None)], CATEGORIES, r"images\[0\] has no id of its own: None"),
-        ([image([1])], CATEGORIES, r"images\[0\] has no id of its own: \[1\]"),
+        ([image(1), image(1)], CATEGORIES, r"images\[1\] has no unique id: 1"),
+        ([image(None)], CATEGORIES, r"images\[0\] has no unique id: None"),
+        ([image([1])], CATEGORIES, r"images\[0\] has no unique id: \[1\]"),
         ([image(1)], [{"id": 1}], r"categories\[0\] has no id and name: {'id': 1}"),
         ([image(1)], CATEGORIES[:1] * 2, r"two categories have the same id"),
-        ([image(1)], [CATEGORIES[0], {"id": 2, "name": "dog"}], r"the class 'dog' is there twice"),
-        ([image(1)], [{"id": 2, "name": "a\nb"}], r"'a\\nb' is no name of a class"),
-        ([image(1)], [{"id": 2, "name": "\ud800"}], r"is no name of a class"),
+        ([image(1)], [CATEGORIES[0], {"id": 2, "name": "dog"}], r"the class 'dog' is listed twice"),
+        ([image(1)], [{"id": 2, "name": "a\nb"}], r"'a\\nb' is not a valid class name"),
+        ([image(1)], [{"id": 2, "name": "\ud800"}], r"is not a valid class name"),
         ([image(1)], [], r"categories: 0 classes"),
     ],
 )
@@ -129,7 +134,7 @@ def test_annotations_without_an_image_are_reported(tmp_path, images, caplog):
     file = coco_file(tmp_path / "i.json", [image(1)], annotations, CATEGORIES)
     found, _ = coco.read(str(file), str(images))
     assert len(found[0].objects.boxes) == 0
-    assert "2 annotations of images that it does not list" in caplog.text
+    assert "ignored 2 annotations whose image is not in the file" in caplog.text
 
 
 def test_large_files_and_missing_folders_are_refused(tmp_path, images, monkeypatch):
@@ -137,7 +142,7 @@ def test_large_files_and_missing_folders_are_refused(tmp_path, images, monkeypat
     with pytest.raises(UserError, match=r"no: no such folder of images"):
         coco.read(str(file), str(tmp_path / "no"))
     monkeypatch.setattr(coco, "MAX_JSON_BYTES", 10)
-    with pytest.raises(UserError, match=r"more than 10 bytes; divide it"):
+    with pytest.raises(UserError, match=r"more than 10 bytes; split it"):
         coco.read(str(file), str(images))
 
 

@@ -81,7 +81,7 @@ def test_other_records_are_refused():
     with pytest.raises(UserError, match=r"8 numbers in `boxes`, but 1 `box_classes`, 2 `box_diff"):
         decode_dense(features(with_boxes(classes=(3,))), 4)
     for box in ([0, 0, np.nan, 1], [0, 0, np.inf, 1], [0, 1, 5, 1]):
-        with pytest.raises(RecordError, match=r"a box that is not finite, or empty"):
+        with pytest.raises(RecordError, match=r"a box is empty or not finite"):
             decode_dense(features(with_boxes([box], (3,), (0,))), 4)
 
 

@@ -286,7 +286,7 @@ def test_bad_records_are_replaced(tmp_path, caplog):
     found = take(detection(tmp_path, StepShard(1, 0, 1, 1)).batches(), 8)
     assert {int(batch.classes[0, 0]) for batch in found} == {0, 3}
     assert "a: record 1: the image cannot be decoded: " in caplog.text
-    assert "a: record 2: a box that is not finite, or empty" in caplog.text
+    assert "a: record 2: a box is empty or not finite" in caplog.text
     with pytest.raises(UserError, match=r"2 unreadable records .* raise --max_bad_records=1"):
         take(detection(tmp_path, max_bad_records=1).batches(), 8)
 
