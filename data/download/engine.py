@@ -1,9 +1,9 @@
-"""Download workers: processes of many threads each, which get their tasks from the scheduler.
+"""Download workers: processes with many threads each, which get tasks from the scheduler.
 
 The parent process runs the scheduler and has no threads. There are several processes for two
-reasons: threads of one Python process slow each other down, and a process can be killed when an
-attempt never ends (a header sent at one byte per minute, a resolver that does not answer) or a
-decoder crashes.
+reasons: threads of one Python process slow each other down, and a process can be killed and
+replaced when an attempt never ends (a header sent at one byte per minute, a resolver that does not
+answer) or a decoder crashes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Body = TypeVar("Body")
 Result = TypeVar("Result")
 
 WINDOW = 20_000
-"""Tasks that the scheduler holds: while those of one host wait, the others can run."""
+"""Number of tasks that the scheduler holds: while one host's tasks wait, others can run."""
 
 THREADS_PER_PROCESS = 32
 
@@ -57,7 +57,7 @@ class _Worker:
 
     @property
     def free_threads(self) -> int:
-        # The number of bodies that wait to be stored is also limited to the number of threads.
+        # Bodies waiting to be stored are limited to the number of threads, too.
         return min(self.threads - self.fetching, 2 * self.threads - len(self.attempts))
 
 
@@ -135,7 +135,7 @@ class Engine(Generic[Body, Result]):
                 return
 
     def _dispatch(self) -> None:
-        """Gives tasks to free threads, each time in the process with the most free threads."""
+        """Gives tasks to free threads, always in the process that has the most of them."""
         while True:
             worker = max(self._workers, key=lambda worker: worker.free_threads)
             now = time.monotonic()
@@ -145,7 +145,7 @@ class Engine(Generic[Body, Result]):
             refusal = self._scheduler.given_up(task.host)
             if refusal is not None:
                 self._scheduler.refused(task)
-                self._final.append((task, FetchError(refusal, "the host was given up")))
+                self._final.append((task, FetchError(refusal, "gave up on the host")))
                 continue
             worker.attempts[task.row] = _Attempt(task, now)
             worker.fetching += 1
@@ -199,7 +199,9 @@ class Engine(Generic[Body, Result]):
             for attempt in attempts:
                 if attempt.since <= end:
                     # A fetched body may just have waited behind another one, so retry it.
-                    error = FetchError("time_out", "no end in sight", attempt.is_fetched)
+                    error = FetchError(
+                        "time_out", "still not done, worker killed", attempt.is_fetched
+                    )
                     self._end(attempt, error)
                 elif attempt.is_fetched:
                     self._scheduler.add(attempt.task)
@@ -224,7 +226,7 @@ def _serve(
     storing_threads: int,
 ) -> None:
     """Runs a worker process until the parent closes the connection or is killed."""
-    # Inherited files would keep the manifest locked and the pipes of other workers open.
+    # Inherited descriptors would keep the manifest locked and other workers' pipes open.
     for descriptor in set(map(int, os.listdir("/dev/fd"))) - {0, 1, 2, connection.fileno()}:
         with suppress(OSError):
             os.close(descriptor)
@@ -259,7 +261,7 @@ def _serve(
     with suppress(EOFError, OSError):
         while True:
             tasks.put(connection.recv())
-    os._exit(0)  # whatever the threads are doing
+    os._exit(0)  # without waiting for the threads
 
 
 def _result(work: Callable, *arguments: object) -> object:

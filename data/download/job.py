@@ -1,4 +1,4 @@
-"""A download job: from a list of URLs or image ids to image files or shards; resumable.
+"""Downloads a list of URLs or image ids to image files or shards; resumable.
 
 `download` fetches the rows of one part of a list; `join` merges the parts. The result of each row
 is recorded only in the manifest of its part (data/download/manifest.py).
@@ -57,9 +57,9 @@ HOST_LIMIT = 8
 """Default limit of concurrent requests to one host; a download by id uses all threads."""
 
 PATIENCE_SECONDS = 30.0
-"""Time from an attempt's time limit until its process is killed."""
+"""Time after an attempt's timeout until its process is killed."""
 
-_RETRIED = ("offline", LOST)  # retried by every run, because the row is not at fault
+_RETRIED = ("offline", LOST)  # not the row's fault, so every run retries these
 _WITHOUT_ANSWER = {"pending", "offline", "unreachable", "bad_url"}  # no host has answered
 
 _SAMPLED_ROWS = 200  # in a dry run
@@ -83,9 +83,9 @@ class Options:
         limits, user_agent, opt_outs: see `data/download/fetch.py`.
         short_side, quality, max_pixels, max_image_bytes: see `data/common/images.py`.
         placeholders: files of placeholders in addition to the project's own.
-        repeated_urls: bodies that at least this many URLs returned fail as repeated; 0: none do.
-        shards: write TFRecord shards instead of files.
-        class_num: labels are in 0..class_num-1; None allows any.
+        repeated_urls: a body returned by at least this many URLs fails as repeated; 0: never.
+        shards: write TFRecord shards instead of image files.
+        class_num: labels must be in 0..class_num-1; None allows any.
     """
 
     url_list: Path
@@ -150,8 +150,8 @@ class Plan:
     def open(self, part: Shard) -> Manifest:
         """Opens the manifest of a part.
 
-        For a new manifest, the entire part is read once first, so that a malformed row is reported
-        now, and not after days of downloading.
+        For a new manifest, the entire part is read first, so that a malformed row is reported now
+        and not after days of downloading.
 
         Raises:
             ListError: a row is malformed.
@@ -179,7 +179,7 @@ class Plan:
 
 
 def known_parts(save_dir: Path) -> set[int]:
-    """The number of parts of the download in this folder, as a set; empty without a download."""
+    """The numbers of parts of the downloads in this folder; empty if there are none."""
     names = (path.name for path in save_dir.glob("download_manifest*.tsv"))
     return {int(match[1] or 1) for match in map(_MANIFEST.fullmatch, names) if match}
 
@@ -192,8 +192,8 @@ def download(
 ) -> Totals:
     """Fetches the pending rows of a part.
 
-    Rows whose files were deleted or changed size since are pending again, as are rows that failed
-    because our own network was down.
+    Rows whose files were since deleted or changed in size become pending again, as do rows that
+    failed because our own network was down.
 
     Args:
         retry_failed: also fetch all rows that failed in earlier runs.
@@ -314,10 +314,10 @@ def join(plan: Plan) -> tuple[Totals, list[Repeated]]:
 
 
 def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
-    """Writes the list of images and the list of failed rows, with labels, in the list's order.
+    """Writes the lists of images and of failed rows, with labels, in the order of the input list.
 
-    Also removes files of repeated bodies and half-written files. The list of failed rows holds URLs
-    (or ids), so it can be used for another download.
+    Also removes files of repeated bodies and partially written files. The list of failed rows holds
+    URLs (or ids), so it can be the input of another download.
 
     Args:
         manifests: the manifests of all parts of the list, in order, without pending rows.
@@ -338,13 +338,13 @@ def write_lists(plan: Plan, manifests: Sequence[Manifest]) -> None:
 
 
 def dry_run(options: Options, rows: int = _SAMPLED_ROWS) -> str:
-    """Downloads an evenly spaced sample to a temporary folder; estimates the list's time and disk.
+    """Downloads an evenly spaced sample to a temporary folder; estimates time and disk space.
 
     Args:
         rows: size of the sample.
 
     Returns:
-        the report, of several lines.
+        a report of several lines.
     """
     count = sum(1 for _ in read_rows(options.url_list, options.class_num))
     sampled = min(rows, count)
