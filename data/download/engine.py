@@ -199,9 +199,7 @@ class Engine(Generic[Body, Result]):
             for attempt in attempts:
                 if attempt.since <= end:
                     # A fetched body may just have waited behind another one, so retry it.
-                    error = FetchError(
-                        "time_out", "still not done, worker killed", attempt.is_fetched
-                    )
+                    error = FetchError("time_out", "not done, worker killed", attempt.is_fetched)
                     self._end(attempt, error)
                 elif attempt.is_fetched:
                     self._scheduler.add(attempt.task)
