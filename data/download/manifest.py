@@ -91,7 +91,7 @@ def read_settings(path: Path) -> Settings:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
-            f"{path}:1: not a manifest of a download, or damaged; delete it to begin again,"
+            f"{path}:1: not a manifest of a download, or damaged; delete it to start over,"
             " or give another --save_dir"
         ) from None
 
@@ -226,7 +226,7 @@ class Manifest:
         other = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
         if other:
             raise UserError(
-                f"{self.path} was begun with another {', '.join(other)};"
+                f"{self.path} was started with different {', '.join(other)};"
                 " give another --save_dir, or the same list and options"
             )
 
