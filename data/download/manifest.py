@@ -226,7 +226,7 @@ class Manifest:
         other = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
         if other:
             raise UserError(
-                f"{self.path} was started with different {', '.join(other)};"
+                f"{self.path} was started with other settings ({', '.join(other)});"
                 " give another --save_dir, or the same list and options"
             )
 

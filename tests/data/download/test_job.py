@@ -230,12 +230,12 @@ def test_other_lists_and_options_are_refused(web, tmp_path, capsys) -> None:
     save_dir = tmp_path / "images"
     assert run("--url_list", url_list, "--save_dir", save_dir) == 0
     assert run("--url_list", url_list, "--save_dir", save_dir, "--short_side", 50) == 1
-    assert "started with different naming, short_side, quality" in capsys.readouterr().err
+    assert "other settings (naming, short_side, quality)" in capsys.readouterr().err
     assert run("--url_list", url_list, "--save_dir", save_dir, "--part", "0/2") == 1
     assert "in 1 parts, not 2" in capsys.readouterr().err
     write_list(url_list, [web.url("ok/2.jpg")])
     assert run("--url_list", url_list, "--save_dir", save_dir) == 1
-    assert "started with different list_sha256" in capsys.readouterr().err
+    assert "other settings (list_sha256)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
