@@ -49,7 +49,7 @@ def digits_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
+def call_script(monkeypatch, tmp_path) -> Iterator[Callable[..., int | None]]:
     """`call_script("train.py", "--lr=1", ...)`: its exit code; run in this process, in `tmp_path`.
 
     As real as `run_script` but for the process: TensorFlow is not imported anew.
@@ -77,7 +77,11 @@ def call_script(monkeypatch, tmp_path) -> Callable[..., int | None]:
             flagsaver.restore_flag_values(saved)
         return codes[0]
 
-    return call
+    yield call
+    if "tensorflow" in sys.modules:  # where --deterministic would last
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_training_reaches_what_the_script_promises(first):
     held_out = [record for line in lines if (record := json.loads(line))["kind"] == "val"]
     assert [record["step"] for record in held_out] == list(range(100, STEPS + 1, 100))
     assert PROMISED_MAP <= held_out[-1]["map_macro"] < 1
-    promise = f"Expected: a held-out mAP of at least {PROMISED_MAP}"
+    promise = f"Expect: a held-out mAP of at least {PROMISED_MAP}"
     assert promise in (ROOT / "example" / "quickstart.sh").read_text()
 
 
