@@ -83,8 +83,9 @@ def below(folder: str) -> list[StoredFile]:
     """The files in a folder and all its subfolders; none if there is no such folder."""
 
     def walk(files: Any, path: str) -> list[StoredFile]:
-        found = files.find(path, detail=True)
-        return [_stored(info, _beginning(folder, path)) for info in found.values()]
+        # s3fs also finds the folder itself, if its first file appears meanwhile.
+        found = (i for i in files.find(path, detail=True).values() if i["type"] == "file")
+        return [_stored(info, _beginning(folder, path)) for info in found]
 
     return sorted(_retried(folder, walk))
 

@@ -168,7 +168,7 @@ def test_single_label_report_with_ten_crops(data):
     wrong = sum(int(row["images"]) for row in confused)
     assert wrong == round(IMAGES * (1 - metrics["top_1"]))
     assert "Confusions" in (data / "single/report.html").read_text()
-    assert "where another class is the best" in (data / "single/images.html").read_text()
+    assert "(here: if another class scores best)" in (data / "single/images.html").read_text()
     run(data, "single", "single.txt", label_mode="single", page_mistakes=0, predictions="none")
     assert not (data / "single/images.html").exists()
     assert "images.html" not in (data / "single/report.html").read_text()

@@ -51,6 +51,12 @@ def test_folders_globs_and_files_are_found(bucket):
         assert names(storage.find(brackets)) == ["b[1]/four"]
 
 
+def test_a_folder_that_gets_its_first_file_while_it_is_listed_is_no_file(bucket, monkeypatch):
+    first = {"name": "bucket/c", "type": "directory", "size": 0}  # of its second request
+    monkeypatch.setattr("s3fs.S3FileSystem.find", lambda *_, **__: {"bucket/c": first})
+    assert storage.below("s3://bucket/c") == []
+
+
 def test_parts_of_files_are_read(bucket):
     url = "s3://bucket/a/one.bin"
     assert storage.read(url) == CONTENT

@@ -84,6 +84,13 @@ def shown(browser):
     return browser.execute_script(names)
 
 
+def wait_until_shown(browser, names):
+    """The page draws after another address is there, a while after the click that sets it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 10).until(lambda _: set(shown(browser)) == names)
+
+
 def visit(browser, address):
     """Loads the page anew; another hash alone would not."""
     browser.get("about:blank")
@@ -136,8 +143,9 @@ def test_clicks_have_addresses_that_can_be_linked(page, open_page):
     visit(browser, address)
     assert shown(browser) == found
     browser.find_element("id", "reset").click()
-    assert set(shown(browser)) == expected(TESTS["any"])
+    wait_until_shown(browser, expected(TESTS["any"]))
     browser.back()
+    wait_until_shown(browser, set(found))
     assert shown(browser) == found
 
 
