@@ -22,11 +22,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs whole scripts first: a long test that starts last leaves the other cores idle."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/scripts/"))
-
-
 @pytest.fixture
 def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     """`run_script("train.py", "--lr=1", ...)`: the finished process; it runs in `tmp_path`."""

@@ -22,6 +22,4 @@ unset PYTHONDONTWRITEBYTECODE # pytest rewrites the tests' assertions once, not 
 # Each pytest process runs TensorFlow on one core, so that as many as there are cores do not fight.
 export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 # A crash ends the run: pytest-xdist may wait for ever after restarting a process.
-# Files in the order of tests/conftest.py, not those with the most tests first.
-exec python -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder \
-  --max-worker-restart 0 "$@"
+exec python -m pytest -n "$processes" --dist loadfile --max-worker-restart 0 "$@"
