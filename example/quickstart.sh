@@ -61,7 +61,7 @@ python "$PROJECT_ROOT/train.py" \
   --contrast_min=0.7 \
   --contrast_max=1.3 \
   --lr_policy=cosine \
-  --lr=0.05 \
+  --lr=0.02 \
   --warmup=100 \
   --batch_norm_decay=0.9 \
   --max_iter=1200 \
