@@ -239,8 +239,7 @@ def _take(files: Iterable[StoredFile]) -> None:
 
 
 def _download(path: str, version: str) -> None:
-    folder, name = os.path.split(path)
-    unfinished = f"{folder}/.{name}.{os.getpid()}.tmp"
+    unfinished = _unfinished(path)
     storage.download(url_of(path), unfinished)
     os.replace(unfinished, path)
     here = os.stat(path)
@@ -254,12 +253,17 @@ def _delete(path: str) -> None:
 
 def _make_placeholder(path: str | os.PathLike[str], size: int, mtime_ns: int) -> None:
     """Replaces a file at once, so that no unfinished placeholder counts as a change of it."""
-    folder, name = os.path.split(path)
-    unfinished = f"{folder}/.{name}.{os.getpid()}.tmp"
+    unfinished = _unfinished(path)
     with open(unfinished, "wb") as file:
         file.truncate(size)
     os.utime(unfinished, ns=(mtime_ns, mtime_ns))
     os.replace(unfinished, path)
+
+
+def _unfinished(path: str | os.PathLike[str]) -> str:
+    """The temporary name of a file, which `_TEMPORARY` matches."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.{os.getpid()}.tmp"
 
 
 def _is_as_recorded(path: str | os.PathLike[str]) -> bool:
